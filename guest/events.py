@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The event vocabulary: the one contract between the guest and the host.
+
+A stream is a sequence of lines, each one JSON object in ASCII. Every event carries ``e``
+(its kind), ``n`` (its place in the stream, from 0, without gaps) and ``t`` (the guest's
+``CLOCK_MONOTONIC`` in milliseconds, so time since boot). The other fields of each kind are
+in :data:`FIELDS`. A well-formed stream is
+
+    hello, (note | capability)*, plan*, (start result)*, end
+
+``plan`` names results in order over all plan events; ``start`` and ``result`` refer to one by
+that index. Only ``end`` with the nonce that the host chose for this boot closes a stream.
+
+The guest uses :class:`Emitter`, the host :func:`parse`.
+"""
+
+from __future__ import annotations
+
+import time
+
+# typing costs 0.2 s to import in an emulated VM; a checker treats this name as true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Mapping, Union
+
+    Value = Union[str, int, bool, list["Value"]]
+
+PROTOCOL = 1
+#: A line longer than this, in bytes and with its newline, is refused by the host.
+MAX_LINE = 64 * 1024
+#: Longest text the guest puts into one field; more is cut, and said.
+MAX_TEXT = 4096
+
+PASS = "pass"
+FAIL = "fail"
+UNSUPPORTED = "unsupported"
+ERROR = "error"
+#: What a guest may say of a check. ``lost`` is the host's word for silence.
+VERDICTS = (PASS, FAIL, UNSUPPORTED, ERROR)
+
+#: Fields of each kind of event beside ``e``, ``n`` and ``t``; ``?`` marks one that may be absent.
+FIELDS: Mapping[str, Mapping[str, type]] = {
+    "hello": {
+        "protocol": int,
+        "nonce": str,
+        "release": str,
+        "version": str,
+        "machine": str,
+        "python": str,
+        "seed": int,
+        "taint": int,
+    },
+    "note": {"text": str},
+    # family is "" for what belongs to the whole kernel
+    "capability": {"name": str, "family": str, "present": bool, "detail": str},
+    # entries: [check id, phase, side] each
+    "plan": {"family": str, "payload": str, "entries": list},
+    "start": {"i": int},
+    "result": {"i": int, "verdict": str, "detail?": str, "expected?": str, "got?": str, "raw?": str},
+    "end": {"nonce": str, "results": int, "taint": int},
+}
+
+
+class Malformed(Exception):
+    """A line that is not an event of this vocabulary; the text says why."""
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The event on ``line`` as a dict with exactly the fields of its kind.
+
+    Raises :class:`Malformed` for anything else: not ASCII, not JSON, unknown kind, a field
+    missing, unknown or of another type, nested where flat is meant.
+    """
+    import json  # the host's side only: json imports re, which costs a VM 0.1 s
+
+    if len(line) > MAX_LINE:
+        raise Malformed("line of %d bytes, at most %d allowed" % (len(line), MAX_LINE))
+    try:
+        event = json.loads(line.decode("ascii"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("not JSON in ASCII: %s" % error) from None
+    if not isinstance(event, dict):
+        raise Malformed("not an object")
+    kind = event.get("e")
+    fields = FIELDS.get(kind) if isinstance(kind, str) else None
+    if fields is None:
+        raise Malformed("unknown kind of event %r" % (kind,))
+    wanted = {"e": str, "n": int, "t": int}
+    optional = {}
+    for name, kind_of in fields.items():
+        (optional if name.endswith("?") else wanted)[name.rstrip("?")] = kind_of
+    for name, value in event.items():
+        expected = wanted.get(name) or optional.get(name)
+        if expected is None:
+            raise Malformed("%s: unknown field %r" % (kind, name))
+        if type(value) is not expected:  # a bool is an int to isinstance()
+            raise Malformed("%s: field %r is not of type %s" % (kind, name, expected.__name__))
+    for name in wanted:
+        if name not in event:
+            raise Malformed("%s: field %r is missing" % (kind, name))
+    _check_values(event)
+    return event
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    event = dict(pairs)
+    if len(event) != len(pairs):
+        raise ValueError("a key stands twice")
+    return event
+
+
+def _check_values(event: dict[str, Any]) -> None:
+    if event["e"] == "result" and event["verdict"] not in VERDICTS:
+        raise Malformed("result: unknown verdict %r" % event["verdict"])
+    if event["e"] == "plan":
+        for entry in event["entries"]:
+            if not (
+                isinstance(entry, list)
+                and len(entry) == 3
+                and all(isinstance(part, str) for part in entry)
+            ):
+                raise Malformed("plan: an entry is not [check, phase, side]")
+
+
+def encode(fields: Mapping[str, Value]) -> bytes:
+    """``fields`` as one line of ASCII JSON, without the json package (see :func:`parse`)."""
+    return ("{" + ",".join(_text(k) + ":" + _value(v) for k, v in fields.items()) + "}\n").encode(
+        "ascii"
+    )
+
+
+def _value(value: Value) -> str:
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, int):
+        return "%d" % value
+    if isinstance(value, str):
+        return _text(value)
+    return "[" + ",".join([_value(item) for item in value]) + "]"
+
+
+def _load_escape() -> Callable[[str], str]:
+    try:
+        from _json import encode_basestring_ascii  # CPython's own, without the package around it
+    except ImportError:
+        from json.encoder import encode_basestring_ascii
+    return encode_basestring_ascii  # type: ignore[no-any-return, unused-ignore]
+
+
+_text = _load_escape()
+
+
+class Emitter:
+    """Writes events to ``write``, numbered and stamped.
+
+    ``result`` events wait for the next event, so that a check costs one write: its result is
+    of use to nobody before the next check starts, but the start of a check must be out before
+    the check can take the kernel down.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._number = 0
+        self._pending = b""
+
+    def emit(self, kind: str, **fields: Value) -> None:
+        """Write one event; strings longer than :data:`MAX_TEXT` are cut."""
+        event: dict[str, Value] = {"e": kind, "n": self._number, "t": int(time.monotonic() * 1000)}
+        for name, value in fields.items():
+            if isinstance(value, str) and len(value) > MAX_TEXT:
+                value = value[:MAX_TEXT] + "... (%d characters in all)" % len(value)
+            event[name] = value
+        self._number += 1
+        self._pending += encode(event)
+        if kind != "result":
+            self._write(self._pending)
+            self._pending = b""

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How progress flows up: nothing below the command line prints, it tells a listener."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Stage(StrEnum):
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    WAITING = "waiting"
+    BOOTING = "booting"
+    CHECKING = "checking"
+    RETRYING = "retrying"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``kernel`` entered ``stage``, or went on within it; ``detail`` is text for a person.
+
+    ``kernel`` is "" for what concerns the whole run, such as the choice of the accelerator.
+    ``done`` and ``planned`` count checks in CHECKING. A DONE carries the verdict.
+    """
+
+    kernel: str
+    stage: Stage
+    detail: str = ""
+    done: int = 0
+    planned: int = 0
+    verdict: str = ""
+
+
+class Listener(Protocol):
+    """Told of progress, from any thread; must not block or raise."""
+
+    def __call__(self, progress: Progress, /) -> None: ...
