@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``python3 guest`` or ``python3 -m guest`` for a person, ``python3 guest --vm …`` in a VM."""
+
+import sys
+
+if not __package__:
+    # Run as a directory or a file: sys.path starts with guest/ itself, where -I keeps it the
+    # only place of ours. Its parent is where the package is found.
+    sys.path[0] = __file__.rpartition("/")[0].rpartition("/")[0] or (
+        "." if "/" in __file__ else ".."
+    )
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--vm"]:
+        from guest import vm
+
+        return vm.main(sys.argv[2:])
+    from guest import cli
+
+    return cli.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a check is, how it fails, and the registry of all of them.
+
+A check is a function of one :class:`~guest.connection.End` named ``option.property``. It
+returns when the kernel behaves and raises :class:`Failed` when not. What it declares (the
+capabilities it needs, the phases, sides and payloads it runs at) makes the plan.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional, Sequence
+
+    from guest.connection import End
+    from guest.sockopt import Answer
+
+    Function = Callable[[End], None]
+
+ESTABLISHED = "established"  # no data yet
+TRANSFERRED = "transferred"  # data went both ways
+CLOSED = "closed"  # the peer's FIN was read
+PHASES = (ESTABLISHED, TRANSFERRED, CLOSED)
+
+CLIENT = "client"
+SERVER = "server"
+SIDES = (CLIENT, SERVER)
+
+BYTE = "byte"
+SEGMENT = "segment"
+STREAM = "stream"
+PAYLOADS = (BYTE, SEGMENT, STREAM)
+#: The payload arrives before the server has looked at its socket: for checks about just that.
+EARLY = "early"
+
+
+class Failed(Exception):
+    """The kernel did not behave: what was expected, what came, and the bytes it came in."""
+
+    def __init__(self, what: str, expected: str, got: str, raw: bytes = b"") -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = expected
+        self.got = got
+        self.raw = raw
+
+
+class Check:
+    """A named property of the kernel. ``covers`` names functions of the kernel's selftest."""
+
+    __slots__ = ("covers", "function", "id", "needs", "payloads", "phases", "sides")
+
+    def __init__(
+        self,
+        id: str,
+        function: Function,
+        needs: Sequence[str],
+        phases: Sequence[str],
+        sides: Sequence[str],
+        payloads: Sequence[str],
+        covers: str,
+    ) -> None:
+        self.id = id
+        self.function = function
+        self.needs = tuple(needs)
+        self.phases = tuple(phases)
+        self.sides = tuple(sides)
+        self.payloads = tuple(payloads)
+        self.covers = covers
+
+    @property
+    def summary(self) -> str:
+        """The property in one sentence."""
+        return (self.function.__doc__ or "").strip().split("\n")[0]
+
+
+_registry: dict[str, Check] = {}
+
+
+def check(
+    id: str,
+    *,
+    needs: Sequence[str],
+    phases: Sequence[str] = PHASES,
+    sides: Sequence[str] = SIDES,
+    payloads: Sequence[str] = (SEGMENT,),
+    covers: str,
+) -> Callable[[Function], Function]:
+    """Register the decorated function as the check ``id``."""
+
+    def register(function: Function) -> Function:
+        add(Check(id, function, needs, phases, sides, payloads, covers))
+        return function
+
+    return register
+
+
+def add(item: Check) -> None:
+    assert item.id not in _registry, item.id
+    _registry[item.id] = item
+
+
+def all_checks() -> Sequence[Check]:
+    """Every check there is, in a fixed order."""
+    # The modules register themselves when they are imported, and import this one.
+    from guest.checks import (  # noqa: F401
+        full_info,
+        ip_tos,
+        mptcp_info,
+        payload,
+        subflow_addrs,
+        subflow_data,
+        tcpinfo,
+    )
+
+    return list(_registry.values())
+
+
+def equal(what: str, got: object, expected: object, raw: bytes = b"") -> None:
+    """Fail unless ``got`` is ``expected``."""
+    if got != expected:
+        raise Failed(what, _show(expected), _show(got), raw)
+
+
+def require(what: str, condition: bool, expected: str, got: object, raw: bytes = b"") -> None:
+    """Fail unless ``condition``, which the text ``expected`` puts into words."""
+    if not condition:
+        raise Failed(what, expected, _show(got), raw)
+
+
+def succeeded(what: str, answer: Answer) -> Answer:
+    """Fail unless the call worked."""
+    if answer.errno:
+        raise Failed(what, "success", errno_name(answer.errno), answer.data)
+    return answer
+
+
+def refused(what: str, answer: Answer, errno: int, length: Optional[int] = None) -> None:
+    """Fail unless the call failed with ``errno``, leaving optlen at ``length`` if given."""
+    got = errno_name(answer.errno) if answer.errno else "success"
+    equal(what, got, errno_name(errno), answer.data)
+    if length is not None:
+        equal(what + ": optlen afterwards", answer.length, length, answer.data)
+
+
+def errno_name(number: int) -> str:
+    """``EINVAL`` for 22, and so on."""
+    import errno  # only when there is something to report
+
+    return errno.errorcode.get(number, "errno %d" % number)
+
+
+def _show(value: object) -> str:
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).hex() or "no bytes"
+    return str(value)

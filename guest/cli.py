@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The checker for a person: arguments in, KTAP 1 out."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import sys
+
+from guest import checks, probe
+from guest.ktap import Ktap
+from guest.runner import FAMILIES, Options, Runner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
+
+EPILOG = """\
+examples:
+  python3 guest                                 both families, a new seed
+  python3 guest -6 --seed 1234                  IPv6, a run repeated
+  python3 guest --check 'full_info.*'           one option
+  python3 guest --require full_info             fail where the kernel lacks it
+
+exit status: 0 when everything passed, 1 when something failed, 2 for wrong arguments.
+Skipped results need something that this kernel does not have.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    what = argparse.ArgumentParser(
+        prog="python3 guest",
+        description="Checks the socket options of MPTCP on the running kernel; prints KTAP 1.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    family = what.add_mutually_exclusive_group()
+    family.add_argument("-4", dest="families", action="store_const", const=["ipv4"], help="IPv4")
+    family.add_argument("-6", dest="families", action="store_const", const=["ipv6"], help="IPv6")
+    family.add_argument(
+        "--family", dest="families", type=lambda f: [f], metavar="ipv4|ipv6", help="one family"
+    )
+    what.add_argument("--seed", type=_natural, help="what payloads derive from (default: random)")
+    what.add_argument(
+        "--check", metavar="PATTERN", default="*", help="only checks whose name matches"
+    )
+    what.add_argument(
+        "--payload", type=_size, metavar="BYTES", help="this size instead of several from the seed"
+    )
+    what.add_argument(
+        "--require",
+        action="append",
+        default=["mptcp"],
+        metavar="CAPABILITY",
+        help="fail where it is absent (always: mptcp); may be given again",
+    )
+    what.add_argument("--list", action="store_true", help="list the checks and stop")
+    return what
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 63:
+        raise argparse.ArgumentTypeError("must be from 0 to 2^63 - 1")
+    return number
+
+
+def _size(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1 << 24:
+        raise argparse.ArgumentTypeError("must be from 1 to %d bytes" % (1 << 24))
+    return number
+
+
+def main(arguments: Sequence[str]) -> int:
+    given = parser().parse_args(arguments)
+    if given.list:
+        for item in checks.all_checks():
+            print("%-45s %s" % (item.id, item.summary))
+        return 0
+    families = given.families or list(FAMILIES)
+    if any(family not in FAMILIES for family in families):
+        parser().error("--family must be one of %s" % ", ".join(FAMILIES))
+    unknown = [name for name in given.require if name not in probe.NAMES]
+    if unknown:
+        parser().error("--require: %s is none of %s" % (unknown[0], ", ".join(probe.NAMES)))
+    selected = fnmatch.filter([item.id for item in checks.all_checks()], given.check)
+    if not selected:
+        parser().error("--check %r matches no check; --list shows them" % given.check)
+    seed = int.from_bytes(os.urandom(4), "big") if given.seed is None else given.seed
+    print("KTAP version 1")
+    print("# kernel %s, python %s, seed %d" % (os.uname().release, sys.version.split()[0], seed))
+    report = Ktap(given.require, asked_for=given.families or ())
+    options = Options(families, seed, set(selected).__contains__, given.payload)
+    Runner(options, report).run()
+    return 1 if report.finish() else 0

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One MPTCP connection over loopback, both ends, and the phases it is taken through.
+
+Both ends live in this process and are driven in turn, so that what a check sees does not
+depend on the scheduler: the same kernel and seed give the same results.
+"""
+
+from __future__ import annotations
+
+import time
+
+# socket.py imports enum and selectors, 0.2 s in an emulated VM; its C half is all we need.
+import _socket
+from guest import abi, sockopt
+from guest.checks import CLIENT, SERVER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional, TypeVar
+
+    T = TypeVar("T")
+
+LOOPBACK = {_socket.AF_INET: "127.0.0.1", _socket.AF_INET6: "::1"}
+#: Seconds after which a call that cannot block on a sound kernel is given up.
+IO_DEADLINE = 10.0
+#: Seconds to wait for data or acknowledgements in flight; loopback needs microseconds.
+SETTLE_DEADLINE = 5.0
+#: Bytes asked of one recv(2), so that a stream takes several.
+READ_SIZE = 8192
+#: Bytes written and not read yet, at most.
+IN_FLIGHT = 4 * READ_SIZE
+
+
+class TransferFailed(Exception):
+    """The connection broke, or data did not arrive; nothing after this point can be checked."""
+
+
+class End:
+    """One side of a connection, and what is known to have gone through it."""
+
+    def __init__(self, side: str, sock: _socket.socket) -> None:
+        self.side = side
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.family = sock.family
+        self.sent = 0  # bytes written so far
+        self.received = 0  # bytes read so far
+        self.peer_closed = False  # the peer's FIN was read
+        self.content = b""  # everything read
+        self.expected = b""  # everything the peer was told to write
+        #: MPTCP_INFO before anything was read or written here; later samples count from it.
+        self.first_info: Optional[abi.View] = None
+        #: Bytes that had arrived, unread, when first_info was taken.
+        self.early = 0
+        self.peer: End
+
+    def take_first_info(self) -> None:
+        answer = self.mptcp_info()
+        if answer.ok:
+            self.first_info = abi.MPTCP_INFO_LAYOUT.view(answer.filled)
+
+    def mptcp_info(self, size: int = 2 * abi.MPTCP_INFO_LAYOUT.size) -> sockopt.Answer:
+        """MPTCP_INFO into ``size`` bytes, by default more than any kernel has to give."""
+        return sockopt.getsockopt(self.fd, abi.SOL_MPTCP, abi.MPTCP_INFO, bytes(size))
+
+
+class Connection:
+    """An established connection. ``payload`` is what the client sends and the server echoes."""
+
+    def __init__(self, family: int, payload: bytes, protocol: int = abi.IPPROTO_MPTCP) -> None:
+        self.payload = payload
+        listener = _socket.socket(family, _socket.SOCK_STREAM, protocol)
+        client = _socket.socket(family, _socket.SOCK_STREAM, protocol)
+        try:
+            # Port 0: the kernel picks one, so that nothing depends on a port being free.
+            listener.bind((LOOPBACK[family], 0))
+            listener.listen(1)
+            client.settimeout(IO_DEADLINE)
+            client.connect(listener.getsockname())
+            listener.settimeout(IO_DEADLINE)
+            server_fd, _ = listener._accept()  # type: ignore[attr-defined]
+        except OSError:
+            client.close()
+            raise
+        finally:
+            listener.close()
+        server = _socket.socket(family, _socket.SOCK_STREAM, protocol, server_fd)
+        server.settimeout(IO_DEADLINE)
+        self.client = End(CLIENT, client)
+        self.server = End(SERVER, server)
+        self.client.peer, self.server.peer = self.server, self.client
+
+    def end(self, side: str) -> End:
+        return self.client if side == CLIENT else self.server
+
+    def send_early(self) -> None:
+        """Write the payload before the server has looked at its socket, and let it arrive."""
+        self.client.sock.sendall(self.payload)
+        self.client.sent += len(self.payload)
+        self.server.expected += self.payload
+        self.server.early = len(self.payload)
+
+    def transfer(self) -> None:
+        """Send the payload, or what is left of it, to the server and back."""
+        self._pump(self.client, self.payload[self.client.sent :], len(self.payload))
+        self._pump(self.server, self.payload, len(self.payload))
+
+    def _pump(self, source: End, data: bytes, want: int) -> None:
+        """Write ``data`` at ``source`` while reading at its peer until that has ``want`` bytes.
+
+        Never more than :data:`IN_FLIGHT` bytes are on their way: data that fills the peer's
+        buffer makes MPTCP send some of it again when the window opens (seen from 96 KiB on),
+        which tcp_info counts.
+        """
+        sink = source.peer
+        sink.expected += data
+        left = memoryview(data)
+        chunks = []
+        deadline = time.monotonic() + IO_DEADLINE
+        source.sock.setblocking(False)
+        sink.sock.setblocking(False)
+        try:
+            while left or sink.received < want:
+                progress = 0
+                room = IN_FLIGHT - (source.sent - sink.received)
+                if left and room > 0:
+                    progress = _try_send(source, left[:room])
+                    left = left[progress:]
+                chunk = _try_read(sink)
+                if chunk:
+                    chunks.append(chunk)
+                    sink.received += len(chunk)
+                elif not progress:
+                    if time.monotonic() > deadline:
+                        raise TransferFailed(
+                            "%s read %d of %d bytes in %d s"
+                            % (sink.side, sink.received, want, IO_DEADLINE)
+                        )
+                    time.sleep(0.0005)
+        finally:
+            sink.content += b"".join(chunks)
+            source.sock.settimeout(IO_DEADLINE)
+            sink.sock.settimeout(IO_DEADLINE)
+
+    def finish(self, closer: End) -> None:
+        """Close ``closer`` for writing, and read its FIN at the other end."""
+        closer.sock.shutdown(_socket.SHUT_WR)
+        rest = closer.peer.sock.recv(READ_SIZE)
+        if rest:
+            raise TransferFailed(
+                "%s expected the end of the stream, %d more bytes came: %s"
+                % (closer.peer.side, len(rest), rest[:64].hex())
+            )
+        closer.peer.peer_closed = True
+
+    def close(self) -> None:
+        self.client.sock.close()
+        self.server.sock.close()
+
+
+def _try_send(source: End, data: memoryview) -> int:
+    try:
+        written = source.sock.send(data)
+    except BlockingIOError:
+        return 0
+    source.sent += written
+    return written
+
+
+def _try_read(sink: End) -> bytes:
+    try:
+        chunk = sink.sock.recv(READ_SIZE)
+    except BlockingIOError:
+        return b""
+    if not chunk:
+        raise TransferFailed(
+            "%s read the end of the stream after %d bytes" % (sink.side, sink.received)
+        )
+    return chunk
+
+
+def settle(sample: Callable[[], T], settled: Callable[[T], bool]) -> T:
+    """``sample()`` once it is ``settled``, or its last value at the deadline.
+
+    Data and acknowledgements in flight need a moment: poll with short, growing pauses.
+    """
+    deadline = time.monotonic() + SETTLE_DEADLINE
+    pause = 0.0002
+    while True:
+        value = sample()
+        if settled(value) or time.monotonic() > deadline:
+            return value
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The checker's events as KTAP 1: https://docs.kernel.org/dev-tools/ktap.html"""
+
+from __future__ import annotations
+
+from guest import events
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Sequence
+
+
+class Ktap:
+    """Takes events where an :class:`~guest.events.Emitter` would, and prints them for people.
+
+    A capability is a line of its own: skipped where it is absent, failed where it is absent and
+    ``required``. A host without IPv6 fails nothing unless IPv6 was ``asked_for``.
+    """
+
+    def __init__(self, required: Sequence[str], asked_for: Sequence[str]) -> None:
+        self._required = required
+        self._asked_for = asked_for
+        self._absent_families: set[str] = set()
+        self._capabilities: list[tuple[bool, str]] = []
+        self._plan: list[str] = []
+        self._number = 0
+        self._failed = 0
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """One event, see :data:`guest.events.FIELDS`."""
+        if kind == "note":
+            print("# " + fields["text"])
+        elif kind == "capability":
+            self._capability(**fields)
+        elif kind == "plan":
+            for name, phase, side in fields["entries"]:
+                where = "%s/%s/%s" % (fields["payload"], phase, side)
+                self._plan.append("%s %s (%s)" % (fields["family"], name, where))
+        elif kind == "start" and not self._number:
+            self._open()
+        elif kind == "result":
+            self._result(**fields)
+
+    def finish(self) -> int:
+        """Print what is left; returns how many lines are not ok."""
+        if not self._number:
+            self._open()
+        return self._failed
+
+    def _open(self) -> None:
+        print("1..%d" % (len(self._capabilities) + len(self._plan)))
+        for good, description in self._capabilities:
+            self._line(good, description)
+
+    def _capability(self, name: str, family: str, present: bool, detail: str) -> None:
+        if name == family and not present:
+            self._absent_families.add(family)
+        excused = family in self._absent_families and family not in self._asked_for
+        description = "%s capability.%s" % (family, name)
+        good = present or excused or name not in self._required
+        if detail:
+            description += " # SKIP " + detail if good and not present else " (%s)" % detail
+        self._capabilities.append((good, description))
+
+    def _result(self, i: int, verdict: str, **told: str) -> None:
+        description = self._plan[i]
+        if verdict == events.UNSUPPORTED:
+            description += " # SKIP " + told.pop("detail", "")
+        self._line(verdict in (events.PASS, events.UNSUPPORTED), description)
+        for name, text in told.items():
+            if text:
+                print("# %s: %s" % (name, text))
+
+    def _line(self, good: bool, description: str) -> None:
+        self._number += 1
+        self._failed += not good
+        print("%s %d - %s" % ("ok" if good else "not ok", self._number, description), flush=True)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel has, found by asking it."""
+
+from __future__ import annotations
+
+import _socket
+from guest import abi, sockopt
+from guest.checks import errno_name
+from guest.connection import LOOPBACK, Connection, End
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator
+
+SYSCTL = "/proc/sys/net/mptcp/enabled"
+EINVAL, ENOPROTOOPT, EPROTONOSUPPORT, EOPNOTSUPP = 22, 92, 93, 95
+#: Names that the probe of one family answers for, in the order of their dependence.
+NAMES = ("mptcp", "mptcp_info", "tcpinfo", "subflow_addrs", "packet_stats", "full_info", "ip_tos")
+
+#: Why socket(2) says no, by errno (see net/mptcp/protocol.c and socket(2)).
+SOCKET_ERRORS = {
+    EINVAL: "EINVAL: the kernel does not know IPPROTO_MPTCP (older than 5.6)",
+    EPROTONOSUPPORT: "EPROTONOSUPPORT: MPTCP is not compiled in",
+    ENOPROTOOPT: "ENOPROTOOPT: net.mptcp.enabled is 0",
+}
+#: Errnos by which a kernel says that it does not have an option, rather than that it broke.
+#: Without SOL_MPTCP, or after fallback to TCP: EOPNOTSUPP on IPv4, ENOPROTOOPT on IPv6.
+ABSENT = (EOPNOTSUPP, ENOPROTOOPT)
+
+
+class Finding:
+    """Whether a capability is there, and the kernel's answer in words."""
+
+    __slots__ = ("detail", "present")
+
+    def __init__(self, present: bool, detail: str = "") -> None:
+        self.present = present
+        self.detail = detail
+
+
+def set_up() -> Iterator[str]:
+    """Turn MPTCP on where it is off; yields what was done or could not be, in words."""
+    try:
+        with open(SYSCTL, "r+b", buffering=0) as file:
+            if file.read(16).strip() == b"0":
+                file.seek(0)
+                file.write(b"1")
+                yield "net.mptcp.enabled was 0; turned on"
+    except FileNotFoundError:
+        pass  # a kernel without MPTCP; socket(2) will say so
+    except OSError as error:
+        try:
+            with open(SYSCTL, "rb") as file:
+                if file.read(16).strip() == b"0":
+                    yield "net.mptcp.enabled is 0 and cannot be turned on: %s" % error
+        except OSError:
+            pass
+
+
+def capabilities(family: int) -> dict[str, Finding]:
+    """All of :data:`NAMES`, and ``ipv6`` when that is the family."""
+    found: dict[str, Finding] = {}
+    if family == _socket.AF_INET6:
+        found["ipv6"] = _address_family(family)
+    usable = _address_family(family)
+    found["mptcp"] = _mptcp_socket(family) if usable.present else usable
+    if not found["mptcp"].present:
+        for name in NAMES[1:]:
+            found[name] = Finding(False, "no MPTCP socket")
+        return found
+    try:
+        connection = Connection(family, b"?")
+    except OSError as error:
+        found["mptcp"] = Finding(False, "no connection over loopback: %s" % error)
+        for name in NAMES[1:]:
+            found[name] = Finding(False, "no connection")
+        return found
+    try:
+        found.update(options(connection.client))
+    finally:
+        connection.close()
+    return found
+
+
+def _address_family(family: int) -> Finding:
+    try:
+        sock = _socket.socket(family, _socket.SOCK_STREAM)
+    except OSError as error:
+        return Finding(False, "no socket of this family: %s" % error)
+    try:
+        sock.bind((LOOPBACK[family], 0))
+    except OSError as error:
+        return Finding(False, "cannot bind to %s: %s" % (LOOPBACK[family], error))
+    finally:
+        sock.close()
+    return Finding(True)
+
+
+def _mptcp_socket(family: int) -> Finding:
+    try:
+        _socket.socket(family, _socket.SOCK_STREAM, abi.IPPROTO_MPTCP).close()
+    except OSError as error:
+        number = error.errno or 0
+        return Finding(False, SOCKET_ERRORS.get(number, "socket: " + errno_name(number)))
+    return Finding(True)
+
+
+def options(end: End) -> dict[str, Finding]:
+    """What an established connection answers to each socket option."""
+    info = end.mptcp_info()
+    found = {"mptcp_info": _finding(info, "%d bytes" % info.length)}
+    header = abi.SUBFLOW_DATA_LAYOUT.pack(size_subflow_data=abi.SUBFLOW_DATA_LAYOUT.size)
+    for name, option in (
+        ("tcpinfo", abi.MPTCP_TCPINFO),
+        ("subflow_addrs", abi.MPTCP_SUBFLOW_ADDRS),
+    ):
+        answer = sockopt.getsockopt(end.fd, abi.SOL_MPTCP, option, header)
+        size = abi.SUBFLOW_DATA_LAYOUT.view(answer.data).size_kernel
+        found[name] = _finding(answer, "%d bytes" % size)
+    found["packet_stats"] = Finding(
+        info.ok and info.length >= abi.PACKET_STATS_SIZE,
+        "mptcp_info of %d bytes, %d hold packet stats" % (info.length, abi.PACKET_STATS_SIZE)
+        if info.ok
+        else errno_name(info.errno),
+    )
+    full = abi.FULL_INFO_LAYOUT.pack()
+    found["full_info"] = _finding(
+        sockopt.getsockopt(end.fd, abi.SOL_MPTCP, abi.MPTCP_FULL_INFO, full)
+    )
+    found["ip_tos"] = _ip_tos(end)
+    return found
+
+
+def _ip_tos(end: End) -> Finding:
+    errno = sockopt.setsockopt(end.fd, _socket.IPPROTO_IP, _socket.IP_TOS, b"\0")
+    if errno in ABSENT:
+        return Finding(False, "setting it: " + errno_name(errno))
+    return Finding(True)
+
+
+def _finding(answer: sockopt.Answer, detail: str = "") -> Finding:
+    if answer.errno in ABSENT:
+        return Finding(False, errno_name(answer.errno))
+    # Any other error is the kernel's failure: the capability's checks will run into it.
+    return Finding(True, errno_name(answer.errno) if answer.errno else detail)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Raw getsockopt(2) and setsockopt(2): any buffer, any length, errno kept, overruns seen.
+
+Python's own ``socket.getsockopt`` can neither pass a buffer in nor report the length that
+came back, which is most of what is checked here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+
+from guest.abi import SOCKADDR_STORAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional, Union
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_getsockopt = _libc.getsockopt
+_setsockopt = _libc.setsockopt
+_INT = ctypes.c_int
+
+#: What stands in bytes that the kernel must leave alone: no value of its own, least of all 0.
+_MARK = b"\xa5"
+#: Bytes of it on each side of a buffer; a multiple of 8, so that the buffer stays aligned.
+_ROOM = 64
+_CANARY = _MARK * _ROOM
+
+
+class Overrun(Exception):
+    """The kernel wrote outside the bytes it was given."""
+
+
+class Answer:
+    """What one call did. ``data`` is the buffer as it is now, ``length`` what optlen became."""
+
+    __slots__ = ("data", "errno", "length")
+
+    def __init__(self, errno: int, length: int, data: bytes) -> None:
+        self.errno = errno
+        self.length = length
+        self.data = data
+
+    @property
+    def ok(self) -> bool:
+        return self.errno == 0
+
+    @property
+    def filled(self) -> bytes:
+        """The bytes that the kernel says it filled."""
+        return self.data[: max(0, self.length)]
+
+
+class Buffer:
+    """Memory for the kernel to write to, between canaries, at an address aligned to 8."""
+
+    __slots__ = ("_memory", "size")
+
+    def __init__(self, content: Union[bytes, bytearray]) -> None:
+        self.size = len(content)
+        self._memory = ctypes.create_string_buffer(
+            _CANARY + bytes(content) + _CANARY, self.size + 2 * _ROOM
+        )
+
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self._memory) + _ROOM
+
+    def content(self, used: Optional[int] = None) -> bytes:
+        """The bytes between the canaries.
+
+        Raises :class:`Overrun` when a canary has changed. With ``used``, only that many bytes
+        of the content were the kernel's to write, and the rest must still be :func:`unused`,
+        which the caller put there.
+        """
+        raw = self._memory.raw
+        head, body, tail = raw[:_ROOM], raw[_ROOM : _ROOM + self.size], raw[_ROOM + self.size :]
+        if head != _CANARY:
+            raise Overrun("bytes before the buffer were overwritten: %s" % head.hex())
+        if tail != _CANARY:
+            raise Overrun("bytes after the buffer were overwritten: %s" % tail.hex())
+        if used is not None and body[used:] != unused(self.size - used):
+            raise Overrun("bytes beyond the %d allowed: %s" % (used, body[used:].hex()))
+        return body
+
+
+def unused(size: int) -> bytes:
+    """``size`` bytes for a part of a buffer that the kernel must leave alone."""
+    return _MARK * size
+
+
+def getsockopt(
+    fd: int,
+    level: int,
+    option: int,
+    buffer: Union[bytes, bytearray, Buffer],
+    length: Optional[int] = None,
+) -> Answer:
+    """One getsockopt(2). ``buffer`` goes in as it is and must hold what ``length`` promises.
+
+    ``length`` is optlen, any 32-bit number, by default the buffer's size. A kernel may write
+    to the first ``length`` bytes only: canaries behind and before them are checked, and a
+    change raises :class:`Overrun`.
+    """
+    if not isinstance(buffer, Buffer):
+        buffer = Buffer(buffer)
+    if length is None:
+        length = buffer.size
+    optlen = Buffer(struct.pack("=i", length))
+    ctypes.set_errno(0)
+    failed = _getsockopt(
+        _INT(fd),
+        _INT(level),
+        _INT(option),
+        ctypes.c_void_p(buffer.address),
+        ctypes.c_void_p(optlen.address),
+    )
+    errno = ctypes.get_errno() if failed else 0
+    return Answer(errno, struct.unpack("=i", optlen.content())[0], buffer.content())
+
+
+def setsockopt(fd: int, level: int, option: int, value: bytes) -> int:
+    """One setsockopt(2); 0 or errno. Raises :class:`Overrun` if ``value``'s surroundings change."""
+    buffer = Buffer(value)
+    ctypes.set_errno(0)
+    failed = _setsockopt(
+        _INT(fd),
+        _INT(level),
+        _INT(option),
+        ctypes.c_void_p(buffer.address),
+        ctypes.c_uint(buffer.size),
+    )
+    buffer.content()
+    return ctypes.get_errno() if failed else 0
+
+
+def sockname(fd: int) -> tuple[bytes, int]:
+    """getsockname(2): a whole struct sockaddr_storage, zeros where unfilled, and its length."""
+    return _name(_libc.getsockname, fd)
+
+
+def peername(fd: int) -> tuple[bytes, int]:
+    """getpeername(2), as :func:`sockname`."""
+    return _name(_libc.getpeername, fd)
+
+
+def _name(call: Callable[..., int], fd: int) -> tuple[bytes, int]:
+    buffer = Buffer(bytes(SOCKADDR_STORAGE_SIZE))
+    length = Buffer(struct.pack("=i", SOCKADDR_STORAGE_SIZE))
+    ctypes.set_errno(0)
+    if call(_INT(fd), ctypes.c_void_p(buffer.address), ctypes.c_void_p(length.address)):
+        raise OSError(ctypes.get_errno(), "getsockname or getpeername failed")
+    return buffer.content(), struct.unpack("=i", length.content())[0]

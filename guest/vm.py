@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The checker's side of a boot: find the event port, run, close the stream.
+
+Arguments are ``key=value``: ``port`` (the virtio port's name), ``nonce``, ``seed``,
+``families`` and ``checks`` (both separated by commas; all when absent), ``payload`` (bytes).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from guest import events
+from guest.runner import FAMILIES, Options, Runner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
+
+PORTS = "/sys/class/virtio-ports"
+#: Seconds to wait for the port: virtio_console may still be probing when we start.
+PORT_DEADLINE = 10.0
+
+
+def open_port(name: str) -> int:
+    """A file descriptor for the virtio port ``name``, found through sysfs: there is no udev."""
+    deadline = time.monotonic() + PORT_DEADLINE
+    while True:
+        try:
+            for device in os.listdir(PORTS):
+                with open("%s/%s/name" % (PORTS, device)) as file:
+                    if file.read().strip() == name:
+                        return os.open("/dev/" + device, os.O_WRONLY)
+        except FileNotFoundError:
+            pass
+        if time.monotonic() > deadline:
+            raise SystemExit("no virtio port named %s below %s" % (name, PORTS))
+        time.sleep(0.01)
+
+
+def taint() -> int:
+    """The bits of /proc/sys/kernel/tainted."""
+    with open("/proc/sys/kernel/tainted") as file:
+        return int(file.read())
+
+
+def main(arguments: Sequence[str]) -> int:
+    given = dict(argument.split("=", 1) for argument in arguments)
+    port = open_port(given["port"])
+
+    def write(data: bytes) -> None:
+        while data:
+            data = data[os.write(port, data) :]
+
+    names = given["checks"].split(",") if "checks" in given else None
+    options = Options(
+        families=given["families"].split(",") if "families" in given else tuple(FAMILIES),
+        seed=int(given["seed"]),
+        selected=None if names is None else names.__contains__,
+        size=int(given["payload"]) if "payload" in given else None,
+    )
+    emitter = events.Emitter(write)
+    system = os.uname()
+    emitter.emit(
+        "hello",
+        protocol=events.PROTOCOL,
+        nonce=given["nonce"],
+        release=system.release,
+        version=system.version,
+        machine=system.machine,
+        python=sys.version.split()[0],
+        seed=options.seed,
+        taint=taint(),
+    )
+    runner = Runner(options, emitter)
+    results = runner.run()
+    emitter.emit("end", nonce=given["nonce"], results=results, taint=taint())
+    return 1 if runner.failed else 0

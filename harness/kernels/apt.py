@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Debian's archives through the host's apt, with a private state for each suite.
+
+The system's apt is read (mirror, proxy, credentials) and never written; no root is needed.
+apt verifies every index and every package against Debian's archive keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from harness.kernels import mirror
+from harness.kernels.cache import Cache, file_sha256
+from harness.kernels.packages import Package
+from harness.kernels.prepared import KernelUnavailable
+
+#: Seconds for which an index is not read again, and a failed attempt at it not repeated.
+FRESH = 3600
+_RETRY_AFTER = 600
+_UPDATE_TIMEOUT = 600
+_DOWNLOAD_TIMEOUT = 3600
+
+_KEYRINGS = tuple(
+    Path("/usr/share/keyrings/debian-archive-keyring").with_suffix(suffix)
+    for suffix in (".pgp", ".gpg")
+)
+_INSTEAD = (
+    "use an image:, tree: or upstream: kernel instead of deb:, or run this on Debian, where "
+    "apt finds the packages"
+)
+# Hooks and pins are for the system's own packages; a default release that is not in the private
+# sources makes apt fail. The index is compressed because the distilled one is what is read.
+_CONFIG = """\
+Dir::State "{state}";
+Dir::State::lists "{state}/lists";
+Dir::State::status "{state}/status";
+Dir::Cache "{state}/cache";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "";
+Dir::Etc::sourcelist "{state}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+#clear APT::Default-Release;
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear APT::Architectures;
+APT::Architecture "amd64";
+APT::Architectures {{ "amd64"; }};
+APT::Update::Error-Mode "any";
+APT::Get::AllowUnauthenticated "false";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::GzipIndexes "true";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+"""
+_TRANSIENT_SIGNS = (
+    "Temporary failure resolving",
+    "Could not resolve",
+    "Could not connect",
+    "Unable to connect",
+    "Connection failed",
+    "Connection timed out",
+    "Network is unreachable",
+    "Hash Sum mismatch",
+    "File has unexpected size",
+    "Undetermined Error",
+    "Could not get lock",
+    " 50",
+)
+_SIGNATURE_SIGNS = ("NO_PUBKEY", "is not signed", "EXPKEYSIG", "BADSIG", "REVKEYSIG")
+
+
+class Gone(KernelUnavailable):
+    """A package in the index is no longer on the mirror: a fresh index may name its successor."""
+
+
+def index(
+    suite: str, cache: Cache, say: Callable[[str], None], *, refresh: bool = False
+) -> dict[str, Package]:
+    """The kernel packages of ``suite`` by name, each in its newest version.
+
+    The index is read from the mirror unless that was done within FRESH seconds; ``refresh``
+    reads it regardless. Without a network an older one is used, and ``say`` is told.
+    """
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise KernelUnavailable(f"this host has no apt, through which deb: works; {_INSTEAD}")
+    state = _state(suite, cache)
+    distilled = state / "kernels.json"
+    with cache.lock(_lock_name(suite)) as lock:
+        configured = _configure(state, suite)
+        usable = configured and distilled.exists()
+        if not usable or refresh or not _is_fresh(state):
+            try:
+                say(f"reading the package index of {suite}")
+                _update(state, suite, lock)
+            except KernelUnavailable as failure:
+                if not usable:
+                    raise
+                (state / "failed").touch()
+                when = datetime.fromtimestamp(distilled.stat().st_mtime).astimezone()
+                say(f"using the package index of {suite} from {when:%Y-%m-%d %H:%M}: {failure}")
+        return {
+            name: Package(**fields) for name, fields in json.loads(distilled.read_text()).items()
+        }
+
+
+def download(
+    suite: str, packages: Sequence[Package], directory: Path, cache: Cache
+) -> dict[str, Path]:
+    """Fetch ``packages`` of ``suite`` into ``directory``; their files by name of package.
+
+    Raises Gone when the mirror has them no longer, KernelUnavailable for any other failure.
+    """
+    wanted = [f"{package.name}={package.version}" for package in packages]
+    state = _state(suite, cache)
+    run = _run(state, "apt-get", "-q", "download", *wanted, cwd=directory)
+    what = " and ".join(package.name for package in packages)
+    if run.returncode != 0:
+        if "404" in run.stderr or "was not found" in run.stderr or "Unable to locate" in run.stderr:
+            raise Gone(f"the mirror has {what} of {suite} no longer: {_tail(run)}")
+        raise _failure(f"downloading {what} of {suite} failed", run)
+    files = {path.name.split("_")[0]: path for path in directory.glob("*.deb")}
+    for package in packages:
+        if package.name not in files or file_sha256(files[package.name]) != package.sha256:
+            raise Gone(f"{package.name} of {suite} changed while it was downloaded; try again")
+    return files
+
+
+def _state(suite: str, cache: Cache) -> Path:
+    return cache.directory("apt", suite.replace("/", "_"))
+
+
+def _lock_name(suite: str) -> str:
+    return "apt-" + suite.replace("/", "_")
+
+
+def _is_fresh(state: Path) -> bool:
+    def age(name: str) -> float:
+        try:
+            return time.time() - (state / name).stat().st_mtime
+        except FileNotFoundError:
+            return float("inf")
+
+    return 0 <= age("kernels.json") < FRESH or 0 <= age("failed") < _RETRY_AFTER
+
+
+def _configure(state: Path, suite: str) -> bool:
+    """Write the private configuration; whether it was there, unchanged, already."""
+    line = _source_line(suite)
+    files = {"apt.conf": _CONFIG.format(state=state), "sources.list": line, "status": ""}
+    unchanged = True
+    for name, text in files.items():
+        path = state / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            unchanged = False
+    for name in ("lists/partial", "cache/archives/partial"):
+        (state / name).mkdir(parents=True, exist_ok=True)
+    return unchanged
+
+
+def _source_line(suite: str) -> str:
+    keyring = next((path for path in _KEYRINGS if path.exists()), None)
+    if keyring is None:
+        raise KernelUnavailable(
+            "Debian's archive keys are missing, without which no package of its can be verified; "
+            "install them with: apt-get install debian-archive-keyring"
+        )
+    names = ["LIST", "Dir::Etc::sourcelist/f", "PARTS", "Dir::Etc::sourceparts/d"]
+    config = subprocess.run(
+        ["apt-config", "shell", *names], capture_output=True, text=True, errors="replace"
+    )
+    uri = mirror.choose(mirror.configured(config.stdout), suite)
+    if uri is None:
+        raise KernelUnavailable(
+            f"this host's apt has no source for {suite} or another suite of Debian's archive, so "
+            f"there is no mirror to take kernels from; {_INSTEAD}"
+        )
+    return f"deb [arch=amd64 signed-by={keyring}] {uri} {suite} main\n"
+
+
+def _update(state: Path, suite: str, lock: int) -> None:
+    run = _run(state, "apt-get", "-q", "update", timeout=_UPDATE_TIMEOUT, keep=lock)
+    if run.returncode != 0:
+        mirror_line = (state / "sources.list").read_text().split("] ")[1].split(" ")[0]
+        if "does not have a Release file" in run.stderr and "404" in run.stdout + run.stderr:
+            raise KernelUnavailable(f"the mirror {mirror_line} has no suite {suite}")
+        raise _failure(f"reading the package index of {suite} from {mirror_line} failed", run)
+    names = _run(state, "apt-cache", "pkgnames", "linux-").stdout.split()
+    kinds = ("linux-image-", "linux-binary-", "linux-modules-", "linux-base-")
+    names = sorted(n for n in names if n.startswith(kinds) and not n.endswith("-dbg"))
+    records = _run(state, "apt-cache", "show", "--no-all-versions", *names) if names else None
+    packages = _distil(records.stdout if records else "")
+    new = state / "kernels.json.new"
+    new.write_text(json.dumps({name: asdict(package) for name, package in packages.items()}))
+    new.replace(state / "kernels.json")
+    (state / "failed").unlink(missing_ok=True)
+
+
+def _distil(records: str) -> Mapping[str, Package]:
+    return {
+        fields["package"]: Package(
+            name=fields["package"],
+            version=fields["version"],
+            depends=fields.get("depends", ""),
+            size=int(fields["size"]),
+            sha256=fields["sha256"],
+        )
+        for fields in mirror.stanzas(records)
+        if {"package", "version", "size", "sha256"} <= fields.keys()
+    }
+
+
+def _run(
+    state: Path,
+    program: str,
+    *arguments: str,
+    cwd: Path | None = None,
+    timeout: int = _DOWNLOAD_TIMEOUT,
+    keep: int | None = None,
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            [program, "-c", str(state / "apt.conf"), *arguments],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "LC_ALL": "C"},
+            timeout=timeout,
+            pass_fds=() if keep is None else (keep,),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KernelUnavailable(
+            f"{program} {arguments[1]} did not end within {timeout} seconds; look at the network "
+            "and the proxy that apt is configured with",
+            transient=True,
+        ) from error
+
+
+def _failure(what: str, run: subprocess.CompletedProcess[str]) -> KernelUnavailable:
+    if "No space left" in run.stderr or "enough free space" in run.stderr:
+        return KernelUnavailable(f"{what}: the disk is full; {_tail(run)}")
+    if any(sign in run.stderr for sign in _SIGNATURE_SIGNS):
+        return KernelUnavailable(
+            f"{what}: its signature does not verify with Debian's archive keys ({_tail(run)}); "
+            "update the package debian-archive-keyring"
+        )
+    transient = any(sign in run.stderr for sign in _TRANSIENT_SIGNS)
+    return KernelUnavailable(f"{what}: {_tail(run)}", transient=transient)
+
+
+def _tail(run: subprocess.CompletedProcess[str]) -> str:
+    """The first complaint of apt that is not about its sandbox, or its exit status."""
+    for line in run.stderr.splitlines():
+        if line.startswith(("E: ", "W: ", "Err")) and "unsandboxed" not in line:
+            return line.removeprefix("E: ").removeprefix("W: ").strip()
+    return f"apt ended with status {run.returncode}"

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From an image and its modules to the directory that virtme-ng boots from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.kernels import modules
+from harness.kernels.cache import Built, Entry
+from harness.kernels.image import Image, Kind, uncompressed
+from harness.kernels.modules import ModuleSet
+from harness.kernels.prepared import PreparedKernel
+
+
+def assemble(root: Path, image: Image, found: ModuleSet) -> Built:
+    """Fill ``root``, laid out as PreparedKernel says.
+
+    Raises KernelUnavailable when the image is damaged or the modules are not its own.
+    """
+    boot = root / "boot"
+    boot.mkdir()
+    name = f"boot/{image.kind.value}-{image.release}"
+    (root / name).write_bytes(image.data)
+    boot_name = name
+    kernel = uncompressed(image)
+    if kernel is not None and image.kind is not Kind.VMLINUX:
+        boot_name = f"boot/{Kind.VMLINUX.value}-{image.release}"
+        (root / boot_name).write_bytes(kernel)
+    modules.install(found, root, image.release)
+    return Built(image.release, image.version, name, boot_name)
+
+
+def prepared(name: str, entry: Entry, *, origin: str, version: str = "") -> PreparedKernel:
+    """The kernel in ``entry``, as the manifest calls it; ``version`` over what the image says."""
+    return PreparedKernel(
+        name=name,
+        release=entry.built.release,
+        version=version or entry.built.version,
+        origin=origin,
+        image=entry.image,
+        image_sha256=entry.image_sha256,
+        root=entry.root,
+        boot_image=entry.boot_image,
+    )

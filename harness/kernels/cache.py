@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The cache of prepared kernels: found by content, complete or absent, verified at each use.
+
+Layout below the root::
+
+    kernels/KEY/            one prepared kernel: entry.json, and root/ as virtme-ng expects it
+    apt/SUITE/              the private state of apt for a suite (harness.kernels.apt)
+    locks/NAME              flock()ed files; the kernel releases a lock with its process
+    tmp/                    builds under way, each with a locked file NAME.lock beside it
+
+An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the disk on purpose:
+``entry.json`` holds the SHA-256 of every other file, so what a power failure tore is found at
+its next use like any other damage, and built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import platformdirs
+
+# Part of every key: a change in what a build makes must not meet entries of an older harness.
+FORMAT = 1
+RECORD = "entry.json"
+TAG = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# Kernels fetched and unpacked by mptcp-harness; may be deleted at any time.\n"
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build made, in words that do not depend on who asked; paths lie in its root."""
+
+    release: str
+    version: str
+    image: str
+    boot_image: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A verified entry of the cache."""
+
+    built: Built
+    root: Path
+    image_sha256: str
+
+    @property
+    def image(self) -> Path:
+        return self.root / self.built.image
+
+    @property
+    def boot_image(self) -> Path:
+        return self.root / self.built.boot_image
+
+
+class Damaged(Exception):
+    """An entry is not what was put there; the text says what differs."""
+
+
+class Cache:
+    """The cache below ``root``. Several processes and threads may use one directory at once.
+
+    Nothing is created before the first use; OSError then means that the directory is of no use.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or platformdirs.user_cache_path("mptcp-harness")
+        self._opening = threading.Lock()
+        self._opened = False
+
+    def directory(self, *parts: str) -> Path:
+        """The directory ``parts`` of the cache, made if need be."""
+        self._open()
+        path = self.root.joinpath(*parts)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[int]:
+        """Hold the lock ``name``, waiting for it; yields its file descriptor.
+
+        A child that inherits the descriptor (``pass_fds``) keeps the lock should this process
+        die before it.
+        """
+        with (self.directory("locks") / name).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file.fileno()
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory on the cache's own disk, removed at the end, or at the start of a later run.
+
+        Its lock file tells a later run that its owner is dead; process ids are used again.
+        """
+        with self.lock("tmp"):  # against _remove_abandoned between creation and flock()
+            path = Path(tempfile.mkdtemp(prefix="build-", dir=self.directory("tmp")))
+            alive = _lock_file(path).open("w")
+            fcntl.flock(alive, fcntl.LOCK_EX)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            _lock_file(path).unlink(missing_ok=True)
+            alive.close()
+
+    def entry(
+        self, key: str, build: Callable[[Path], Built], say: Callable[[str], None]
+    ) -> Entry:
+        """The entry ``key``, made by ``build`` (given an empty root to fill) if there is none.
+
+        Of several that ask for the same key, one builds and the others wait for it.
+        """
+        place = self.directory("kernels") / key
+        if place.exists():
+            with contextlib.suppress(Damaged):
+                return _load(place)
+        with self.lock(key):
+            if place.exists():
+                try:
+                    return _load(place)
+                except Damaged as damage:
+                    say(f"the cached {key} is damaged ({damage}): making it again")
+            with self.scratch() as scratch:
+                new = scratch / "new"
+                root = new / "root"
+                root.mkdir(parents=True)
+                _seal(new, build(root))
+                if place.exists():
+                    place.rename(scratch / "damaged")
+                new.rename(place)
+            return _load(place)
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._opened:
+                return
+            self.root.mkdir(parents=True, exist_ok=True)
+            for name in ("kernels", "apt", "locks", "tmp"):
+                (self.root / name).mkdir(exist_ok=True)
+            tag = self.root / "CACHEDIR.TAG"
+            if not tag.exists():
+                tag.write_text(TAG)
+            self._opened = True
+        self._remove_abandoned()
+
+    def _remove_abandoned(self) -> None:
+        with self.lock("tmp"):
+            for path in (self.root / "tmp").glob("build-*[!.]"):
+                if path.suffix == ".lock":
+                    continue
+                with _lock_file(path).open("a") as file:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        continue
+                    shutil.rmtree(path, ignore_errors=True)
+                    _lock_file(path).unlink(missing_ok=True)
+
+
+def digest(value: Any) -> str:
+    """A key's distinctive part: 32 hexadecimal digits over ``value``, which JSON can hold."""
+    text = json.dumps([FORMAT, value], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _files(place: Path) -> dict[str, Path]:
+    return {
+        str(path.relative_to(place)): path
+        for path in sorted(place.rglob("*"))
+        if not path.is_dir() and path.name != RECORD
+    }
+
+
+def _seal(place: Path, built: Built) -> None:
+    record = {
+        "format": FORMAT,
+        "built": {
+            "release": built.release,
+            "version": built.version,
+            "image": built.image,
+            "boot_image": built.boot_image,
+        },
+        "files": {
+            name: {"size": path.stat().st_size, "sha256": file_sha256(path)}
+            for name, path in _files(place).items()
+        },
+    }
+    (place / RECORD).write_text(json.dumps(record, indent=1))
+
+
+def _load(place: Path) -> Entry:
+    try:
+        record = json.loads((place / RECORD).read_text())
+        built = Built(**record["built"])
+        files = record["files"]
+        _verify(place, files)
+        image_sha256 = files[f"root/{built.image}"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{type(error).__name__}: {error}") from error
+    return Entry(built, place / "root", image_sha256)
+
+
+def _verify(place: Path, files: dict[str, dict[str, Any]]) -> None:
+    present = _files(place)
+    for name in present.keys() ^ files.keys():
+        raise Damaged(f"{name} is {'unexpected' if name in present else 'missing'}")
+    for name, path in present.items():
+        size = path.stat().st_size
+        if size != files[name]["size"]:
+            raise Damaged(f"{name} has {size} bytes instead of {files[name]['size']}")
+    for name, path in present.items():
+        if file_sha256(path) != files[name]["sha256"]:
+            raise Damaged(f"{name} has other bytes than were put there")

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The compressions that kernels and modules come in, told apart by their magic."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import sys
+import zlib
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    import zstandard
+
+#: No kernel comes near this size, in bytes; a bomb passes it.
+LIMIT = 1 << 30
+
+
+class Unknown(ValueError):
+    """The data start with no magic of a compression that can be read here."""
+
+
+class Broken(ValueError):
+    """The compressed data end too early, are damaged, or grow beyond LIMIT."""
+
+
+def decompress(data: bytes) -> bytes:
+    """What is compressed in ``data``; bytes behind the end of the stream are ignored."""
+    try:
+        if data.startswith(b"\x1f\x8b"):
+            return _bounded(zlib.decompressobj(zlib.MAX_WBITS | 16), data)
+        if data.startswith(b"\xfd7zXZ\0"):
+            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ), data)
+        if data.startswith(b"\x5d\0\0"):
+            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data)
+        if data.startswith(b"BZh"):
+            return _bounded(bz2.BZ2Decompressor(), data)
+        if data.startswith(b"\x28\xb5\x2f\xfd"):
+            return _zstd(data)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise Broken(str(error)) from error
+    raise Unknown(f"unknown magic {data[:6].hex()}")
+
+
+def _bounded(
+    stream: zlib._Decompress | lzma.LZMADecompressor | bz2.BZ2Decompressor, data: bytes
+) -> bytes:
+    plain = stream.decompress(data, LIMIT)
+    if not stream.eof:
+        raise Broken("the compressed data are truncated or too large")
+    return plain
+
+
+if sys.version_info >= (3, 14):
+
+    def _zstd(data: bytes) -> bytes:
+        try:
+            return _bounded(zstd.ZstdDecompressor(), data)
+        except zstd.ZstdError as error:
+            raise Broken(str(error)) from error
+else:
+
+    def _zstd(data: bytes) -> bytes:
+        # A decompressobj knows no bound of its own (and a reader cannot tell truncation from the
+        # end). 4 KiB grow to 128 MiB at most: a block of 128 KiB takes at least 4 bytes.
+        stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+        parts = []
+        size = 0
+        view = memoryview(data)
+        for start in range(0, len(data), 1 << 12):
+            try:
+                part = stream.decompress(view[start : start + (1 << 12)])
+            except zstandard.ZstdError as error:
+                raise Broken(str(error)) from error
+            size += len(part)
+            parts.append(part)
+            if stream.eof:
+                return b"".join(parts)
+            if size > LIMIT:
+                break
+        raise Broken("the compressed data are truncated or too large")

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""As much of ELF64, little endian, as kernels and their modules call for (elf(5))."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+#: The bytes of a file; a vmlinux with debug information is too large to be read at once.
+Data = bytes | mmap.mmap
+
+MAGIC = b"\x7fELF"
+EM_X86_64 = 62
+MACHINES = {3: "x86 (32 bit)", 8: "MIPS", 20: "PowerPC", 21: "64-bit PowerPC", 22: "s390"}
+MACHINES |= {40: "Arm (32 bit)", EM_X86_64: "x86-64", 183: "arm64", 243: "RISC-V"}
+MACHINES |= {258: "LoongArch"}
+
+_CLASS64 = 2
+_LITTLE_ENDIAN = 1
+_PT_LOAD = 1
+_PT_NOTE = 4
+_SHT_NOBITS = 8
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+
+# Xen's note that carries the PVH entry point, the one that QEMU looks for
+# (include/xen/interface/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY).
+_PVH_OWNER = b"Xen\0"
+_PVH_TYPE = 18
+
+
+class Malformed(ValueError):
+    """Not an ELF file that can be read; the text says why, as the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class _Section:
+    name: int
+    type: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Segment:
+    type: int
+    offset: int
+    size: int
+
+
+def machine(data: Data) -> str:
+    """The processor that ``data`` is for, in words; :class:`Malformed` if that cannot be read."""
+    if len(data) < 20:
+        raise Malformed("it ends within the ELF header")
+    order = ">" if data[5] == 2 else "<"
+    number = struct.unpack_from(order + "H", data, 18)[0]
+    return MACHINES.get(number, f"a machine with ELF number {number}")
+
+
+def check_complete(data: Data) -> None:
+    """Raise :class:`Malformed` unless ``data`` is ELF64 and holds all that its headers name."""
+    sections = _sections(data)
+    for segment in _segments(data):
+        if segment.type == _PT_LOAD and segment.offset + segment.size > len(data):
+            raise Malformed("it is truncated: a loadable segment ends behind the file's end")
+    for section in sections:
+        if section.type != _SHT_NOBITS and section.offset + section.size > len(data):
+            raise Malformed("it is truncated: a section ends behind the file's end")
+
+
+def has_pvh_entry(data: Data) -> bool:
+    """Whether QEMU can start this vmlinux: ``-kernel`` takes an ELF file only through PVH."""
+    return any(
+        owner == _PVH_OWNER and kind == _PVH_TYPE
+        for segment in _segments(data)
+        if segment.type == _PT_NOTE
+        for owner, kind in _notes(data[segment.offset : segment.offset + segment.size])
+    )
+
+
+def section(data: Data, name: bytes) -> bytes:
+    """The contents of the section ``name``; empty if there is none."""
+    sections = _sections(data)
+    if not sections:
+        return b""
+    names = sections[_header(data)[13]]
+    for found in sections:
+        start = names.offset + found.name
+        if data[start : start + len(name) + 1] == name + b"\0":
+            return data[found.offset : found.offset + found.size]
+    return b""
+
+
+def _header(data: Data) -> tuple[int, ...]:
+    if len(data) < _HEADER.size:
+        raise Malformed("it ends within the ELF header")
+    if data[:4] != MAGIC:
+        raise Malformed("it is not an ELF file")
+    if data[4] != _CLASS64 or data[5] != _LITTLE_ENDIAN:
+        raise Malformed("it is not a 64-bit little-endian ELF file")
+    return _HEADER.unpack_from(data)
+
+
+def _sections(data: Data) -> list[_Section]:
+    header = _header(data)
+    offset, size, count, names = header[6], header[11], header[12], header[13]
+    if offset == 0:
+        return []
+    if size != _SECTION.size or offset + size > len(data):
+        raise Malformed("it is truncated: its section headers lie behind the file's end")
+    # With 0xff00 sections or more, the count stands in the first one (elf(5), e_shnum).
+    count = count or _SECTION.unpack_from(data, offset)[5]
+    if offset + count * size > len(data):
+        raise Malformed("it is truncated: its section headers lie behind the file's end")
+    sections = []
+    for index in range(count):
+        fields = _SECTION.unpack_from(data, offset + index * size)
+        sections.append(_Section(fields[0], fields[1], fields[4], fields[5]))
+    if names >= len(sections):
+        raise Malformed("its section headers are damaged")
+    return sections
+
+
+def _segments(data: Data) -> Iterator[_Segment]:
+    header = _header(data)
+    offset, size, count = header[5], header[9], header[10]
+    if count and (size != _SEGMENT.size or offset + count * size > len(data)):
+        raise Malformed("it is truncated: its program headers lie behind the file's end")
+    for index in range(count):
+        fields = _SEGMENT.unpack_from(data, offset + index * size)
+        yield _Segment(fields[0], fields[2], fields[5])
+
+
+def _notes(data: bytes) -> Iterator[tuple[bytes, int]]:
+    position = 0
+    while position + 12 <= len(data):
+        owner_size, size, kind = struct.unpack_from("<III", data, position)
+        position += 12
+        yield data[position : position + owner_size], kind
+        position += (owner_size + 3) // 4 * 4 + (size + 3) // 4 * 4

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Debian's kernel packages: which ones make up a kernel, and their order."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from harness.kernels.prepared import KernelUnavailable
+
+#: Of the packages of a kernel: up to 6.18 ``image`` holds all; from 6.19 on ``binary`` has the
+#: image, ``modules`` the modules and ``base`` the list of what is built in, and ``image`` is a
+#: shell that depends on them.
+KERNEL_PACKAGE = re.compile(r"linux-(?P<part>image|binary|modules|base)-(?P<release>\d\S*)")
+_META_OR_KERNEL = re.compile(r"linux-(image|binary|modules|base)-\S+")
+# Variants that a pattern must name to get: debug symbols, unsigned twins, no 9p, PREEMPT_RT.
+_VARIANTS = ("-dbg", "-unsigned", "-cloud", "-rt")
+_DEPENDENCY = re.compile(r"([a-z0-9][a-z0-9.+-]+)(?::\w+)?\s*(?:\(([<>=]+)\s*([^)\s]+)\))?")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package of an index; ``size`` in bytes, ``depends`` as the index has it."""
+
+    name: str
+    version: str
+    depends: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class KernelPackages:
+    """A kernel as ``name`` and ``version``, and the packages that hold it."""
+
+    name: str
+    version: str
+    parts: tuple[Package, ...]
+
+
+def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackages:
+    """The kernel that the package ``name``, which may be a metapackage, leads to.
+
+    Raises KernelUnavailable when there is no such package, or it leads to no kernel.
+    """
+    if name not in index:
+        raise KernelUnavailable(_unknown(index, name, suite))
+    found: dict[str, Package] = {}
+    waiting = [name]
+    while waiting:
+        package = index[waiting.pop()]
+        found[package.name] = package
+        for other, version in _dependencies(package):
+            if other not in found and other in index and index[other].version == version:
+                waiting.append(other)
+    parts: dict[str, Package] = {}
+    for package in found.values():
+        match = KERNEL_PACKAGE.fullmatch(package.name)
+        if match:
+            parts[match["part"]] = package
+    main = parts.get("image") or parts.get("binary")
+    if main is None:
+        raise KernelUnavailable(
+            f"the package {name} of {suite} leads to no kernel image; name a linux-image-* package"
+        )
+    if "binary" in parts:
+        parts.pop("image", None)
+    return KernelPackages(main.name, main.version, tuple(parts[part] for part in sorted(parts)))
+
+
+def matching(index: Mapping[str, Package], pattern: str, suite: str) -> list[Package]:
+    """The kernels of a series, oldest first; KernelUnavailable if there is none.
+
+    Metapackages are left out, and variants (debug symbols, unsigned, cloud, real-time) that the
+    pattern does not name.
+    """
+    found = [
+        package
+        for name, package in index.items()
+        if fnmatch.fnmatchcase(name, pattern)
+        and name.startswith("linux-image-")
+        and KERNEL_PACKAGE.fullmatch(name)
+        and not any(variant in name and variant not in pattern for variant in _VARIANTS)
+    ]
+    if not found:
+        raise KernelUnavailable(
+            f"no kernel package of {suite} matches {pattern!r}; it has {_some(index)}"
+        )
+    return sorted(found, key=lambda package: version_key(package.version))
+
+
+def version_key(version: str) -> tuple[object, ...]:
+    """A key that sorts as Debian's versions do (deb-version(7))."""
+    epoch, separator, rest = version.partition(":")
+    if not separator:
+        epoch, rest = "0", version
+    upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "0")
+    return (int(epoch) if epoch.isdigit() else 0, _part_key(upstream), _part_key(revision))
+
+
+def _part_key(part: str) -> tuple[tuple[tuple[int, ...], int], ...]:
+    # "~" sorts before the end, the end before letters, letters before all else.
+    pairs = re.findall(r"(\D*)(\d*)", part)
+    key = []
+    for text, number in pairs:
+        if not text and not number:
+            continue
+        weights = [
+            -1 if c == "~" else ord(c) if c.isascii() and c.isalpha() else ord(c) + 256
+            for c in text
+        ]
+        key.append(((*weights, 0), int(number or "0")))
+    key.append(((0,), 0))
+    return tuple(key)
+
+
+def _dependencies(package: Package) -> Iterator[tuple[str, str]]:
+    """Kernel packages on which ``package`` depends in exactly one version: (name, version)."""
+    for alternatives in package.depends.split(","):
+        for alternative in alternatives.split("|"):
+            match = _DEPENDENCY.match(alternative.strip())
+            if match and match[2] == "=" and _META_OR_KERNEL.fullmatch(match[1]):
+                yield match[1], match[3]
+                break
+
+
+def _unknown(index: Mapping[str, Package], name: str, suite: str) -> str:
+    near = difflib.get_close_matches(name, index, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {_some(index)}"
+    return f"{suite} has no kernel package {name}; {hint}"
+
+
+def _some(index: Iterable[str]) -> str:
+    names = sorted(name for name in index if name.startswith("linux-image-"))
+    names = [name for name in names if not any(variant in name for variant in _VARIANTS)]
+    shown = ", ".join(names[:6]) or "no linux-image packages"
+    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")

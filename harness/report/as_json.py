@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The JSON of a run: the contract that outside scripts rest on. Keys are added, never renamed.
+
+Strings may hold whatever a guest sent. The text is ASCII, control characters escaped; a lone
+surrogate, which no UTF-8 can carry and many parsers refuse, becomes the six characters that
+Python writes for it (``\\udc80``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from harness.results import (
+    Attempt,
+    BootEnd,
+    CheckResult,
+    FamilyResult,
+    Incident,
+    KernelResult,
+    RunResult,
+    Timing,
+)
+
+SCHEMA = 1
+
+
+def to_json(run: RunResult) -> str:
+    """``run`` as one JSON object on indented lines, with a newline at the end."""
+    kernels = [kernel_to_json(kernel) for kernel in run.kernels]
+    whole = {"schema": SCHEMA, "run": _clean(_run(run)), "kernels": kernels}
+    return json.dumps(whole, indent=2, allow_nan=False) + "\n"
+
+
+def kernel_to_json(kernel: KernelResult) -> dict[str, Any]:
+    """One element of ``kernels``: fit for any JSON writer, lone surrogates already replaced."""
+    cleaned: dict[str, Any] = _clean(
+        {
+            "name": kernel.name,
+            "release": kernel.release,
+            "version": kernel.version,
+            "origin": kernel.origin,
+            "image_sha256": kernel.image_sha256,
+            "verdict": kernel.verdict,
+            "reason": kernel.reason,
+            "accel": kernel.accel,
+            "capabilities": kernel.capabilities,
+            "families": {name: _family(result) for name, result in kernel.families.items()},
+            "incidents": [_incident(incident) for incident in kernel.incidents],
+            "attempts": [_attempt(attempt) for attempt in kernel.attempts],
+            "notes": kernel.notes,
+            "timing": _timing(kernel.timing),
+        }
+    )
+    return cleaned
+
+
+def _run(run: RunResult) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "started": run.started,
+        "finished": run.finished,
+        "harness_version": run.harness_version,
+        "host": run.host,
+        "qemu": run.qemu,
+        "virtme_ng": run.virtme_ng,
+        "accel": run.accel,
+        "seed": run.seed,
+        "interrupted": run.interrupted,
+        "directory": run.directory,
+    }
+
+
+def _family(result: FamilyResult) -> dict[str, Any]:
+    return {"verdict": result.verdict, "checks": [_check(check) for check in result.checks]}
+
+
+def _check(check: CheckResult) -> dict[str, Any]:
+    fields = {
+        "id": check.key.id,
+        "phase": check.key.phase,
+        "side": check.key.side,
+        "verdict": check.verdict,
+        "detail": check.detail,
+    }
+    extra = {
+        "payload": check.key.payload,
+        "expected": check.expected,
+        "got": check.got,
+        "raw": check.raw,
+    }
+    return fields | {name: text for name, text in extra.items() if text}
+
+
+def _incident(incident: Incident) -> dict[str, Any]:
+    return {
+        "kind": incident.kind,
+        "title": incident.title,
+        "fingerprint": incident.fingerprint,
+        "check": incident.check,
+        "excerpt": incident.excerpt,
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "end": boot_end_word(attempt.end),
+        "detail": attempt.detail,
+        "accel": attempt.accel,
+        "console": attempt.console,
+        "events": attempt.events,
+        "command": attempt.command,
+        "boot_s": _seconds(attempt.boot_s),
+        "checks_s": _seconds(attempt.checks_s),
+        "total_s": _seconds(attempt.total_s),
+        "errors": attempt.stream.errors,
+    }
+
+
+def _timing(timing: Timing) -> dict[str, float]:
+    return {
+        "prepare_s": _seconds(timing.prepare_s),
+        "boot_s": _seconds(timing.boot_s),
+        "checks_s": _seconds(timing.checks_s),
+        "total_s": _seconds(timing.total_s),
+    }
+
+
+def boot_end_word(end: BootEnd) -> str:
+    """``powered-off`` for POWERED_OFF: the sentence that is its value may be reworded."""
+    return end.name.lower().replace("_", "-")
+
+
+def _seconds(value: float) -> float:
+    return round(value, 3)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    if isinstance(value, Mapping):
+        return {_clean(name): _clean(item) for name, item in value.items()}
+    return value

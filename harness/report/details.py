@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What stands under the table for one kernel: its failures, incidents, boots and notes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from harness.report.failures import Failure, Variant, failures, lost, phrases, place
+from harness.report.terminal import Glyphs, plural, style_of
+from harness.results import Attempt, Incident, KernelResult, KernelVerdict, RunResult
+
+# Of anything beyond these the number is given, and the file that holds the rest.
+MAX_REASON_LINES = 10
+MAX_FAILURES = 10
+MAX_VARIANTS = 2
+MAX_PHRASES = 6
+MAX_RAW_BYTES = 128  # more than a whole mptcp_info
+MAX_INCIDENTS = 5
+MAX_EXCERPT_LINES = 20
+MAX_STREAM_ERRORS = 3
+MAX_NOTES = 10
+
+
+def kernel_details(
+    run: RunResult, kernel: KernelResult, glyphs: Glyphs
+) -> Iterator[RenderableType]:
+    """Nothing for a kernel that passed and has nothing to note."""
+    passed = kernel.verdict is KernelVerdict.PASS
+    if passed and not kernel.notes:
+        return
+    heading = Text(glyphs.safe(kernel.name, 64), style="bold")
+    yield heading.append(": ").append(kernel.verdict, style=style_of(kernel.verdict))
+    if not passed:
+        yield from _block(kernel.reason, MAX_REASON_LINES, 2, glyphs)
+    if not kernel.verdict.as_expected:
+        yield from _failures(run, kernel, glyphs)
+        yield from _lost(kernel, glyphs)
+        yield from _incidents(run, kernel, glyphs)
+        yield from _attempts(run, kernel, glyphs)
+    for note in kernel.notes[:MAX_NOTES]:
+        yield _indented(2, _fields([("note", glyphs.safe(note))]))
+    yield from _more(len(kernel.notes) - MAX_NOTES, "note", 2, _rest(run, kernel), glyphs)
+
+
+def _failures(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
+    found = failures(kernel)
+    for failure in found[:MAX_FAILURES]:
+        yield _failure(failure, _rest(run, kernel), glyphs)
+    yield from _more(len(found) - MAX_FAILURES, "check", 2, _rest(run, kernel), glyphs)
+
+
+def _failure(failure: Failure, rest: str, glyphs: Glyphs) -> RenderableType:
+    title = Text(glyphs.safe(failure.check, 64), style="bold")
+    title.append(": ").append(failure.verdict, style=style_of(failure.verdict))
+    title.append(f" at {failure.places} of {plural(failure.planned, 'place')}", style="not bold")
+    shown = failure.variants[:MAX_VARIANTS]
+    others = failure.places - sum(len(variant.places) for variant in shown)
+    return Group(
+        _indented(2, title),
+        *(_indented(4, _variant(variant, glyphs)) for variant in shown),
+        *_more(others, "place", 4, rest, glyphs),
+    )
+
+
+def _variant(variant: Variant, glyphs: Glyphs) -> Table:
+    where = phrases(variant.places)
+    at = "; ".join(where[:MAX_PHRASES])
+    if len(where) > MAX_PHRASES:
+        at += f"; {glyphs.ellipsis} ({len(variant.places)} places)"
+    return _fields(
+        [
+            ("at", glyphs.safe(at)),
+            ("what", glyphs.safe(variant.first.detail)),
+            ("expected", glyphs.safe(variant.first.expected)),
+            ("got", glyphs.safe(variant.first.got)),
+            ("raw", _raw(variant.first.raw, glyphs)),
+        ]
+    )
+
+
+def _raw(raw: str, glyphs: Glyphs) -> str:
+    """Hexadecimal in groups of four bytes, as the fields of these structures lie."""
+    if not re.fullmatch("(?:[0-9a-fA-F]{2})+", raw):
+        return glyphs.safe(raw)
+    size = len(raw) // 2
+    shown = " ".join(re.findall(".{1,8}", raw[: 2 * MAX_RAW_BYTES]))
+    return f"{shown} {glyphs.ellipsis} ({size} bytes)" if size > MAX_RAW_BYTES else shown
+
+
+def _lost(kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
+    missing = lost(kernel)
+    if not missing:
+        return
+    planned = sum(len(family.checks) for family in kernel.families.values())
+    key = missing[0].key
+    first = glyphs.safe(f"{key.id} at {phrases([place(key)])[0]}")
+    yield _indented(2, Text(f"{len(missing)} of {planned} results never came, the first: {first}"))
+
+
+def _incidents(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
+    consoles = [attempt.console for attempt in kernel.attempts if attempt.console]
+    rest = _path(run, consoles[-1]) if consoles else run.directory
+    for incident in kernel.incidents[:MAX_INCIDENTS]:
+        yield from _incident(incident, rest, glyphs)
+    yield from _more(len(kernel.incidents) - MAX_INCIDENTS, "incident", 2, rest, glyphs)
+
+
+def _incident(incident: Incident, rest: str, glyphs: Glyphs) -> Iterator[RenderableType]:
+    title = Text("  ").append(incident.kind, style="bold red")
+    yield title.append(f": {glyphs.safe(incident.title)}")
+    yield _indented(4, _fields([("during", glyphs.safe(incident.check or ""))]))
+    lines = incident.excerpt.strip("\r\n").split("\n")
+    yield from _block(incident.excerpt, MAX_EXCERPT_LINES, 4, glyphs)
+    yield from _more(len(lines) - MAX_EXCERPT_LINES, "line", 4, rest, glyphs)
+
+
+def _attempts(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
+    for attempt in kernel.attempts:
+        if len(kernel.attempts) > 1:
+            yield _indented(2, Text(_attempt(attempt, glyphs)))
+        errors = attempt.stream.errors
+        for error in errors[:MAX_STREAM_ERRORS]:
+            yield _indented(2, _fields([("stream", glyphs.safe(error))]))
+        events = _path(run, attempt.events)
+        yield from _more(len(errors) - MAX_STREAM_ERRORS, "stream error", 2, events, glyphs)
+        if attempt.console:
+            yield _unwrapped(2, f"console   {glyphs.safe(_path(run, attempt.console), 4096)}")
+
+
+def _attempt(attempt: Attempt, glyphs: Glyphs) -> str:
+    detail = f": {glyphs.safe(attempt.detail)}" if attempt.detail else ""
+    return f"attempt {attempt.number}: {attempt.end.value}{detail}"
+
+
+def _more(
+    count: int, noun: str, indent: int, rest: str, glyphs: Glyphs
+) -> Iterator[RenderableType]:
+    if count > 0:
+        see = f", see {glyphs.safe(rest, 4096)}" if rest else ""
+        yield _unwrapped(indent, f"{glyphs.ellipsis} and {plural(count, f'more {noun}')}{see}")
+
+
+def _rest(run: RunResult, kernel: KernelResult) -> str:
+    """The file with every result of ``kernel``: the events of its last boot."""
+    events = [attempt.events for attempt in kernel.attempts if attempt.events]
+    return _path(run, events[-1]) if events else run.directory
+
+
+def _path(run: RunResult, relative: str) -> str:
+    return str(PurePath(run.directory, relative))
+
+
+def _block(text: str, limit: int, indent: int, glyphs: Glyphs) -> Iterator[RenderableType]:
+    """At most ``limit`` lines of ``text``, each escaped."""
+    for line in text.strip("\r\n").split("\n")[:limit]:
+        if line.strip():
+            yield _indented(indent, Text(glyphs.safe(line.rstrip("\r").expandtabs())))
+
+
+def _fields(rows: Sequence[tuple[str, str]]) -> Table:
+    """Labels and values, without those that are empty."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, min_width=8)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        if value:
+            grid.add_row(label, Text(value))
+    return grid
+
+
+def _indented(indent: int, renderable: RenderableType) -> Padding:
+    return Padding(renderable, (0, 0, 0, indent), expand=False)
+
+
+def _unwrapped(indent: int, text: str) -> Text:
+    """One line even where the terminal is narrower: a path is to be copied."""
+    return Text(" " * indent + text, no_wrap=True, overflow="ignore")

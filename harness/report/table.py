@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The table at the end of a run; :mod:`harness.report.details` says what stands under it.
+
+Everything foreign is escaped, and reaches rich as Text, whose markup is not interpreted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from io import StringIO
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from harness.report.details import kernel_details
+from harness.report.terminal import ASCII, UNICODE, Glyphs, plural, style_of
+from harness.results import CheckVerdict, Family, KernelResult, KernelVerdict, RunResult
+
+#: Narrower than this the verdicts would be cut; a narrower terminal wraps the lines itself.
+MIN_WIDTH = 72
+#: In the order in which one rests on the other; what else a guest reports follows.
+CAPABILITIES = (
+    "mptcp",
+    "ipv6",
+    "mptcp_info",
+    "tcpinfo",
+    "subflow_addrs",
+    "packet_stats",
+    "full_info",
+    "ip_tos",
+)
+#: A guest is not trusted with the number of columns.
+MAX_CAPABILITIES = 16
+
+
+def render(run: RunResult, *, width: int, colour: bool, unicode: bool) -> str:
+    """The table of ``run``, what went wrong in each kernel, and a line that sums it up.
+
+    ``width`` is in columns. ``colour`` writes terminal escapes, ``unicode`` more than ASCII.
+    """
+    glyphs = UNICODE if unicode else ASCII
+    console = _console(max(width, MIN_WIDTH), colour=colour)
+    console.print(Group(*_report(run, glyphs, console)), crop=False)
+    assert isinstance(console.file, StringIO)
+    return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())
+
+
+def _console(width: int, *, colour: bool) -> Console:
+    """One that takes nothing from the environment."""
+    return Console(
+        file=StringIO(),
+        width=width,
+        height=100,  # without it rich ignores the width where TERM is dumb
+        color_system="standard" if colour else None,
+        force_terminal=colour,
+        force_interactive=False,
+        force_jupyter=False,
+        no_color=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _report(run: RunResult, glyphs: Glyphs, console: Console) -> Iterator[RenderableType]:
+    if run.kernels:
+        names = _capability_names(run.kernels)
+        table = _table(run, names, glyphs, gap=2)
+        unbounded = console.options.update_width(1000)
+        if console.measure(table, options=unbounded).maximum > console.width:
+            table = _table(run, names, glyphs, gap=1)
+        yield from _flags(table, names, glyphs, console)
+        yield table
+        yield ""
+    for kernel in run.kernels:
+        details = list(kernel_details(run, kernel, glyphs))
+        if details:
+            yield from details
+            yield ""
+    yield _summary(run, glyphs)
+    yield _setting(run, glyphs)
+
+
+def _capability_names(kernels: Sequence[KernelResult]) -> list[str]:
+    reported = dict.fromkeys(name for kernel in kernels for name in kernel.capabilities)
+    if not reported:
+        return []
+    others = sorted(name for name in reported if name not in CAPABILITIES)
+    return [*CAPABILITIES, *others][:MAX_CAPABILITIES]
+
+
+def _table(run: RunResult, names: Sequence[str], glyphs: Glyphs, *, gap: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    table.add_column("kernel", overflow="fold")
+    table.add_column("release", overflow="fold")
+    table.add_column(_leaders(names, glyphs), no_wrap=True)
+    table.add_column("IPv4", no_wrap=True)
+    table.add_column("IPv6", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("seconds", no_wrap=True, justify="right")
+    for kernel in run.kernels:
+        seconds = kernel.timing.total_s
+        table.add_row(
+            Text(glyphs.safe(kernel.name, 64)),
+            Text(glyphs.safe(kernel.release, 64) or glyphs.unknown),
+            _marks(kernel, names, glyphs),
+            _family(kernel, Family.IPV4, glyphs),
+            _family(kernel, Family.IPV6, glyphs),
+            Text(kernel.verdict, style=style_of(kernel.verdict)),
+            f"{seconds:.1f}" if seconds else glyphs.unknown,
+        )
+    return table
+
+
+def _leaders(names: Sequence[str], glyphs: Glyphs) -> str:
+    return " ".join(glyphs.leader for _ in names)
+
+
+def _flags(
+    table: Table, names: Sequence[str], glyphs: Glyphs, console: Console
+) -> Iterator[RenderableType]:
+    """The capabilities' names in full, each with a leader down to its narrow column."""
+    header = "".join(segment.text for segment in console.render_lines(table, pad=False)[0])
+    indent = cell_len(header.partition(glyphs.leader)[0])
+    for number, name in enumerate(names):
+        leaders = f"{glyphs.leader} " * number
+        yield Text(
+            " " * indent + leaders + glyphs.safe(name, 24),
+            style="bold",
+            no_wrap=True,
+            overflow="ignore",
+        )
+
+
+def _marks(kernel: KernelResult, names: Sequence[str], glyphs: Glyphs) -> Text:
+    failed = {
+        check.key.id
+        for family in kernel.families.values()
+        for check in family.checks
+        if check.verdict.is_bad
+    }
+    marks = []
+    for name in names:
+        present = kernel.capabilities.get(name)
+        if present is None:
+            mark = Text(glyphs.unknown, style="dim")
+        elif f"capability.{name}" in failed:
+            mark = Text(glyphs.yes if present else glyphs.no, style="bold red")
+        else:
+            mark = Text(glyphs.yes, "green") if present else Text(glyphs.no, "dim")
+        marks.append(mark)
+    return Text(" ").join(marks)
+
+
+def _family(kernel: KernelResult, family: Family, glyphs: Glyphs) -> Text:
+    result = kernel.families.get(family)
+    if result is None or result.verdict is CheckVerdict.UNSUPPORTED:
+        return Text(glyphs.unknown, style="dim")
+    return Text(result.verdict, style=style_of(result.verdict))
+
+
+def _summary(run: RunResult, glyphs: Glyphs) -> Text:
+    """``4 kernels: 3 pass, 1 unsupported; all as expected``."""
+    count = len(run.kernels)
+    if not count:
+        return Text("interrupted before any kernel" if run.interrupted else "no kernel was tested")
+    verdicts = Counter(kernel.verdict for kernel in run.kernels)
+    tally = ", ".join(f"{verdicts[v]} {v}" for v in KernelVerdict if verdicts[v])
+    parts = [f"{plural(count, 'kernel')}: {tally}"]
+    untested = [k for k in run.kernels if k.verdict is KernelVerdict.INFRASTRUCTURE]
+    unexpected = [k for k in run.kernels if not k.verdict.as_expected and k not in untested]
+    if unexpected:
+        parts.append(f"not as expected: {_names(unexpected, glyphs)}")
+    if untested:
+        parts.append(f"not tested: {_names(untested, glyphs)}")
+    if run.interrupted:
+        parts.append("interrupted")
+    good = len(parts) == 1
+    if good:
+        parts.append("all as expected" if count > 1 else "as expected")
+    return Text("; ".join(parts), style="bold green" if good else "bold red")
+
+
+def _names(kernels: Sequence[KernelResult], glyphs: Glyphs) -> str:
+    return ", ".join(glyphs.safe(kernel.name, 64) for kernel in kernels)
+
+
+def _setting(run: RunResult, glyphs: Glyphs) -> Text:
+    """How the results came about, and where they lie; not wrapped, so that the path copies."""
+    parts = [run.accel] if run.accel else []
+    parts += [f"QEMU {run.qemu}"] if run.qemu else []
+    parts += [f"virtme-ng {run.virtme_ng}"] if run.virtme_ng else []
+    parts += [f"seed {run.seed}"]
+    parts += [f"results in {run.directory}"] if run.directory else []
+    return Text(glyphs.safe(", ".join(parts), 4096), no_wrap=True, overflow="ignore")

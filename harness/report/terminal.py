@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a terminal may be sent: escaped text, marks it can show, and a stream that may be gone."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.cells import cell_len, set_cell_size
+
+from harness.results import KernelVerdict
+
+
+def printable(text: str, *, unicode: bool = True) -> str:
+    r"""``text`` on one line, with nothing in it that a terminal acts upon.
+
+    Control characters, separators, bidirectional overrides, lone surrogates and unassigned
+    code points become ``\x1b``, ``\u202e`` and so on; without ``unicode`` all beyond ASCII does.
+    """
+    if unicode and text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() and (unicode or char.isascii()) else _escaped(char)
+        for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    # As in Python's own literals, \n and \t among them.
+    return char.encode("unicode_escape").decode("ascii")
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """The marks of a report, and the rule by which foreign text gets into it."""
+
+    unicode: bool
+    yes: str
+    no: str
+    unknown: str
+    leader: str
+    ellipsis: str
+
+    def safe(self, text: str, limit: int = 512) -> str:
+        """``text`` escaped, cut where it is longer than ``limit`` characters."""
+        shown = printable(text[: limit + 1], unicode=self.unicode)
+        return shown if len(shown) <= limit else shown[:limit] + self.ellipsis
+
+    def fit(self, text: str, width: int) -> str:
+        """``text``, already escaped, in at most ``width`` cells."""
+        if cell_len(text) <= width:
+            return text
+        room = width - cell_len(self.ellipsis)
+        return set_cell_size(text, room) + self.ellipsis if room > 0 else set_cell_size(text, width)
+
+
+UNICODE = Glyphs(True, yes="✓", no="✗", unknown="–", leader="│", ellipsis="…")  # noqa: RUF001
+ASCII = Glyphs(False, yes="y", no="n", unknown="-", leader="|", ellipsis="...")
+
+
+def glyphs_for(stream: TextIO) -> Glyphs:
+    """What ``stream``'s encoding can carry."""
+    try:
+        name = codecs.lookup(stream.encoding or "utf-8").name
+    except LookupError:
+        return ASCII
+    return UNICODE if name.startswith("utf") else ASCII
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 kernel``, ``2 kernels``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+_STYLES: dict[str, str] = {
+    KernelVerdict.PASS: "green",
+    KernelVerdict.UNSUPPORTED: "dim",
+    KernelVerdict.WARNING: "yellow",
+    KernelVerdict.INFRASTRUCTURE: "magenta",
+}
+
+
+def style_of(verdict: str) -> str:
+    """The colour of a kernel's or a check's verdict."""
+    return _STYLES.get(verdict, "bold red")
+
+
+class Writer:
+    """Writes to ``stream`` and never raises.
+
+    A run must survive whoever reads its output: a pager that was quit, a terminal that hung up.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._encoding = stream.encoding or "utf-8"
+        self._gone = False
+
+    def write(self, text: str) -> None:
+        if self._gone:
+            return
+        try:
+            self._stream.write(
+                text.encode(self._encoding, "backslashreplace").decode(self._encoding)
+            )
+            self._stream.flush()
+        except BlockingIOError:
+            # QEMU makes a terminal it shares with us non-blocking: one frame is lost, not the next.
+            pass
+        except (OSError, ValueError, LookupError):
+            self._gone = True

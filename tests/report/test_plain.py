@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Progress without a terminal."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
+
+from harness.progress import Progress, Stage
+from harness.report.plain import plain
+from tests.report.streams import Clock, Encoded, Gone
+
+
+def lines_of(*progress: Progress) -> list[str]:
+    """What is printed of ``progress``, each a second after the one before, the first line aside."""
+    clock, stream = Clock(), StringIO()
+    with plain(["debian-6.1"], stream, clock=clock) as listener:
+        for item in progress:
+            clock.now += 1
+            listener(item)
+    return stream.getvalue().splitlines()[1:]
+
+
+def test_run_opens_with_its_kernels() -> None:
+    stream = StringIO()
+    with plain(["debian-6.1", "patched"], stream, clock=Clock()):
+        pass
+    assert stream.getvalue() == "[  0.0s] 2 kernels: debian-6.1, patched\n"
+
+
+def test_life_of_a_kernel() -> None:
+    kernel = "debian-6.1"
+    assert lines_of(
+        Progress(kernel, Stage.QUEUED),
+        Progress(kernel, Stage.PREPARING, "linux-image-amd64 of bookworm"),
+        Progress(kernel, Stage.WAITING),
+        Progress(kernel, Stage.BOOTING),
+        Progress(kernel, Stage.CHECKING, "capability.mptcp", planned=480),
+        Progress(kernel, Stage.CHECKING, "mptcp_info.readable", done=1, planned=480),
+        Progress(kernel, Stage.DONE, "all checks passed", verdict="pass"),
+    ) == [
+        "[  2.0s] debian-6.1: preparing: linux-image-amd64 of bookworm",
+        "[  3.0s] debian-6.1: waiting",
+        "[  4.0s] debian-6.1: booting",
+        "[  5.0s] debian-6.1: checking, 480 results planned",
+        "[  7.0s] debian-6.1: pass: all checks passed",
+    ]
+
+
+def test_each_retry_is_said_with_its_reason() -> None:
+    assert lines_of(
+        Progress("k", Stage.RETRYING, "QEMU died"),
+        Progress("k", Stage.RETRYING, "QEMU died again"),
+    ) == ["[  1.0s] k: retrying: QEMU died", "[  2.0s] k: retrying: QEMU died again"]
+
+
+def test_stage_that_comes_again_is_said_again() -> None:
+    again = [
+        Progress("k", Stage.BOOTING),
+        Progress("k", Stage.RETRYING, "QEMU died"),
+        Progress("k", Stage.BOOTING),
+    ]
+    assert [line[9:] for line in lines_of(*again)] == [
+        "k: booting",
+        "k: retrying: QEMU died",
+        "k: booting",
+    ]
+
+
+def test_kernels_are_followed_apart() -> None:
+    both = [Progress(name, Stage.BOOTING) for name in ("a", "b", "a", "b")]
+    assert [line[9:] for line in lines_of(*both)] == ["a: booting", "b: booting"]
+
+
+def test_what_concerns_the_whole_run_is_always_said() -> None:
+    assert lines_of(*[Progress("", Stage.QUEUED, "KVM does not boot, using TCG")] * 2) == [
+        "[  1.0s] KVM does not boot, using TCG",
+        "[  2.0s] KVM does not boot, using TCG",
+    ]
+
+
+def test_hostile_text_stays_on_its_line() -> None:
+    hostile = "\x1b[2J\n[  9.9s] k: pass\u202e"
+    assert lines_of(Progress("k", Stage.DONE, hostile, verdict="fail")) == [
+        r"[  1.0s] k: fail: \x1b[2J\n[  9.9s] k: pass\u202e"
+    ]
+
+
+def test_ascii_stream_gets_ascii() -> None:
+    stream = Encoded("ascii")
+    with plain(["ké"], stream, clock=Clock()):
+        pass
+    assert stream.written() == b"[  0.0s] 1 kernel: k\\xe9\n"
+
+
+def test_closed_stdout_does_not_end_the_run() -> None:
+    with plain(["k"], Gone(BrokenPipeError()), clock=Clock()) as listener:
+        listener(Progress("k", Stage.BOOTING))
+
+
+def test_lines_of_threads_do_not_mix() -> None:
+    stream = StringIO()
+    names = [f"kernel-{n}" for n in range(200)]
+    with plain([], stream, clock=Clock()) as listener, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: listener(Progress(name, Stage.BOOTING)), names))
+    lines = stream.getvalue().splitlines()[1:]
+    assert sorted(lines) == sorted(f"[  0.0s] {name}: booting" for name in names)
