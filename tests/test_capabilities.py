@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.capabilities import CAPABILITIES, contradictions, expectations, parse_release
@@ -152,6 +152,7 @@ def test_a_declaration_contradicts_itself_when_a_need_is_declared_absent(
     assert contradictions(declared) == found
 
 
+@settings(deadline=None)  # machines that boot kernels are busy
 @given(st.text(), st.booleans())
 def test_any_release_has_expectations_whose_reasons_are_printable(
     release: str, debian: bool

@@ -1,2 +1,75 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where a bootable kernel comes from: one module per source, all ending in a PreparedKernel."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from harness.kernels import deb, image, tree, upstream
+from harness.kernels.cache import Cache
+from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.manifest import DebSource, ImageSource, KernelEntry, TreeSource, UpstreamSource
+
+__all__ = ["Cache", "KernelUnavailable", "PreparedKernel", "expand", "prepare"]
+
+
+def prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> PreparedKernel:
+    """The kernel of ``entry``, ready to boot; ``say`` is told what takes time, a line each.
+
+    Raises KernelUnavailable for all that can go wrong. May be called from several threads.
+    """
+    with _filesystem_errors(entry, cache):
+        match entry.source:
+            case DebSource() as source:
+                return deb.prepare(entry.name, source, cache, say)
+            case ImageSource() as source:
+                return image.prepare(entry.name, source, cache, say)
+            case TreeSource() as source:
+                return tree.prepare(entry.name, source, cache, say)
+            case UpstreamSource() as source:
+                return upstream.prepare(entry.name, source, cache, say)
+
+
+def expand(
+    entry: KernelEntry, cache: Cache, say: Callable[[str], None] = lambda _: None
+) -> tuple[KernelEntry, ...]:
+    """The kernels of a series, oldest first, each named after the series and its package.
+
+    An entry that is no series comes back alone. Raises KernelUnavailable.
+    """
+    source = entry.source
+    if not entry.is_series or not isinstance(source, DebSource):
+        return (entry,)
+    with _filesystem_errors(entry, cache):
+        found = deb.series(source, cache, say)
+    return tuple(
+        replace(
+            entry,
+            name=f"{entry.name}-{_safe(package.name.removeprefix('linux-image-'))}",
+            is_series=False,
+            source=replace(source, package=package.name),
+        )
+        for package in found
+    )
+
+
+@contextlib.contextmanager
+def _filesystem_errors(entry: KernelEntry, cache: Cache) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        hint = f"look at {cache.root} and the directories above it"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = f"make room on the disk of {cache.root}; a kernel needs about 500 MB for a while"
+        raise KernelUnavailable(
+            f"preparing {entry.name} failed: {error.strerror or error}{where}; {hint}"
+        ) from error
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name)

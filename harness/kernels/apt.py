@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,9 @@ from harness.kernels.prepared import KernelUnavailable
 FRESH = 3600
 _RETRY_AFTER = 600
 _UPDATE_TIMEOUT = 600
+# In the state of a suite: its kernel packages, and why the last attempt to read them failed.
+_INDEX = "kernels.json"
+_FAILED = "failed"
 _DOWNLOAD_TIMEOUT = 3600
 
 _KEYRINGS = tuple(
@@ -97,23 +100,22 @@ def index(
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise KernelUnavailable(f"this host has no apt, through which deb: works; {_INSTEAD}")
     state = _state(suite, cache)
-    distilled = state / "kernels.json"
     with cache.lock(_lock_name(suite)) as lock:
-        configured = _configure(state, suite)
-        usable = configured and distilled.exists()
-        if not usable or refresh or not _is_fresh(state):
+        found = _read(state) if _configure(state, suite) else None
+        if found is not None and not refresh and _age(state / _INDEX) < FRESH:
+            return found
+        if found is None or refresh or _age(state / _FAILED) >= _RETRY_AFTER:
+            say(f"reading the package index of {suite}")
             try:
-                say(f"reading the package index of {suite}")
-                _update(state, suite, lock)
+                return _update(state, suite, lock)
             except KernelUnavailable as failure:
-                if not usable:
+                if found is None:
                     raise
-                (state / "failed").touch()
-                when = datetime.fromtimestamp(distilled.stat().st_mtime).astimezone()
-                say(f"using the package index of {suite} from {when:%Y-%m-%d %H:%M}: {failure}")
-        return {
-            name: Package(**fields) for name, fields in json.loads(distilled.read_text()).items()
-        }
+                (state / _FAILED).write_text(str(failure))
+        when = datetime.fromtimestamp((state / _INDEX).stat().st_mtime).astimezone()
+        why = (state / _FAILED).read_text()
+        say(f"using the package index of {suite} from {when:%Y-%m-%d %H:%M}: {why}")
+        return found
 
 
 def download(
@@ -146,14 +148,22 @@ def _lock_name(suite: str) -> str:
     return "apt-" + suite.replace("/", "_")
 
 
-def _is_fresh(state: Path) -> bool:
-    def age(name: str) -> float:
-        try:
-            return time.time() - (state / name).stat().st_mtime
-        except FileNotFoundError:
-            return float("inf")
+def _age(path: Path) -> float:
+    """Seconds since ``path`` was written; infinite if it was not, or by a clock ahead of ours."""
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+    return age if age >= 0 else float("inf")
 
-    return 0 <= age("kernels.json") < FRESH or 0 <= age("failed") < _RETRY_AFTER
+
+def _read(state: Path) -> dict[str, Package] | None:
+    """The distilled index; None if there is none, or a power failure tore it."""
+    try:
+        records = json.loads((state / _INDEX).read_text())
+        return {name: Package(**fields) for name, fields in records.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def _configure(state: Path, suite: str) -> bool:
@@ -191,7 +201,7 @@ def _source_line(suite: str) -> str:
     return f"deb [arch=amd64 signed-by={keyring}] {uri} {suite} main\n"
 
 
-def _update(state: Path, suite: str, lock: int) -> None:
+def _update(state: Path, suite: str, lock: int) -> dict[str, Package]:
     run = _run(state, "apt-get", "-q", "update", timeout=_UPDATE_TIMEOUT, keep=lock)
     if run.returncode != 0:
         mirror_line = (state / "sources.list").read_text().split("] ")[1].split(" ")[0]
@@ -203,13 +213,14 @@ def _update(state: Path, suite: str, lock: int) -> None:
     names = sorted(n for n in names if n.startswith(kinds) and not n.endswith("-dbg"))
     records = _run(state, "apt-cache", "show", "--no-all-versions", *names) if names else None
     packages = _distil(records.stdout if records else "")
-    new = state / "kernels.json.new"
+    new = state / (_INDEX + ".new")
     new.write_text(json.dumps({name: asdict(package) for name, package in packages.items()}))
-    new.replace(state / "kernels.json")
-    (state / "failed").unlink(missing_ok=True)
+    new.replace(state / _INDEX)
+    (state / _FAILED).unlink(missing_ok=True)
+    return packages
 
 
-def _distil(records: str) -> Mapping[str, Package]:
+def _distil(records: str) -> dict[str, Package]:
     return {
         fields["package"]: Package(
             name=fields["package"],

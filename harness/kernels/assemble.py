@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.kernels import modules
 from harness.kernels.cache import Built, Entry
-from harness.kernels.image import Image, Kind, uncompressed
+from harness.kernels.kernel_image import Image, Kind, uncompressed
 from harness.kernels.modules import ModuleSet
 from harness.kernels.prepared import PreparedKernel
 

@@ -30,7 +30,10 @@ class Header:
 
 
 def is_bzimage(data: Data) -> bool:
-    return data[_BOOT_FLAG : _BOOT_FLAG + 2] == b"\x55\xaa" and data[_SIGNATURE:][:4] == b"HdrS"
+    return (
+        data[_BOOT_FLAG : _BOOT_FLAG + 2] == b"\x55\xaa"
+        and data[_SIGNATURE : _SIGNATURE + 4] == b"HdrS"
+    )
 
 
 def header(data: Data) -> Header:

@@ -19,16 +19,17 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import platformdirs
+
+from harness.kernels.prepared import KernelUnavailable
 
 # Part of every key: a change in what a build makes must not meet entries of an older harness.
 FORMAT = 1
@@ -77,7 +78,7 @@ class Cache:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or platformdirs.user_cache_path("mptcp-harness")
+        self.root = (root or platformdirs.user_cache_path("mptcp-harness")).absolute()
         self._opening = threading.Lock()
         self._opened = False
 
@@ -116,9 +117,7 @@ class Cache:
             _lock_file(path).unlink(missing_ok=True)
             alive.close()
 
-    def entry(
-        self, key: str, build: Callable[[Path], Built], say: Callable[[str], None]
-    ) -> Entry:
+    def entry(self, key: str, build: Callable[[Path], Built], say: Callable[[str], None]) -> Entry:
         """The entry ``key``, made by ``build`` (given an empty root to fill) if there is none.
 
         Of several that ask for the same key, one builds and the others wait for it.
@@ -141,7 +140,13 @@ class Cache:
                 if place.exists():
                     place.rename(scratch / "damaged")
                 new.rename(place)
-            return _load(place)
+            try:
+                return _load(place)
+            except Damaged as damage:
+                raise KernelUnavailable(
+                    f"{place} is not what was just written there ({damage}): look at the disk, or "
+                    "use another cache directory"
+                ) from damage
 
     def _open(self) -> None:
         with self._opening:
@@ -157,23 +162,25 @@ class Cache:
         self._remove_abandoned()
 
     def _remove_abandoned(self) -> None:
+        tmp = self.root / "tmp"
         with self.lock("tmp"):
-            for path in (self.root / "tmp").glob("build-*[!.]"):
-                if path.suffix == ".lock":
-                    continue
-                with _lock_file(path).open("a") as file:
+            for name in {path.name.removesuffix(".lock") for path in tmp.iterdir()}:
+                with _lock_file(tmp / name).open("w") as file:
                     try:
                         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
                         continue
-                    shutil.rmtree(path, ignore_errors=True)
-                    _lock_file(path).unlink(missing_ok=True)
+                    shutil.rmtree(tmp / name, ignore_errors=True)
+                    _lock_file(tmp / name).unlink()
 
 
 def digest(value: Any) -> str:
-    """A key's distinctive part: 32 hexadecimal digits over ``value``, which JSON can hold."""
+    """A key's distinctive part: 16 hexadecimal digits over ``value``, which JSON can hold.
+
+    Short, because virtme-ng puts the path of the modules on the kernel's command line.
+    """
     text = json.dumps([FORMAT, value], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
@@ -217,7 +224,7 @@ def _load(place: Path) -> Entry:
         files = record["files"]
         _verify(place, files)
         image_sha256 = files[f"root/{built.image}"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise Damaged(f"{type(error).__name__}: {error}") from error
     return Entry(built, place / "root", image_sha256)
 

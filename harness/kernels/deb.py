@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.kernels import apt, modules, packages
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
-from harness.kernels.image import RELEASE, recognise
+from harness.kernels.kernel_image import RELEASE, recognise
 from harness.kernels.modules import LISTS, Module, ModuleSet
 from harness.kernels.packages import Package
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
@@ -82,7 +82,7 @@ def _prepare(
             say(f"unpacking {kernel.name}")
             return unpack(list(files.values()), root, kernel.name)
 
-    entry = cache.entry(f"deb-{kernel.name}-{digest(identity)}", build, say)
+    entry = cache.entry(f"deb-{kernel.release}-{digest(identity)}", build, say)
     origin = f"{source.suite} {kernel.name} {kernel.version}"
     return prepared(name, entry, origin=origin, version=kernel.version)
 
@@ -131,11 +131,10 @@ def _members(deb: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str,
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
-            with tarfile.open(
-                fileobj=process.stdout, mode="r|", bufsize=_PIPE_BUFFER
-            ) as archive:
+            with tarfile.open(fileobj=process.stdout, mode="r|", bufsize=_PIPE_BUFFER) as archive:
                 for member in archive:
                     if not member.isreg() or not is_wanted(member.name):
                         continue

@@ -1,111 +1,116 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel images: what a file is, and what of it QEMU boots fastest."""
+"""The ``image`` source: a bzImage or vmlinux of the user's own, with or without modules."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from enum import Enum
+import contextlib
+import hashlib
+import mmap
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from harness.kernels import bzimage, elf
-from harness.kernels.prepared import KernelUnavailable
+from harness.kernels import module_files, modules
+from harness.kernels.assemble import assemble, prepared
+from harness.kernels.cache import Built, Cache, digest
+from harness.kernels.elf import Data
+from harness.kernels.kernel_image import recognise
+from harness.kernels.modules import ModuleSet
+from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.manifest import ImageSource
 
-#: A release that can be part of a path.
-RELEASE = r"[0-9A-Za-z][0-9A-Za-z.+~_-]{2,127}"
-
-_BANNER = re.compile(rb"Linux version (\d[^\0\n]{2,500})")
-_ARM64_MAGIC = slice(56, 60)
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"\xfd7zXZ": "xz",
-    b"BZh": "bzip2",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x5d\0\0": "lzma",
-}
-_INSTEAD = "; give an x86-64 bzImage (arch/x86/boot/bzImage, vmlinuz-*) or vmlinux"
+#: Finds the modules of a release, or that there are none.
+FindModules = Callable[[str], ModuleSet]
 
 
-class Kind(Enum):
-    BZIMAGE = "vmlinuz"
-    VMLINUX = "vmlinux"
+def prepare(
+    name: str, source: ImageSource, cache: Cache, say: Callable[[str], None]
+) -> PreparedKernel:
+    """The kernel in ``source.image``.
 
-
-@dataclass(frozen=True)
-class Image:
-    """A complete x86-64 kernel image. ``version`` is what it says of itself behind the release."""
-
-    kind: Kind
-    release: str
-    version: str
-    data: elf.Data
-    payload: slice  # of a bzImage: where the compressed kernel lies
-
-
-def recognise(data: elf.Data, what: str) -> Image:
-    """The image in ``data``; KernelUnavailable, a sentence beginning with ``what``, if it is none.
-
-    Nothing of an image is executed on the host; its bytes are not trusted.
+    Without ``source.modules`` those are taken that virtme-ng would find: beside an image in
+    boot/, in lib/modules/RELEASE or in a built tree.
     """
-    try:
-        if bzimage.is_bzimage(data):
-            header = bzimage.header(data)
-            return _image(Kind.BZIMAGE, header.banner, data, header.payload, what)
-        if data[:4] == elf.MAGIC:
-            return _vmlinux(data, what)
-    except (bzimage.Malformed, elf.Malformed) as error:
-        raise KernelUnavailable(f"{what} cannot be booted: {error}{_INSTEAD}") from error
-    raise KernelUnavailable(f"{what} {_misfit(data)}{_INSTEAD}")
+
+    def find(release: str) -> ModuleSet:
+        if source.modules is not None:
+            return module_files.find(source.modules, release)
+        return _beside(source.image, release)
+
+    return from_file(name, source.image, find, cache, say, sha256=source.sha256)
 
 
-def uncompressed(image: Image) -> elf.Data | None:
-    """The vmlinux that QEMU can boot by PVH, skipping decompression in the guest; or None.
+def from_file(
+    name: str,
+    image: Path,
+    find: FindModules,
+    cache: Cache,
+    say: Callable[[str], None],
+    *,
+    origin: str = "",
+    sha256: str | None = None,
+) -> PreparedKernel:
+    """The kernel in the file ``image`` with the modules that ``find`` gives for its release."""
+    with _snapshot(image, cache) as data:
+        actual = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and actual != sha256:
+            raise KernelUnavailable(
+                f"{image} has the SHA-256 {actual}, the manifest says {sha256}: it is another "
+                "image; correct the one or the other"
+            )
+        recognised = recognise(data, str(image))
+        found = find(recognised.release)
+        modules.check_root_filesystem(found, str(image))
+        identity = [
+            actual,
+            [[module.path, hashlib.sha256(module.data).hexdigest()] for module in found.modules],
+            [[list_, hashlib.sha256(text).hexdigest()] for list_, text in found.lists.items()],
+        ]
 
-    That saves 2.5 s of 6.1's boot under emulation. Raises KernelUnavailable for a damaged one.
-    """
-    if image.kind is Kind.VMLINUX:
-        return image.data
-    try:
-        kernel = bzimage.decompress(image.data, image.payload)
-        if kernel is None:
-            return None
-        elf.check_complete(kernel)
-        return kernel if elf.has_pvh_entry(kernel) and _BANNER.search(kernel) else None
-    except ValueError as error:
-        raise KernelUnavailable(f"the image of {image.release} is damaged: {error}") from error
+        def build(root: Path) -> Built:
+            say(f"unpacking {image}")
+            return assemble(root, recognised, found)
 
-
-def _vmlinux(data: elf.Data, what: str) -> Image:
-    machine = elf.machine(data)
-    if machine != elf.MACHINES[elf.EM_X86_64]:
-        raise elf.Malformed(f"it is an ELF file for {machine}")
-    elf.check_complete(data)
-    found = _BANNER.search(data)
-    if found is None:
-        raise elf.Malformed("it is an ELF file, but not a kernel: it holds no Linux version")
-    if not elf.has_pvh_entry(data):
-        raise elf.Malformed("it was built without CONFIG_PVH, by which QEMU starts a vmlinux")
-    banner = found[1].decode("ascii", "replace")
-    return _image(Kind.VMLINUX, banner, data, slice(0, 0), what)
-
-
-def _image(kind: Kind, banner: str, data: elf.Data, payload: slice, what: str) -> Image:
-    release, _, version = banner.strip().partition(" ")
-    if not re.fullmatch(RELEASE, release):
-        raise KernelUnavailable(f"{what} names no usable release of itself ({release[:64]!r})")
-    return Image(kind, release, version, data, payload)
+        entry = cache.entry(f"image-{recognised.release}-{digest(identity)}", build, say)
+    return prepared(name, entry, origin=origin or str(image))
 
 
-def _misfit(data: elf.Data) -> str:
-    start = data[:4096]
-    if not start:
-        return "is empty"
-    if start[_ARM64_MAGIC] == b"ARM\x64" or start[4:8] == b"zimg":
-        return "is an image for arm64 or another machine than x86-64"
-    for magic, name in _COMPRESSED.items():
-        if start.startswith(magic):
-            return f"is compressed with {name}, but not as an x86-64 kernel is"
-    if start.startswith(b"MZ"):
-        return "starts like a kernel's EFI stub, but is truncated or no Linux kernel"
-    if not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", start):
-        return "is a text file"
-    return "is not a kernel image"
+@contextlib.contextmanager
+def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
+    """The bytes of ``image`` as they are now, from a copy: a build may write to it meanwhile."""
+    if image.is_dir():
+        raise KernelUnavailable(
+            f"{image} is a directory, not a kernel image; give the file in it, or a built kernel "
+            "tree as tree:"
+        )
+    if not image.is_file():
+        kind = "is not a regular file" if image.exists() else "does not exist"
+        raise KernelUnavailable(f"{image} {kind}; give a bzImage or vmlinux")
+    with cache.scratch() as directory:
+        copy = directory / "image"
+        try:
+            source = image.open("rb")
+        except OSError as error:
+            raise KernelUnavailable(
+                f"{image} cannot be read ({error.strerror}); make it readable for this user"
+            ) from error
+        with source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        if copy.stat().st_size == 0:
+            yield b""
+            return
+        with copy.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def _beside(image: Path, release: str) -> ModuleSet:
+    places = [image.parent]
+    if image.parent.name == "boot":
+        places += module_files.installed_below(image.parent.parent, release)
+    for place in places:
+        if place.name == release and place.is_dir():
+            return module_files.of_directory(place)
+    for tree in image.parents[:4]:
+        if module_files.is_tree(tree):
+            return module_files.of_tree(tree)
+    return ModuleSet()

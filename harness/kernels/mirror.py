@@ -107,9 +107,7 @@ def choose(sources: Iterable[Source], suite: str) -> str | None:
         if "main" not in source.components or source.uri.startswith("cdrom:"):
             continue
         ends = r"/debian-security(\.list)?/?" if security else r"/debian(\.list)?/?"
-        rank = 2 * ("debian-archive" in source.signed_by) + bool(
-            re.search(ends + "$", source.uri)
-        )
+        rank = 2 * ("debian-archive" in source.signed_by) + bool(re.search(ends + "$", source.uri))
         if best is None or rank > best[0]:
             best = (rank, source.uri)
     return best[1] if best else None

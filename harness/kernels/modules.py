@@ -102,10 +102,8 @@ def load(path: str, data: bytes) -> Module:
 
 def collect(fetch: Fetch, lists: Mapping[str, bytes]) -> ModuleSet:
     """NEEDED, as far as they exist as modules, with all that they depend on."""
-    known: dict[str, Module] = {}
+    known = {module.name: module for module in fetch(LIKELY)}
     chosen: dict[str, Module] = {}
-    asked = LIKELY
-    known.update((module.name, module) for module in fetch(asked))
     wanted = [name for name in NEEDED if name in known]
     while wanted:
         missing = frozenset(wanted) - known.keys()

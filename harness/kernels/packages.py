@@ -40,6 +40,11 @@ class KernelPackages:
     version: str
     parts: tuple[Package, ...]
 
+    @property
+    def release(self) -> str:
+        """What the name ends in: the release, or the release and ``-unsigned``."""
+        return self.name.split("-", 2)[2]
+
 
 def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackages:
     """The kernel that the package ``name``, which may be a metapackage, leads to.

@@ -15,23 +15,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from harness.capabilities import CAPABILITIES
 from harness.report.details import kernel_details
 from harness.report.terminal import ASCII, UNICODE, Glyphs, plural, style_of
 from harness.results import CheckVerdict, Family, KernelResult, KernelVerdict, RunResult
 
 #: Narrower than this the verdicts would be cut; a narrower terminal wraps the lines itself.
 MIN_WIDTH = 72
-#: In the order in which one rests on the other; what else a guest reports follows.
-CAPABILITIES = (
-    "mptcp",
-    "ipv6",
-    "mptcp_info",
-    "tcpinfo",
-    "subflow_addrs",
-    "packet_stats",
-    "full_info",
-    "ip_tos",
-)
 #: A guest is not trusted with the number of columns.
 MAX_CAPABILITIES = 16
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.manifest import Manifest, ManifestError, load
@@ -55,12 +55,14 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)  # machines that boot kernels are busy
 @given(st.binary(max_size=200))
 @example(b"kernels: \xff")
 def test_any_bytes_give_a_manifest_or_errors(content: bytes) -> None:
     check(content)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 @example('kernels: [{name: "\\ud800"}]')
 @example('"\\UFFFFFFFF"')
@@ -70,6 +72,7 @@ def test_any_pieces_of_yaml_give_a_manifest_or_errors(text: str) -> None:
     check(text.encode())
 
 
+@settings(deadline=None)
 @given(
     mappings(["defaults", "<<"], values),
     st.lists(mappings(PIECES[-29:], values), max_size=3).map(", ".join),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.report.as_json import boot_end_word, kernel_to_json, to_json
@@ -29,6 +29,7 @@ from harness.results import (
     Timing,
 )
 from tests import factories
+from tests.report.support import UNHURRIED
 
 RUN_KEYS = {
     "id": str,
@@ -175,7 +176,7 @@ def assert_kernel(kernel: dict[str, Any]) -> None:
         assert_shape(attempt, ATTEMPT_KEYS)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@UNHURRIED
 @given(RUNS)
 def test_every_run_has_exactly_the_documented_keys(run: RunResult) -> None:
     whole = json.loads(to_json(run))
@@ -187,13 +188,14 @@ def test_every_run_has_exactly_the_documented_keys(run: RunResult) -> None:
         assert_kernel(kernel)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@UNHURRIED
 @given(KERNELS)
 def test_kernel_survives_any_json_writer(kernel: KernelResult) -> None:
     plain = kernel_to_json(kernel)
     assert json.loads(json.dumps(plain, ensure_ascii=False).encode("utf-8")) == plain
 
 
+@UNHURRIED
 @given(TEXT)
 def test_text_of_a_guest_comes_back_as_it_was(text: str) -> None:
     run = factories.run(replace(factories.kernel(), reason=text, families={}))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from harness.report.failures import Place, failures, lost, phrases
 from harness.results import CheckVerdict, Family
 from tests import factories
+from tests.report.support import UNHURRIED
 
 FAIL = CheckVerdict.FAIL
 
@@ -78,6 +79,7 @@ def test_lost_results_are_no_failures() -> None:
     assert (failures(kernel), len(lost(kernel))) == ((), 18)
 
 
+@UNHURRIED
 @given(st.lists(PLACES, min_size=1, unique=True))
 def test_phrases_name_each_place_once(places: list[Place]) -> None:
     named = [place for phrase in phrases(places) for place in spelt_out(phrase)]

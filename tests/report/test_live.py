@@ -15,7 +15,7 @@ from rich.console import Console
 from harness.progress import Progress, Stage
 from harness.report.live import Display, Screen, live
 from harness.report.terminal import ASCII, UNICODE, Glyphs
-from tests.report.streams import Clock, Encoded, Gone
+from tests.report.support import Clock, Encoded, Gone
 
 NAMES = ["debian-5.10", "debian-6.1", "debian-newest"]
 CHECKING = Progress(
@@ -66,16 +66,16 @@ def under_way() -> Scene:
 
 
 def test_frame_of_a_run_under_way() -> None:
-    assert frame(under_way().display) == [
-        "debian-5.10    unsupported         5.5s  no MPTCP",
+    assert frame(under_way().display, 80) == [
+        "debian-5.10    unsupported       5.5s  no MPTCP",
         "debian-6.1     queued",
-        "debian-newest  checking            6.0s  17/480  ipv4 mptcp_info.write_seq_counts_sent_bytes…",
-    ] or frame(under_way().display)
+        "debian-newest  checking          6.0s  17/480  ipv4 mptcp_info.write_seq_counts…",
+    ]
 
 
 def test_kernel_that_was_not_named_gets_a_line() -> None:
     scene = Scene([]).after(0, Progress("found-later", Stage.BOOTING))
-    assert frame(scene.display) == ["found-later  booting             0.0s"]
+    assert frame(scene.display) == ["found-later  booting           0.0s"]
 
 
 def test_time_of_a_kernel_counts_from_its_first_stage_through_retries() -> None:
@@ -85,7 +85,7 @@ def test_time_of_a_kernel_counts_from_its_first_stage_through_retries() -> None:
         .after(3, Progress("k", Stage.RETRYING, "QEMU died"))
         .after(4, Progress("k", Stage.BOOTING))
     )
-    assert frame(scene.display) == ["k  booting             7.0s"]
+    assert frame(scene.display) == ["k  booting           7.0s"]
 
 
 @pytest.mark.parametrize("glyphs", [UNICODE, ASCII])
@@ -108,7 +108,7 @@ def test_more_kernels_than_lines_shows_those_under_way() -> None:
     assert frame(scene.display, height=5) == [
         "k20  queued",
         "k21  queued",
-        "k25  booting             0.0s",
+        "k25  booting           0.0s",
         "… 27 more kernels; 20 of 30 done",
     ]
 
@@ -116,7 +116,7 @@ def test_more_kernels_than_lines_shows_those_under_way() -> None:
 def test_hostile_text_is_escaped() -> None:
     name = "\x1b[2J[red]\n"
     scene = Scene([]).after(0, Progress(name, Stage.DONE, "\u202e\r", verdict="\x9bm"))
-    assert frame(scene.display) == [r"\x1b[2J[red]\n  \x9bm               0.0s  \u202e\r"]
+    assert frame(scene.display) == [r"\x1b[2J[red]\n  \x9bm             0.0s  \u202e\r"]
 
 
 def test_what_concerns_the_whole_run_is_taken_once() -> None:
@@ -184,9 +184,9 @@ def test_closed_stdout_does_not_end_the_run(stream: TextIO) -> None:
 def test_ascii_terminal_gets_ascii() -> None:
     stream = Encoded("ascii")
     with live(["ké"], stream, clock=Clock()) as listener:
-        listener(Progress("ké", Stage.BOOTING, "✓" * 100))
-    assert rb"k\xe9" in stream.written()
-    assert rb"\u2713..." in stream.written() or b"..." in stream.written()
+        listener(Progress("ké", Stage.BOOTING, "x" * 100))
+    last = stream.written().rpartition(rb"k\xe9")[2]
+    assert b"..." in last
 
 
 def test_threads_may_tell_while_another_draws() -> None:

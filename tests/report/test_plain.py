@@ -8,7 +8,7 @@ from io import StringIO
 
 from harness.progress import Progress, Stage
 from harness.report.plain import plain
-from tests.report.streams import Clock, Encoded, Gone
+from tests.report.support import Clock, Encoded, Gone
 
 
 def lines_of(*progress: Progress) -> list[str]:

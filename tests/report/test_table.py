@@ -28,6 +28,7 @@ from harness.results import (
     Timing,
 )
 from tests import factories
+from tests.report.support import UNHURRIED
 
 GOLDEN = Path(__file__).with_name("golden")
 FAIL = CheckVerdict.FAIL
@@ -295,6 +296,7 @@ def test_kernel_without_a_time_shows_a_dash() -> None:
     assert plain(factories.run(kernel)).splitlines()[9].split()[-1] == "–"  # noqa: RUF001
 
 
+@UNHURRIED
 @given(st.text(st.characters(exclude_categories=()), max_size=80), st.booleans())
 def test_any_text_in_any_place_is_rendered(text: str, unicode: bool) -> None:
     result = factories.check(text, FAIL, payload=text, detail=text, expected=text, raw=text)

@@ -8,9 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from harness.report.terminal import ASCII, UNICODE, Writer, glyphs_for, plural, printable, style_of
+from harness.report.terminal import (
+    ASCII,
+    UNICODE,
+    Glyphs,
+    Writer,
+    glyphs_for,
+    plural,
+    printable,
+    style_of,
+)
 from harness.results import CheckVerdict, KernelVerdict
-from tests.report.streams import Encoded, FullOnce, Gone
+from tests.report.support import UNHURRIED, Encoded, FullOnce, Gone
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
@@ -35,16 +44,16 @@ def test_ascii_terminal_gets_ascii() -> None:
     assert printable("é✓", unicode=False) == r"\xe9\u2713"
 
 
+@UNHURRIED
 @given(ANY_TEXT, st.booleans())
 def test_any_text_becomes_printable(text: str, unicode: bool) -> None:
     assert printable(text, unicode=unicode).isprintable()
 
 
+@UNHURRIED
 @given(ANY_TEXT, st.integers(0, 20), st.sampled_from([ASCII, UNICODE]))
-def test_fitted_text_is_never_wider_than_asked(text: str, width: int, glyphs: object) -> None:
-    assert glyphs in (ASCII, UNICODE)
-    chosen = ASCII if glyphs is ASCII else UNICODE
-    assert cell_len(chosen.fit(chosen.safe(text), width)) <= width
+def test_fitted_text_is_never_wider_than_asked(text: str, width: int, glyphs: Glyphs) -> None:
+    assert cell_len(glyphs.fit(glyphs.safe(text), width)) <= width
 
 
 def test_long_text_is_cut_with_a_mark() -> None:

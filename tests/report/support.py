@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Streams and a clock for the displays of a run."""
+"""What the tests of the reports share: streams, a clock, and patience on a slow machine."""
 
 from __future__ import annotations
 
 from io import BytesIO, StringIO, TextIOWrapper
+
+from hypothesis import HealthCheck, settings
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Clock:

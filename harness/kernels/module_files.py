@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Modules that lie in a directory: installed ones, or those of a built tree."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from harness.kernels import modules
+from harness.kernels.modules import LISTS, Module, ModuleSet
+from harness.kernels.prepared import KernelUnavailable
+
+_CONFIG_LINE = re.compile(r"(CONFIG_\w+)=(\S+)")
+# What must be there once .config says =m: a panic for want of it explains nothing.
+_CONFIGURED = {
+    "9p": "CONFIG_9P_FS",
+    "9pnet_virtio": "CONFIG_NET_9P_VIRTIO",
+    "virtio_pci": "CONFIG_VIRTIO_PCI",
+    "virtio_console": "CONFIG_VIRTIO_CONSOLE",
+}
+
+
+def is_tree(directory: Path) -> bool:
+    """Whether ``directory`` is where a kernel was configured or built (also with O=)."""
+    return (directory / ".config").is_file() or (
+        directory / "include" / "config" / "kernel.release"
+    ).is_file()
+
+
+def find(given: Path, release: str) -> ModuleSet:
+    """The modules of ``release`` for a boot, from what a user gave as their directory.
+
+    That is a built tree, a root with lib/modules/RELEASE, or lib/modules/RELEASE itself.
+    """
+    if is_tree(given):
+        return of_tree(given)
+    for place in (*installed_below(given, release), given / release):
+        if place.is_dir():
+            return of_directory(place)
+    if given.name == release or any(given.glob("modules.*")) or (given / "kernel").is_dir():
+        return of_directory(given)
+    others = sorted(
+        place.name for parent in installed_below(given, "") for place in parent.glob("*")
+    )
+    has = f"it has those of {', '.join(others[:5])}" if others else "it has none at all"
+    raise KernelUnavailable(
+        f"{given} holds no modules of {release}: {has}; give a built kernel tree, a directory "
+        f"with lib/modules/{release} in it, or that directory itself"
+    )
+
+
+def installed_below(root: Path, release: str) -> tuple[Path, Path]:
+    """Where the modules of ``release`` are below ``root``, if they are."""
+    return (root / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release)
+
+
+def of_directory(directory: Path) -> ModuleSet:
+    """The modules for a boot in ``directory``, laid out as lib/modules/RELEASE."""
+    paths: dict[str, Path] = {}
+    # No links are followed: "build" and "source" lead to a whole kernel tree.
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            module = modules.module_name(name)
+            if module is not None:
+                paths.setdefault(module, Path(parent, name))
+
+    def fetch(names: frozenset[str]) -> Iterator[Module]:
+        for name in sorted(names & paths.keys()):
+            path = paths[name]
+            yield modules.load(path.relative_to(directory).as_posix(), path.read_bytes())
+
+    return modules.collect(fetch, _lists(directory, LISTS))
+
+
+def of_tree(tree: Path) -> ModuleSet:
+    """The modules for a boot that were built in ``tree``; none where all is built in.
+
+    Raises KernelUnavailable when .config wants modules for the boot that are not there.
+    """
+    order = tree / "modules.order"
+    paths: dict[str, str] = {}
+    for line in order.read_text(errors="replace").splitlines() if order.is_file() else ():
+        # "kernel/fs/9p/9p.ko" up to 6.3, "fs/9p/9p.o" since (commit f65a486821cf)
+        path = line.removeprefix("kernel/").removesuffix(".o").removesuffix(".ko") + ".ko"
+        paths[modules.module_name(path) or path] = path
+
+    def fetch(names: frozenset[str]) -> Iterator[Module]:
+        for name in sorted(names & paths.keys()):
+            file = tree / paths[name]
+            if file.is_file():
+                yield modules.load("kernel/" + paths[name], file.read_bytes())
+
+    # modules.order itself names what was built, which is not how depmod expects it.
+    found = modules.collect(fetch, _lists(tree, LISTS[:2]))
+    config = read_config(tree)
+    built = {module.name for module in found.modules}
+    for name, option in _CONFIGURED.items():
+        if config.get(option) == "m" and name not in built:
+            raise KernelUnavailable(
+                f"{tree} is configured with {option}=m, but the module {name} is not built; "
+                f"build it with: make -C {tree} -j$(nproc) modules"
+            )
+    return found
+
+
+def read_config(tree: Path) -> dict[str, str]:
+    """The options that ``tree/.config`` sets, such as CONFIG_MPTCP, to their text."""
+    config = tree / ".config"
+    text = config.read_text(errors="replace") if config.is_file() else ""
+    return {match[1]: match[2] for match in map(_CONFIG_LINE.fullmatch, text.split("\n")) if match}
+
+
+def _lists(directory: Path, names: tuple[str, ...]) -> Mapping[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The ``upstream`` source: a build of a mainline or stable tag, which virtme-ng downloads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.kernels import module_files, modules
+from harness.kernels.assemble import assemble, prepared
+from harness.kernels.cache import Built, Cache, digest
+from harness.kernels.kernel_image import recognise
+from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.manifest import UpstreamSource
+
+# As virtme-ng recognises one (virtme_ng/run.py); anything else it takes for a file.
+_TAG = re.compile(r"v\d+(\.\d+)*(-rc\d+)?")
+_TIMEOUT = 3600
+
+
+def prepare(
+    name: str, source: UpstreamSource, cache: Cache, say: Callable[[str], None]
+) -> PreparedKernel:
+    """The kernel of ``source.tag``, downloaded once: builds of a tag are not replaced."""
+    tag = source.tag
+    if not _TAG.fullmatch(tag):
+        raise KernelUnavailable(f"{tag!r} is not a tag; give one such as v6.6 or v6.7-rc3")
+
+    def build(root: Path) -> Built:
+        # virtme-ng takes an interrupted download for a complete one: each starts afresh.
+        with cache.scratch() as home:
+            say(f"virtme-ng downloads {tag}")
+            directory = download(tag, home)
+            return unpack(directory, root, tag)
+
+    entry = cache.entry(f"upstream-{tag}-{digest(tag)}", build, say)
+    return prepared(name, entry, origin=f"upstream {tag}")
+
+
+def download(tag: str, home: Path) -> Path:
+    """Let virtme-ng fetch ``tag`` with ``home`` as its home; the directory it unpacked into.
+
+    Raises KernelUnavailable with virtme-ng's own last word for any failure.
+    """
+    program = _virtme_ng()
+    path = os.pathsep.join((str(program.parent), os.environ.get("PATH", os.defpath)))
+    try:
+        run = subprocess.run(
+            [program, "-r", tag, "--dry-run", "-v"],
+            cwd=home,
+            env={**os.environ, "HOME": str(home), "PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KernelUnavailable(
+            f"virtme-ng did not download {tag} within {_TIMEOUT} seconds", transient=True
+        ) from error
+    images = list(home.glob(f".cache/virtme-ng/{tag}/*/boot/vmlinuz*generic"))
+    if run.returncode != 0 or len(images) != 1:
+        raise _failure(tag, run)
+    return images[0].parent.parent
+
+
+def unpack(directory: Path, root: Path, what: str) -> Built:
+    """Fill ``root`` from ``directory``, which holds boot/vmlinuz-* and lib/modules."""
+    image = next((directory / "boot").glob("vmlinuz*"))
+    recognised = recognise(image.read_bytes(), f"the image of {what}")
+    found = module_files.find(directory, recognised.release)
+    modules.check_root_filesystem(found, what)
+    return assemble(root, recognised, found)
+
+
+def _failure(tag: str, run: subprocess.CompletedProcess[str]) -> KernelUnavailable:
+    said = [line.strip() for line in run.stderr.splitlines() if line.strip()]
+    reason = said[-1][:500] if said else f"it ended with status {run.returncode}"
+    if "error: 404" in reason or "could not find kernel packages" in reason:
+        return KernelUnavailable(
+            f"virtme-ng finds no build of {tag} ({reason}); not every tag has one: try another, "
+            "or build the tag and give it as tree:"
+        )
+    offline = re.search("Connection|Timeout|NameResolution|Max retries|Proxy|SSL", reason)
+    hint = "; look at the network and HTTPS_PROXY" if offline else ""
+    return KernelUnavailable(
+        f"virtme-ng could not download {tag}: {reason}{hint}", transient=bool(offline)
+    )
+
+
+def _virtme_ng() -> Path:
+    beside = Path(sys.executable).with_name("vng")
+    found = str(beside) if beside.exists() else shutil.which("vng")
+    if found is None:
+        raise KernelUnavailable("vng was not found; install it with: pip install virtme-ng")
+    return Path(found)
