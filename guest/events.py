@@ -141,15 +141,12 @@ def _value(value: Value) -> str:
     return "[" + ",".join([_value(item) for item in value]) + "]"
 
 
-def _load_escape() -> Callable[[str], str]:
-    try:
-        from _json import encode_basestring_ascii  # CPython's own, without the package around it
-    except ImportError:
-        from json.encoder import encode_basestring_ascii
-    return encode_basestring_ascii  # type: ignore[no-any-return, unused-ignore]
-
-
-_text = _load_escape()
+def _text(text: str) -> str:
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return '"' + text + '"'
+    units = text.encode("utf-16-be", "surrogatepass")
+    codes = [units[i] << 8 | units[i + 1] for i in range(0, len(units), 2)]
+    return '"' + "".join(["\\u%04x" % code for code in codes]) + '"'
 
 
 class Emitter:

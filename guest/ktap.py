@@ -14,13 +14,11 @@ class Ktap:
     """Takes events where an :class:`~guest.events.Emitter` would, and prints them for people.
 
     A capability is a line of its own: skipped where it is absent, failed where it is absent and
-    ``required``. A host without IPv6 fails nothing unless IPv6 was ``asked_for``.
+    ``required``.
     """
 
-    def __init__(self, required: Sequence[str], asked_for: Sequence[str]) -> None:
+    def __init__(self, required: Sequence[str]) -> None:
         self._required = required
-        self._asked_for = asked_for
-        self._absent_families: set[str] = set()
         self._capabilities: list[tuple[bool, str]] = []
         self._plan: list[str] = []
         self._number = 0
@@ -53,11 +51,8 @@ class Ktap:
             self._line(good, description)
 
     def _capability(self, name: str, family: str, present: bool, detail: str) -> None:
-        if name == family and not present:
-            self._absent_families.add(family)
-        excused = family in self._absent_families and family not in self._asked_for
         description = "%s capability.%s" % (family, name)
-        good = present or excused or name not in self._required
+        good = present or name not in self._required
         if detail:
             description += " # SKIP " + detail if good and not present else " (%s)" % detail
         self._capabilities.append((good, description))

@@ -58,12 +58,13 @@ def set_up() -> Iterator[str]:
 
 
 def capabilities(family: int) -> dict[str, Finding]:
-    """All of :data:`NAMES`, and ``ipv6`` when that is the family."""
+    """All of :data:`NAMES`; for IPv6 also ``ipv6``, and nothing else where that is absent."""
     found: dict[str, Finding] = {}
     if family == _socket.AF_INET6:
         found["ipv6"] = _address_family(family)
-    usable = _address_family(family)
-    found["mptcp"] = _mptcp_socket(family) if usable.present else usable
+        if not found["ipv6"].present:
+            return found
+    found["mptcp"] = _mptcp_socket(family)
     if not found["mptcp"].present:
         for name in NAMES[1:]:
             found[name] = Finding(False, "no MPTCP socket")

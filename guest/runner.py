@@ -145,8 +145,9 @@ class Runner:
         selected = self._options.selected
         wanted = [c for c in checks.all_checks() if selected is None or selected(c.id)]
         for family in self._options.families:
-            if not self._capabilities[family]["mptcp"].present:
-                continue  # nothing can be connected; the capability says so
+            mptcp = self._capabilities[family].get("mptcp")
+            if mptcp is None or not mptcp.present:
+                continue  # nothing can be connected; the capabilities say so
             random = Random(self._options.seed)
             contents = {name: random.bytes(self._size(name, random)) for name in SIZES}
             for payload, stops in CONNECTIONS:

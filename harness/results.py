@@ -2,8 +2,7 @@
 """Verdicts and results: pure data, and the rules that join them. No I/O.
 
 Everything here starts from the worst: a check that was planned and not heard of is ``lost``,
-a boot whose stream has no closing event cannot pass. See docs/verdicts.md for the decision
-table that :func:`judge` implements.
+a boot whose stream has no closing event cannot pass. The rules are in :mod:`harness.judge`.
 """
 
 from __future__ import annotations
@@ -141,13 +140,18 @@ class IncidentKind(StrEnum):
 
 @dataclass(frozen=True)
 class Incident:
-    """What the console showed. ``fingerprint`` is the same for the same bug on another boot."""
+    """What the console showed. ``fingerprint`` is the same for the same bug on another boot.
+
+    ``environment`` marks a panic that blames what was booted with, not the kernel: no root, no
+    init.
+    """
 
     kind: IncidentKind
     title: str
     fingerprint: str
     excerpt: str
     check: str | None = None
+    environment: bool = False
 
 
 class BootEnd(Enum):

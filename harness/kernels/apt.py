@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -65,24 +66,16 @@ Acquire::AllowInsecureRepositories "false";
 Acquire::AllowDowngradeToInsecureRepositories "false";
 Acquire::GzipIndexes "true";
 Acquire::Languages "none";
+Acquire::PDiffs "false";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 """
-_TRANSIENT_SIGNS = (
-    "Temporary failure resolving",
-    "Could not resolve",
-    "Could not connect",
-    "Unable to connect",
-    "Connection failed",
-    "Connection timed out",
-    "Network is unreachable",
-    "Hash Sum mismatch",
-    "File has unexpected size",
-    "Undetermined Error",
-    "Could not get lock",
-    " 50",
+_TRANSIENT = re.compile(
+    r"Temporary failure resolving|Could not resolve|Could not connect|Unable to connect"
+    r"|Connection (failed|timed out|reset)|Network is unreachable|\b50[0234]  "
+    r"|Hash Sum mismatch|unexpected size|Could not get lock"
 )
-_SIGNATURE_SIGNS = ("NO_PUBKEY", "is not signed", "EXPKEYSIG", "BADSIG", "REVKEYSIG")
+_BAD_SIGNATURE = re.compile("NO_PUBKEY|is not signed|EXPKEYSIG|BADSIG|REVKEYSIG|Missing key")
 
 
 class Gone(KernelUnavailable):
@@ -212,7 +205,7 @@ def _update(state: Path, suite: str, lock: int) -> dict[str, Package]:
     kinds = ("linux-image-", "linux-binary-", "linux-modules-", "linux-base-")
     names = sorted(n for n in names if n.startswith(kinds) and not n.endswith("-dbg"))
     records = _run(state, "apt-cache", "show", "--no-all-versions", *names) if names else None
-    packages = _distil(records.stdout if records else "")
+    packages = distil(records.stdout if records else "")
     new = state / (_INDEX + ".new")
     new.write_text(json.dumps({name: asdict(package) for name, package in packages.items()}))
     new.replace(state / _INDEX)
@@ -220,7 +213,7 @@ def _update(state: Path, suite: str, lock: int) -> dict[str, Package]:
     return packages
 
 
-def _distil(records: str) -> dict[str, Package]:
+def distil(records: str) -> dict[str, Package]:
     return {
         fields["package"]: Package(
             name=fields["package"],
@@ -265,13 +258,14 @@ def _run(
 def _failure(what: str, run: subprocess.CompletedProcess[str]) -> KernelUnavailable:
     if "No space left" in run.stderr or "enough free space" in run.stderr:
         return KernelUnavailable(f"{what}: the disk is full; {_tail(run)}")
-    if any(sign in run.stderr for sign in _SIGNATURE_SIGNS):
+    if _BAD_SIGNATURE.search(run.stderr):
         return KernelUnavailable(
             f"{what}: its signature does not verify with Debian's archive keys ({_tail(run)}); "
             "update the package debian-archive-keyring"
         )
-    transient = any(sign in run.stderr for sign in _TRANSIENT_SIGNS)
-    return KernelUnavailable(f"{what}: {_tail(run)}", transient=transient)
+    transient = _TRANSIENT.search(run.stderr) is not None
+    hint = "; look at the network and at the proxy of apt" if transient else ""
+    return KernelUnavailable(f"{what}: {_tail(run)}{hint}", transient=transient)
 
 
 def _tail(run: subprocess.CompletedProcess[str]) -> str:

@@ -74,9 +74,9 @@ else:
             except zstandard.ZstdError as error:
                 raise Broken(str(error)) from error
             size += len(part)
+            if size > LIMIT:
+                break
             parts.append(part)
             if stream.eof:
                 return b"".join(parts)
-            if size > LIMIT:
-                break
         raise Broken("the compressed data are truncated or too large")

@@ -26,7 +26,7 @@ _SUITE = re.compile(r"[a-z0-9][A-Za-z0-9.+~/-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 
 _IMAGE = re.compile(rf"(?:\./)?(?:boot/vmlinuz-{RELEASE}|usr/lib/modules/{RELEASE}/vmlinuz)")
-_MODULES = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/{RELEASE}/(?P<path>[A-Za-z0-9_.+/-]+)")
+_MODULES = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/{RELEASE}/(?P<path>{modules.PATH})")
 # No vmlinuz and no module that a boot needs comes near this size, in bytes.
 _MEMBER_LIMIT = 256 << 20
 _PIPE_BUFFER = 1 << 20
@@ -120,7 +120,7 @@ def _is_wanted(path: str, names: frozenset[str]) -> bool:
     place = _MODULES.fullmatch(path)
     if _IMAGE.fullmatch(path):
         return True
-    if place is None or ".." in path:
+    if place is None:
         return False
     return place["path"] in LISTS or modules.module_name(place["path"]) in names
 

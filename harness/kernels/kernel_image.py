@@ -34,6 +34,7 @@ class Kind(Enum):
 class Image:
     """A complete x86-64 kernel image. ``version`` is what it says of itself behind the release."""
 
+    what: str  # for messages: "the image in linux-image-6.1.0-50-amd64", or its path
     kind: Kind
     release: str
     version: str
@@ -49,7 +50,7 @@ def recognise(data: elf.Data, what: str) -> Image:
     try:
         if bzimage.is_bzimage(data):
             header = bzimage.header(data)
-            return _image(Kind.BZIMAGE, header.banner, data, header.payload, what)
+            return _image(what, Kind.BZIMAGE, header.banner, data, header.payload)
         if data[:4] == elf.MAGIC:
             return _vmlinux(data, what)
     except (bzimage.Malformed, elf.Malformed) as error:
@@ -74,7 +75,7 @@ def uncompressed(image: Image) -> elf.Data | None:
         named = banner is not None and banner[1].split(b" ")[0].decode() == image.release
         return kernel if named and elf.has_pvh_entry(kernel) else None
     except ValueError as error:
-        raise KernelUnavailable(f"the image of {image.release} is damaged: {error}") from error
+        raise KernelUnavailable(f"{image.what} is damaged: {error}") from error
 
 
 def _vmlinux(data: elf.Data, what: str) -> Image:
@@ -88,14 +89,14 @@ def _vmlinux(data: elf.Data, what: str) -> Image:
     if not elf.has_pvh_entry(data):
         raise elf.Malformed("it was built without CONFIG_PVH, by which QEMU starts a vmlinux")
     banner = found[1].decode("ascii", "replace")
-    return _image(Kind.VMLINUX, banner, data, slice(0, 0), what)
+    return _image(what, Kind.VMLINUX, banner, data, slice(0, 0))
 
 
-def _image(kind: Kind, banner: str, data: elf.Data, payload: slice, what: str) -> Image:
+def _image(what: str, kind: Kind, banner: str, data: elf.Data, payload: slice) -> Image:
     release, _, version = banner.strip().partition(" ")
     if not re.fullmatch(RELEASE, release):
         raise KernelUnavailable(f"{what} names no usable release of itself ({release[:64]!r})")
-    return Image(kind, release, version, data, payload)
+    return Image(what, kind, release, version, data, payload)
 
 
 def _misfit(data: elf.Data) -> str:

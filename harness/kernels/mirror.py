@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ _ONE_LINE = re.compile(r"\s*deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<rest>[^\s\[]
 
 @dataclass(frozen=True)
 class Source:
-    """One source of packages; ``options`` by name in small letters."""
+    """One source of packages. ``signed_by`` is as it stands there, empty where it does not."""
 
     uri: str
     suite: str
@@ -65,13 +66,11 @@ def parse_list(text: str) -> Iterator[Source]:
         found = _ONE_LINE.fullmatch(line.split("#")[0])
         if found is None:
             continue
-        options = dict(
-            option.lower().split("=", 1)
-            for option in (found["options"] or "").split()
-            if "=" in option
-        )
-        uri, suite, *components = found["rest"].split()
-        yield Source(uri, suite, tuple(components), options.get("signed-by", ""))
+        uri, *rest = found["rest"].split()
+        options = [option.partition("=") for option in (found["options"] or "").split()]
+        signed_by = " ".join(value for name, _, value in options if name.lower() == "signed-by")
+        if rest:
+            yield Source(uri, rest[0], tuple(rest[1:]), signed_by)
 
 
 def configured(config: str) -> list[Source]:
@@ -85,7 +84,9 @@ def configured(config: str) -> list[Source]:
         files += sorted(Path(settings["PARTS"]).iterdir())
     for file in files:
         parse = {".list": parse_list, ".sources": parse_sources}.get(file.suffix)
-        if parse is not None and file.is_file():
+        if parse is None or not file.is_file():
+            continue
+        with contextlib.suppress(PermissionError):  # some hold passwords, and are root's
             found += parse(file.read_text(errors="replace"))
     return found
 

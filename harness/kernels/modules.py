@@ -7,6 +7,7 @@ virtme-ng reads modules only uncompressed or as ``.zst``; Debian's are ``.ko.xz`
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -40,6 +41,10 @@ LIKELY = frozenset(NEEDED) | {
 }
 #: Files beside the modules that depmod and modprobe read.
 LISTS = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
+
+# Where a module may lie below lib/modules/RELEASE: no way leads out, whoever made the package.
+_PART = "[A-Za-z0-9_+-][A-Za-z0-9_.+-]*"
+PATH = rf"{_PART}(?:/{_PART})*"
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 # /usr/sbin is not in the PATH of Debian's ordinary users.
@@ -90,8 +95,8 @@ def module_name(path: str) -> str | None:
 def load(path: str, data: bytes) -> Module:
     """The module in ``data``, decompressed. ``path`` lies below ``lib/modules/RELEASE``."""
     name = module_name(path)
-    if name is None:
-        raise KernelUnavailable(f"{path} is not the name of a kernel module")
+    if name is None or not re.fullmatch(PATH, path):
+        raise KernelUnavailable(f"{path!r} cannot be the path of a kernel module")
     try:
         plain = data if path.endswith(".ko") else compression.decompress(data)
         elf.check_complete(plain)

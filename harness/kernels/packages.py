@@ -16,8 +16,9 @@ from harness.kernels.prepared import KernelUnavailable
 #: shell that depends on them.
 KERNEL_PACKAGE = re.compile(r"linux-(?P<part>image|binary|modules|base)-(?P<release>\d\S*)")
 _META_OR_KERNEL = re.compile(r"linux-(image|binary|modules|base)-\S+")
-# Variants that a pattern must name to get: debug symbols, unsigned twins, no 9p, PREEMPT_RT.
-_VARIANTS = ("-dbg", "-unsigned", "-cloud", "-rt")
+# Variants that a pattern must name to get: debug symbols, unsigned twins, no 9p, PREEMPT_RT,
+# what signatures are made from.
+_VARIANTS = ("-dbg", "-unsigned", "-cloud", "-rt", "-template")
 _DEPENDENCY = re.compile(r"([a-z0-9][a-z0-9.+-]+)(?::\w+)?\s*(?:\(([<>=]+)\s*([^)\s]+)\))?")
 
 

@@ -51,7 +51,8 @@ def download(tag: str, home: Path) -> Path:
     path = os.pathsep.join((str(program.parent), os.environ.get("PATH", os.defpath)))
     try:
         run = subprocess.run(
-            [program, "-r", tag, "--dry-run", "-v"],
+            # Even a dry run starts a virtiofsd, and waits for one that does not work.
+            [program, "-r", tag, "--dry-run", "-v", "--force-9p"],
             cwd=home,
             env={**os.environ, "HOME": str(home), "PATH": path},
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line's grammar, and its help."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.manifest import Accel
+from harness.results import Family
+
+DESCRIPTION = """\
+Does this kernel still do what user space relies on, on MPTCP sockets?
+Boots kernels under virtme-ng, runs socket option checks in them over IPv4 and IPv6, and judges.
+"""
+
+EPILOG = """\
+examples:
+  mptcp-harness matrix                               every kernel of ./kernels.yaml
+  mptcp-harness matrix -k 'debian-6.*' --json r.json some of them, with a record for scripts
+  mptcp-harness check arch/x86/boot/bzImage          one image, modules found beside it
+  mptcp-harness matrix --check 'full_info.*' --family ipv6
+  mptcp-harness doctor                               what this host lacks
+
+exit status: 0 all as expected; 1 a kernel fails, crashes, hangs or warns; 2 wrong arguments or
+manifest; 3 some kernel could not be tested; 130 interrupted.
+"""
+
+MANIFEST_HELP = "the kernels (default: ./kernels.yaml)"
+
+
+def parser(version: str) -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="mptcp-harness",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"%(prog)s {version}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_matrix(commands)
+    _add_check(commands)
+    _add_prepare(commands)
+    _add_list(commands)
+    _add_doctor(commands)
+    return top
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    command.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="where prepared kernels are kept (default: mptcp-harness in XDG_CACHE_HOME)",
+    )
+    return command
+
+
+def _add_matrix(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "matrix", "boot and check every kernel of a manifest")
+    _add_manifest(command)
+    _add_selection(command)
+    _add_run_options(command)
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "check", "boot and check one kernel image")
+    command.add_argument("image", type=Path, help="a bzImage or vmlinux")
+    command.add_argument(
+        "--modules",
+        type=Path,
+        metavar="DIR",
+        help="its modules: a built tree, or a directory with lib/modules (default: found beside it)",
+    )
+    _add_run_options(command)
+
+
+def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "prepare", "fetch and unpack the kernels of a manifest, only")
+    _add_manifest(command)
+    _add_selection(command)
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "list", "show the kernels of a manifest, the checks, or what they need")
+    command.add_argument("what", choices=("kernels", "checks", "capabilities"))
+    _add_manifest(command)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    _command(commands, "doctor", "show what this host lacks, and the command that mends it")
+
+
+def _add_manifest(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "manifest", type=Path, nargs="?", default=Path("kernels.yaml"), help=MANIFEST_HELP
+    )
+
+
+def _add_selection(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-k",
+        dest="kernels",
+        metavar="PATTERN",
+        help="only kernels whose names match, such as 'debian-6.*,patched'; a series, or kernels "
+        "of one (trixie-6.12-*), only when named here",
+    )
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-j",
+        dest="jobs",
+        type=_number(1, 1024),
+        metavar="N",
+        help="VMs at a time (default: as many as processors and free memory allow)",
+    )
+    command.add_argument(
+        "--accel",
+        type=Accel,
+        choices=list(Accel),
+        help="over the manifest's; auto tries whether KVM boots a kernel, and says so",
+    )
+    command.add_argument(
+        "--family", type=Family, choices=list(Family), help="one address family (default: both)"
+    )
+    command.add_argument(
+        "--check", metavar="PATTERN", help="only these checks, such as 'mptcp_info.*'"
+    )
+    command.add_argument(
+        "--seed",
+        type=_number(0, (1 << 63) - 1),
+        metavar="N",
+        help="what payloads derive from; printed and recorded, so that a run can be repeated",
+    )
+    command.add_argument(
+        "--payload",
+        type=_number(1, 1 << 24),
+        metavar="BYTES",
+        help="one size instead of a byte, a segment and a stream",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="consoles, events and results go there (default: a new directory in XDG_STATE_HOME)",
+    )
+
+
+class _number:  # noqa: N801: argparse shows the name of a converter in its errors
+    """An integer from ``least`` to ``most``."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least = least
+        self._most = most
+
+    def __call__(self, text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or not self._least <= number <= self._most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number from {self._least} to {self._most}"
+            )
+        return number

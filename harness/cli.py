@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line: arguments in, exit status out. The only place that prints or exits."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from guest import checks as guest_checks
+from harness import __version__, arguments, host, kernels, manifest, matrix, session
+from harness.capabilities import CAPABILITIES
+from harness.kernels import Cache, KernelUnavailable
+from harness.manifest import KernelEntry, ManifestError
+from harness.progress import Listener
+from harness.report import as_json, live, plain, table, terminal
+from harness.results import (
+    EXIT_INFRASTRUCTURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    Family,
+    RunResult,
+    exit_status,
+)
+
+
+class UsageError(Exception):
+    """Arguments or a manifest that cannot be worked with; exits with 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status (docs: README, "Exit status")."""
+    given = arguments.parser(__version__).parse_args(argv)
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "matrix": run_matrix,
+        "check": run_check,
+        "prepare": run_prepare,
+        "list": run_list,
+        "doctor": run_doctor,
+    }
+    try:
+        return commands[given.command](given)
+    except (UsageError, ManifestError) as error:
+        complain(str(error))
+        return EXIT_USAGE
+    except (session.SessionUnavailable, KernelUnavailable) as error:
+        complain(str(error))
+        return EXIT_INFRASTRUCTURE
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`): nothing is left to be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INTERRUPTED
+
+
+def run_matrix(given: argparse.Namespace) -> int:
+    """Test the manifest's kernels."""
+    cache = Cache(given.cache)
+    entries = manifest.load(given.manifest).entries
+    chosen = matrix.select(entries, given.kernels, lambda entry: kernels.expand(entry, cache))
+    if not chosen:
+        names = ", ".join(entry.name for entry in entries)
+        asked = f"no kernel matches {given.kernels!r}" if given.kernels else "no kernel but series"
+        raise UsageError(f"{given.manifest}: {asked}; it has {names}")
+    return _test(chosen, given, cache)
+
+
+def run_check(given: argparse.Namespace) -> int:
+    """Test one image."""
+    entry = manifest.for_image(given.image, given.modules)
+    return _test([entry], given, Cache(given.cache))
+
+
+def _test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> int:
+    wishes = session.Wishes(
+        families=(given.family,) if given.family else tuple(Family),
+        checks=_matching_checks(given.check),
+        payload=given.payload,
+        seed=given.seed,
+        jobs=given.jobs,
+        accel=given.accel,
+        output=given.output,
+    )
+    _check_writable(given.json)
+    names = [entry.name for entry in entries]
+    with _stopping() as stop, _listener(names) as listener:
+        run = session.run(entries, wishes, cache, listener, stop)
+    _report(run, given.json)
+    return exit_status(run)
+
+
+def _report(run: RunResult, json_file: Path | None) -> None:
+    if json_file is not None:
+        session.write_atomically(json_file, as_json.to_json(run))
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+    glyphs = terminal.glyphs_for(sys.stdout)
+    text = table.render(
+        run, width=width, colour=_colourful(), unicode=glyphs.unicode
+    )
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def run_prepare(given: argparse.Namespace) -> int:
+    """Fetch and unpack only."""
+    cache = Cache(given.cache)
+    entries = manifest.load(given.manifest).entries
+    chosen = matrix.select(entries, given.kernels, lambda entry: kernels.expand(entry, cache))
+    failed = False
+    for entry in chosen:
+        try:
+            ready = kernels.prepare(entry, cache, lambda text, e=entry: print(f"{e.name}: {text}"))  # type: ignore[misc]
+        except KernelUnavailable as error:
+            complain(f"{entry.name}: {error}")
+            failed = True
+        else:
+            print(f"{entry.name}: {ready.release} ready in {ready.root}", flush=True)
+    return EXIT_INFRASTRUCTURE if failed else EXIT_OK
+
+
+def run_list(given: argparse.Namespace) -> int:
+    """Show kernels, checks or capabilities."""
+    {"kernels": _list_kernels, "checks": _list_checks, "capabilities": _list_capabilities}[
+        given.what
+    ](given)
+    return EXIT_OK
+
+
+def _list_kernels(given: argparse.Namespace) -> None:
+    for entry in manifest.load(given.manifest).entries:
+        kind = "series" if entry.is_series else "kernel"
+        print(f"{entry.name:24} {kind}  {entry.source}")
+
+
+def _list_checks(_: argparse.Namespace) -> None:
+    for check in guest_checks.all_checks():
+        print(check.id)
+        print(f"    {check.summary}")
+        print(f"    needs {', '.join(check.needs)}; at {', '.join(check.phases)}; "
+              f"on {', '.join(check.sides)}; with {', '.join(check.payloads)}")
+        print(f"    covers {check.covers}")
+
+
+def _list_capabilities(_: argparse.Namespace) -> None:
+    for spec in CAPABILITIES.values():
+        since = f"mainline {spec.since[0]}.{spec.since[1]}" if spec.since else "always"
+        print(f"{spec.name:14} {since:14} {spec.meaning}")
+
+
+def run_doctor(given: argparse.Namespace) -> int:
+    """Say what this host lacks, and the command that mends it."""
+    findings = host.doctor(Cache(given.cache).root)
+    for finding in findings:
+        what = " ".join(word for word in (finding.found, finding.version) if word)
+        print(f"{finding.standing:8} {finding.subject:22} {terminal.printable(what)}")
+        if finding.remedy:
+            print(f"{'':31} {terminal.printable(finding.remedy)}")
+    lacking = any(finding.standing is host.Standing.MISSING for finding in findings)
+    return EXIT_INFRASTRUCTURE if lacking else EXIT_OK
+
+
+def _matching_checks(pattern: str | None) -> tuple[str, ...]:
+    if pattern is None:
+        return ()
+    known = [check.id for check in guest_checks.all_checks()]
+    found = [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in pattern.split(","))]
+    if not found:
+        raise UsageError(
+            f"--check {pattern!r} matches no check; `mptcp-harness list checks` shows them"
+        )
+    return tuple(found)
+
+
+def _check_writable(path: Path | None) -> None:
+    """Better now than after ten minutes of booting."""
+    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--json {path}: its directory does not exist or is not writable")
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second ends the program."""
+    stop = threading.Event()
+    previous = {}
+
+    def on_signal(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _listener(names: Sequence[str]) -> contextlib.AbstractContextManager[Listener]:
+    lively = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return (live.live if lively else plain.plain)(names, sys.stdout)
+
+
+def _colourful() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def complain(text: str) -> None:
+    """One message on standard error, with nothing in it that a terminal would obey."""
+    for line in text.splitlines():
+        print(terminal.printable(line), file=sys.stderr, flush=True)

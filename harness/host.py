@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the host must have, and how it gets there. Standard library only: noxfile.py imports this
+before any dependency is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+#: Not in the PATH of Debian's ordinary users.
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+#: Not empty where dpkg manages the system; apt alone is also packaged for Fedora and others.
+DPKG_STATUS = Path("/var/lib/dpkg/status")
+KVM = Path("/dev/kvm")
+MPTCP_ENABLED = Path("/proc/sys/net/mptcp/enabled")
+MEMINFO = Path("/proc/meminfo")
+
+# apt-get waits for another one of the system, such as unattended-upgrades, at most so long.
+_APT_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
+_WAIT_FOR_LOCK = ("-o", "DPkg::Lock::Timeout=120")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+# Enough for one VM of 512 MiB, and for the largest kernel package unpacked.
+_ENOUGH_MEMORY_MIB = 768
+_ENOUGH_DISK_MIB = 2048
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program of the host: any one of ``programs`` serves.
+
+    ``minimum`` is the oldest version with which the harness is known to work.
+    """
+
+    name: str
+    programs: tuple[str, ...]
+    purpose: str
+    debian: str  # the package that has it, in Debian and its descendants
+    elsewhere: str  # in Fedora and Arch
+    statically_linked: bool = False
+    minimum: tuple[int, ...] = ()
+
+
+#: Without these no kernel can be booted.
+TOOLS = (
+    Tool(
+        "qemu-system-x86_64",
+        ("qemu-system-x86_64",),
+        "runs the VMs",
+        debian="qemu-system-x86",
+        elsewhere="qemu-system-x86",
+        minimum=(6, 0),
+    ),
+    Tool("depmod", ("depmod",), "indexes a kernel's modules", "kmod", "kmod"),
+    Tool("modprobe", ("modprobe",), "finds the modules of the initramfs", "kmod", "kmod"),
+    Tool(
+        "busybox (statically linked)",
+        ("busybox-static", "busybox.static", "busybox"),  # the order in which virtme-ng looks
+        "is the user space of the initramfs",
+        debian="busybox-static",
+        elsewhere="busybox",
+        statically_linked=True,
+    ),
+    Tool("ldd", ("ldd",), "finds the libraries of the guest's Python", "libc-bin", "glibc"),
+)
+#: Without these `deb:` kernels cannot be fetched; all others can be booted.
+DEB_TOOLS = (
+    Tool("apt-get", ("apt-get",), "fetches deb: kernels", "apt", "apt"),
+    Tool("apt-cache", ("apt-cache",), "finds deb: kernels", "apt", "apt"),
+    Tool("dpkg-deb", ("dpkg-deb",), "unpacks deb: kernels", "dpkg", "dpkg"),
+)
+
+
+class ToolsMissing(Exception):
+    """The host lacks ``tools``; the text ends in the command that installs them."""
+
+    def __init__(self, tools: Sequence[Tool], why: str = "") -> None:
+        self.tools = tuple(tools)
+        lacking = ", ".join(tool.name for tool in tools)
+        because = f" ({why})" if why else ""
+        super().__init__(f"this host lacks {lacking}{because}; {_remedy(tools)}")
+
+
+class Standing(StrEnum):
+    OK = "ok"
+    LIMITED = "limited"  # kernels can be tested, but slower, or not every kind of them
+    MISSING = "missing"  # no kernel can be tested
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of :func:`doctor`: ``found`` is where or what, ``remedy`` empty if all is well."""
+
+    subject: str
+    standing: Standing
+    found: str
+    version: str = ""
+    remedy: str = ""
+
+
+def find(program: str) -> Path | None:
+    """Where ``program`` lies: in PATH, or in a directory for the system's administration."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
+    found = shutil.which(program, path=path)
+    return Path(found) if found else None
+
+
+def locate(tool: Tool) -> Path | None:
+    """The program that shows ``tool``, or None."""
+    for program in tool.programs:
+        path = find(program)
+        if path and (not tool.statically_linked or _is_static(path)):
+            return path
+    return None
+
+
+def find_static_busybox() -> Path | None:
+    """A busybox that runs in an initramfs, where there are no libraries."""
+    return locate(next(tool for tool in TOOLS if tool.statically_linked))
+
+
+def missing() -> tuple[Tool, ...]:
+    """The tools without which no kernel can be booted, and which this host lacks."""
+    return tuple(tool for tool in TOOLS if locate(tool) is None)
+
+
+def install_command(tools: Iterable[Tool]) -> list[str] | None:
+    """The command by which this user installs ``tools``; None where apt does not manage the system.
+
+    For a person: it may ask for a password.
+    """
+    if not _has_apt():
+        return None
+    command = [*_APT_INSTALL, *_packages(tools)]
+    if os.geteuid() == 0:
+        return command
+    return ["sudo", *command] if find("sudo") else ["su", "-l", "-c", shlex.join(command)]
+
+
+def install(tools: Sequence[Tool], say: Callable[[str], None]) -> None:
+    """Install ``tools`` with apt, as root or through sudo, asking nothing.
+
+    Raises :class:`ToolsMissing` where that is not possible, or fails.
+    """
+    if not tools:
+        return
+    privilege = _privilege()
+    if privilege is None or not _has_apt():
+        raise ToolsMissing(tools)
+    packages = _packages(tools)
+    say(f"installing {' '.join(packages)} with apt-get")
+    command = [*privilege, *_APT_INSTALL, *_WAIT_FOR_LOCK, *packages]
+    run = _run(command, timeout=None)
+    why = ""
+    if run.returncode != 0:
+        say("that failed; reading apt's package lists, which may be empty or old, and trying again")
+        update = _run([*privilege, "apt-get", "update"], timeout=None)
+        run = _run(command, timeout=None)
+        why = "; ".join(_complaint(each) for each in (update, run) if each.returncode != 0)
+    absent = [tool for tool in tools if locate(tool) is None]
+    if absent:
+        raise ToolsMissing(absent, why or "apt-get installed the packages, and they lack it")
+
+
+def apt_environment() -> dict[str, str]:
+    """The environment for an apt that asks nothing and answers in English.
+
+    apt knows the variables of proxies only in small letters, and dpkg insists on /sbin in PATH.
+    """
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    environment["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
+    for name in _PROXIES:
+        value = os.environ.get(name, os.environ.get(name.upper()))
+        if value is not None:
+            environment[name] = value
+    return environment
+
+
+def doctor(cache: Path) -> tuple[Finding, ...]:
+    """What this host has and lacks for testing kernels. ``cache`` is where kernels are kept."""
+    return (
+        *(_examine(tool, Standing.MISSING) for tool in TOOLS),
+        *(_examine(tool, Standing.LIMITED) for tool in DEB_TOOLS),
+        _machine(),
+        _kvm(),
+        _cpus(),
+        _memory(),
+        _disk(cache),
+        _own_mptcp(),
+    )
+
+
+def _examine(tool: Tool, when_absent: Standing) -> Finding:
+    path = locate(tool)
+    if path is None:
+        return Finding(tool.name, when_absent, f"not found; it {tool.purpose}", "", _remedy([tool]))
+    try:
+        run = _run([str(path), *([] if tool.statically_linked else ["--version"])])
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding(tool.name, when_absent, f"{path} does not run: {error}", "", _remedy([tool]))
+    number = re.search(r"\d+(?:\.\d+)*", run.stdout)
+    if run.returncode != 0 or number is None:
+        what = f"{path} does not say its version: {_complaint(run)}"
+        return Finding(tool.name, when_absent, what, "", _remedy([tool]))
+    version = number[0]
+    if tuple(map(int, version.split("."))) < tool.minimum:
+        needed = ".".join(map(str, tool.minimum))
+        remedy = f"install version {needed} or later; older ones are not known to work"
+        return Finding(tool.name, Standing.LIMITED, str(path), version, remedy)
+    return Finding(tool.name, Standing.OK, str(path), version)
+
+
+def _machine() -> Finding:
+    machine = os.uname().machine
+    if machine == "x86_64":
+        return Finding("processor", Standing.OK, machine)
+    # The guest runs the host's own Python.
+    remedy = "run this on x86-64: kernels for other machines cannot be tested yet"
+    return Finding("processor", Standing.MISSING, machine, "", remedy)
+
+
+def _kvm() -> Finding:
+    def slow(found: str, remedy: str) -> Finding:
+        return Finding(str(KVM), Standing.LIMITED, f"{found}; kernels are emulated", "", remedy)
+
+    try:
+        os.close(os.open(KVM, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return slow("absent", "load kvm_intel or kvm_amd; in a VM, turn nested virtualisation on")
+    except PermissionError:
+        remedy = "sudo usermod -aG kvm $USER, then log in again"
+        return slow("not permitted for this user", remedy)
+    except OSError as error:
+        return slow(f"does not open ({error.strerror})", "look at `dmesg | grep -i kvm`")
+    return Finding(str(KVM), Standing.OK, "opens; whether a kernel boots under it is tried out")
+
+
+def _cpus() -> Finding:
+    return Finding("CPUs", Standing.OK, f"{len(os.sched_getaffinity(0))} usable")
+
+
+def _memory() -> Finding:
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
+    if found is None:
+        return Finding("memory", Standing.LIMITED, f"{MEMINFO} does not say how much is available")
+    remedy = "end other programs, or give the kernels less (memory: in kernels.yaml)"
+    return _amount("memory", int(found[1]) // 1024, "available", _ENOUGH_MEMORY_MIB, remedy)
+
+
+def _disk(cache: Path) -> Finding:
+    existing = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free // (1 << 20)
+    remedy = "make room there, or set XDG_CACHE_HOME to a directory on another disk"
+    return _amount("disk", free, f"free for {cache}", _ENOUGH_DISK_MIB, remedy)
+
+
+def _amount(subject: str, mib: int, what: str, enough: int, remedy: str) -> Finding:
+    if mib >= enough:
+        return Finding(subject, Standing.OK, f"{mib} MiB {what}")
+    found = f"{mib} MiB {what}, {enough} wanted"
+    return Finding(subject, Standing.LIMITED, found, "", remedy)
+
+
+def _own_mptcp() -> Finding:
+    subject = "MPTCP of this kernel"
+    purpose = "needed only to run the checker without a VM"
+    try:
+        enabled = MPTCP_ENABLED.read_text().strip() != "0"
+    except OSError:
+        remedy = "none is needed for the matrix; a kernel with CONFIG_MPTCP for `python3 guest`"
+        return Finding(subject, Standing.LIMITED, f"not there; {purpose}", "", remedy)
+    if not enabled:
+        remedy = "sudo sysctl net.mptcp.enabled=1"
+        return Finding(subject, Standing.LIMITED, f"turned off; {purpose}", "", remedy)
+    return Finding(subject, Standing.OK, f"turned on; {purpose}")
+
+
+def _is_static(program: Path) -> bool:
+    """Whether ``program`` is for x86-64 and asks for no loader (elf(5): no PT_INTERP)."""
+    load, interpreter, x86_64 = 1, 3, 62
+    try:
+        with program.open("rb") as file:
+            header = file.read(64)
+            if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+                return False
+            (machine,) = struct.unpack_from("<H", header, 18)
+            (offset,) = struct.unpack_from("<Q", header, 32)
+            size, count = struct.unpack_from("<HH", header, 54)
+            file.seek(offset)
+            table = file.read(size * count)
+    except (OSError, OverflowError):
+        return False
+    if machine != x86_64 or size < 4 or len(table) < size * count:
+        return False
+    kinds = {struct.unpack_from("<I", table, index * size)[0] for index in range(count)}
+    return load in kinds and interpreter not in kinds
+
+
+def _has_apt() -> bool:
+    try:
+        return find("apt-get") is not None and DPKG_STATUS.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _packages(tools: Iterable[Tool]) -> list[str]:
+    return list(dict.fromkeys(tool.debian for tool in tools))
+
+
+def _remedy(tools: Sequence[Tool]) -> str:
+    command = install_command(tools)
+    if command is not None:
+        return f"install what is missing with: {shlex.join(command)}"
+    packages = " ".join(dict.fromkeys(tool.elsewhere for tool in tools))
+    return (
+        f"install what Debian calls {' '.join(_packages(tools))} with this system's package "
+        f"manager; on Fedora: sudo dnf install {packages}; on Arch: sudo pacman -S {packages}"
+    )
+
+
+def _privilege() -> list[str] | None:
+    """What stands before a command that installs; None where that would ask for a password."""
+    if os.geteuid() == 0:
+        return []
+    sudo = find("sudo")
+    if sudo is None:
+        return None
+    try:
+        if _run([str(sudo), "-n", "true"]).returncode != 0:
+            return None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # By name: values on the command line would put a proxy's password into the system's log.
+    kept = [name for name in ("DEBIAN_FRONTEND", "LC_ALL", *_PROXIES) if name in apt_environment()]
+    return [str(sudo), "-n", f"--preserve-env={','.join(kept)}"]
+
+
+def _run(command: Sequence[str], timeout: float | None = 30) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=apt_environment(),
+        timeout=timeout,
+    )
+
+
+def _complaint(run: subprocess.CompletedProcess[str]) -> str:
+    """The last line that says what went wrong, without its full stop."""
+    lines = [line.strip() for line in (run.stderr + run.stdout).splitlines() if line.strip()]
+    errors = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")]
+    said = (errors or lines[:1] or [f"exit status {run.returncode}"])[-1]
+    return said.rstrip(".")

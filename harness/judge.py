@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From what was seen to a verdict: the decision table of docs/verdicts.md. Pure, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from harness.results import (
+    Attempt,
+    BootEnd,
+    Capability,
+    CheckKey,
+    CheckResult,
+    CheckVerdict,
+    Expectation,
+    Family,
+    FamilyResult,
+    Incident,
+    KernelVerdict,
+    worst,
+)
+
+HANGS = (BootEnd.SILENCE_DEADLINE, BootEnd.POWER_OFF_DEADLINE)
+
+
+def families(
+    attempt: Attempt, wanted: Sequence[Family], expected: Mapping[str, Expectation]
+) -> dict[Family, FamilyResult]:
+    """Each family's checks, those of its capabilities first, and the worst of them."""
+    judged = {}
+    for family in wanted:
+        found = {c.name: c for c in attempt.stream.capabilities if c.family == family}
+        checks = [
+            *capability_checks(family, found, expected),
+            *(result for result in attempt.stream.results if result.key.family == family),
+        ]
+        judged[family] = FamilyResult(worst(check.verdict for check in checks), tuple(checks))
+    return judged
+
+
+def capability_checks(
+    family: Family, found: Mapping[str, Capability], expected: Mapping[str, Expectation]
+) -> Iterable[CheckResult]:
+    """One ``capability.NAME`` for each capability that was asked about.
+
+    Absent and expected fails; present where the manifest says in so many words that it is
+    absent fails too. A backport, present where the version does not promise it, passes.
+    """
+    for name, capability in found.items():
+        key = CheckKey(family, f"capability.{name}", "", "", "")
+        expectation = expected.get(name)
+        if capability.present:
+            if expectation is not None and expectation.strict and not expectation.present:
+                yield CheckResult(
+                    key,
+                    CheckVerdict.FAIL,
+                    f"{name} is expected to be absent ({expectation.why}), but the kernel has it",
+                    expected="absent",
+                    got="present" + (f": {capability.detail}" if capability.detail else ""),
+                )
+            else:
+                yield CheckResult(key, CheckVerdict.PASS, capability.detail)
+        elif expectation is not None and expectation.present:
+            yield CheckResult(
+                key,
+                CheckVerdict.FAIL,
+                f"{name} is expected ({expectation.why}), "
+                f"but the kernel lacks it: {capability.detail}",
+                expected="present",
+                got=f"absent: {capability.detail}",
+            )
+        else:
+            yield CheckResult(key, CheckVerdict.UNSUPPORTED, capability.detail)
+
+
+def kernel(
+    attempt: Attempt, judged: Mapping[Family, FamilyResult]
+) -> tuple[KernelVerdict, str]:
+    """The verdict on the kernel that ``attempt`` booted, and the reason in a sentence.
+
+    Rows are tried from the top; the first that applies decides. Only the last two are good,
+    and they need the closing event, a VM that powered itself off, and a quiet console.
+    """
+    for rule in (_crash, _launch, _boot, _hang, _stream, _checks, _log):
+        decided = rule(attempt, judged)
+        if decided is not None:
+            return decided
+    if all(result.verdict is CheckVerdict.UNSUPPORTED for result in judged.values()):
+        return KernelVerdict.UNSUPPORTED, "no MPTCP, and none was expected"
+    return KernelVerdict.PASS, ""
+
+
+_Decision = tuple[KernelVerdict, str] | None
+_Judged = Mapping[Family, FamilyResult]
+
+
+def _launch(attempt: Attempt, _: _Judged) -> _Decision:
+    """QEMU itself failed, or was stopped: nothing was learned."""
+    infrastructure = KernelVerdict.INFRASTRUCTURE
+    if attempt.end is BootEnd.INTERRUPTED:
+        return infrastructure, "interrupted"
+    if attempt.end in (BootEnd.LAUNCH_FAILED, BootEnd.VMM_DIED):
+        return infrastructure, f"{attempt.end.value}: {attempt.detail}"
+    return None
+
+
+def _crash(attempt: Attempt, _: _Judged) -> _Decision:
+    for incident in attempt.incidents:
+        if incident.kind.is_crash and not incident.environment:
+            during = f", while {incident.check} ran" if incident.check else ""
+            return KernelVerdict.CRASH, f"{incident.title}{during}"
+    return None
+
+
+def _boot(attempt: Attempt, _: _Judged) -> _Decision:
+    """The guest never spoke."""
+    if attempt.stream.said_hello:
+        return None
+    for incident in attempt.incidents:
+        if incident.environment:
+            return KernelVerdict.BOOT_FAILURE, incident.title
+    if not attempt.kernel_spoke:
+        return KernelVerdict.BOOT_FAILURE, f"{attempt.end.value}: {attempt.detail}"
+    if attempt.stream.errors:
+        return KernelVerdict.LOST, f"the guest's event stream is broken: {attempt.stream.errors[0]}"
+    if attempt.end is BootEnd.POWERED_OFF:
+        return (
+            KernelVerdict.BOOT_FAILURE,
+            "the VM ended before the checker said a word; the console says why",
+        )
+    return KernelVerdict.BOOT_FAILURE, f"{attempt.end.value} ({attempt.total_s:.0f} s)"
+
+
+def _hang(attempt: Attempt, _: _Judged) -> _Decision:
+    stream = attempt.stream
+    if attempt.end is BootEnd.TOTAL_DEADLINE and not stream.errors:
+        return KernelVerdict.HANG, f"{attempt.end.value} ({attempt.total_s:.0f} s)"
+    if attempt.end in HANGS and not stream.errors:
+        lost = [result for result in stream.results if result.verdict is CheckVerdict.LOST]
+        during = f" in {lost[0].key}" if lost else ""
+        return KernelVerdict.HANG, f"{attempt.end.value}{during}"
+    return None
+
+
+def _stream(attempt: Attempt, _: _Judged) -> _Decision:
+    """The guest ended without a sound closing event."""
+    stream = attempt.stream
+    if stream.errors:
+        return KernelVerdict.LOST, f"the guest's event stream is broken: {stream.errors[0]}"
+    if not stream.closed:
+        return KernelVerdict.LOST, "the guest ended without its closing event"
+    if attempt.end is not BootEnd.POWERED_OFF:
+        return KernelVerdict.LOST, attempt.end.value
+    return None
+
+
+def _checks(_: Attempt, judged: _Judged) -> _Decision:
+    bad = [c for result in judged.values() for c in result.checks if c.verdict.is_bad]
+    if not bad:
+        return None
+    names = list(dict.fromkeys(check.key.id for check in bad))
+    if len(names) > 1:
+        return KernelVerdict.FAIL, f"{len(names)} checks fail: {', '.join(names[:4])}" + (
+            ", …" if len(names) > 4 else ""
+        )
+    return KernelVerdict.FAIL, f"{names[0]}: {bad[0].detail or bad[0].verdict}"
+
+
+def _log(attempt: Attempt, _: _Judged) -> _Decision:
+    """The checks passed, and the kernel complained."""
+    if attempt.incidents:
+        first: Incident = attempt.incidents[0]
+        more = f", and {len(attempt.incidents) - 1} more" if len(attempt.incidents) > 1 else ""
+        return KernelVerdict.WARNING, first.title + more
+    if attempt.stream.new_taint:
+        return (
+            KernelVerdict.WARNING,
+            f"the kernel became tainted while the checks ran (bits {attempt.stream.new_taint:#x})",
+        )
+    return None

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One boot of one kernel, from virtme-ng's start to the last byte of the console."""
+
+from __future__ import annotations
+
+import selectors
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from harness.kernels.prepared import PreparedKernel
+from harness.results import Attempt, BootEnd, CheckKey, Family
+from harness.vm import commandline, incidents
+from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine, Request, Tools
+from harness.vm.process import VmProcess, read_available
+from harness.vm.stream import StreamReader
+
+#: Bytes of console that are kept; a boot has about 40 KB, an endless splat any amount.
+MAX_CONSOLE = 32 << 20
+#: Seconds between looks at the request to stop.
+TICK = 0.25
+#: Seconds in which the pipes of a killed process group end.
+DRAIN = 2.0
+CONSOLE, EVENTS = "console.log", "events.jsonl"
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds, each counted from the last sign of its kind."""
+
+    boot: float  # virtme-ng's start to the guest's hello
+    silence: float  # one event to the next
+    power_off: float  # the closing event to QEMU's end
+    total: float
+
+    @classmethod
+    def scaled(cls, timeout: float, *, kvm: bool, share: float = 1.0) -> Deadlines:
+        """For a manifest's ``timeout``: under KVM, or for TCG's slowness, four times as long.
+
+        ``share`` above 1 is how many VMs wait for each processor.
+        """
+        factor = (1 if kvm else 4) * max(1.0, share)
+        return cls(
+            boot=min(timeout, 30) * factor,
+            silence=min(timeout, 12) * factor,
+            power_off=min(timeout, 10) * factor,
+            total=timeout * factor,
+        )
+
+
+@dataclass(frozen=True)
+class BootPlan:
+    """Everything that one boot needs."""
+
+    kernel: PreparedKernel
+    root: Path
+    tools: Tools
+    machine: Machine
+    request: Request
+    families: tuple[Family, ...]
+    deadlines: Deadlines
+    directory: Path  # where the attempt's files go
+    number: int = 1
+
+
+class _Stage(Enum):
+    BOOT = "boot"
+    CHECKS = "checks"
+    POWER_OFF = "power-off"
+
+
+#: Called as things go on: the number of results, of planned ones, and the running check.
+OnProgress = Callable[[int, int, CheckKey | None], None]
+
+
+def work_directory() -> tempfile.TemporaryDirectory[str]:
+    """A new directory with a short, harmless path: it holds a socket, and virtme-ng sees it."""
+    for parent in (None, "/tmp", "/var/tmp"):  # noqa: S108: mkdtemp makes it ours alone
+        parent = parent or tempfile.gettempdir()
+        if len(parent) < 60 and commandline.is_harmless(parent) and Path(parent).is_dir():
+            return tempfile.TemporaryDirectory(
+                prefix="mptcp-harness-", dir=parent, ignore_cleanup_errors=True
+            )
+    raise commandline.Unsafe(
+        f"no usable directory for temporary files: {tempfile.gettempdir()!r} has unusual characters"
+    )
+
+
+def boot(plan: BootPlan, stop: threading.Event, on_progress: OnProgress) -> Attempt:
+    """Boot once and return what was seen. Raises OSError only where the host's disk fails."""
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    with work_directory() as work:
+        return _Boot(plan, Path(work), stop, on_progress).run()
+
+
+class _Boot:
+    def __init__(
+        self, plan: BootPlan, work: Path, stop: threading.Event, on_progress: OnProgress
+    ) -> None:
+        self._plan = plan
+        self._work = work
+        self._stop = stop
+        self._on_progress = on_progress
+        self._reader = StreamReader(plan.request.nonce, plan.families)
+        self._console = bytearray()
+        self._running: list[tuple[int, str]] = []  # console length, check: for incidents
+        self._reached: dict[_Stage, float] = {}
+        self._exited = False
+        self._open: set[Callable[[], bool]] = {self._read_console}
+
+    def run(self) -> Attempt:
+        plan, work = self._plan, self._work
+        commandline.lay_out(work, plan.kernel, plan.root, plan.tools)
+        arguments = commandline.command(work, plan.kernel, plan.machine, plan.request)
+        environment = commandline.environment(work)
+        self._started = self._last_event = time.monotonic()
+        with (
+            (plan.directory / CONSOLE).open("wb") as self._console_file,
+            (plan.directory / EVENTS).open("wb") as self._events_file,
+            VmProcess(arguments, environment, work, EVENTS_SOCKET) as self._vm,
+            selectors.DefaultSelector() as self._selector,
+        ):
+            self._selector.register(self._vm.console, selectors.EVENT_READ, self._read_console)
+            self._selector.register(self._vm.listener, selectors.EVENT_READ, self._accept)
+            self._selector.register(self._vm.exited, selectors.EVENT_READ, self._see_exit)
+            end = self._watch()
+            status = self._vm.exit_status()
+            self._vm.kill()
+            self._drain()
+            ended = time.monotonic()
+        return self._attempt(end, status, arguments, ended)
+
+    def _watch(self) -> BootEnd:
+        """Serve console and events until the VM is gone or something is exceeded."""
+        while True:
+            exceeded, left = self._deadline()
+            if exceeded is not None:
+                return exceeded
+            self._serve(min(left, TICK))
+            if self._exited:
+                return BootEnd.POWERED_OFF
+
+    def _drain(self) -> None:
+        """Read what was still on its way when the VM ended."""
+        deadline = time.monotonic() + DRAIN
+        while self._open and time.monotonic() < deadline:
+            self._serve(TICK)
+
+    def _serve(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            more: Callable[[], bool] = key.data
+            if not more():
+                self._selector.unregister(key.fileobj)
+                self._open.discard(more)
+
+    def _stage(self) -> _Stage:
+        if self._reader.closed or self._reader.broken:
+            return _Stage.POWER_OFF
+        return _Stage.CHECKS if self._reader.said_hello else _Stage.BOOT
+
+    def _deadline(self) -> tuple[BootEnd | None, float]:
+        """What has been exceeded, if anything, and the seconds until the next deadline."""
+        if self._stop.is_set():
+            return BootEnd.INTERRUPTED, 0
+        if len(self._console) >= MAX_CONSOLE or self._reader.overflowed:
+            return BootEnd.STREAM_LIMIT, 0
+        deadlines = self._plan.deadlines
+        now = time.monotonic()
+        limits = {
+            _Stage.BOOT: (BootEnd.BOOT_DEADLINE, self._started + deadlines.boot),
+            _Stage.CHECKS: (BootEnd.SILENCE_DEADLINE, self._last_event + deadlines.silence),
+            _Stage.POWER_OFF: (BootEnd.POWER_OFF_DEADLINE, self._last_event + deadlines.power_off),
+        }
+        total = (BootEnd.TOTAL_DEADLINE, self._started + deadlines.total)
+        end, at = min(limits[self._stage()], total, key=lambda limit: limit[1])
+        return (end, 0) if now >= at else (None, at - now)
+
+    # What the selector calls; each returns whether more may come.
+
+    def _see_exit(self) -> bool:
+        self._exited = True
+        return False
+
+    def _accept(self) -> bool:
+        events = self._vm.accept()
+        self._selector.register(events, selectors.EVENT_READ, self._read_events)
+        self._open.add(self._read_events)
+        return False
+
+    def _read_console(self) -> bool:
+        data = read_available(self._vm.console)
+        if data:
+            data = data[: MAX_CONSOLE - len(self._console)]
+            self._console += data
+            self._console_file.write(data)
+        return data != b""
+
+    def _read_events(self) -> bool:
+        assert self._vm.events is not None
+        data = read_available(self._vm.events.fileno())
+        if data and not self._reader.broken:
+            self._events_file.write(data)
+            self._reader.feed(data)
+            self._last_event = time.monotonic()
+            self._reached.setdefault(self._stage(), self._last_event)
+            running = self._reader.running
+            if running is not None:
+                self._running.append((len(self._console), str(running)))
+            if self._reader.planned:
+                self._on_progress(self._reader.done, self._reader.planned, running)
+        return data != b""
+
+    def _attempt(
+        self, end: BootEnd, status: int | None, arguments: list[str], ended: float
+    ) -> Attempt:
+        console = bytes(self._console)
+        spoke = incidents.kernel_spoke(console)
+        qemu_status = _read_status(self._work / QEMU_STATUS)
+        detail = ""
+        if end is BootEnd.POWERED_OFF and (qemu_status != 0 or not spoke):
+            end = BootEnd.VMM_DIED if spoke else BootEnd.LAUNCH_FAILED
+            how = f"virtme-ng ended with status {status}" if qemu_status is None else (
+                f"QEMU ended with status {qemu_status}"
+            )
+            detail = f"{how}; its last words: {last_words(console)}"
+        elif end is BootEnd.BOOT_DEADLINE and not spoke:
+            detail = f"no word from the kernel; the console ends with: {last_words(console)}"
+        hello = self._reached.get(_Stage.CHECKS, ended)
+        closed = self._reached.get(_Stage.POWER_OFF, ended)
+        return Attempt(
+            number=self._plan.number,
+            end=end,
+            detail=detail,
+            kernel_spoke=spoke,
+            accel="kvm" if self._plan.machine.kvm else "tcg",
+            stream=self._reader.finish(),
+            incidents=incidents.scan(console, self._running),
+            console=str(self._plan.directory / CONSOLE),
+            events=str(self._plan.directory / EVENTS),
+            command=tuple(arguments),
+            boot_s=round(hello - self._started, 3),
+            checks_s=round(closed - hello, 3),
+            total_s=round(ended - self._started, 3),
+        )
+
+
+def last_words(console: bytes) -> str:
+    """The last lines of a console, on one line."""
+    lines = console.decode("utf-8", "replace").split("\n")
+    words = [line.strip() for line in lines if line.strip()]
+    return " | ".join(words[-3:])[-400:] or "nothing at all"
+
+
+def _read_status(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What virtme-ng is told: its command line, and the environment it runs in.
+
+virtme-ng 1.42 pastes most of its arguments, unquoted, into a shell command. So everything here
+is either checked to be harmless or a path of our own making: paths of the user's are reached
+through symbolic links in the boot's work directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.kernels.prepared import PreparedKernel
+from harness.vm.root import CHECKER
+
+#: Name of the virtio port that carries the events.
+PORT = "mptcp.events"
+#: In the work directory.
+EVENTS_SOCKET = "events"
+QEMU_STATUS = "qemu.status"
+
+#: virtme-ng asks file(1), or strings(1), for the kernel's release, to find its modules, and
+#: file(1) whether busybox is static. We know both: that spares the host two packages and every
+#: boot the reading of 60 MB.
+_FILE = """\
+#!/bin/sh
+[ "$1" = -L ] && exec echo "$2: statically linked"
+echo 'Linux kernel, version {release}, '
+"""
+
+#: QEMU's exit status reaches nobody through virtme-ng, and tells a VM that ended by itself (0)
+#: from one whose QEMU failed. virtme-ng also asks for --version, which decides nothing.
+_QEMU_WRAPPER = """\
+#!/bin/sh
+[ "$1" = --version ] && exec {qemu} "$@"
+{qemu} "$@"
+status=$?
+echo $status > {status_file}
+exit $status
+"""
+
+_HARMLESS_PATH = re.compile(r"[A-Za-z0-9/._+~-]+")
+_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
+_GUEST_VALUE = re.compile(r"[A-Za-z0-9._,-]+")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Host programs that a boot uses, found beforehand."""
+
+    qemu: Path  # named qemu-system-x86_64, as virtme-ng looks for it
+    busybox: Path  # statically linked
+
+
+class Unsafe(Exception):
+    """A value that cannot be handed to virtme-ng; says which and why."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The VM around the kernel."""
+
+    cpus: int = 1
+    memory_mib: int = 512
+    append: tuple[str, ...] = ()
+    kvm: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the checker is asked to do, see guest/vm.py."""
+
+    nonce: str
+    seed: int
+    families: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    payload: int | None = None
+
+    def arguments(self) -> list[str]:
+        given = {"port": PORT, "nonce": self.nonce, "seed": str(self.seed)}
+        if self.families:
+            given["families"] = ",".join(self.families)
+        if self.checks:
+            given["checks"] = ",".join(self.checks)
+        if self.payload is not None:
+            given["payload"] = str(self.payload)
+        for name, value in given.items():
+            if not _GUEST_VALUE.fullmatch(value):
+                raise Unsafe(f"{name} {value!r} cannot be passed to the guest")
+        return [f"{name}={value}" for name, value in given.items()]
+
+
+def is_harmless(path: str) -> bool:
+    """Whether ``path`` means itself to a shell, to QEMU's option parser and to virtme-ng."""
+    return _HARMLESS_PATH.fullmatch(path) is not None
+
+
+def lay_out(work: Path, kernel: PreparedKernel, root: Path, tools: Tools) -> None:
+    """Fill the empty directory ``work`` with links to what is booted, and virtme-ng's tools."""
+    if not is_harmless(str(work)):
+        raise Unsafe(f"the work directory {str(work)!r} has characters that a shell would take")
+    if not _RELEASE.fullmatch(kernel.release):
+        raise Unsafe(f"the kernel's release {kernel.release!r} has unusual characters")
+    (work / "kernel").symlink_to(kernel.root)
+    (work / "root").symlink_to(root)
+    programs = work / "bin"
+    programs.mkdir()
+    # virtme-ng takes the first of these names that it finds in PATH.
+    (programs / "busybox-static").symlink_to(tools.busybox)
+    _script(programs / "file", _FILE.format(release=kernel.release))
+    wrapper = _QEMU_WRAPPER.format(
+        qemu=shlex.quote(str(tools.qemu)), status_file=shlex.quote(str(work / QEMU_STATUS))
+    )
+    _script(programs / tools.qemu.name, wrapper)
+    config = work / "home/.config/virtme-ng"
+    config.mkdir(parents=True)
+    # A user's default_opts would change the VM; ours is looked at first and has none.
+    (config / "virtme-ng.conf").write_text("{}\n")
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o700)
+
+
+def command(work: Path, kernel: PreparedKernel, machine: Machine, request: Request) -> list[str]:
+    """virtme-ng's command line for a ``work`` directory that :func:`lay_out` made."""
+    image = work / "kernel" / kernel.boot_image.relative_to(kernel.root)
+    if not is_harmless(str(image)):
+        raise Unsafe(f"the kernel image's name {image.name!r} has unusual characters")
+    script = ["exec", "python3", "-I", "-S", f"/{CHECKER}/__main__.py", "--vm", *request.arguments()]
+    arguments = [
+        *("vng", "--run", str(image), "--root", str(work / "root")),
+        # The console: with it the kernel logs to standard error from its first byte on.
+        "--verbose",
+        # bookworm's virtiofsd is refused after 5 s of waiting; 9p needs no daemon.
+        "--force-9p",
+        *("--cpus", str(machine.cpus), "--memory", f"{machine.memory_mib}M"),
+        *("--name", "mptcp-harness"),
+        "--disable-monitor",
+    ]
+    if not machine.kvm:
+        arguments.append("--disable-kvm")
+    for argument in machine.append:
+        arguments += ["--append", argument]
+    return [*arguments, f"--qemu-opts={_qemu_options(work, machine)}", "--exec", shlex.join(script)]
+
+
+def _qemu_options(work: Path, machine: Machine) -> str:
+    options = [
+        # An event channel of its own: the script's output ports need udev in the guest.
+        *("-chardev", f"socket,id=mptcp,path={work / EVENTS_SOCKET}"),
+        *("-device", "virtio-serial-pci,id=mptcpbus"),
+        *("-device", f"virtserialport,bus=mptcpbus.0,chardev=mptcp,name={PORT}"),
+    ]
+    if machine.kvm:
+        # virtme-ng asks for kvm:tcg, which falls back without a word.
+        options += ["-machine", "accel=kvm"]
+    return shlex.join(options)
+
+
+def environment(work: Path, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for virtme-ng: its own home, its scripts found, nothing it might act on."""
+    inherited = os.environ if inherited is None else inherited
+    path = [str(work / "bin"), sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]
+    # modprobe and depmod live in sbin, which an ordinary user's PATH need not have.
+    path += ["/usr/sbin", "/sbin"]
+    kept = {name: inherited[name] for name in ("LANG", "LC_ALL") if name in inherited}
+    return {**kept, "PATH": ":".join(path), "HOME": str(work / "home"), "TMPDIR": str(work)}
+
+
+def for_display(arguments: Sequence[str]) -> str:
+    """A command line as a person would type it."""
+    return shlex.join(arguments)

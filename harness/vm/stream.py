@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guest's event stream, read strictly: what it says is untrusted input.
+
+The grammar is in :mod:`guest.events`. The first violation ends the reading: what came before
+stands, everything planned and not heard of by then stays ``lost``, and the violation is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from guest import events
+from harness.results import (
+    Capability,
+    CheckKey,
+    CheckResult,
+    CheckVerdict,
+    Family,
+    Stream,
+)
+
+#: Bytes of a whole stream; a full run has about 100 KB.
+MAX_BYTES = 16 << 20
+#: Results of one boot; a full run has about 900.
+MAX_RESULTS = 50_000
+MAX_NOTES = 100
+
+Event = Mapping[str, Any]
+
+
+class _Violation(Exception):
+    """The stream breaks its grammar; the text says how."""
+
+
+class StreamReader:
+    """Takes bytes as they come; :meth:`finish` gives the :class:`Stream` they amount to."""
+
+    def __init__(self, nonce: str, families: Sequence[Family]) -> None:
+        self._nonce = nonce
+        self._families = families
+        self._buffer = b""
+        self._bytes = 0
+        self._expected_number = 0
+        self._time = 0
+        self._hello: Event | None = None
+        self._end: Event | None = None
+        self._capabilities: dict[tuple[str, Family | None], Capability] = {}
+        self._notes: list[str] = []
+        self._plan: list[CheckKey] = []
+        self._results: list[CheckResult] = []
+        self._running: CheckKey | None = None
+        self._times: dict[str, int] = {}
+        self._errors: list[str] = []
+        self._handlers = {
+            "hello": self._on_hello,
+            "note": self._on_note,
+            "capability": self._on_capability,
+            "plan": self._on_plan,
+            "start": self._on_start,
+            "result": self._on_result,
+            "end": self._on_end,
+        }
+
+    @property
+    def said_hello(self) -> bool:
+        return self._hello is not None
+
+    @property
+    def closed(self) -> bool:
+        return self._end is not None
+
+    @property
+    def broken(self) -> bool:
+        """Nothing more is read."""
+        return bool(self._errors)
+
+    @property
+    def overflowed(self) -> bool:
+        """The guest sent more than :data:`MAX_BYTES`."""
+        return self._bytes > MAX_BYTES
+
+    @property
+    def running(self) -> CheckKey | None:
+        """The check that was started and has not reported."""
+        return self._running
+
+    @property
+    def done(self) -> int:
+        return len(self._results)
+
+    @property
+    def planned(self) -> int:
+        return len(self._plan)
+
+    def feed(self, data: bytes) -> None:
+        """Take more of the stream."""
+        self._bytes += len(data)
+        if self.broken:
+            return
+        if self._bytes > MAX_BYTES:
+            self._errors.append(f"the guest sent more than {MAX_BYTES >> 20} MiB of events")
+            return
+        self._buffer += data
+        for line in self._lines():
+            try:
+                self._accept(events.parse(line))
+            except (events.Malformed, _Violation) as error:
+                self._errors.append(f"event {self._expected_number}: {error}")
+                return
+
+    def _lines(self) -> Iterator[bytes]:
+        *lines, self._buffer = self._buffer.split(b"\n")
+        yield from (line + b"\n" for line in lines)
+        if len(self._buffer) > events.MAX_LINE:
+            yield self._buffer
+
+    def finish(self) -> Stream:
+        """All that was said. Called once, when no more can come."""
+        if not self.broken:
+            if self._buffer:
+                self._errors.append(f"the stream was cut within event {self._expected_number}")
+            elif self.closed:
+                self._errors += self._omissions()
+        heard = {result.key for result in self._results}
+        lost = (CheckResult(key, CheckVerdict.LOST) for key in self._plan if key not in heard)
+        hello, end = self._hello or {}, self._end or {}
+        return Stream(
+            said_hello=self.said_hello,
+            closed=self.closed,
+            release=hello.get("release", ""),
+            version=hello.get("version", ""),
+            python=hello.get("python", ""),
+            seed=hello.get("seed"),
+            capabilities=tuple(self._capabilities.values()),
+            results=(*self._results, *lost),
+            notes=tuple(self._notes),
+            errors=tuple(self._errors),
+            new_taint=end.get("taint", 0) & ~hello.get("taint", 0),
+            times_ms=dict(self._times),
+        )
+
+    def _omissions(self) -> Iterator[str]:
+        """What a complete run cannot lack: silence about a family is not a pass."""
+        planned = {key.family for key in self._plan}
+        for family in self._families:
+            ipv6 = self._capabilities.get(("ipv6", family))
+            mptcp = self._capabilities.get(("mptcp", family))
+            if mptcp is None and (ipv6 is None or ipv6.present):
+                yield f"the guest did not say whether {family} has MPTCP"
+            elif mptcp is not None and mptcp.present and family not in planned:
+                yield f"{family} has MPTCP, and the guest planned no check for it"
+
+    def _accept(self, event: Event) -> None:
+        if event["n"] != self._expected_number:
+            raise _Violation(f"numbered {event['n']}")
+        if event["t"] < self._time:
+            raise _Violation("its time goes backwards")
+        if self.closed:
+            raise _Violation("something follows the closing event")
+        if (event["e"] == "hello") != (self._hello is None):
+            raise _Violation("hello must come first, and once")
+        self._handlers[event["e"]](event)
+        self._expected_number += 1
+        self._time = event["t"]
+
+    def _on_hello(self, event: Event) -> None:
+        if event["nonce"] != self._nonce:
+            raise _Violation("its nonce is not this boot's")
+        if event["protocol"] != events.PROTOCOL:
+            raise _Violation(f"protocol {event['protocol']}, this harness speaks {events.PROTOCOL}")
+        self._hello = event
+        self._times["hello"] = event["t"]
+
+    def _on_note(self, event: Event) -> None:
+        if self._results or self._running or len(self._notes) >= MAX_NOTES:
+            raise _Violation("a note out of place")
+        self._notes.append(event["text"])
+
+    def _on_capability(self, event: Event) -> None:
+        if self._plan:
+            raise _Violation("a capability after the plan")
+        family = _family(event["family"]) if event["family"] else None
+        key = (event["name"], family)
+        if key in self._capabilities:
+            raise _Violation(f"capability {event['name']} twice")
+        self._capabilities[key] = Capability(
+            event["name"], family, event["present"], event["detail"]
+        )
+
+    def _on_plan(self, event: Event) -> None:
+        if self._results or self._running:
+            raise _Violation("a plan after the first check")
+        if len(self._plan) + len(event["entries"]) > MAX_RESULTS:
+            raise _Violation(f"more than {MAX_RESULTS} results planned")
+        family = _family(event["family"])
+        known = set(self._plan)
+        for check, phase, side in event["entries"]:
+            key = CheckKey(family, check, event["payload"], phase, side)
+            if key in known:
+                raise _Violation(f"{key} is planned twice")
+            known.add(key)
+            self._plan.append(key)
+
+    def _on_start(self, event: Event) -> None:
+        if self._running is not None:
+            raise _Violation(f"a check starts while {self._running} runs")
+        if event["i"] != len(self._results) or event["i"] >= len(self._plan):
+            raise _Violation(f"check {event['i']} starts out of order, or was never planned")
+        self._running = self._plan[event["i"]]
+        self._times.setdefault("first_start", event["t"])
+
+    def _on_result(self, event: Event) -> None:
+        if self._running is None or event["i"] != len(self._results):
+            raise _Violation(f"a result for check {event['i']}, which does not run")
+        told = {name: event.get(name, "") for name in ("detail", "expected", "got", "raw")}
+        verdict = CheckVerdict(event["verdict"])
+        self._results.append(CheckResult(self._running, verdict, **told))
+        self._running = None
+
+    def _on_end(self, event: Event) -> None:
+        if event["nonce"] != self._nonce:
+            raise _Violation("its nonce is not this boot's")
+        if not event["results"] == len(self._results) == len(self._plan):
+            raise _Violation(
+                f"it closes after {len(self._results)} of {len(self._plan)} planned results "
+                f"and speaks of {event['results']}"
+            )
+        self._end = event
+        self._times["end"] = event["t"]
+
+
+def _family(name: str) -> Family:
+    try:
+        return Family(name)
+    except ValueError:
+        raise _Violation(f"unknown family {name!r}") from None

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The project's tasks; each session installs what it needs, then does its work.
+
+    nox -s matrix       boot and check every kernel of kernels.yaml
+    nox -s tests        all tests, real boots among them
+    nox                 lint, types, tests
+
+Arguments after ``--`` go to ``mptcp-harness matrix`` and to pytest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+if sys.version_info < (3, 11):  # noqa: UP036  (in words, before an import fails over it)
+    raise SystemExit(
+        f"mptcp-harness needs Python 3.11 or later, and this is {sys.version.split()[0]}: "
+        "start nox with a newer one, as in `pipx run --python python3.11 nox`"
+    )
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+from harness import host  # noqa: E402  (needs nothing but the standard library)
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_venv = "yes"
+
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+MEANING = {
+    "1": "a kernel fails, crashes, hangs or warns",
+    "2": "the arguments or the manifest are wrong",
+    "3": "some kernel could not be tested",
+}
+#: Seconds that the harness gets after Ctrl-C to end its VMs and to write down what it has.
+PATIENCE = 30
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Boot every kernel of kernels.yaml and check it in both address families."""
+    install_host_tools(session)
+    install(session, "-e", ".")
+    try:
+        session.run("mptcp-harness", "matrix", *session.posargs, interrupt_timeout=PATIENCE)
+    except CommandFailed as failed:
+        # nox itself exits with 1 whatever happened.
+        status = str(failed.reason).removeprefix("Returned code ")
+        session.error(f"exit status {status}: {MEANING.get(status, 'see above')}")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, those that boot kernels among them."""
+    if not session.posargs:  # a selection may need no tool; a test that does says what is missing
+        install_host_tools(session)
+    install(session, "-e", ".", *group("test"))
+    session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    install(session, *group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types."""
+    install(session, *PYPROJECT["project"]["dependencies"], *group("types"))
+    session.run("mypy")
+
+
+def install_host_tools(session: nox.Session) -> None:
+    """QEMU and its like, where they can be installed without asking; else stop with the command."""
+    try:
+        host.install(host.missing(), session.log)
+    except host.ToolsMissing as missing:
+        session.error(str(missing))
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    """``pip install``, unless the session's environment was made for just this.
+
+    That saves seconds, and the network: a build in isolation downloads its backend each time.
+    """
+    wanted = "\n".join((str(ROOT), *packages, (ROOT / "pyproject.toml").read_text()))
+    stamp = Path(session.virtualenv.location) / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        session.install(*packages)
+        stamp.write_text(wanted)
+
+
+def group(name: str) -> tuple[str, ...]:
+    """A dependency group of pyproject.toml."""
+    return tuple(nox.project.dependency_groups(PYPROJECT, name))

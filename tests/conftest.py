@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What tests share, and what becomes of a test whose prerequisites are not there.
+
+On a developer's machine it is skipped, with the reason. Where ``CI`` is true, or
+``MPTCP_HARNESS_REQUIRE_ALL=1``, it fails: there a skip would be a hole in the proof.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import platform
+import socket
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness import host
+
+if TYPE_CHECKING:
+    from harness.kernels.cache import Cache
+
+IPPROTO_MPTCP = 262
+
+
+@pytest.fixture(scope="session")
+def cache() -> Cache:
+    """The user's own cache of kernels, so that what was fetched once is used again."""
+    from harness.kernels.cache import Cache
+
+    return Cache()
+
+
+def all_required() -> bool:
+    """Whether a missing prerequisite is a failure."""
+    return (
+        os.environ.get("CI", "").lower() in ("true", "1")
+        or os.environ.get("MPTCP_HARNESS_REQUIRE_ALL") == "1"
+    )
+
+
+@functools.cache
+def _lacking_for_boots() -> str:
+    if platform.machine() != "x86_64":
+        return f"kernels are booted on x86_64 only, this is {platform.machine()}"
+    tools = host.missing()
+    return str(host.ToolsMissing(tools)) if tools else _lacking_for_apt()
+
+
+@functools.cache
+def _lacking_for_apt() -> str:
+    tools = [tool for tool in host.DEB_TOOLS if host.locate(tool) is None]
+    return str(host.ToolsMissing(tools)) if tools else ""
+
+
+@functools.cache
+def _lacking_for_mptcp() -> str:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
+    except OSError as error:
+        remedy = (
+            "turn it on with: sudo sysctl net.mptcp.enabled=1"
+            if error.errno == errno.ENOPROTOOPT
+            else "boot a kernel with CONFIG_MPTCP"
+        )
+        return f"the running kernel makes no MPTCP socket ({error.strerror}); {remedy}"
+    return ""
+
+
+#: By marker: a sentence that says what is missing, or "".
+REQUIREMENTS: dict[str, Callable[[], str]] = {
+    "boots": _lacking_for_boots,
+    "apt": _lacking_for_apt,
+    "mptcp": _lacking_for_mptcp,
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, lacking in REQUIREMENTS.items():
+        if item.get_closest_marker(marker) and (reason := lacking()):
+            if all_required():
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Without a network, and nothing cached, a kernel is one more prerequisite that is missing."""
+    report = yield
+    if call.excinfo is None or all_required():
+        return report
+    if not any(item.get_closest_marker(marker) for marker in ("boots", "apt")):
+        return report
+    from harness.kernels.prepared import KernelUnavailable
+
+    error = call.excinfo.value
+    if isinstance(error, KernelUnavailable) and error.transient:
+        path, line, _ = item.location
+        report.outcome = "skipped"
+        report.longrepr = (path, (line or 0) + 1, f"Skipped: {error}")
+    return report

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from harness.kernels.cache import Built, Cache, digest
+from tests.kernels.conftest import Said
+
+BUILT = Built("6.1", "1", "boot/vmlinuz-6.1", "boot/vmlinux-6.1")
+
+
+class Builder:
+    """Builds the same small kernel each time, and counts how often."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, root: Path) -> Built:
+        self.count += 1
+        (root / "boot").mkdir()
+        (root / BUILT.image).write_bytes(b"compressed")
+        (root / BUILT.boot_image).write_bytes(b"uncompressed")
+        return BUILT
+
+
+def entry_files(cache: Cache) -> list[Path]:
+    return [path for path in (cache.root / "kernels").rglob("*") if path.is_file()]
+
+
+def test_an_entry_is_built_once(cache: Cache, say: Said) -> None:
+    build = Builder()
+    first = cache.entry("k", build, say)
+    second = Cache(cache.root).entry("k", build, say)
+    assert (build.count, second) == (1, first)
+
+
+def test_an_entry_tells_where_its_images_are(cache: Cache, say: Said) -> None:
+    entry = cache.entry("k", Builder(), say)
+    assert entry.image.read_bytes() == b"compressed"
+    assert entry.boot_image.read_bytes() == b"uncompressed"
+
+
+def test_other_keys_are_other_entries(cache: Cache, say: Said) -> None:
+    build = Builder()
+    cache.entry("k", build, say)
+    cache.entry("l", build, say)
+    assert build.count == 2
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["boot/vmlinux-6.1", "boot/vmlinuz-6.1"])
+def test_a_flipped_byte_is_noticed_and_mended(cache: Cache, say: Said, name: str) -> None:
+    build = Builder()
+    entry = cache.entry("k", build, say)
+    flip(entry.root / name)
+    again = cache.entry("k", build, say)
+    assert build.count == 2
+    assert again.boot_image.read_bytes() == b"uncompressed"
+    assert name in say
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda place: (place / "entry.json").write_text(""), id="torn record"),
+        pytest.param(lambda place: (place / "entry.json").write_text("[]"), id="no record"),
+        pytest.param(lambda place: (place / "entry.json").unlink(), id="missing record"),
+        pytest.param(lambda place: (place / "root" / BUILT.image).unlink(), id="missing file"),
+        pytest.param(lambda place: (place / "root" / "more").write_text(""), id="another file"),
+        pytest.param(lambda place: (place / "root" / BUILT.image).write_text(""), id="torn file"),
+    ],
+)
+def test_an_entry_that_is_not_whole_is_built_again(
+    cache: Cache, say: Said, damage: Callable[[Path], object]
+) -> None:
+    build = Builder()
+    entry = cache.entry("k", build, say)
+    damage(entry.root.parent)
+    assert cache.entry("k", build, say) == entry
+    assert build.count == 2
+
+
+def test_a_failed_build_leaves_nothing(cache: Cache, say: Said) -> None:
+    def fail(root: Path) -> Built:
+        (root / "half").write_text("done")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        cache.entry("k", fail, say)
+    assert entry_files(cache) == []
+    assert list((cache.root / "tmp").iterdir()) == []
+
+
+def test_of_several_that_want_an_entry_one_builds(cache: Cache, say: Said) -> None:
+    build = Builder()
+    barrier = threading.Barrier(4)
+
+    def want(_: int) -> Path:
+        barrier.wait()
+        # A cache of its own for each: as if they were different processes.
+        return Cache(cache.root).entry("k", build, say).root
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(want, range(4)))) == 1
+    assert build.count == 1
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from harness.kernels.cache import Built, Cache
+
+def build(root):
+    (root / "half").write_text("done")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Cache(Path(sys.argv[1])).entry("k", build, print)
+"""
+
+
+def test_what_a_killed_harness_left_is_removed_by_the_next(cache: Cache, say: Said) -> None:
+    run = subprocess.run([sys.executable, "-c", KILLED, str(cache.root)])
+    assert run.returncode == -signal.SIGKILL
+    assert list((cache.root / "tmp").rglob("half"))
+    build = Builder()
+    cache.entry("k", build, say)
+    assert build.count == 1
+    assert list((cache.root / "tmp").iterdir()) == []
+
+
+def test_what_a_living_harness_builds_is_left_alone(cache: Cache) -> None:
+    with cache.scratch() as path:
+        (path / "half").write_text("done")
+        Cache(cache.root).directory("kernels")
+        assert (path / "half").exists()
+
+
+def test_a_cache_creates_nothing_before_it_is_used(tmp_path: Path) -> None:
+    Cache(tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_backups_are_told_to_leave_the_cache_out(cache: Cache) -> None:
+    cache.directory("kernels")
+    assert (cache.root / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172")
+
+
+def test_the_cache_lies_below_the_xdg_cache_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Cache().root == tmp_path / "mptcp-harness"
+
+
+def test_a_relative_cache_stays_where_it_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Said
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Cache(Path("cache")).entry("k", Builder(), say).root.is_absolute()
+
+
+def test_equal_values_have_equal_digests() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest(json.loads('{"b": [2], "a": 1}'))

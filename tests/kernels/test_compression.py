@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.kernels import compression
+from tests.kernels.builders import COMPRESSIONS
+
+CONTENT = b"a kernel, " * 5000
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_each_compression_is_undone_whatever_follows_the_stream(name: str) -> None:
+    assert compression.decompress(COMPRESSIONS[name](CONTENT) + b"\x12\x34\0\0") == CONTENT
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_a_truncated_stream_is_an_error(name: str) -> None:
+    with pytest.raises(compression.Broken):
+        compression.decompress(COMPRESSIONS[name](CONTENT)[:-20])
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_data_that_grow_beyond_the_limit_are_an_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "LIMIT", 10_000)
+    with pytest.raises(compression.Broken):
+        compression.decompress(COMPRESSIONS[name](CONTENT + bytes(10_000_000)))
+
+
+def test_an_unknown_magic_is_told_from_damage() -> None:
+    with pytest.raises(compression.Unknown):
+        compression.decompress(b"\x02\x21\x4c\x18 lz4, as kernels use it")
+
+
+@given(st.sampled_from(sorted(COMPRESSIONS)), st.integers(min_value=0), st.integers(min_value=1))
+def test_a_damaged_stream_never_raises_anything_else(name: str, place: int, change: int) -> None:
+    data = bytearray(COMPRESSIONS[name](CONTENT))
+    data[place % len(data)] ^= change % 256
+    with contextlib.suppress(compression.Broken, compression.Unknown):
+        compression.decompress(bytes(data))

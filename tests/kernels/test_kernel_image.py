@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from __future__ import annotations
+
+import contextlib
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.kernels import elf
+from harness.kernels.kernel_image import Kind, recognise, uncompressed
+from harness.kernels.prepared import KernelUnavailable
+from tests.kernels.builders import COMPRESSIONS, PVH_NOTE, RELEASE, bzimage, vmlinux
+from tests.kernels.builders import elf as build_elf
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(KernelUnavailable) as caught:
+        recognise(data, "my/kernel")
+    return str(caught.value)
+
+
+def test_a_bzimage_names_its_release_and_build() -> None:
+    image = recognise(bzimage(), "x")
+    assert (image.kind, image.release) == (Kind.BZIMAGE, RELEASE)
+    assert image.version == "(builder@host) #1 SMP Tue"
+
+
+def test_a_vmlinux_names_its_release_and_build() -> None:
+    image = recognise(vmlinux("6.6.0-rc1+"), "x")
+    assert (image.kind, image.release) == (Kind.VMLINUX, "6.6.0-rc1+")
+    assert image.version == "(builder@host) (gcc 12) #1 SMP Tue"
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_the_kernel_within_a_bzimage_is_found(name: str) -> None:
+    kernel = vmlinux()
+    found = uncompressed(recognise(bzimage(kernel, compress=COMPRESSIONS[name]), "x"))
+    assert found == kernel
+
+
+def test_relocations_behind_the_kernel_within_are_no_obstacle() -> None:
+    kernel = vmlinux() + bytes(range(200))
+    assert uncompressed(recognise(bzimage(kernel), "x")) == kernel
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(bzimage(compress=lambda data: b"\x02\x21\x4c\x18" + data), id="lz4"),
+        pytest.param(bzimage(vmlinux(pvh=False)), id="without PVH"),
+        pytest.param(bzimage(b"not ELF " * 100), id="not ELF"),
+        pytest.param(bzimage(vmlinux("6.1.0-other")), id="of another release"),
+    ],
+)
+def test_what_qemu_could_not_start_stays_a_bzimage(image: bytes) -> None:
+    assert uncompressed(recognise(image, "x")) is None
+
+
+def test_a_damaged_kernel_within_is_an_error() -> None:
+    image = bytearray(bzimage())
+    image[2400] ^= 1
+    with pytest.raises(KernelUnavailable, match="my/kernel is damaged"):
+        uncompressed(recognise(bytes(image), "my/kernel"))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param("Größe: viel\n".encode() * 9, "is a text file", id="text"),
+        pytest.param(b"\x1f\x8b\x08" + bytes(99), "is compressed with gzip", id="gzip"),
+        pytest.param(b"MZ" + bytes(54) + b"ARM\x64" + bytes(9), "for arm64", id="arm64"),
+        pytest.param(b"MZ\0\0zimg" + bytes(99), "for arm64", id="zboot"),
+        pytest.param(bzimage()[:300], "truncated", id="within the boot sector"),
+        pytest.param(bzimage()[:0x250], "within its setup header", id="within the header"),
+        pytest.param(bzimage()[:-40], "it is truncated", id="within the kernel"),
+        pytest.param(bzimage(xloadflags=0), "32-bit kernel", id="32 bits"),
+        pytest.param(vmlinux(machine=183), "for arm64", id="arm64 ELF"),
+        pytest.param(vmlinux(machine=4711), "number 4711", id="unheard-of machine"),
+        pytest.param(vmlinux()[:-1], "it is truncated", id="within the section headers"),
+        pytest.param(vmlinux()[:40], "within the ELF header", id="within the ELF header"),
+        pytest.param(vmlinux(pvh=False), "CONFIG_PVH", id="without PVH"),
+        pytest.param(build_elf({".text": b"x"}, [PVH_NOTE]), "no Linux version", id="program"),
+        pytest.param(bytes(range(256)) * 9, "is not a kernel image", id="anything"),
+        pytest.param(bzimage(release="../../etc"), "no usable release", id="hostile release"),
+    ],
+)
+def test_a_misfit_is_refused_with_its_reason(data: bytes, reason: str) -> None:
+    said = refusal(data)
+    assert said.startswith("my/kernel ")
+    assert reason in said
+
+
+def test_a_refusal_says_what_to_give_instead() -> None:
+    assert "give an x86-64 bzImage" in refusal(b"text")
+
+
+@given(st.binary(max_size=3000))
+def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
+    with pytest.raises(KernelUnavailable):
+        recognise(data, "x")
+
+
+@given(
+    st.sampled_from([bzimage(), vmlinux()]),
+    st.lists(st.tuples(st.integers(min_value=0), st.integers(1, 255)), max_size=8),
+    st.integers(min_value=0),
+)
+def test_no_mutation_of_a_kernel_raises_anything_but_a_refusal(
+    data: bytes, changes: list[tuple[int, int]], length: int
+) -> None:
+    mutated = bytearray(data)
+    for place, change in changes:
+        # Headers are where the parsers look: half of the changes go there.
+        place %= len(mutated) if place % 2 else 0x268
+        mutated[place] ^= change
+    kept = len(mutated) - (length % len(mutated) if length % 3 == 0 else 0)
+    with contextlib.suppress(KernelUnavailable):
+        uncompressed(recognise(bytes(mutated[:kept]), "x"))
+
+
+def test_a_vmlinux_with_very_many_sections_is_read() -> None:
+    data = bytearray(vmlinux())
+    offset = struct.unpack_from("<Q", data, 40)[0]
+    count = struct.unpack_from("<H", data, 60)[0]
+    struct.pack_into("<H", data, 60, 0)
+    struct.pack_into("<Q", data, offset + 32, count)
+    assert elf.section(bytes(data), b".rodata").startswith(b"Linux version")
