@@ -83,7 +83,8 @@ def install_host_tools(session: nox.Session) -> None:
     try:
         host.install(host.missing(), session.log)
     except host.ToolsMissing as missing:
-        session.error(str(missing))
+        session.warn(str(missing))  # error() would put a full stop behind the command
+        session.error("tools of the host are missing, see above")
 
 
 def install(session: nox.Session, *packages: str) -> None:

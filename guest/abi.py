@@ -65,7 +65,7 @@ class Layout:
             struct.pack_into(self._codes[field], data, self.offsets[field], value)
         return data
 
-    def view(self, data: bytes) -> View:
+    def view(self, data: bytes | bytearray) -> View:
         """``data``, possibly shorter or longer than the structure, to be read by field name."""
         return View(self, bytes(data))
 
@@ -136,7 +136,7 @@ MPTCP_INFO_LAYOUT = Layout(
         ("mptcpi_local_addr_used", "B"),
         ("mptcpi_local_addr_max", "B"),
         ("mptcpi_csum_enabled", "B"),
-        # 6.5
+        # 6.5; this field fills what padded the 48 bytes before, so its presence proves nothing
         ("mptcpi_retransmits", "I"),
         ("mptcpi_bytes_retrans", "Q"),
         ("mptcpi_bytes_sent", "Q"),

@@ -7,10 +7,10 @@ depend on the scheduler: the same kernel and seed give the same results.
 
 from __future__ import annotations
 
-import time
-
 # socket.py imports enum and selectors, 0.2 s in an emulated VM; its C half is all we need.
 import _socket
+import time
+
 from guest import abi, sockopt
 from guest.checks import CLIENT, SERVER
 

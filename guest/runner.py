@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _random
 import _socket
+
 from guest import abi, checks, events, probe, sockopt
 from guest.checks import (
     BYTE,
@@ -175,7 +176,7 @@ class Runner:
                 for item in planned.checks.get((phase, side), ()):
                     left.pop(0)
                     self._check(item, connection.end(side), missing)
-        except (OSError, TransferFailed) as error:
+        except (OSError, TransferFailed, sockopt.Overrun) as error:
             self._give_up(left, "the connection failed: %s" % error)
         finally:
             connection.close()
@@ -217,9 +218,7 @@ class Runner:
         except abi.Truncated as truncated:
             self._result(events.FAIL, detail="the kernel returned too little", got=str(truncated))
         except sockopt.Overrun as overrun:
-            self._result(
-                events.FAIL, detail="the kernel wrote where it may not", got=str(overrun)
-            )
+            self._result(events.FAIL, detail="the kernel wrote where it may not", got=str(overrun))
         except Exception as error:  # a broken check is reported as such, and the rest goes on
             self._result(events.ERROR, detail=_where(error))
         else:

@@ -73,7 +73,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--modules",
         type=Path,
         metavar="DIR",
-        help="its modules: a built tree, or a directory with lib/modules (default: found beside it)",
+        help="a built tree, or a directory with lib/modules (default: found beside the image)",
     )
     _add_run_options(command)
 
@@ -85,7 +85,9 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(commands, "list", "show the kernels of a manifest, the checks, or what they need")
+    command = _command(
+        commands, "list", "show the kernels of a manifest, the checks, or what they need"
+    )
     command.add_argument("what", choices=("kernels", "checks", "capabilities"))
     _add_manifest(command)
 
@@ -114,7 +116,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-j",
         dest="jobs",
-        type=_number(1, 1024),
+        type=_Number(1, 1024),
         metavar="N",
         help="VMs at a time (default: as many as processors and free memory allow)",
     )
@@ -132,13 +134,13 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--seed",
-        type=_number(0, (1 << 63) - 1),
+        type=_Number(0, (1 << 63) - 1),
         metavar="N",
         help="what payloads derive from; printed and recorded, so that a run can be repeated",
     )
     command.add_argument(
         "--payload",
-        type=_number(1, 1 << 24),
+        type=_Number(1, 1 << 24),
         metavar="BYTES",
         help="one size instead of a byte, a segment and a stream",
     )
@@ -151,7 +153,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-class _number:  # noqa: N801: argparse shows the name of a converter in its errors
+class _Number:
     """An integer from ``least`` to ``most``."""
 
     def __init__(self, least: int, most: int) -> None:

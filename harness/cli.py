@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from guest import checks as guest_checks
 from harness import __version__, arguments, host, kernels, manifest, matrix, session
@@ -104,9 +105,7 @@ def _report(run: RunResult, json_file: Path | None) -> None:
         session.write_atomically(json_file, as_json.to_json(run))
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     glyphs = terminal.glyphs_for(sys.stdout)
-    text = table.render(
-        run, width=width, colour=_colourful(), unicode=glyphs.unicode
-    )
+    text = table.render(run, width=width, colour=_colourful(), unicode=glyphs.unicode)
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -146,8 +145,10 @@ def _list_checks(_: argparse.Namespace) -> None:
     for check in guest_checks.all_checks():
         print(check.id)
         print(f"    {check.summary}")
-        print(f"    needs {', '.join(check.needs)}; at {', '.join(check.phases)}; "
-              f"on {', '.join(check.sides)}; with {', '.join(check.payloads)}")
+        print(
+            f"    needs {', '.join(check.needs)}; at {', '.join(check.phases)}; "
+            f"on {', '.join(check.sides)}; with {', '.join(check.payloads)}"
+        )
         print(f"    covers {check.covers}")
 
 
@@ -173,7 +174,9 @@ def _matching_checks(pattern: str | None) -> tuple[str, ...]:
     if pattern is None:
         return ()
     known = [check.id for check in guest_checks.all_checks()]
-    found = [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in pattern.split(","))]
+    found = [
+        name for name in known if any(fnmatch.fnmatchcase(name, p) for p in pattern.split(","))
+    ]
     if not found:
         raise UsageError(
             f"--check {pattern!r} matches no check; `mptcp-harness list checks` shows them"
@@ -191,14 +194,14 @@ def _check_writable(path: Path | None) -> None:
 def _stopping() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C or SIGTERM sets; the second ends the program."""
     stop = threading.Event()
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def on_signal(number: int, _: object) -> None:
         stop.set()
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, on_signal)
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        previous[caught] = signal.signal(caught, on_signal)
     try:
         yield stop
     finally:

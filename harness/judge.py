@@ -20,6 +20,9 @@ from harness.results import (
     worst,
 )
 
+#: Prefix of the checks that the host adds, one for each capability.
+CAPABILITY = "capability."
+
 HANGS = (BootEnd.SILENCE_DEADLINE, BootEnd.POWER_OFF_DEADLINE)
 
 
@@ -34,8 +37,15 @@ def families(
             *capability_checks(family, found, expected),
             *(result for result in attempt.stream.results if result.key.family == family),
         ]
-        judged[family] = FamilyResult(worst(check.verdict for check in checks), tuple(checks))
+        verdict = worst(check.verdict for check in checks)
+        if verdict is CheckVerdict.PASS and not any(_proves(check) for check in checks):
+            verdict = CheckVerdict.UNSUPPORTED  # a socket of this family is not yet MPTCP
+        judged[family] = FamilyResult(verdict, tuple(checks))
     return judged
+
+
+def _proves(check: CheckResult) -> bool:
+    return check.verdict is CheckVerdict.PASS and not check.key.id.startswith(CAPABILITY)
 
 
 def capability_checks(
@@ -47,7 +57,7 @@ def capability_checks(
     absent fails too. A backport, present where the version does not promise it, passes.
     """
     for name, capability in found.items():
-        key = CheckKey(family, f"capability.{name}", "", "", "")
+        key = CheckKey(family, CAPABILITY + name, "", "", "")
         expectation = expected.get(name)
         if capability.present:
             if expectation is not None and expectation.strict and not expectation.present:
@@ -73,9 +83,7 @@ def capability_checks(
             yield CheckResult(key, CheckVerdict.UNSUPPORTED, capability.detail)
 
 
-def kernel(
-    attempt: Attempt, judged: Mapping[Family, FamilyResult]
-) -> tuple[KernelVerdict, str]:
+def kernel(attempt: Attempt, judged: Mapping[Family, FamilyResult]) -> tuple[KernelVerdict, str]:
     """The verdict on the kernel that ``attempt`` booted, and the reason in a sentence.
 
     Rows are tried from the top; the first that applies decides. Only the last two are good,
@@ -86,7 +94,9 @@ def kernel(
         if decided is not None:
             return decided
     if all(result.verdict is CheckVerdict.UNSUPPORTED for result in judged.values()):
-        return KernelVerdict.UNSUPPORTED, "no MPTCP, and none was expected"
+        mptcp = any(c.present for c in attempt.stream.capabilities if c.name == "mptcp")
+        why = "it lacks what the checks need" if mptcp else "no MPTCP"
+        return KernelVerdict.UNSUPPORTED, f"{why}, and none was expected"
     return KernelVerdict.PASS, ""
 
 

@@ -29,7 +29,7 @@ from harness.results import (
     Timing,
     merge_capabilities,
 )
-from harness.vm import accelerator, boot
+from harness.vm import accelerator, boot, commandline
 from harness.vm.accelerator import AcceleratorUnavailable
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request, Tools, Unsafe
@@ -160,6 +160,7 @@ class Matrix:
         prepared, prepare_s = preparation.result()
         if self._stop.is_set():
             return None
+        result: KernelResult | None
         if isinstance(prepared, KernelUnavailable):
             result = KernelResult.infrastructure(
                 entry.name, str(prepared), timing=Timing(prepare_s=round(prepare_s, 3))
@@ -256,7 +257,7 @@ class Matrix:
             self._tell(entry, Stage.CHECKING, detail, done=done, planned=planned)
 
         attempt = boot.boot(plan, self._stop, on_progress)
-        (directory / "command.txt").write_text(boot.commandline.for_display(attempt.command) + "\n")
+        (directory / "command.txt").write_text(commandline.for_display(attempt.command) + "\n")
         return replace(
             attempt,
             console=os.path.relpath(attempt.console, options.directory),

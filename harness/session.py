@@ -105,12 +105,13 @@ def run(
 
 
 def find_tools() -> Tools:
-    """The host's QEMU and busybox; raises :class:`SessionUnavailable` naming all that is missing."""
+    """The host's QEMU and busybox; SessionUnavailable names all that is missing."""
     missing = host.missing()
     if missing:
         raise SessionUnavailable(str(host.ToolsMissing(missing)))
     qemu, busybox = host.find("qemu-system-x86_64"), host.find_static_busybox()
-    assert qemu is not None and busybox is not None, "host.missing() looked for both"
+    assert qemu is not None, "host.missing() looked for it"
+    assert busybox is not None, "host.missing() looked for it"
     return Tools(qemu, busybox)
 
 

@@ -42,9 +42,7 @@ class FullInfo:
         length: int | None = None,
         **fields: int,
     ) -> None:
-        self._subflows = sockopt.Buffer(
-            sockopt.unused(ELEMENTS * abi.SUBFLOW_INFO_LAYOUT.size)
-        )
+        self._subflows = sockopt.Buffer(sockopt.unused(ELEMENTS * abi.SUBFLOW_INFO_LAYOUT.size))
         self._tcp = sockopt.Buffer(sockopt.unused(ELEMENTS * abi.TCP_INFO_LAYOUT.size))
         request = {
             "size_tcpinfo_user": abi.TCP_INFO_LAYOUT.size,

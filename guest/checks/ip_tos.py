@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import _socket
+
 from guest import sockopt
 from guest.checks import ESTABLISHED, check, equal, refused, succeeded
 

@@ -13,7 +13,6 @@ from guest.checks import (
     SEGMENT,
     SIDES,
     Check,
-    Failed,
     add,
     equal,
     refused,
@@ -43,8 +42,8 @@ class Option:
         self.element = element
         self.covers = covers
 
-    def ask(self, end: End, request: bytes, length: int | None = None) -> sockopt.Answer:
-        return sockopt.getsockopt(end.fd, abi.SOL_MPTCP, self.number, request, length)
+    def ask(self, end: End, request: bytes | bytearray) -> sockopt.Answer:
+        return sockopt.getsockopt(end.fd, abi.SOL_MPTCP, self.number, request)
 
     def read(self, end: End) -> Elements:
         """Header and elements, asked for as an ordinary program does."""
@@ -212,5 +211,3 @@ def _register() -> None:
 
 
 _register()
-
-__all__ = ["SUBFLOW_ADDRS", "TCPINFO", "Elements", "Failed", "Option"]

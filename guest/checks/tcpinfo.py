@@ -22,9 +22,8 @@ def settled_tcp_info(end: End, settled: Callable[[abi.View], bool]) -> abi.View:
 
 def sent_again(end: End) -> int:
     """Bytes that MPTCP gave to a subflow a second time, as far as the kernel counts them (6.5)."""
-    info = end.mptcp_info()
-    retransmitted = abi.MPTCP_INFO_LAYOUT.read(info.filled, "mptcpi_bytes_retrans")
-    return int(retransmitted or 0)  # type: ignore[call-overload]
+    view = abi.MPTCP_INFO_LAYOUT.view(end.mptcp_info().filled)
+    return view.mptcpi_bytes_retrans if view.has("mptcpi_bytes_retrans") else 0
 
 
 # Both counters include what was sent twice. Loopback loses nothing, but an emulated VM that its
@@ -43,9 +42,7 @@ def bytes_sent_exact(end: End) -> None:
     equal("tcpi_bytes_sent less those sent again", end.sent + surplus(info), end.sent, info.raw)
 
 
-@check(
-    "tcpinfo.bytes_received_exact", needs=("tcpinfo",), payloads=PAYLOADS, covers=TCPINFO.covers
-)
+@check("tcpinfo.bytes_received_exact", needs=("tcpinfo",), payloads=PAYLOADS, covers=TCPINFO.covers)
 def bytes_received_exact(end: End) -> None:
     """tcpi_bytes_received reaches exactly the bytes received, and those that came again."""
 

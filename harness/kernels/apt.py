@@ -8,9 +8,7 @@ apt verifies every index and every package against Debian's archive keys.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+from harness import host
 from harness.kernels import mirror
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.packages import Package
@@ -90,8 +89,10 @@ def index(
     The index is read from the mirror unless that was done within FRESH seconds; ``refresh``
     reads it regardless. Without a network an older one is used, and ``say`` is told.
     """
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise KernelUnavailable(f"this host has no apt, through which deb: works; {_INSTEAD}")
+    if any(host.locate(tool) is None for tool in host.DEB_TOOLS):
+        raise KernelUnavailable(
+            f"this host lacks apt or dpkg, through which deb: works; {_INSTEAD}"
+        )
     state = _state(suite, cache)
     with cache.lock(_lock_name(suite)) as lock:
         found = _read(state) if _configure(state, suite) else None
@@ -243,7 +244,7 @@ def _run(
             text=True,
             errors="replace",
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "LC_ALL": "C"},
+            env=host.apt_environment(),
             timeout=timeout,
             pass_fds=() if keep is None else (keep,),
         )

@@ -106,7 +106,7 @@ class Cache:
 
         Its lock file tells a later run that its owner is dead; process ids are used again.
         """
-        with self.lock("tmp"):  # against _remove_abandoned between creation and flock()
+        with self.lock("tmp"):  # so that _remove_abandoned sees no file without its lock
             path = Path(tempfile.mkdtemp(prefix="build-", dir=self.directory("tmp")))
             alive = _lock_file(path).open("w")
             fcntl.flock(alive, fcntl.LOCK_EX)
@@ -114,8 +114,9 @@ class Cache:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
-            _lock_file(path).unlink(missing_ok=True)
-            alive.close()
+            with self.lock("tmp"):
+                _lock_file(path).unlink(missing_ok=True)
+                alive.close()
 
     def entry(self, key: str, build: Callable[[Path], Built], say: Callable[[str], None]) -> Entry:
         """The entry ``key``, made by ``build`` (given an empty root to fill) if there is none.

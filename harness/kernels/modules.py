@@ -6,23 +6,22 @@ virtme-ng reads modules only uncompressed or as ``.zst``; Debian's are ``.ko.xz`
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from harness import host
 from harness.kernels import compression, elf
 from harness.kernels.prepared import KernelUnavailable
 
 #: What virtme-ng 1.42 puts into its initramfs (virtme/virtmods.py), by module instead of alias,
-#: without the keyboard. One that a kernel has built in, or lacks, is no module of it.
+#: without the keyboard and without virtiofs, of which boots make no use. One that a kernel has
+#: built in, or lacks, is no module of it.
 NEEDED = (
     "9p",
     "9pnet_virtio",
-    "virtiofs",
     "virtio_console",
     "virtio_pci",
     "virtio_mmio",
@@ -32,7 +31,6 @@ NEEDED = (
 LIKELY = frozenset(NEEDED) | {
     "9pnet",
     "fscache",
-    "fuse",
     "netfs",
     "virtio",
     "virtio_pci_legacy_dev",
@@ -47,8 +45,6 @@ _PART = "[A-Za-z0-9_+-][A-Za-z0-9_.+-]*"
 PATH = rf"{_PART}(?:/{_PART})*"
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
-# /usr/sbin is not in the PATH of Debian's ordinary users.
-_SBIN = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,7 @@ def collect(fetch: Fetch, lists: Mapping[str, bytes]) -> ModuleSet:
 
 
 def check_root_filesystem(found: ModuleSet, what: str) -> None:
-    """Raise KernelUnavailable if ``what`` can mount its root neither by 9p nor by virtiofs.
+    """Raise KernelUnavailable if ``what`` cannot mount the guest's root, by 9p over virtio.
 
     Without the list of what is built in this cannot be known, and passes.
     """
@@ -138,11 +134,11 @@ def check_root_filesystem(found: ModuleSet, what: str) -> None:
         return
     names = {module_name(line) for line in builtin.decode("utf-8", "replace").splitlines()}
     names |= {module.name for module in found.modules}
-    if "virtiofs" not in names and not {"9p", "9pnet_virtio"} <= names:
+    if not {"9p", "9pnet_virtio"} <= names:
         raise KernelUnavailable(
-            f"{what} has neither 9p over virtio nor virtiofs, one of which virtme-ng needs for "
-            "the guest's root; use a kernel with CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO (on "
-            "Debian one without -cloud in its name)"
+            f"{what} has no 9p over virtio, by which the guest's root is mounted (virtiofs does "
+            "not replace it here); use a kernel with CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO, on "
+            "Debian one without -cloud in its name"
         )
 
 
@@ -171,14 +167,14 @@ def install(found: ModuleSet, root: Path, release: str) -> None:
 
 
 def _depmod(root: Path, release: str) -> None:
-    program = shutil.which("depmod", path=_SBIN)
+    program = host.find("depmod")
     if program is None:
         raise KernelUnavailable("depmod was not found; install it with: apt-get install kmod")
     # Some builds of kmod look in usr/lib/modules only, virtme-ng in lib/modules only.
     usr = root / "usr"
     usr.symlink_to(".")
     run = subprocess.run(
-        [program, "-b", str(root), release], capture_output=True, text=True, errors="replace"
+        [program, "-b", root, release], capture_output=True, text=True, errors="replace"
     )
     usr.unlink()
     if run.returncode != 0 or not (root / "lib/modules" / release / "modules.dep").exists():

@@ -7,10 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import host
 from harness.kernels import module_files, modules
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
@@ -47,8 +48,10 @@ def download(tag: str, home: Path) -> Path:
 
     Raises KernelUnavailable with virtme-ng's own last word for any failure.
     """
-    program = _virtme_ng()
-    path = os.pathsep.join((str(program.parent), os.environ.get("PATH", os.defpath)))
+    path = _path()
+    program = shutil.which("vng", path=path)
+    if program is None:
+        raise KernelUnavailable("vng was not found; install it with: pip install virtme-ng")
     try:
         run = subprocess.run(
             # Even a dry run starts a virtiofsd, and waits for one that does not work.
@@ -95,9 +98,7 @@ def _failure(tag: str, run: subprocess.CompletedProcess[str]) -> KernelUnavailab
     )
 
 
-def _virtme_ng() -> Path:
-    beside = Path(sys.executable).with_name("vng")
-    found = str(beside) if beside.exists() else shutil.which("vng")
-    if found is None:
-        raise KernelUnavailable("vng was not found; install it with: pip install virtme-ng")
-    return Path(found)
+def _path() -> str:
+    """Where virtme-ng's scripts are, and what they call."""
+    inherited = os.environ.get("PATH", os.defpath)
+    return os.pathsep.join((sysconfig.get_path("scripts"), inherited, *host.SBIN))

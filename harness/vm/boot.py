@@ -79,8 +79,7 @@ OnProgress = Callable[[int, int, CheckKey | None], None]
 
 def work_directory() -> tempfile.TemporaryDirectory[str]:
     """A new directory with a short, harmless path: it holds a socket, and virtme-ng sees it."""
-    for parent in (None, "/tmp", "/var/tmp"):  # noqa: S108: mkdtemp makes it ours alone
-        parent = parent or tempfile.gettempdir()
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 (mkdtemp's are safe)
         if len(parent) < 60 and commandline.is_harmless(parent) and Path(parent).is_dir():
             return tempfile.TemporaryDirectory(
                 prefix="mptcp-harness-", dir=parent, ignore_cleanup_errors=True
@@ -210,7 +209,7 @@ class _Boot:
             running = self._reader.running
             if running is not None:
                 self._running.append((len(self._console), str(running)))
-            if self._reader.planned:
+            if self._reader.done or running is not None:
                 self._on_progress(self._reader.done, self._reader.planned, running)
         return data != b""
 
@@ -223,8 +222,10 @@ class _Boot:
         detail = ""
         if end is BootEnd.POWERED_OFF and (qemu_status != 0 or not spoke):
             end = BootEnd.VMM_DIED if spoke else BootEnd.LAUNCH_FAILED
-            how = f"virtme-ng ended with status {status}" if qemu_status is None else (
-                f"QEMU ended with status {qemu_status}"
+            how = (
+                f"virtme-ng ended with status {status}"
+                if qemu_status is None
+                else (f"QEMU ended with status {qemu_status}")
             )
             detail = f"{how}; its last words: {last_words(console)}"
         elif end is BootEnd.BOOT_DEADLINE and not spoke:

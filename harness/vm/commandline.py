@@ -134,7 +134,15 @@ def command(work: Path, kernel: PreparedKernel, machine: Machine, request: Reque
     image = work / "kernel" / kernel.boot_image.relative_to(kernel.root)
     if not is_harmless(str(image)):
         raise Unsafe(f"the kernel image's name {image.name!r} has unusual characters")
-    script = ["exec", "python3", "-I", "-S", f"/{CHECKER}/__main__.py", "--vm", *request.arguments()]
+    script = [
+        "exec",
+        "python3",
+        "-I",
+        "-S",
+        f"/{CHECKER}/__main__.py",
+        "--vm",
+        *request.arguments(),
+    ]
     arguments = [
         *("vng", "--run", str(image), "--root", str(work / "root")),
         # The console: with it the kernel logs to standard error from its first byte on.

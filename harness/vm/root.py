@@ -92,7 +92,9 @@ def prepare(cache: Path) -> Path:
                 if not place.is_dir():  # else another harness was faster, with the same content
                     raise
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RootUnavailable(f"cannot build the guest's root in {place.parent}: {error}") from error
+        raise RootUnavailable(
+            f"cannot build the guest's root in {place.parent}: {error}"
+        ) from error
     return place
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from harness import host
 from harness.kernels import apt
 from harness.kernels.cache import Cache
+from tests.conftest import all_required
 
 DATA = Path(__file__).parent / "data"
 
@@ -27,6 +29,14 @@ case "$(basename "$0") $*" in
     *" show "*) cat "$here/index" ;;
 esac
 """
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Skip where a program of the host is missing, unless nothing may be skipped there."""
+    absent = [program for program in programs if host.find(program) is None]
+    return pytest.mark.skipif(
+        bool(absent) and not all_required(), reason=f"this host lacks {', '.join(absent)}"
+    )
 
 
 @dataclass

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import subprocess
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from harness.kernels import apt, packages
 from harness.kernels.packages import Package
 from harness.kernels.prepared import KernelUnavailable
-from tests.kernels.conftest import DATA
+from tests.kernels.conftest import DATA, needs
 
 Index = dict[str, Package]
 
@@ -130,13 +129,13 @@ def test_versions_sort_as_debians_do(older: str, newer: str) -> None:
 VERSION = st.from_regex(r"([0-2]:)?[0-9][0-9a-b.+~]{0,6}(-[0-9a-b.+~]{1,4})?", fullmatch=True)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def dpkg_says(first: str, operator: str, second: str) -> bool:
     command = ["dpkg", "--compare-versions", first, operator, second]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(shutil.which("dpkg") is None, reason="compares with dpkg, which is not here")
+@needs("dpkg")
 @settings(max_examples=60, deadline=None)
 @given(VERSION, VERSION)
 def test_versions_sort_as_dpkg_says(first: str, second: str) -> None:

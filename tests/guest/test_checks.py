@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The checks on the running kernel: they pass on a sound one, and each notices its faults.
+
+A fault alters the real kernel's answers (tests/guest/faults.py); what must notice it is named.
+"""
+
+from __future__ import annotations
+
+import _socket
+import ctypes
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from guest import abi, connection, events, probe, runner, sockopt
+from guest import checks as guest_checks
+from guest.checks import EARLY, SEGMENT
+from tests.guest.faults import (
+    Call,
+    Fault,
+    FaultyKernel,
+    accepts,
+    bump,
+    bump_full,
+    bump_header,
+    bump_info,
+    fails,
+    refuses_with,
+    returned_length,
+    writes_beyond,
+)
+
+pytestmark = pytest.mark.mptcp
+
+INFO, TCP, ADDRS, FULL = 1, 2, 3, 4
+TOS = _socket.IP_TOS
+TOS_LEVEL = _socket.IPPROTO_IP
+ADDRESS = abi.SUBFLOW_DATA_LAYOUT.size + 4  # within the first address
+FULL_INFO_AT = abi.FULL_INFO_LAYOUT.offsets["mptcp_info"]
+
+
+def tcp_counter(field: str) -> Fault:
+    return bump(abi.TCP_INFO_LAYOUT, field, TCP, at=abi.SUBFLOW_DATA_LAYOUT.size)
+
+
+def embedded_info(field: str) -> Fault:
+    return bump(abi.MPTCP_INFO_LAYOUT, field, FULL, at=FULL_INFO_AT)
+
+
+def address_byte(at: int) -> Fault:
+    def fault(call: Call) -> None:
+        if call.of(ADDRS):
+            call.add(at, "=B", 1)
+
+    return fault
+
+
+def short_info(call: Call) -> None:
+    if call.of(INFO):
+        call.length = min(call.length, 40)
+
+
+def length_of_refused(option: int) -> Fault:
+    def fault(call: Call) -> None:
+        if call.of(option) and call.error:
+            call.length += 1
+
+    return fault
+
+
+def keeps_length(option: int) -> Fault:
+    """The length of a larger header is not cut to what was filled."""
+
+    def fault(call: Call) -> None:
+        if call.of(option) and not call.error:
+            call.length = call.asked
+
+    return fault
+
+
+def second_subflow_id(call: Call) -> None:
+    """The id stands in an array of its own, which the request points to."""
+    if call.of(FULL) and not call.error:
+        address = abi.FULL_INFO_LAYOUT.view(call.request).subflow_info
+        ctypes.memmove(address, struct.pack("=I", 2), 4)
+
+
+def tos_is_wide(call: Call) -> None:
+    if (call.level, call.option) == (TOS_LEVEL, TOS) and not call.error:
+        call.length = 4
+
+
+def tos_negative_accepted(call: Call) -> None:
+    if (call.level, call.option) == (TOS_LEVEL, TOS) and call.asked < 0:
+        call.error = 0
+
+
+def tos_stuck(call: Call) -> None:
+    if (call.level, call.option) == (TOS_LEVEL, TOS) and not call.error and call.data:
+        call.data[0] = 0x10
+
+
+#: A kernel's fault, and checks that must notice it.
+FAULTS: dict[str, tuple[Fault, set[str]]] = {
+    "MPTCP_INFO fails": (fails(INFO), {"mptcp_info.readable"}),
+    "MPTCP_INFO too short": (short_info, {"mptcp_info.readable"}),
+    "MPTCP_INFO says more than there is": (
+        returned_length(INFO, 1),
+        {"mptcp_info.length_is_the_smaller"},
+    ),
+    "MPTCP_INFO writes beyond": (writes_beyond(INFO), {"mptcp_info.readable"}),
+    "write_seq runs": (
+        bump_info("mptcpi_write_seq", growing=True),
+        {"mptcp_info.write_seq_counts_sent_bytes", "mptcp_info.snd_una_follows_write_seq"},
+    ),
+    "rcv_nxt runs": (
+        bump_info("mptcpi_rcv_nxt", growing=True),
+        {
+            "mptcp_info.rcv_nxt_counts_received_bytes",
+            "mptcp_info.rcv_nxt_counts_data_fin",
+            "mptcp_info.rcv_nxt_follows_peer_write_seq",
+        },
+    ),
+    "rcv_nxt off by one": (
+        bump_info("mptcpi_rcv_nxt"),
+        {"mptcp_info.rcv_nxt_follows_peer_write_seq", "mptcp_info.early_bytes_counted"},
+    ),
+    "snd_una lags": (bump_info("mptcpi_snd_una"), {"mptcp_info.snd_una_follows_write_seq"}),
+    "bytes_sent": (bump_info("mptcpi_bytes_sent"), {"mptcp_info.bytes_sent_exact"}),
+    "bytes_received": (bump_info("mptcpi_bytes_received"), {"mptcp_info.bytes_received_exact"}),
+    "bytes_acked": (bump_info("mptcpi_bytes_acked"), {"mptcp_info.bytes_acked_exact"}),
+    "token changes": (bump_info("mptcpi_token", growing=True), {"mptcp_info.token_is_kept"}),
+    "tcpi_bytes_sent": (tcp_counter("tcpi_bytes_sent"), {"tcpinfo.bytes_sent_exact"}),
+    "tcpi_bytes_received": (
+        tcp_counter("tcpi_bytes_received"),
+        {"tcpinfo.bytes_received_exact", "tcpinfo.early_bytes_counted"},
+    ),
+    "local address": (
+        address_byte(ADDRESS),
+        {"subflow_addrs.local_is_getsockname", "full_info.agrees_with_subflow_addrs"},
+    ),
+    "remote address": (
+        address_byte(ADDRESS + abi.SOCKADDR_STORAGE_SIZE),
+        {"subflow_addrs.remote_is_getpeername"},
+    ),
+    "end of the local sockaddr_storage": (
+        address_byte(abi.SUBFLOW_DATA_LAYOUT.size + abi.SOCKADDR_STORAGE_SIZE - 1),
+        {"subflow_addrs.local_is_getsockname"},
+    ),
+    "family": (
+        address_byte(abi.SUBFLOW_DATA_LAYOUT.size),
+        {"subflow_addrs.family_is_the_sockets", "subflow_addrs.family_alone_fits"},
+    ),
+    "MPTCP_FULL_INFO fails": (fails(FULL), {"full_info.readable"}),
+    "full: id": (second_subflow_id, {"full_info.subflow_id_is_one"}),
+    "full: num_subflows": (
+        bump_full("num_subflows"),
+        {"full_info.one_subflow", "full_info.arrays_of_none_are_left_alone"},
+    ),
+    "full: tcpinfo size": (bump_full("size_tcpinfo_user"), {"full_info.tcpinfo_sizes"}),
+    "full: sfinfo size": (bump_full("size_sfinfo_user"), {"full_info.sfinfo_sizes"}),
+    "full: extra subflows": (embedded_info("mptcpi_subflows"), {"full_info.one_subflow"}),
+    "full: bytes_sent": (
+        embedded_info("mptcpi_bytes_sent"),
+        {"full_info.agrees_with_mptcp_info"},
+    ),
+    "full: token of a short one": (
+        embedded_info("mptcpi_token"),
+        {"full_info.agrees_with_mptcp_info"},
+    ),
+    "full: length": (
+        returned_length(FULL, -1),
+        {"full_info.shorter_mptcp_info_accepted", "full_info.longer_mptcp_info_accepted"},
+    ),
+    "full: accepts anything": (
+        accepts(FULL),
+        {"full_info.short_lengths_refused", "full_info.nonzero_kernel_fields_refused"},
+    ),
+    "full: EPERM for EINVAL": (
+        refuses_with(FULL, 1),
+        {"full_info.short_lengths_refused", "full_info.nonzero_kernel_fields_refused"},
+    ),
+    "tcpinfo disagrees": (
+        tcp_counter("tcpi_bytes_sent"),
+        {"full_info.agrees_with_tcpinfo"},
+    ),
+    "TOS stuck": (tos_stuck, {"ip_tos.set_is_read_back"}),
+    "TOS wide": (tos_is_wide, {"ip_tos.is_one_byte", "ip_tos.length_zero_stays_zero"}),
+    "TOS accepts -1": (tos_negative_accepted, {"ip_tos.negative_length_refused"}),
+    "TOS writes beyond": (writes_beyond(TOS, TOS_LEVEL), {"ip_tos.is_one_byte"}),
+}
+for _name, _option in (("tcpinfo", TCP), ("subflow_addrs", ADDRS)):
+    FAULTS |= {
+        f"{_name} fails": (fails(_option), {f"{_name}.size_kernel_positive"}),
+        f"{_name}: num_subflows": (
+            bump_header("num_subflows", _option),
+            {f"{_name}.one_subflow", f"{_name}.bare_header_accepted"},
+        ),
+        f"{_name}: size_user": (
+            bump_header("size_user", _option),
+            {f"{_name}.size_user_is_the_smaller", f"{_name}.bare_header_accepted"},
+        ),
+        f"{_name}: size_subflow_data": (
+            bump_header("size_subflow_data", _option),
+            {f"{_name}.larger_header_accepted", f"{_name}.byte_after_odd_header"},
+        ),
+        f"{_name}: length": (
+            returned_length(_option, -1),
+            {f"{_name}.length_is_header_and_one_element", f"{_name}.byte_after_odd_header"},
+        ),
+        f"{_name}: accepts anything": (
+            accepts(_option),
+            {
+                f"{_name}.header_size_zero_refused",
+                f"{_name}.short_lengths_refused",
+                f"{_name}.nonzero_size_kernel_refused",
+                f"{_name}.nonzero_num_subflows_refused",
+            },
+        ),
+        f"{_name}: EPERM for EINVAL": (
+            refuses_with(_option, 1),
+            {
+                f"{_name}.header_size_zero_refused",
+                f"{_name}.short_lengths_refused",
+                f"{_name}.nonzero_size_kernel_refused",
+                f"{_name}.nonzero_num_subflows_refused",
+            },
+        ),
+        f"{_name}: length of what is refused": (
+            length_of_refused(_option),
+            {f"{_name}.header_size_zero_refused", f"{_name}.short_lengths_refused"},
+        ),
+        f"{_name}: length not cut": (
+            keeps_length(_option),
+            {f"{_name}.larger_header_accepted", f"{_name}.length_is_header_and_one_element"},
+        ),
+        f"{_name}: writes beyond": (
+            writes_beyond(_option),
+            {f"{_name}.bare_header_accepted", f"{_name}.byte_after_odd_header"},
+        ),
+    }
+
+#: Faults that no socket option shows; their checks have tests of their own below.
+ELSEWHERE = {
+    "payload.arrives",
+    "payload.survives_the_echo",
+    "payload.ends_with_fin",
+    "subflow_addrs.socket_names_agree",
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A counter that stays wrong is not waited for as long as one on its way."""
+    monkeypatch.setattr(connection, "SETTLE_DEADLINE", 0.01)
+    few = [planned for planned in runner.CONNECTIONS if planned[0] in (SEGMENT, EARLY)]
+    monkeypatch.setattr(runner, "CONNECTIONS", few)
+
+
+def run(family: str = "ipv4", seed: int = 1) -> dict[str, set[str]]:
+    """Check ids by verdict."""
+    written: list[bytes] = []
+    runner.Runner(
+        runner.Options(families=(family,), seed=seed), events.Emitter(written.append)
+    ).run()
+    names: list[str] = []
+    found: dict[str, set[str]] = {verdict: set() for verdict in events.VERDICTS}
+    for line in b"".join(written).splitlines(True):
+        event = events.parse(line)
+        if event["e"] == "plan":
+            names += [entry[0] for entry in event["entries"]]
+        elif event["e"] == "result":
+            found[event["verdict"]].add(names[event["i"]])
+    return found
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_a_sound_kernel_passes(family: str) -> None:
+    found = run(family)
+    assert found["fail"] == found["error"] == set()
+    assert found["pass"]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, noticing = FAULTS[name]
+    probed = probe.capabilities(_socket.AF_INET)
+    # What the kernel has is asked before it breaks: a fault must not pass for an absence.
+    monkeypatch.setattr(probe, "capabilities", lambda family: probed)
+    monkeypatch.setattr(sockopt, "_getsockopt", FaultyKernel(fault).getsockopt)
+    found = run()
+    assert noticing - found["fail"] == set()
+    assert found["error"] == set()
+
+
+def test_every_check_notices_some_fault() -> None:
+    noticed = set().union(*(noticing for _, noticing in FAULTS.values()))
+    assert {check.id for check in guest_checks.all_checks()} == noticed | ELSEWHERE
+
+
+def test_the_same_seed_gives_the_same_payload() -> None:
+    contents = [runner.Random(7).bytes(64) for _ in range(2)]
+    assert contents[0] == contents[1]
+    assert contents[0] != runner.Random(8).bytes(64)
+
+
+@pytest.fixture
+def transferred() -> Iterator[connection.Connection]:
+    """A connection that has carried its payload both ways."""
+    made = connection.Connection(_socket.AF_INET, b"payload" * 20)
+    made.transfer()
+    yield made
+    made.close()
+
+
+def fails_at(check: str, end: connection.End) -> None:
+    function = next(c.function for c in guest_checks.all_checks() if c.id == check)
+    with pytest.raises(guest_checks.Failed):
+        function(end)
+
+
+def test_a_changed_byte_is_noticed_at_the_server(transferred: connection.Connection) -> None:
+    transferred.server.content = b"P" + transferred.server.content[1:]
+    fails_at("payload.arrives", transferred.server)
+
+
+def test_a_missing_byte_is_noticed_at_the_client(transferred: connection.Connection) -> None:
+    transferred.client.content = transferred.client.content[:-1]
+    fails_at("payload.survives_the_echo", transferred.client)
+
+
+def test_a_stream_without_an_end_is_noticed(transferred: connection.Connection) -> None:
+    fails_at("payload.ends_with_fin", transferred.server)
+
+
+def test_names_of_different_families_are_noticed(
+    transferred: connection.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, length = sockopt.peername(transferred.client.fd)
+    other = struct.pack("=H", _socket.AF_INET6) + name[2:]
+    monkeypatch.setattr(sockopt, "peername", lambda fd: (other, length))
+    fails_at("subflow_addrs.socket_names_agree", transferred.client)
+
+
+def test_a_connection_that_breaks_fails_every_check_that_was_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(self: connection.Connection) -> None:
+        raise connection.TransferFailed("nothing arrived")
+
+    monkeypatch.setattr(connection.Connection, "transfer", broken)
+    found = run()
+    assert "payload.arrives" in found["fail"]
+    assert "tcpinfo.one_subflow" in found["pass"]  # before the transfer
+
+
+def test_a_check_that_breaks_is_an_error_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(end: connection.End) -> None:
+        raise ZeroDivisionError("of its own making")
+
+    first = guest_checks.all_checks()[0]
+    monkeypatch.setattr(first, "function", broken)
+    found = run()
+    assert found["error"] == {first.id}
+    assert found["pass"]
+
+
+def test_plain_tcp_has_no_mptcp_option() -> None:
+    """What a kernel without SOL_MPTCP answers, and an MPTCP socket after fallback to TCP."""
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        plain = connection.Connection(family, b"?", protocol=_socket.IPPROTO_TCP)
+        found = probe.options(plain.client)
+        plain.close()
+        absent = {name for name, finding in found.items() if not finding.present}
+        assert absent == {"mptcp_info", "tcpinfo", "subflow_addrs", "packet_stats", "full_info"}

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from __future__ import annotations
+
+import hashlib
+import lzma
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from harness.kernels import deb
+from harness.kernels.cache import Cache, file_sha256
+from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.manifest import DebSource
+from tests.kernels import builders
+from tests.kernels.builders import RELEASE
+from tests.kernels.conftest import FakeApt, Said, needs
+
+pytestmark = needs("dpkg-deb", "depmod")
+NEW = "7.3.4+deb13-amd64"
+
+
+def record(name: str, path: Path | None = None, depends: str = "") -> str:
+    """The stanza of a package in an index; of its file at ``path``."""
+    content = path.read_bytes() if path else b""
+    return (
+        f"Package: {name}\nVersion: 6.1.176-1\nDepends: {depends}\nSize: {len(content)}\n"
+        f"SHA256: {hashlib.sha256(content).hexdigest()}\n\n"
+    )
+
+
+def serve(fake_apt: FakeApt, image: bytes | None = None) -> Path:
+    """Let the suite hold one kernel, and a metapackage that leads to it."""
+    name = f"linux-image-{RELEASE}"
+    path = fake_apt.debs / f"{name}_6.1.176-1_amd64.deb"
+    builders.kernel_deb(path, image=image)
+    meta = record("linux-image-amd64", depends=f"kmod, {name} (= 6.1.176-1)")
+    fake_apt.serves(meta + record(name, path))
+    return path
+
+
+def prepare(cache: Cache, say: Said, package: str = "linux-image-amd64") -> PreparedKernel:
+    return deb.prepare("debian-6.1", DebSource("bookworm", package), cache, say)
+
+
+def test_a_metapackage_becomes_a_kernel_that_virtme_ng_can_boot(
+    fake_apt: FakeApt, cache: Cache, say: Said
+) -> None:
+    serve(fake_apt)
+    kernel = prepare(cache, say)
+    assert (kernel.name, kernel.release) == ("debian-6.1", RELEASE)
+    assert kernel.version == "6.1.176-1"
+    assert kernel.origin == f"bookworm linux-image-{RELEASE} 6.1.176-1"
+    assert kernel.image == kernel.root / "boot" / f"vmlinuz-{RELEASE}"
+    assert kernel.image_sha256 == file_sha256(kernel.image)
+    assert kernel.boot_image == kernel.root / "boot" / f"vmlinux-{RELEASE}"
+    assert kernel.boot_image.read_bytes() == builders.vmlinux()
+    assert (kernel.root / "lib" / "modules" / RELEASE / "modules.dep").exists()
+
+
+def test_only_what_a_boot_needs_is_kept(fake_apt: FakeApt, cache: Cache, say: Said) -> None:
+    serve(fake_apt)
+    names = {path.name for path in prepare(cache, say).root.rglob("*") if path.is_file()}
+    assert "9p.ko" in names
+    assert not names & {"e1000.ko", "copyright"}
+
+
+def test_what_the_cache_holds_is_not_downloaded_again(
+    fake_apt: FakeApt, cache: Cache, say: Said
+) -> None:
+    serve(fake_apt)
+    assert prepare(cache, say) == prepare(cache, say)
+    assert len(fake_apt.calls("download")) == 1
+
+
+def test_no_package_stays_in_the_cache(fake_apt: FakeApt, cache: Cache, say: Said) -> None:
+    serve(fake_apt)
+    prepare(cache, say)
+    assert list(cache.root.rglob("*.deb")) == []
+
+
+def test_a_download_is_announced_with_its_size(fake_apt: FakeApt, cache: Cache, say: Said) -> None:
+    serve(fake_apt)
+    prepare(cache, say)
+    assert f"downloading linux-image-{RELEASE} (0 MB)" in say
+
+
+def test_a_package_that_left_the_mirror_is_looked_up_again(
+    fake_apt: FakeApt, cache: Cache, say: Said
+) -> None:
+    path = serve(fake_apt)
+    path.write_bytes(b"a later build, of which the index does not know yet")
+    with pytest.raises(KernelUnavailable):
+        prepare(cache, say)
+    assert len(fake_apt.calls("update")) == 2
+
+
+def test_a_kernel_in_three_packages_becomes_one(tmp_path: Path) -> None:
+    where = f"./usr/lib/modules/{NEW}"
+    files = builders.module_files(NEW, suffix=".xz", compress=lzma.compress)
+    builtin = files.pop("modules.builtin")
+    debs = [
+        builders.deb(tmp_path / "base.deb", [(f"{where}/modules.builtin", builtin)]),
+        builders.deb(
+            tmp_path / "binary.deb", [(f"{where}/vmlinuz", builders.bzimage(release=NEW))]
+        ),
+        builders.deb(
+            tmp_path / "modules.deb", [(f"{where}/{name}", data) for name, data in files.items()]
+        ),
+    ]
+    root = tmp_path / "root"
+    root.mkdir()
+    built = deb.unpack(debs, root, "linux-image")
+    assert (built.release, built.boot_image) == (NEW, f"boot/vmlinux-{NEW}")
+    module = root / "lib" / "modules" / NEW / "kernel" / "fs" / "9p" / "9p.ko"
+    assert module.read_bytes() == builders.module("9p", ("fscache", "netfs", "9pnet"), NEW)
+
+
+def unpack(tmp_path: Path, path: Path) -> Path:
+    root = tmp_path / "root"
+    root.mkdir()
+    deb.unpack([path], root, "linux-image-x")
+    return root
+
+
+def test_a_dependency_nobody_thought_of_is_fetched_from_the_package(tmp_path: Path) -> None:
+    files = builders.module_files(
+        modules={"kernel/fs/9p/9p.ko": ["helper"], "kernel/net/9p/9pnet_virtio.ko": []}
+    )
+    files["kernel/a/helper.ko"] = builders.module("helper")
+    root = unpack(tmp_path, builders.kernel_deb(tmp_path / "x.deb", files=files))
+    assert (root / "lib" / "modules" / RELEASE / "kernel" / "a" / "helper.ko").exists()
+
+
+def test_a_kernel_that_can_mount_no_root_is_refused(tmp_path: Path) -> None:
+    path = builders.kernel_deb(tmp_path / "x.deb", files={"modules.builtin": b""})
+    with pytest.raises(KernelUnavailable, match="without -cloud in its name"):
+        unpack(tmp_path, path)
+
+
+def test_a_package_without_an_image_is_refused(tmp_path: Path) -> None:
+    path = builders.deb(tmp_path / "x.deb", [("./usr/share/doc/x", b"x")])
+    with pytest.raises(KernelUnavailable, match="linux-image-x holds no kernel images"):
+        unpack(tmp_path, path)
+
+
+def test_a_damaged_package_is_an_error(tmp_path: Path) -> None:
+    path = builders.kernel_deb(tmp_path / "x.deb")
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(KernelUnavailable, match=r"x\.deb cannot be unpacked"):
+        unpack(tmp_path, path)
+
+
+def test_a_file_that_is_no_package_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.deb").write_text("<html>your hotel's network</html>")
+    with pytest.raises(KernelUnavailable, match=r"x\.deb cannot be unpacked"):
+        unpack(tmp_path, tmp_path / "x.deb")
+
+
+def test_an_image_that_is_no_kernel_is_refused(tmp_path: Path) -> None:
+    path = builders.kernel_deb(tmp_path / "x.deb", image=b"text")
+    with pytest.raises(KernelUnavailable, match="the image in linux-image-x is a text file"):
+        unpack(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"./lib/modules/{RELEASE}/../../../../9p.ko",
+        f"./lib/modules/{RELEASE}//{{tmp}}/9p.ko",
+        "../9p.ko",
+        "./lib/modules/../9p.ko",
+    ],
+)
+def test_no_path_in_a_package_leads_out_of_its_directory(tmp_path: Path, name: str) -> None:
+    image = (f"./boot/vmlinuz-{RELEASE}", builders.bzimage())
+    evil = (name.format(tmp=tmp_path), builders.module("9p"))
+    root = unpack(tmp_path, builders.deb(tmp_path / "x.deb", [image, evil]))
+    assert [path for path in tmp_path.rglob("9p.ko") if not path.is_relative_to(root)] == []
+    assert not (root / "9p.ko").exists()
+
+
+def test_links_in_a_package_are_not_followed_or_made(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    members: list[tarfile.TarInfo | tuple[str, bytes]] = []
+    for name, kind in (("9p.ko", tarfile.SYMTYPE), ("9pnet.ko", tarfile.LNKTYPE)):
+        link = tarfile.TarInfo(f"./lib/modules/{RELEASE}/{name}")
+        link.type, link.linkname = kind, str(secret)
+        members.append(link)
+    members.append((f"./boot/vmlinuz-{RELEASE}", builders.bzimage()))
+    root = unpack(tmp_path, builders.deb(tmp_path / "x.deb", members))
+    assert not (root / "lib").exists()
+
+
+def test_a_member_of_absurd_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deb, "_MEMBER_LIMIT", 100)
+    with pytest.raises(KernelUnavailable, match="is huge"):
+        unpack(tmp_path, builders.kernel_deb(tmp_path / "x.deb"))
+
+
+@pytest.mark.parametrize(
+    ("suite", "package"),
+    [
+        ("bookworm main\ndeb [trusted=yes] http://x.example.org", "linux-image-amd64"),
+        ("../../etc", "linux-image-amd64"),
+        ("bookworm", "-o=Dir::Etc=/"),
+        ("bookworm", "linux-image-amd64 zsh"),
+    ],
+)
+def test_words_that_are_no_names_never_reach_apt(
+    fake_apt: FakeApt, cache: Cache, say: Said, suite: str, package: str
+) -> None:
+    with pytest.raises(KernelUnavailable, match="cannot be the name of a"):
+        deb.prepare("x", DebSource(suite, package), cache, say)
+    assert not (fake_apt.directory / "calls").exists()
+
+
+def test_a_hostile_suite_of_a_series_never_reaches_apt(
+    fake_apt: FakeApt, cache: Cache, say: Said
+) -> None:
+    with pytest.raises(KernelUnavailable, match="cannot be the name of a suite"):
+        deb.series(DebSource("a b", "linux-image-*"), cache, say)
+    assert not (fake_apt.directory / "calls").exists()

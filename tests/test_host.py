@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import errno
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import host
+
+QEMU, DEPMOD, MODPROBE, BUSYBOX, LDD = host.TOOLS
+PT_LOAD, PT_INTERP = 1, 3
+
+#: Stands for apt-get: notes how it was called, and "installs" what lies in the archive, which
+#: `update` makes known.
+APT_GET = """\
+#!/bin/sh
+echo "$@" >>"{here}/calls"
+echo "$DEBIAN_FRONTEND $http_proxy" >>"{here}/environment"
+case "$*" in
+    update) : >"{here}/known" ;;
+    install*)
+        if [ ! -e "{here}/known" ]; then
+            echo "E: Unable to locate package kmod" >&2
+            exit 100
+        fi
+        cp "{here}/archive/"* "{here}/bin/" ;;
+esac
+"""
+SUDO_THAT_ASKS = "#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n"
+SUDO_THAT_OBEYS = """\
+#!/bin/sh
+echo "$@" >>"{here}/sudo"
+while [ "${{1#-}}" != "$1" ]; do shift; done
+exec "$@"
+"""
+
+
+class Machine:
+    """A host of ours: nothing but what is put into ``bin``."""
+
+    def __init__(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.here = here
+        self.bin = here / "bin"
+        self.archive = here / "archive"
+        self.said: list[str] = []
+        for directory in (self.bin, self.archive):
+            directory.mkdir()
+        for program in ("sh", "cp"):
+            (self.bin / program).symlink_to(shutil.which(program) or "")
+        (here / "status").write_text("Package: dpkg\n")
+        monkeypatch.setenv("PATH", str(self.bin))
+        monkeypatch.setattr(host, "SBIN", ())
+        monkeypatch.setattr(host, "DPKG_STATUS", here / "status")
+
+    def add(self, program: str, text: str = "#!/bin/sh\n", where: Path | None = None) -> Path:
+        path = (where or self.bin) / program
+        path.write_text(text.format(here=self.here) if "{here}" in text else text)
+        path.chmod(0o755)
+        return path
+
+    def add_binary(self, program: str, data: bytes) -> Path:
+        path = self.add(program)
+        path.write_bytes(data)
+        return path
+
+    def lines(self, name: str) -> list[str]:
+        path = self.here / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def install(self, *tools: host.Tool) -> None:
+        host.install(tools, self.said.append)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+@pytest.fixture
+def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
+def elf(*segments: int, machine: int = 62) -> bytes:
+    """The head of an ELF64 program with program headers of these types."""
+    identity = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", identity, 2, machine, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0
+    )
+    return header + b"".join(struct.pack("<I52x", kind) for kind in segments)
+
+
+def test_a_program_is_found_outside_of_path_where_administrators_have_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sbin = tmp_path / "sbin"
+    sbin.mkdir()
+    machine.add("depmod", where=sbin)
+    monkeypatch.setattr(host, "SBIN", (str(sbin),))
+    assert host.find("depmod") == sbin / "depmod"
+
+
+def test_a_program_that_is_nowhere_is_none(machine: Machine) -> None:
+    assert host.find("depmod") is None
+
+
+def test_everything_is_missing_on_a_bare_host(machine: Machine) -> None:
+    assert host.missing() == host.TOOLS
+
+
+def test_what_is_there_is_not_missing(machine: Machine) -> None:
+    machine.add("depmod")
+    machine.add("ldd")
+    assert host.missing() == (QEMU, MODPROBE, BUSYBOX)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(elf(PT_LOAD, PT_INTERP), id="dynamic"),
+        pytest.param(elf(PT_LOAD, machine=183), id="arm64"),
+        pytest.param(elf(PT_LOAD)[:70], id="truncated"),
+        pytest.param(elf(PT_LOAD)[:30], id="truncated header"),
+        pytest.param(elf(), id="no segments"),
+        pytest.param(b'#!/bin/sh\nexec /opt/busybox "$@"\n' + bytes(64), id="script"),
+        pytest.param(b"", id="empty"),
+    ],
+)
+def test_a_busybox_that_is_no_static_program_does_not_count(machine: Machine, data: bytes) -> None:
+    machine.add_binary("busybox", data)
+    assert host.find_static_busybox() is None
+
+
+def test_a_real_dynamic_program_does_not_count(machine: Machine) -> None:
+    (machine.bin / "busybox").symlink_to(sys.executable)
+    assert host.find_static_busybox() is None
+
+
+def test_a_static_busybox_counts(machine: Machine) -> None:
+    static = machine.add_binary("busybox", elf(PT_LOAD))
+    assert host.find_static_busybox() == static
+
+
+def test_a_static_busybox_counts_beside_a_dynamic_one(machine: Machine) -> None:
+    machine.add_binary("busybox", elf(PT_LOAD, PT_INTERP))
+    static = machine.add_binary("busybox.static", elf(PT_LOAD))
+    assert host.find_static_busybox() == static
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_command_names_each_package_once(machine: Machine) -> None:
+    machine.add("apt-get")
+    command = host.install_command([QEMU, DEPMOD, MODPROBE])
+    assert command == [
+        *("apt-get", "install", "-y", "--no-install-recommends", "qemu-system-x86", "kmod")
+    ]
+
+
+@pytest.mark.usefixtures("as_user")
+def test_a_user_is_told_to_use_sudo(machine: Machine) -> None:
+    machine.add("apt-get")
+    machine.add("sudo")
+    command = host.install_command([DEPMOD])
+    assert command is not None
+    assert command[:3] == ["sudo", "apt-get", "install"]
+
+
+@pytest.mark.usefixtures("as_user")
+def test_a_user_without_sudo_is_told_to_use_su(machine: Machine) -> None:
+    machine.add("apt-get")
+    assert host.install_command([DEPMOD]) == [
+        *("su", "-l", "-c", "apt-get install -y --no-install-recommends kmod")
+    ]
+
+
+def test_without_apt_there_is_no_command(machine: Machine) -> None:
+    assert host.install_command(host.TOOLS) is None
+
+
+def test_an_apt_that_does_not_manage_the_system_gives_no_command(machine: Machine) -> None:
+    machine.add("apt-get")
+    (machine.here / "status").write_text("")
+    assert host.install_command(host.TOOLS) is None
+
+
+def test_without_apt_the_packages_are_named(machine: Machine) -> None:
+    text = str(host.ToolsMissing([QEMU, BUSYBOX]))
+    assert "sudo dnf install qemu-system-x86 busybox;" in text
+    assert "what Debian calls qemu-system-x86 busybox-static" in text
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_is_missing_is_said_with_the_command_that_mends_it(machine: Machine) -> None:
+    machine.add("apt-get")
+    assert str(host.ToolsMissing([QEMU, MODPROBE])) == (
+        "this host lacks qemu-system-x86_64, modprobe; install what is missing with: "
+        "apt-get install -y --no-install-recommends qemu-system-x86 kmod"
+    )
+
+
+def test_nothing_is_done_when_nothing_is_missing(machine: Machine) -> None:
+    machine.install()
+    assert machine.said == []
+
+
+@pytest.mark.usefixtures("as_root")
+def test_root_installs_without_asking(machine: Machine) -> None:
+    machine.add("apt-get", APT_GET)
+    machine.add("depmod", where=machine.archive)
+    (machine.here / "known").touch()
+    machine.install(DEPMOD)
+    assert machine.lines("calls") == [
+        "install -y --no-install-recommends -o DPkg::Lock::Timeout=120 kmod"
+    ]
+    assert host.locate(DEPMOD) == machine.bin / "depmod"
+
+
+@pytest.mark.usefixtures("as_root")
+def test_lists_are_read_when_a_package_is_not_known(machine: Machine) -> None:
+    machine.add("apt-get", APT_GET)
+    machine.add("depmod", where=machine.archive)
+    machine.install(DEPMOD)
+    assert [call.split()[0] for call in machine.lines("calls")] == ["install", "update", "install"]
+
+
+@pytest.mark.usefixtures("as_root")
+def test_debconf_does_not_ask(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.add("apt-get", APT_GET)
+    machine.add("depmod", where=machine.archive)
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    machine.install(DEPMOD)
+    assert set(machine.lines("environment")) == {"noninteractive "}
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
+@pytest.mark.usefixtures("as_root")
+def test_apt_gets_the_proxy(machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    machine.add("apt-get", APT_GET)
+    machine.add("depmod", where=machine.archive)
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.setenv(name, "http://proxy.example.org:3128")
+    machine.install(DEPMOD)
+    assert set(machine.lines("environment")) == {"noninteractive http://proxy.example.org:3128"}
+
+
+@pytest.mark.usefixtures("as_user")
+def test_a_user_installs_through_a_sudo_that_does_not_ask(machine: Machine) -> None:
+    machine.add("apt-get", APT_GET)
+    machine.add("sudo", SUDO_THAT_OBEYS)
+    machine.add("true")
+    machine.add("depmod", where=machine.archive)
+    machine.install(DEPMOD)
+    assert host.locate(DEPMOD) == machine.bin / "depmod"
+
+
+@pytest.mark.usefixtures("as_user")
+def test_sudo_keeps_a_proxy_without_showing_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.add("apt-get", APT_GET)
+    machine.add("sudo", SUDO_THAT_OBEYS)
+    machine.add("true")
+    machine.add("depmod", where=machine.archive)
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.example.org:3128")
+    machine.install(DEPMOD)
+    calls = machine.lines("sudo")[1:]
+    kept = [call.split("--preserve-env=")[1].split()[0].split(",") for call in calls]
+    assert all({"DEBIAN_FRONTEND", "https_proxy"} <= set(names) for names in kept)
+    assert "secret" not in "".join(calls)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        pytest.param(lambda machine: machine.add("sudo", SUDO_THAT_ASKS), id="sudo asks"),
+        pytest.param(lambda machine: None, id="no sudo"),
+    ],
+)
+@pytest.mark.usefixtures("as_user")
+def test_a_user_who_would_be_asked_gets_the_command_at_once(
+    machine: Machine, prepare: Callable[[Machine], object]
+) -> None:
+    machine.add("apt-get", APT_GET)
+    prepare(machine)
+    with pytest.raises(host.ToolsMissing, match="apt-get install -y"):
+        machine.install(DEPMOD)
+    assert machine.lines("calls") == []
+
+
+@pytest.mark.usefixtures("as_root")
+def test_without_apt_nothing_is_tried(machine: Machine) -> None:
+    with pytest.raises(host.ToolsMissing, match="this system's package manager"):
+        machine.install(DEPMOD)
+    assert machine.said == []
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_failed_installation_says_what_apt_said(machine: Machine) -> None:
+    machine.add("apt-get", "#!/bin/sh\necho 'E: Unable to locate package kmod' >&2\nexit 100\n")
+    with pytest.raises(host.ToolsMissing, match=r"depmod \(.*Unable to locate package kmod\); "):
+        machine.install(DEPMOD)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_package_that_lacks_its_program_is_no_success(machine: Machine) -> None:
+    machine.add("apt-get")
+    with pytest.raises(host.ToolsMissing, match="installed the packages, and they lack it"):
+        machine.install(DEPMOD)
+
+
+def finding(subject: str, cache: Path) -> host.Finding:
+    return next(found for found in host.doctor(cache) if found.subject == subject)
+
+
+def test_the_doctor_looks_at_every_tool(machine: Machine) -> None:
+    subjects = {found.subject for found in host.doctor(machine.here)}
+    assert {tool.name for tool in (*host.TOOLS, *host.DEB_TOOLS)} < subjects
+
+
+def test_the_doctor_says_how_to_get_what_is_missing(machine: Machine) -> None:
+    machine.add("apt-get", "#!/bin/sh\necho apt 2.6.1\n")
+    found = finding("depmod", machine.here)
+    assert found.standing is host.Standing.MISSING
+    assert found.remedy.rstrip("'").endswith("install -y --no-install-recommends kmod")
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)", "7.2.22"),
+        ("QEMU emulator version 10.0.2", "10.0.2"),
+        ("QEMU emulator version 6.0", "6.0"),
+    ],
+)
+def test_a_qemu_that_is_new_enough_is_fine(machine: Machine, said: str, version: str) -> None:
+    path = machine.add("qemu-system-x86_64", f"#!/bin/sh\necho '{said}'\n")
+    assert finding(QEMU.name, machine.here) == host.Finding(
+        QEMU.name, host.Standing.OK, str(path), version
+    )
+
+
+def test_a_qemu_that_is_too_old_is_said(machine: Machine) -> None:
+    machine.add("qemu-system-x86_64", "#!/bin/sh\necho QEMU emulator version 5.2.0\n")
+    found = finding(QEMU.name, machine.here)
+    assert (found.standing, found.version) == (host.Standing.LIMITED, "5.2.0")
+    assert "6.0 or later" in found.remedy
+
+
+def test_a_qemu_that_does_not_run_counts_as_missing(machine: Machine) -> None:
+    machine.add("qemu-system-x86_64", "#!/bin/sh\necho 'libfdt.so.1: not found' >&2\nexit 127\n")
+    found = finding(QEMU.name, machine.here)
+    assert found.standing is host.Standing.MISSING
+    assert "libfdt.so.1: not found" in found.found
+
+
+def test_tools_of_deb_kernels_are_not_needed_for_all_kernels(machine: Machine) -> None:
+    assert finding("dpkg-deb", machine.here).standing is host.Standing.LIMITED
+
+
+def test_no_kvm_means_emulation(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "KVM", machine.here / "kvm")
+    found = finding(str(machine.here / "kvm"), machine.here)
+    assert (found.standing, found.found) == (
+        host.Standing.LIMITED,
+        "absent; kernels are emulated",
+    )
+
+
+def test_a_kvm_that_is_not_ours_is_said(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    kvm = machine.here / "kvm"
+    really_open = os.open
+
+    def refuse(path: str | Path, flags: int) -> int:  # root may open everything
+        if path == kvm:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really_open(path, flags)
+
+    monkeypatch.setattr(host, "KVM", kvm)
+    monkeypatch.setattr(os, "open", refuse)
+    assert "usermod -aG kvm" in finding(str(kvm), machine.here).remedy
+
+
+def test_a_kvm_that_opens_is_not_yet_believed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kvm = machine.here / "kvm"
+    kvm.touch()
+    monkeypatch.setattr(host, "KVM", kvm)
+    assert finding(str(kvm), machine.here).found == (
+        "opens; whether a kernel boots under it is tried out"
+    )
+
+
+def test_the_disk_of_a_cache_that_does_not_exist_yet_is_found(machine: Machine) -> None:
+    cache = machine.here / "not" / "there"
+    assert f"free for {cache}" in finding("disk", cache).found
+
+
+@pytest.mark.parametrize(
+    ("available", "standing"),
+    [(600 * 1024, host.Standing.LIMITED), (900 * 1024, host.Standing.OK)],
+)
+def test_little_memory_is_said(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, available: int, standing: host.Standing
+) -> None:
+    meminfo = machine.here / "meminfo"
+    meminfo.write_text(f"MemTotal:  2000000 kB\nMemAvailable:  {available} kB\n")
+    monkeypatch.setattr(host, "MEMINFO", meminfo)
+    assert finding("memory", machine.here).standing is standing
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [("1\n", "turned on"), ("0\n", "turned off"), (None, "not there")]
+)
+def test_the_mptcp_of_the_running_kernel_is_said(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, content: str | None, found: str
+) -> None:
+    enabled = machine.here / "enabled"
+    if content is not None:
+        enabled.write_text(content)
+    monkeypatch.setattr(host, "MPTCP_ENABLED", enabled)
+    assert finding("MPTCP of this kernel", machine.here).found.startswith(found)

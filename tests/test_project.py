@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Rules of the project that no tool of its own enforces (docs/architecture.md, CONTRIBUTING.md)."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import harness
+from tests.conftest import REQUIREMENTS
+
+ROOT = Path(__file__).resolve().parent.parent
+LICENCE = "SPDX-License-Identifier: GPL-2.0-only"
+
+#: From the top down: a room imports from its own level and from those below it.
+LEVELS = (
+    ("cli", "__main__"),
+    ("arguments", "session"),
+    ("matrix", "judge", "bisect", "compare", "report"),
+    ("vm", "kernels", "store"),
+    ("manifest", "manifest_schema", "manifest_yaml", "capabilities", "results", "progress", "host"),
+)
+#: What of the guest the host may import beside guest.events, by room: the list of checks, and the
+#: package itself, to find its files.
+OF_THE_GUEST = {"cli": {"guest.checks"}, "vm": {"guest"}}
+
+#: Each costs an emulated VM 0.1 s or more.
+EXPENSIVE = {
+    *("argparse", "dataclasses", "enum", "inspect", "json", "pathlib", "random", "re", "socket"),
+    "typing",
+}
+#: Of the guest, what only a person's run loads.
+NOT_IN_A_VM = {"guest.__main__", "guest.cli", "guest.ktap"}
+LOADED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]:
+    __import__(name)
+print(*sys.modules)
+"""
+
+
+def sources(*names: str) -> list[Path]:
+    return sorted(path for name in names for path in (ROOT / name).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def room(module: str) -> str:
+    """``vm`` for ``harness.vm.boot``; "" for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that ``path`` imports, wherever it does so; names from a package count if they
+    are modules of this project."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: a relative import"  # noqa: PT018
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [name for name in inner if is_ours(name)]
+            yield from modules
+            if len(modules) < len(inner):
+                yield node.module
+
+
+def is_ours(module: str) -> bool:
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+HARNESS = sources("harness")
+GUEST = sources("guest")
+by_name = pytest.mark.parametrize("path", HARNESS, ids=module_name)
+
+
+def test_every_file_names_its_licence() -> None:
+    files = [*HARNESS, *GUEST, *sources("tests"), ROOT / "noxfile.py", ROOT / ".ci" / "run"]
+    bare = [
+        path for path in files if not any(LICENCE in line for line in path.open().readlines()[:2])
+    ]
+    assert bare == []
+
+
+def test_the_version_stands_in_one_way() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert tomllib.load(file)["project"]["version"] == harness.__version__
+
+
+@pytest.mark.parametrize("path", GUEST, ids=module_name)
+def test_the_guest_needs_nothing_but_the_standard_library(path: Path) -> None:
+    foreign = {
+        name
+        for name in imports(path)
+        if name.split(".")[0] not in {*sys.stdlib_module_names, "guest"}
+    }
+    assert foreign == set()
+
+
+@pytest.mark.parametrize("path", GUEST, ids=module_name)
+def test_the_guest_is_written_for_python_3_9(path: Path) -> None:
+    ast.parse(path.read_text(), feature_version=(3, 9))
+
+
+def test_the_guest_loads_no_expensive_module_in_a_vm() -> None:
+    names = {module_name(path) for path in GUEST} - NOT_IN_A_VM
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", LOADED, str(ROOT), *sorted(names)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert EXPENSIVE & set(run.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("name", ["harness/__init__.py", "harness/host.py"])
+def test_what_nox_imports_needs_nothing_installed(name: str) -> None:
+    foreign = {module.split(".")[0] for module in imports(ROOT / name)} - sys.stdlib_module_names
+    assert foreign == set()
+
+
+@by_name
+def test_every_module_has_a_level(path: Path) -> None:
+    known = {"", *(name for level in LEVELS for name in level)}
+    assert room(module_name(path)) in known, "add it to LEVELS, where docs/architecture.md puts it"
+
+
+@by_name
+def test_imports_point_down(path: Path) -> None:
+    rank = {name: height for height, level in enumerate(LEVELS) for name in level}
+    here = rank.get(room(module_name(path)), len(LEVELS))
+    upwards = {
+        name
+        for name in imports(path)
+        if name.startswith("harness.") and rank.get(room(name), len(LEVELS)) < here
+    }
+    assert upwards == set()
+
+
+def test_no_two_rooms_import_each_other() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in HARNESS:
+        here = room(module_name(path))
+        others = {room(name) for name in imports(path) if name.startswith("harness.")}
+        graph.setdefault(here, set()).update(others - {here})
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+@by_name
+def test_the_host_knows_only_the_events_of_the_guest(path: Path) -> None:
+    allowed = {"guest.events", *OF_THE_GUEST.get(room(module_name(path)), ())}
+    known = {name for name in imports(path) if name.split(".")[0] == "guest"}
+    assert known - allowed == set()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in HARNESS if room(module_name(path)) != "cli"], ids=module_name
+)
+def test_nothing_below_the_command_line_exits(path: Path) -> None:
+    assert list(exits(ast.parse(path.read_text()))) == []
+
+
+def exits(node: ast.AST) -> Iterator[int]:
+    """The lines of ``node`` that end the process; a program's own last lines do not count."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+        return
+    endings = ("sys.exit", "os._exit", "os.abort", "SystemExit")
+    if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) in endings:
+        yield node.lineno
+    for child in ast.iter_child_nodes(node):
+        yield from exits(child)
+
+
+def run_a_marked_test(directory: Path, **environment: str) -> str:
+    """What pytest says, in one line, of a test that needs QEMU where there is none."""
+    (directory / "pytest.ini").write_text("[pytest]\nmarkers = boots: ...\n")
+    (directory / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.boots\ndef test_it():\n    pass\n"
+    )
+    kept = {k: v for k, v in os.environ.items() if k not in ("CI", "MPTCP_HARNESS_REQUIRE_ALL")}
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"),
+            *("-q", "--rootdir", str(directory), "-c", str(directory / "pytest.ini"), "-o"),
+            *("addopts=", str(directory)),
+        ],
+        cwd=ROOT,
+        env={**kept, "PATH": str(directory), "PYTEST_ADDOPTS": "", **environment},
+        capture_output=True,
+        text=True,
+    )
+    return run.stdout.splitlines()[-1]
+
+
+def test_on_a_developers_machine_a_test_without_its_tools_is_skipped(tmp_path: Path) -> None:
+    assert run_a_marked_test(tmp_path).startswith("1 skipped")
+
+
+@pytest.mark.parametrize(
+    "environment", [{"CI": "true"}, {"MPTCP_HARNESS_REQUIRE_ALL": "1"}], ids=str
+)
+def test_where_all_is_required_a_test_without_its_tools_fails(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    assert run_a_marked_test(tmp_path, **environment).startswith("1 error")
+
+
+def test_every_marker_has_its_requirement() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        options = tomllib.load(file)["tool"]["pytest"]["ini_options"]
+    assert {marker.split(":")[0] for marker in options["markers"]} == set(REQUIREMENTS)

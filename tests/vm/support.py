@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Event streams as a guest would send them, to be spoiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from guest import events
+
+NONCE = "0123456789abcdef"
+ENTRIES = [
+    ["mptcp_info.readable", "established", "client"],
+    ["payload.arrives", "closed", "server"],
+]
+
+
+class Guest:
+    """Writes a stream; each method adds what a sound guest would say next."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self._emitter = events.Emitter(self._write)
+
+    def _write(self, data: bytes) -> None:
+        self.sent += data
+
+    def say(self, kind: str, **fields: Any) -> Guest:
+        self._emitter.emit(kind, **fields)
+        return self
+
+    def hello(self, **changes: Any) -> Guest:
+        fields = {
+            "protocol": events.PROTOCOL,
+            "nonce": NONCE,
+            "release": "6.12.1",
+            "version": "#1 SMP",
+            "machine": "x86_64",
+            "python": "3.11.2",
+            "seed": 7,
+            "taint": 0,
+            **changes,
+        }
+        return self.say("hello", **fields)
+
+    def capability(self, name: str = "mptcp", present: bool = True, family: str = "ipv4") -> Guest:
+        return self.say("capability", name=name, family=family, present=present, detail="asked")
+
+    def plan(self, entries: list[list[str]] | None = None) -> Guest:
+        chosen = ENTRIES if entries is None else entries
+        return self.say("plan", family="ipv4", payload="segment", entries=chosen)
+
+    def check(self, index: int, verdict: str = events.PASS, **told: str) -> Guest:
+        self.say("start", i=index)
+        return self.say("result", i=index, verdict=verdict, **told)
+
+    def end(self, results: int = len(ENTRIES), **changes: Any) -> Guest:
+        return self.say("end", **{"nonce": NONCE, "results": results, "taint": 0, **changes})
+
+
+def sound() -> bytes:
+    """A whole stream of one family in which everything passes."""
+    return Guest().hello().capability().plan().check(0).check(1).end().sent
