@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import os
+import signal
 import sys
 
 from guest import checks, probe
@@ -74,6 +75,8 @@ def _size(text: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
+    # A reader that has seen enough, such as head, ends us as it ends other programs.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     given = parser().parse_args(arguments)
     if given.list:
         for item in checks.all_checks():

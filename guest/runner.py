@@ -176,7 +176,7 @@ class Runner:
                 for item in planned.checks.get((phase, side), ()):
                     left.pop(0)
                     self._check(item, connection.end(side), missing)
-        except (OSError, TransferFailed, sockopt.Overrun) as error:
+        except TransferFailed as error:
             self._give_up(left, "the connection failed: %s" % error)
         finally:
             connection.close()
@@ -226,7 +226,18 @@ class Runner:
 
 
 def _stops(planned: Planned, connection: Connection) -> Iterator[Stop]:
-    """Take ``connection`` through its phases, pausing where its ends are to be looked at."""
+    """Take ``connection`` through its phases, pausing where its ends are to be looked at.
+
+    Whatever goes wrong on the way is TransferFailed: an OSError from elsewhere, such as a report
+    that cannot be written, must not be taken for the connection's.
+    """
+    try:
+        yield from _phases(planned, connection)
+    except (OSError, sockopt.Overrun) as error:
+        raise TransferFailed(str(error)) from None
+
+
+def _phases(planned: Planned, connection: Connection) -> Iterator[Stop]:
     if planned.payload == EARLY:
         connection.send_early()
     for side in SIDES:

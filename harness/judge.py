@@ -94,6 +94,8 @@ def kernel(attempt: Attempt, judged: Mapping[Family, FamilyResult]) -> tuple[Ker
         if decided is not None:
             return decided
     if all(result.verdict is CheckVerdict.UNSUPPORTED for result in judged.values()):
+        if not attempt.stream.capabilities:
+            return KernelVerdict.LOST, "the guest asked the kernel nothing"
         mptcp = any(c.present for c in attempt.stream.capabilities if c.name == "mptcp")
         why = "it lacks what the checks need" if mptcp else "no MPTCP"
         return KernelVerdict.UNSUPPORTED, f"{why}, and none was expected"

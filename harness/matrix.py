@@ -290,7 +290,7 @@ class Matrix:
             families=judged,
             incidents=last.incidents,
             attempts=tuple(attempts),
-            notes=last.stream.notes,
+            notes=(*last.stream.notes, *_not_yet(entry)),
             timing=Timing(
                 prepare_s=round(prepare_s, 3),
                 boot_s=last.boot_s,
@@ -310,6 +310,13 @@ class Matrix:
         verdict: str = "",
     ) -> None:
         self._listener(Progress(entry.name, stage, detail, done, planned, verdict))
+
+
+def _not_yet(entry: KernelEntry) -> list[str]:
+    """What the manifest asks for and this version does not do: never in silence."""
+    if entry.known_issues is None:
+        return []
+    return [f"known_issues: {entry.known_issues} is not read by this version"]
 
 
 def select(

@@ -141,7 +141,7 @@ TABLE: dict[str, tuple[Attempt, KernelVerdict]] = {
         with_stream(capabilities=(replace(MPTCP, present=False),), results=()),
         KernelVerdict.FAIL,
     ),
-    "asked nothing": (with_stream(capabilities=(), results=()), KernelVerdict.UNSUPPORTED),
+    "asks the kernel nothing": (with_stream(capabilities=(), results=()), KernelVerdict.LOST),
 }
 
 

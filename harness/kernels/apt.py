@@ -94,7 +94,7 @@ def index(
             f"this host lacks apt or dpkg, through which deb: works; {_INSTEAD}"
         )
     state = _state(suite, cache)
-    with cache.lock(_lock_name(suite)) as lock:
+    with cache.lock(_lock_name(suite), say) as lock:
         found = _read(state) if _configure(state, suite) else None
         if found is not None and not refresh and _age(state / _INDEX) < FRESH:
             return found

@@ -90,14 +90,18 @@ class Cache:
         return path
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[int]:
-        """Hold the lock ``name``, waiting for it; yields its file descriptor.
+    def lock(self, name: str, say: Callable[[str], None] = lambda _: None) -> Iterator[int]:
+        """Hold the lock ``name``; ``say`` is told if that has to be waited for.
 
-        A child that inherits the descriptor (``pass_fds``) keeps the lock should this process
-        die before it.
+        Yields its file descriptor: a child that inherits it (``pass_fds``) keeps the lock
+        should this process die before it.
         """
         with (self.directory("locks") / name).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another preparation ({file.name} is locked)")
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield file.fileno()
 
     @contextlib.contextmanager
@@ -127,7 +131,7 @@ class Cache:
         if place.exists():
             with contextlib.suppress(Damaged):
                 return _load(place)
-        with self.lock(key):
+        with self.lock(key, say):
             if place.exists():
                 try:
                     return _load(place)
@@ -178,7 +182,8 @@ class Cache:
 def digest(value: Any) -> str:
     """A key's distinctive part: 16 hexadecimal digits over ``value``, which JSON can hold.
 
-    Short, because virtme-ng puts the path of the modules on the kernel's command line.
+    Short, because virtme-ng puts the path of the modules on the kernel's command line: 64 bits
+    keep apart what one user prepares.
     """
     text = json.dumps([FORMAT, value], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

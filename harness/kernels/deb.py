@@ -39,7 +39,12 @@ def prepare(
 
     What the cache holds is found through the index alone: nothing is downloaded again.
     """
-    _check_words(source)
+    _check_suite(source.suite)
+    if not _PACKAGE.fullmatch(source.package):
+        raise KernelUnavailable(
+            f"{source.package!r} cannot be the name of a package; give one such as "
+            "linux-image-amd64"
+        )
     index = apt.index(source.suite, cache, say)
     try:
         return _prepare(name, source, index, cache, say)
@@ -51,17 +56,16 @@ def prepare(
 
 def series(source: DebSource, cache: Cache, say: Callable[[str], None]) -> list[Package]:
     """The kernels that the pattern in ``source`` matches, oldest first."""
-    if not _SUITE.fullmatch(source.suite) or ".." in source.suite:
-        raise KernelUnavailable(f"{source.suite!r} cannot be the name of a suite")
+    _check_suite(source.suite)
     index = apt.index(source.suite, cache, say)
     return packages.matching(index, source.package, source.suite)
 
 
-def _check_words(source: DebSource) -> None:
-    if not _SUITE.fullmatch(source.suite) or ".." in source.suite:
-        raise KernelUnavailable(f"{source.suite!r} cannot be the name of a suite")
-    if not _PACKAGE.fullmatch(source.package):
-        raise KernelUnavailable(f"{source.package!r} cannot be the name of a package")
+def _check_suite(suite: str) -> None:
+    if not _SUITE.fullmatch(suite) or ".." in suite:
+        raise KernelUnavailable(
+            f"{suite!r} cannot be the name of a suite; give one of Debian's, such as bookworm"
+        )
 
 
 def _prepare(

@@ -103,14 +103,16 @@ def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
             yield data
 
 
-def _beside(image: Path, release: str) -> ModuleSet:
+def _beside(given: Path, release: str) -> ModuleSet:
+    image = given.resolve()
     places = [image.parent]
     if image.parent.name == "boot":
         places += module_files.installed_below(image.parent.parent, release)
     for place in places:
         if place.name == release and place.is_dir():
             return module_files.of_directory(place)
-    for tree in image.parents[:4]:
-        if module_files.is_tree(tree):
-            return module_files.of_tree(tree)
+    for ending in (Path("arch/x86/boot/bzImage"), Path("vmlinux")):
+        tree = image.parents[len(ending.parts) - 1 :][:1]
+        if tree and image == tree[0] / ending and module_files.is_tree(tree[0]):
+            return module_files.of_tree(tree[0])
     return ModuleSet()

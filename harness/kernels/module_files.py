@@ -82,7 +82,8 @@ def of_tree(tree: Path) -> ModuleSet:
     order = tree / "modules.order"
     paths: dict[str, str] = {}
     for line in order.read_text(errors="replace").splitlines() if order.is_file() else ():
-        # "kernel/fs/9p/9p.ko" up to 6.3, "fs/9p/9p.o" since (commit f65a486821cf)
+        # "fs/9p/9p.o" from 6.2 on (commit f65a486821cf), "fs/9p/9p.ko" before, and with
+        # "kernel/" in front in the oldest.
         path = line.removeprefix("kernel/").removesuffix(".o").removesuffix(".ko") + ".ko"
         paths[modules.module_name(path) or path] = path
 

@@ -73,6 +73,8 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
     for name in ("apt-get", "apt-cache", "apt-config"):
         (directory / name).write_text(_PROGRAM)
         (directory / name).chmod(0o755)
+    if host.find("dpkg-deb") is None:
+        (directory / "dpkg-deb").symlink_to("apt-get")
     sources = directory / "sources.list"
     sources.write_text("deb http://mirror.example.org/debian bookworm main\n")
     (directory / "config").write_text(f"LIST='{sources}'\nPARTS='{directory / 'none'}'\n")

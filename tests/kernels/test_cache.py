@@ -120,6 +120,28 @@ def test_of_several_that_want_an_entry_one_builds(cache: Cache, say: Said) -> No
     assert build.count == 1
 
 
+def test_waiting_for_another_run_is_said(cache: Cache, say: Said) -> None:
+    build = Builder()
+    building = threading.Event()
+
+    def first(root: Path) -> Built:
+        building.set()
+        said.wait(timeout=30)
+        return build(root)
+
+    said = threading.Event()
+
+    def tell(line: str) -> None:
+        say(line)
+        said.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(cache.entry, "k", first, lambda _: None)
+        building.wait(timeout=30)
+        assert cache.entry("k", build, tell) == other.result()
+    assert "waiting for another preparation" in say
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

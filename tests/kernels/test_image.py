@@ -26,7 +26,7 @@ def bzimage(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def built_tree(tmp_path: Path) -> Path:
-    """A tree as after make: image, modules of 6.4 or later, configuration."""
+    """A tree as after make: image, modules of 6.2 or later, configuration."""
     files = {name: data for name, data in builders.module_files().items() if name[0] == "k"}
     tree_files = {name.removeprefix("kernel/"): data for name, data in files.items()}
     order = "".join(name.replace(".ko", ".o") + "\n" for name in tree_files)
@@ -137,6 +137,13 @@ def test_an_image_in_a_tree_gets_the_trees_modules(
     assert module_names(kernel) == ALL_MODULES
 
 
+def test_a_stray_configuration_beside_an_image_makes_no_tree(
+    cache: Cache, say: Said, bzimage: Path
+) -> None:
+    (bzimage.parent / ".config").write_text("CONFIG_9P_FS=m\n")
+    assert prepare(cache, say, bzimage).release == RELEASE
+
+
 def test_modules_of_another_release_are_named(
     cache: Cache, say: Said, bzimage: Path, tmp_path: Path
 ) -> None:
@@ -216,12 +223,13 @@ def test_a_built_tree_is_a_kernel_with_its_modules(
     assert module_names(kernel) == ALL_MODULES
 
 
-def test_a_tree_of_6_3_or_before_names_its_modules_otherwise(
-    cache: Cache, say: Said, built_tree: Path
+@pytest.mark.parametrize("prefix", ["", "kernel/"])
+def test_a_tree_before_6_2_lists_its_modules_otherwise(
+    cache: Cache, say: Said, built_tree: Path, prefix: str
 ) -> None:
     order = built_tree / "modules.order"
     lines = order.read_text().replace(".o\n", ".ko\n").splitlines()
-    order.write_text("".join(f"kernel/{line}\n" for line in lines))
+    order.write_text("".join(f"{prefix}{line}\n" for line in lines))
     assert module_names(from_tree(cache, say, built_tree)) == ALL_MODULES
 
 

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel log text: a raw console as plain lines, its records, and the call traces in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+# A sequence must be complete to be taken out: of one that breaks off only the ESC goes, or a
+# guest could hide a report behind an unfinished one. "[" cannot end it: "ESC [" may have been
+# cut off by "[    1.234567] ...".
+_ESCAPES = re.compile(
+    rb"\x1b(?:"
+    rb"\[[0-?]{0,32}[ -/]{0,4}[@-Z\\^-~]"
+    rb"|\][^\x07\x1b\n]{0,256}(?:\x07|\x1b\\)"
+    rb"|[()][0-9AB]|[=>78cDEHM]"
+    rb")"
+)
+_NOT_TEXT = bytes(b for b in range(256) if not 0x20 <= b < 0x7F and b not in b"\n\t\r")
+_CR_IS_SPACE = bytes.maketrans(b"\r", b" ")
+
+# kernel/printk/printk.c, print_prefix(): "<4>" with loglevels shown, the caller with
+# CONFIG_PRINTK_CALLER, which comes alone where printk.time is off.
+_STAMP = re.compile(
+    r"(?:<\d{1,3}>)?"
+    r"(?:\[ {0,4}\d{1,8}\.\d{6}\](?:\[ *(?P<caller>[TC]\d+)\])?|^\[ *(?P<alone>[TC]\d+)\]) ?"
+)
+_LEVEL = re.compile(r"<\d{1,3}>")
+
+_FRAME = re.compile(
+    r"(?P<unsure>\? )?(?:\[<[0-9a-f]+>\] )?(?P<name>[A-Za-z_$][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+"
+)
+# x86 prints the code segment first, and 0010 is the kernel's; arm64 and riscv name the register.
+_LOCATION = re.compile(r"(?:RIP: 0010:|(?:pc|epc) : )(?P<name>[A-Za-z_$][\w.$]*)\+0x")
+_HEADING = re.compile(r"Call [Tt]race:")
+_END = re.compile(r"---\[ end |={40}")
+_SYSCALL = re.compile(r"__(?:x64|ia32|arm64|riscv|se|do)_(?:compat_)?sys_")
+
+#: How far a trace may be from the line that announces it (registers and, for a hung or a stalled
+#: CPU, statistics come between), and how far a report is read at all. Lines.
+_TRACE_WITHIN = 80
+_REPORT_WITHIN = 400
+
+#: Functions that take part in reporting or in getting into the kernel, or that wait, lock and
+#: allocate on behalf of their caller: every trace has some, so they tell no bug from another.
+_HELPERS = re.compile(
+    # reporting
+    r"_*(?:dump_stack|show_(?:stack|regs|trace)|dump_backtrace|dump_header|v?panic|nmi_panic"
+    r"|warn|warn_slowpath\w*|warn_printk|report_bug\w*|handle_bug|fixup_bug|die|die_body|die_addr"
+    r"|oops_\w+|page_fault_oops|no_context|bad_area\w*|do_(?:user_addr|kern_addr|page)_fault"
+    r"|do_error_trap|do_trap|exc_\w+|asm_\w+|error_entry|ret_from_exception"
+    r"|print_(?:report|address_description|usage_bug|circular_bug|deadlock_bug)\w*|check_region\w*"
+    r"|k[ac]san_\w+|kfence_\w+|kmsan_\w+|[at]san_\w+|ubsan_\w+|refcount_\w+|schedule_bug"
+    r"|might_(?:sleep|resched|fault)|lockdep_\w+|lock_(?:acquire|release)|check_noncircular"
+    r"|validate_chain|mark_(?:lock|usage)\w*|list_(?:add|del|del_entry)_valid\w*|bad_page|fortify_panic"
+    r"|stack_chk_fail|warn_alloc|check_(?:panic_on_out_of_memory|object)|slab_(?:err|bug|fix)|object_err"
+    # the watchdogs and what carries them
+    r"|nmi\w*|watchdog_\w+|rcu_(?:dump_cpu_stacks|check_gp_kthread\w*|sched_clock_irq|pending)"
+    r"|print_(?:cpu_stall|other_cpu_stall)\w*|check_cpu_stall|sched_show_task|sched_tick|scheduler_tick"
+    r"|update_process_times|tick_\w+|hrtimer_\w+|sysvec_\w+|(?:local_)?apic_timer_interrupt"
+    r"|irq_exit\w*|do_softirq|handle_softirqs|call_on_irq_stack|el[01]_\w+|el[01]t?_\w+|ret_to_user"
+    # waiting, locking and allocating
+    r"|schedule(?:_timeout\w*|_preempt_disabled|_idle|_hrtimeout\w*)?|io_schedule\w*|preempt_schedule\w*"
+    r"|wait_for_co\w+|(?:mutex|down|up|rwsem|rt_mutex)_\w+|down|up|raw_(?:spin|read|write)_\w+"
+    r"|native_queued_spin_lock_slowpath|queued_(?:spin|read|write)_lock_slowpath|cond_resched"
+    r"|alloc_(?:pages|frozen_pages)\w*|get_page_from_freelist|rmqueue\w*|free_frozen_pages"
+    r"|k[mvz]*alloc\w*|kmem_cache_\w+|kv?free|slab_\w+|___slab_\w+|vmalloc\w*|out_of_memory|oom_kill_process"
+    # the way in
+    r"|do_syscall_\w+|x64_sys_call|invoke_syscall\w*|entry_SYSCALL\w*|ret_from_fork\w*|irqentry_\w+"
+    r"|syscall_\w+|exit_to_user_mode\w*"
+    r")"
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One message of the kernel, or the text between two: ``caller`` is ``T123`` or ``C0``."""
+
+    text: str
+    caller: str
+    stamped: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Of one report: its functions, innermost first, without the helpers, and its length in lines."""
+
+    functions: tuple[str, ...]
+    length: int
+
+
+def plain(console: bytes) -> str:
+    """``console`` as printable ASCII, tabs and newlines; with exactly the newlines it had.
+
+    Escapes, NULs and what is not ASCII go without a trace, so that nothing can stand inside a
+    word and hide it.
+    """
+    text = _ESCAPES.sub(b"", console)
+    return text.translate(_CR_IS_SPACE, _NOT_TEXT).decode("ascii")
+
+
+def is_stamped(text: str) -> bool:
+    """Whether this console shows the kernel's timestamps (or callers)."""
+    return _STAMP.search(text, 0, 1 << 16) is not None
+
+
+def records(line: str) -> Iterator[Record]:
+    """``line`` cut where kernel messages begin: user space may have written half a line before."""
+    start, caller, stamped = 0, "", False
+    for stamp in _STAMP.finditer(line):
+        if stamped or line[start : stamp.start()].strip():
+            yield Record(line[start : stamp.start()].strip(), caller, stamped)
+        start, stamped = stamp.end(), True
+        caller = stamp["caller"] or stamp["alone"] or ""
+    level = None if stamped else _LEVEL.match(line)
+    yield Record(line[level.end() if level else start :].strip(), caller, stamped)
+
+
+def read(lines: Iterable[tuple[str, bool]], caller: str, *, stalled: bool) -> Trace:
+    """The trace of the report that starts with ``lines``: each with whether another starts there.
+
+    ``caller`` leaves out other callers' messages, where the console names them. ``stalled`` is
+    for a report on what a CPU was doing: the interrupt that found out is left out.
+    """
+    reader = _Reader(stalled)
+    length = 0
+    for number, (line, is_other) in enumerate(lines):
+        if number > _REPORT_WITHIN or (is_other and reader.has_frames):
+            break
+        if number > _TRACE_WITHIN and not reader.has_frames:
+            break
+        for record in records(line):
+            if not (caller and record.caller and record.caller != caller) and reader.feed(
+                record.text
+            ):
+                length = number + 1
+        if reader.ended:
+            break
+    return Trace(functions(reader.names), length)
+
+
+def functions(names: Iterable[str]) -> tuple[str, ...]:
+    """``names`` of symbols without compiler suffixes, helpers and repetitions (recursion)."""
+    every: list[str] = []
+    for name in names:
+        # foo.isra.0, foo.constprop.0, foo.part.0, foo.cold, foo.llvm.123; since 6.10 allocators
+        # are also called foo_noprof.
+        short = _SYSCALL.sub("sys_", name.split(".")[0].removesuffix("_noprof"))
+        if short and short not in every[-1:]:
+            every.append(short)
+    telling = [name for name in every if not _HELPERS.fullmatch(name)]
+    return tuple(telling or every)
+
+
+class _Reader:
+    """Collects the frames of one report from its messages, one at a time."""
+
+    def __init__(self, stalled: bool) -> None:
+        self._stalled = stalled
+        self._location: list[str] = []
+        self._headed: list[str] = []  # frames below "Call Trace:"
+        self._bare: list[str] = []  # the first frames without it, as KFENCE and kmemleak print them
+        self._in_trace = False
+        self._bare_done = False
+        self._complete = False
+        self.ended = False
+
+    @property
+    def has_frames(self) -> bool:
+        return bool(self._headed or self._bare)
+
+    @property
+    def names(self) -> list[str]:
+        return self._location + (self._headed or self._bare)
+
+    def feed(self, text: str) -> bool:
+        """Take in ``text``; whether it belonged to a report for certain."""
+        if _END.match(text):
+            self.ended = text.startswith("-") or self.has_frames
+            return True
+        if location := _LOCATION.match(text):
+            self._locate(location["name"])
+        elif _HEADING.match(text):
+            if self._complete or (self._headed and not self._stalled):
+                self.ended = True  # the next trace is of something else
+                return False
+            self._in_trace = True
+        elif text in ("</IRQ>", "</TASK>", "</NMI>"):
+            self._leave_stack(text)
+        elif frame := _FRAME.match(text):
+            if not frame["unsure"]:
+                self._add(frame["name"])
+        else:
+            self._bare_done = self._bare_done or bool(self._bare)
+            return False
+        return True
+
+    def _locate(self, name: str) -> None:
+        if self._stalled and not self._location:
+            # What came before was of the grace-period kthread, or of the interrupt itself.
+            self._location, self._headed, self._complete = [name], [], False
+        elif not self._location and not self._headed:
+            self._location = [name]
+
+    def _leave_stack(self, text: str) -> None:
+        if self._stalled and text != "</TASK>":
+            self._headed = []
+        elif self._headed:
+            # Below an interrupt lies whatever it interrupted, another on every boot.
+            self._complete = True
+
+    def _add(self, name: str) -> None:
+        if self._in_trace and not self._complete:
+            self._headed.append(name)
+        elif not self._in_trace and not self._bare_done:
+            self._bare.append(name)

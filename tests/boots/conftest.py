@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs of the real command line on real kernels. All tests of this directory boot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.kernels.cache import Cache
+
+HERE = Path(__file__).parent
+#: Seconds; the default matrix takes half a minute on two processors under TCG, a first fetch more.
+PATIENCE = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.boots)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished `mptcp-harness`, and what it left."""
+
+    status: int
+    stdout: str
+    stderr: str
+    directory: Path
+    record: dict[str, Any]
+
+    def kernel(self, name: str) -> dict[str, Any]:
+        (found,) = (kernel for kernel in self.record["kernels"] if kernel["name"] == name)
+        assert isinstance(found, dict)
+        return found
+
+    def console(self, name: str) -> str:
+        path = self.directory / "kernels" / name / "attempt-1" / "console.log"
+        return path.read_text(errors="replace")
+
+
+Harness = Callable[..., Run]
+
+
+def command(directory: Path, cache: Cache, arguments: Sequence[str]) -> list[str]:
+    return [
+        *(sys.executable, "-m", "harness", *arguments),
+        *("--output", str(directory), "--cache", str(cache.root)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def harness(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    """Runs `mptcp-harness ARGUMENTS` without a terminal."""
+
+    def run(*arguments: str, **environment: str) -> Run:
+        base = tmp_path_factory.mktemp("run")
+        record = base / "record.json"
+        done = subprocess.run(
+            [*command(base / "run", cache, arguments), "--json", str(record)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env={**os.environ, **environment},
+        )
+        read = json.loads(record.read_text()) if record.exists() else {}
+        return Run(done.returncode, done.stdout, done.stderr, base / "run", read)
+
+    return run
+
+
+@pytest.fixture
+def started(
+    cache: Cache, tmp_path: Path
+) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path]]]:
+    """Starts `mptcp-harness ARGUMENTS` and goes on; ends it, if the test has not."""
+    processes = []
+
+    def start(*arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
+        process = subprocess.Popen(
+            command(tmp_path / "run", cache, arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": str(short_directory(tmp_path))},
+        )
+        processes.append(process)
+        return process, tmp_path / "run"
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def short_directory(tmp_path: Path) -> Path:
+    """A directory for temporary files that belongs to one test, to see what is left in it."""
+    directory = tmp_path / "tmp"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def virtual_machines(marker: Path) -> list[int]:
+    """Process ids of QEMUs whose command line has ``marker`` in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(marker).encode() in line and b"qemu-system" in line.split(b"\0")[0]:
+            found.append(int(process.name))
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    """Whether ``condition`` came true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def manifest(path: Path, text: str) -> Path:
+    """A kernels.yaml with ``text`` below `kernels:`."""
+    file = path / "kernels.yaml"
+    file.write_text("kernels:\n" + text)
+    return file
+
+
+__all__ = ["Harness", "Run", "manifest", "signal", "virtual_machines", "wait_until"]

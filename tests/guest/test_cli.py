@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The checker as a person runs it, as its own process."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.mptcp
+
+
+def run(
+    *arguments: str, start: tuple[str, ...] = ("guest",), cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", "-S", *start, *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def lines(output: str) -> list[str]:
+    """The result lines of a KTAP document whose header and plan are as they must be."""
+    first, *rest = output.splitlines()
+    assert first == "KTAP version 1"
+    (plan,) = (line for line in rest if re.fullmatch(r"1\.\.\d+", line))
+    results = [line for line in rest if line.startswith(("ok ", "not ok "))]
+    assert [line.split(" - ")[0].split()[-1] for line in results] == [
+        str(number + 1) for number in range(int(plan[3:]))
+    ]
+    others = [line for line in rest if line not in results and line != plan]
+    assert all(line.startswith("# ") for line in others)
+    return results
+
+
+def test_both_families_are_checked() -> None:
+    done = run("--seed", "1")
+    assert done.returncode == 0, done.stdout
+    assert {line.split()[3] for line in lines(done.stdout)} == {"ipv4", "ipv6"}
+
+
+@pytest.mark.parametrize(
+    ("start", "cwd"),
+    [
+        (("guest",), ROOT),
+        (("guest/",), ROOT),
+        ((str(ROOT / "guest"),), Path("/")),
+        (("guest/__main__.py",), ROOT),
+        (("__main__.py",), ROOT / "guest"),
+        ((".",), ROOT / "guest"),
+    ],
+)
+def test_it_can_be_started_from_anywhere(start: tuple[str, ...], cwd: Path) -> None:
+    done = run("-6", "--check", "payload.*", start=start, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert lines(done.stdout)
+
+
+def test_it_can_be_started_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "guest", "-4", "--check", "payload.*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_family_and_one_option() -> None:
+    results = lines(run("-4", "--check", "ip_tos.*").stdout)
+    checks = [line for line in results if "capability." not in line]
+    assert checks
+    assert all("ipv4 ip_tos." in line for line in checks)
+
+
+def test_the_seed_is_printed_and_repeats_the_run() -> None:
+    first = run("-4").stdout
+    (seed,) = re.findall(r"seed (\d+)", first)
+    assert lines(run("-4", "--seed", seed).stdout) == lines(first)
+
+
+def test_any_payload_size_goes() -> None:
+    for size in ("1", "65536", "2000000"):
+        assert run("-4", "--payload", size).returncode == 0
+
+
+def test_a_capability_can_be_required() -> None:
+    """In a network of its own there is no address to bind to, so no IPv6."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a network namespace of its own without more ado")
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-I", "-S", "guest", "--require", "ipv6"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert any("capability.ipv6" in line for line in lines(done.stdout) if line[0] == "n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--check", "nothing"), "matches no check"),
+        (("--family", "ipx"), "ipv4, ipv6"),
+        (("--seed", "x"), "--seed"),
+        (("--payload", "0"), "from 1 to"),
+        (("--require", "magic"), "magic is none of"),
+        (("-4", "-6"), "not allowed with"),
+    ],
+)
+def test_wrong_arguments_are_said_and_exit_with_2(
+    arguments: tuple[str, ...], complaint: str
+) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_failure_of_the_kernel() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -I -S guest -4 | head -n 3",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
