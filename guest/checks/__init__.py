@@ -143,11 +143,15 @@ def refused(what: str, answer: Answer, errno: int, length: Optional[int] = None)
         equal(what + ": optlen afterwards", answer.length, length, answer.data)
 
 
+#: Where Python's name is not the kernel's: an alias of libc's, and one that must never get out.
+_KERNEL_NAMES = {95: "EOPNOTSUPP", 524: "ENOTSUPP"}
+
+
 def errno_name(number: int) -> str:
     """``EINVAL`` for 22, and so on."""
     import errno  # only when there is something to report
 
-    return errno.errorcode.get(number, "errno %d" % number)
+    return _KERNEL_NAMES.get(number) or errno.errorcode.get(number, "errno %d" % number)
 
 
 def _show(value: object) -> str:

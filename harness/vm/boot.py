@@ -8,12 +8,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
-from harness.results import Attempt, BootEnd, CheckKey, Family
+from harness.results import Attempt, BootEnd, CheckKey, Family, Incident
 from harness.vm import commandline, incidents
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine, Request, Tools
 from harness.vm.process import VmProcess, read_available
@@ -239,7 +239,7 @@ class _Boot:
             kernel_spoke=spoke,
             accel="kvm" if self._plan.machine.kvm else "tcg",
             stream=self._reader.finish(),
-            incidents=incidents.scan(console, self._running),
+            incidents=self._incidents(console),
             console=str(self._plan.directory / CONSOLE),
             events=str(self._plan.directory / EVENTS),
             command=tuple(arguments),
@@ -247,6 +247,17 @@ class _Boot:
             checks_s=round(closed - hello, 3),
             total_s=round(ended - self._started, 3),
         )
+
+
+    def _incidents(self, console: bytes) -> tuple[Incident, ...]:
+        """What the console shows; a panic for want of a root or init blames the environment.
+
+        Only before the guest spoke: an init that dies later was killed by something.
+        """
+        found = incidents.scan(console, self._running)
+        if self._reader.said_hello:
+            return found
+        return tuple(replace(i, environment=incidents.is_environment_panic(i)) for i in found)
 
 
 def last_words(console: bytes) -> str:

@@ -46,7 +46,7 @@ _REPORT_WITHIN = 400
 #: allocate on behalf of their caller: every trace has some, so they tell no bug from another.
 _HELPERS = re.compile(
     # reporting
-    r"_*(?:dump_stack|show_(?:stack|regs|trace)|dump_backtrace|dump_header|v?panic|nmi_panic"
+    r"_*(?:dump_stack\w*|show_(?:stack|regs|trace)|dump_backtrace|dump_header|v?panic|nmi_panic"
     r"|warn|warn_slowpath\w*|warn_printk|report_bug\w*|handle_bug|fixup_bug|die|die_body|die_addr"
     r"|oops_\w+|page_fault_oops|no_context|bad_area\w*|do_(?:user_addr|kern_addr|page)_fault"
     r"|do_error_trap|do_trap|exc_\w+|asm_\w+|error_entry|ret_from_exception"
@@ -62,7 +62,7 @@ _HELPERS = re.compile(
     r"|irq_exit\w*|do_softirq|handle_softirqs|call_on_irq_stack|el[01]_\w+|el[01]t?_\w+|ret_to_user"
     # waiting, locking and allocating
     r"|schedule(?:_timeout\w*|_preempt_disabled|_idle|_hrtimeout\w*)?|io_schedule\w*|preempt_schedule\w*"
-    r"|wait_for_co\w+|(?:mutex|down|up|rwsem|rt_mutex)_\w+|down|up|raw_(?:spin|read|write)_\w+"
+    r"|wait_for_co\w+|[mu]sleep\w*|(?:mutex|down|up|rwsem|rt_mutex)_\w+|down|up|raw_(?:spin|read|write)_\w+"
     r"|native_queued_spin_lock_slowpath|queued_(?:spin|read|write)_lock_slowpath|cond_resched"
     r"|alloc_(?:pages|frozen_pages)\w*|get_page_from_freelist|rmqueue\w*|free_frozen_pages"
     r"|k[mvz]*alloc\w*|kmem_cache_\w+|kv?free|slab_\w+|___slab_\w+|vmalloc\w*|out_of_memory|oom_kill_process"

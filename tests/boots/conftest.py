@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,8 +81,15 @@ def harness(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Harness:
 
 
 @pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A TMPDIR of one test's own, to see what is left in it; short, for sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="mh-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 def started(
-    cache: Cache, tmp_path: Path
+    cache: Cache, tmp_path: Path, temporary: Path
 ) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path]]]:
     """Starts `mptcp-harness ARGUMENTS` and goes on; ends it, if the test has not."""
     processes = []
@@ -92,7 +99,7 @@ def started(
             command(tmp_path / "run", cache, arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "TMPDIR": str(short_directory(tmp_path))},
+            env={**os.environ, "TMPDIR": str(temporary)},
         )
         processes.append(process)
         return process, tmp_path / "run"
@@ -101,13 +108,6 @@ def started(
     for process in processes:
         process.kill()
         process.wait()
-
-
-def short_directory(tmp_path: Path) -> Path:
-    """A directory for temporary files that belongs to one test, to see what is left in it."""
-    directory = tmp_path / "tmp"
-    directory.mkdir(exist_ok=True)
-    return directory
 
 
 def virtual_machines(marker: Path) -> list[int]:
@@ -138,6 +138,3 @@ def manifest(path: Path, text: str) -> Path:
     file = path / "kernels.yaml"
     file.write_text("kernels:\n" + text)
     return file
-
-
-__all__ = ["Harness", "Run", "manifest", "signal", "virtual_machines", "wait_until"]

@@ -10,33 +10,32 @@ from pathlib import Path
 
 import pytest
 
-from tests.boots.conftest import manifest, short_directory, virtual_machines, wait_until
+from tests.boots.conftest import manifest, virtual_machines, wait_until
 
 Start = Callable[..., tuple[subprocess.Popen[bytes], Path]]
 
 
 @pytest.fixture
-def booting(started: Start, tmp_path: Path) -> subprocess.Popen[bytes]:
+def booting(started: Start, tmp_path: Path, temporary: Path) -> subprocess.Popen[bytes]:
     """A harness whose VM runs."""
     file = manifest(tmp_path, "  - name: k\n    deb: {suite: trixie, package: linux-image-amd64}\n")
     process, _ = started("matrix", str(file))
-    work = short_directory(tmp_path)
-    assert wait_until(lambda: virtual_machines(work), 120)
+    assert wait_until(lambda: virtual_machines(temporary), 120)
     return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_vm_within_two_seconds(
-    booting: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals
+    booting: subprocess.Popen[bytes], temporary: Path, number: signal.Signals
 ) -> None:
     booting.send_signal(number)
-    assert wait_until(lambda: not virtual_machines(short_directory(tmp_path)), 2)
+    assert wait_until(lambda: not virtual_machines(temporary), 2)
     assert booting.wait(timeout=10) == 130
-    assert not list(short_directory(tmp_path).iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_the_vm_does_not_outlive_a_harness_that_is_killed(
-    booting: subprocess.Popen[bytes], tmp_path: Path
+    booting: subprocess.Popen[bytes], temporary: Path
 ) -> None:
     booting.kill()
-    assert wait_until(lambda: not virtual_machines(short_directory(tmp_path)), 2)
+    assert wait_until(lambda: not virtual_machines(temporary), 2)

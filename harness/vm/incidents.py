@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the console of one boot shows to have gone wrong in the kernel.
+
+A console is read in three steps: :data:`~harness.vm.signatures.TELLTALE` finds the lines worth a
+look, in one pass; the messages on them are told by their signatures and gathered into reports (an
+oops alone prints four); each report becomes an incident, once per fingerprint. The work is linear
+in the console's length, whatever a guest writes there.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.results import Incident, IncidentKind
+from harness.vm import traces
+from harness.vm.signatures import (
+    AFTERMATH,
+    BANNER,
+    COMMAND_LINE,
+    SIGNATURES,
+    TELLTALE,
+    WRONG_ENVIRONMENT,
+    Role,
+    Signature,
+)
+
+MAX_INCIDENTS = 50
+MAX_EXCERPT_LINES = 60
+MAX_EXCERPT = 4096
+_MAX_EXCERPT_LINE = 240
+_MAX_TITLE = 160
+#: A record of the kernel has at most 1 KiB; what is longer is not one, and is looked at in pieces.
+_MAX_LINE = 2048
+#: As many messages of the same wording are looked at; a kernel in a loop prints one for hours.
+_MAX_ALIKE = 64
+#: So many frames make a fingerprint: fewer join different bugs, more part the same one by its caller.
+_FRAMES = 3
+_BANNER_WITHIN = 1 << 20
+
+
+def scan(console: bytes, running: Sequence[tuple[int, str]] = ()) -> tuple[Incident, ...]:
+    """The incidents on ``console``, in order: the raw bytes of one boot from the first on.
+
+    ``running`` says which check ran when: sorted pairs of the console's length in bytes when a
+    check started, and the check. At most :data:`MAX_INCIDENTS` come back; beyond that the later
+    of those that are no crash are left out.
+    """
+    text = traces.plain(console)
+    reports = _gather(_messages(text))
+    others = {line.at: report for report in reports for line in report.messages if line.starts}
+    found: dict[tuple[str, bool], Incident] = {}
+    timeline = _timeline(console, running)
+    for report in reports:
+        incident = _describe(text, report, others, _check_at(report.line, timeline))
+        found.setdefault((incident.fingerprint, incident.kind.is_crash), incident)
+    return _bounded(tuple(found.values()))
+
+
+def is_environment_panic(incident: Incident) -> bool:
+    """Whether the kernel panicked for want of something to boot from: it is not to blame.
+
+    Meant for an incident before the guest said hello; later, an init that ends is the guest's.
+    """
+    return incident.kind is IncidentKind.PANIC and bool(WRONG_ENVIRONMENT.match(incident.title))
+
+
+def kernel_spoke(console: bytes) -> bool:
+    """Whether the kernel's own banner ("Linux version …") is on ``console``."""
+    return bool(BANNER.search(traces.plain(console[:_BANNER_WITHIN])))
+
+
+@dataclass(frozen=True)
+class _Message:
+    """One line of a report; ``at`` and ``line`` say where its line starts in the plain text."""
+
+    signature: Signature
+    groups: Mapping[str, str]
+    at: int
+    line: int
+    caller: str
+
+    @property
+    def starts(self) -> bool:
+        return self.signature.role is not Role.ECHO
+
+
+@dataclass
+class _Report:
+    """The messages of one event, and the panic it ended in."""
+
+    messages: list[_Message]
+    panic: _Message | None = None
+    roles: set[Role] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.roles = {message.signature.role for message in self.messages}
+
+    @property
+    def line(self) -> int:
+        return self.messages[0].line
+
+    @property
+    def headline(self) -> _Message:
+        return max(self.messages, key=lambda message: message.signature.rank)
+
+    @property
+    def kind(self) -> IncidentKind:
+        return self.headline.signature.kind
+
+    def add(self, message: _Message) -> None:
+        if message.signature.role is Role.BANNER and message.line - self.messages[-1].line > 20:
+            self.messages = []  # what lies between is another CPU's
+        self.messages.append(message)
+        self.roles.add(message.signature.role)
+
+    def takes(self, message: _Message) -> bool:
+        """Whether ``message`` goes on with this report rather than starting the next."""
+        distance = message.line - self.messages[-1].line
+        if message.caller and self.messages[-1].caller not in ("", message.caller):
+            return False
+        match message.signature.role:
+            case Role.ECHO:
+                near = distance <= message.signature.within
+                return near and self.kind in message.signature.echoes
+            case Role.DIE:
+                near = distance <= message.signature.within and Role.DIE not in self.roles
+                return near and (self.kind.is_crash or self.roles <= {Role.CUT})
+            case Role.BANNER if Role.BANNER not in self.roles:
+                # Between "cut here" and the banner another CPU may print a whole report.
+                return self.roles == {Role.CUT} and distance <= 400 or self._is_fresh(distance)
+            case Role.CUT:
+                return self.roles == {Role.PREAMBLE} and distance <= 4
+            case Role.HEADLINE | Role.PREAMBLE:
+                unnamed = self.roles <= {Role.CUT, Role.PREAMBLE} and distance <= 20
+                # Where WARN() is a call, its message follows the banner (kernel/panic.c, __warn()).
+                return unnamed or (self.roles == {Role.CUT, Role.BANNER} and distance <= 2)
+        return False
+
+    def _is_fresh(self, distance: int) -> bool:
+        """A headline and nothing else so far, as before WARN()'s banner: "refcount_t: …"."""
+        return distance <= 4 and self.kind in (IncidentKind.REFCOUNT, IncidentKind.BUG)
+
+
+def _messages(text: str) -> Iterator[_Message]:
+    """Everything on ``text`` that has a signature, in order."""
+    stamped = traces.is_stamped(text)
+    alike: Counter[str] = Counter()
+    line, counted, done = 0, 0, 0
+    while hit := TELLTALE.search(text, done):
+        start = max(text.rfind("\n", done, hit.start()) + 1, done, hit.start() - _MAX_LINE)
+        end = text.find("\n", hit.end(), hit.end() + _MAX_LINE)
+        end = min(hit.end() + _MAX_LINE, len(text)) if end < 0 else end
+        line, counted, done = line + text.count("\n", counted, start), start, end
+        wording = _STABLE.sub("", text[start:end])
+        if alike[wording] >= _MAX_ALIKE:
+            continue
+        alike[wording] += 1
+        for record in traces.records(text[start:end]):
+            if message := _recognise(record, stamped, start, line):
+                yield message
+
+
+_STABLE = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
+
+
+def _recognise(record: traces.Record, stamped: bool, at: int, line: int) -> _Message | None:
+    if COMMAND_LINE.match(record.text):
+        return None
+    for signature in SIGNATURES:
+        if signature.strict and stamped and not record.stamped:
+            continue
+        if match := signature.pattern.search(record.text):
+            groups = {name: value or "" for name, value in match.groupdict().items()}
+            return _Message(signature, groups, at, line, record.caller)
+    return None
+
+
+def _gather(messages: Iterator[_Message]) -> list[_Report]:
+    reports: list[_Report] = []
+    for message in messages:
+        # Two CPUs can be in the middle of reports at once, and each in one.
+        open_reports = reports[:-5:-1]
+        if message.signature.role is Role.PANIC_END:
+            if not any(_has_panicked(report) for report in reports):
+                reports.append(_Report([message]))
+        elif message.signature.role is Role.PANIC:
+            cause = _cause_of(message, reports)
+            if cause is None:
+                reports.append(_Report([message]))
+            else:
+                cause.panic = message
+        elif report := next((one for one in open_reports if one.takes(message)), None):
+            report.add(message)
+        else:
+            reports.append(_Report([message]))
+    return reports
+
+
+def _has_panicked(report: _Report) -> bool:
+    return report.panic is not None or report.kind is IncidentKind.PANIC
+
+
+def _cause_of(panic: _Message, reports: Sequence[_Report]) -> _Report | None:
+    """The report that ``panic`` is the end of, by its reason."""
+    for reason, kinds, within in AFTERMATH:
+        if reason.search(_reason(panic)):
+            for report in reversed(reports):
+                if within is not None and panic.line - report.messages[-1].line > within:
+                    return None
+                if report.kind in kinds and report.panic is None:
+                    return report
+    return None
+
+
+def _reason(panic: _Message) -> str:
+    return (panic.groups.get("what") or panic.groups.get("rest") or "").strip()
+
+
+def _describe(
+    text: str, report: _Report, others: Mapping[int, _Report], check: str | None
+) -> Incident:
+    headline = report.headline
+    signature = headline.signature
+    lines = _lines(text, report.messages[0].at, report, others)
+    stalled = signature.stalled
+    trace = traces.read(lines, headline.caller, stalled=stalled)
+    if stalled and headline.caller and not trace.functions:
+        # The CPU that stalled reports for itself, under its own name.
+        lines = _lines(text, report.messages[0].at, report, others)
+        trace = traces.read(lines, "", stalled=True)
+    functions = trace.functions
+    if signature.kind is IncidentKind.KCSAN:
+        names = headline.groups.get("what", "").partition(" in ")[2].split(" / ")
+        functions = traces.functions(name.split("+")[0] for name in names if name)
+    kind = signature.kind
+    title = _title(report, functions)
+    if report.panic and not kind.is_crash:
+        kind, title = IncidentKind.PANIC, f"{title}, then panic"
+    return Incident(
+        kind=kind,
+        title=title[:_MAX_TITLE],
+        fingerprint=_fingerprint(signature, functions, _title(report, ())),
+        excerpt=_excerpt(text, report, trace.length),
+        check=check,
+    )
+
+
+def _title(report: _Report, functions: Sequence[str]) -> str:
+    headline = report.headline
+    signature = headline.signature
+    what = " ".join((_reason(headline)).split()).rstrip(" .:;,")
+    title = signature.title.replace("{what}", what).rstrip(" :") if what else signature.title
+    title = title.replace("{what}", "").rstrip(" :")
+    where = next((m.groups["where"] for m in report.messages if m.groups.get("where")), "")
+    if functions and signature.in_function:
+        title += f" in {functions[0]}"
+    return f"{title} ({where})" if where else title
+
+
+def _fingerprint(signature: Signature, functions: Sequence[str], title: str) -> str:
+    if signature.kind is IncidentKind.OUT_OF_MEMORY:
+        # Whoever asked for the last page is there by chance, and so is whom it killed.
+        return signature.kind.value
+    if functions:
+        return ":".join((signature.kind.value, *functions[:_FRAMES]))
+    words = "-".join(re.findall(r"[a-z_]{2,}", _VOLATILE.sub(" ", title).lower())[:10])
+    return signature.kind.value if words in ("", signature.kind) else f"{signature.kind}:{words}"
+
+
+#: Addresses, numbers, "comm/pid", "[comm:pid]", and file positions.
+_VOLATILE = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\S+/\d+|\[[^\]]*\]|\(\S+:\d+\)|\S*\d\S*")
+
+
+def _lines(
+    text: str, at: int, report: _Report, others: Mapping[int, _Report]
+) -> Iterator[tuple[str, bool]]:
+    """The lines of ``text`` from ``at`` on, and whether another report than ``report`` starts there."""
+    while at < len(text):
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        yield text[at : min(end, at + _MAX_LINE)], others.get(at, report) is not report
+        at = end + 1
+
+
+def _excerpt(text: str, report: _Report, length: int) -> str:
+    """The report as the console has it, with the two lines before, and the panic it ended in."""
+    first, last = report.messages[0], report.messages[-1]
+    length = min(max(length, last.line - first.line + 1, 3), MAX_EXCERPT_LINES)
+    start = first.at
+    for _ in range(2):
+        start = max(text.rfind("\n", max(start - _MAX_LINE, 0), max(start - 1, 0)) + 1, 0)
+    lines: list[str] = []
+    for line, _ in _lines(text, start, report, {}):
+        if len(lines) >= length + 2:
+            break
+        lines.append(line.rstrip()[:_MAX_EXCERPT_LINE])
+    if report.panic and report.panic.line > first.line + length:
+        panic = next(_lines(text, report.panic.at, report, {}))[0].rstrip()[:_MAX_EXCERPT_LINE]
+        lines[MAX_EXCERPT_LINES - 2 :] = []
+        lines += ["...", panic]
+    return "\n".join(lines[:MAX_EXCERPT_LINES]).strip("\n")[:MAX_EXCERPT]
+
+
+def _timeline(console: bytes, running: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """``running`` by number of line: a check is charged with the lines that began after its start."""
+    line, counted, timeline = 0, 0, []
+    for offset, check in running:
+        line += console.count(b"\n", counted, offset)
+        counted = offset
+        in_line = 0 < offset <= len(console) and console[offset - 1 : offset] != b"\n"
+        timeline.append((line + in_line, check))
+    return timeline
+
+
+def _check_at(line: int, timeline: Sequence[tuple[int, str]]) -> str | None:
+    index = bisect_right(timeline, line, key=lambda entry: entry[0])
+    return timeline[index - 1][1] if index else None
+
+
+def _bounded(incidents: Sequence[Incident]) -> tuple[Incident, ...]:
+    room = MAX_INCIDENTS - sum(incident.kind.is_crash for incident in incidents)
+    kept: list[Incident] = []
+    for incident in incidents:
+        if incident.kind.is_crash or room > 0:
+            room -= not incident.kind.is_crash
+            kept.append(incident)
+    return tuple(kept[:MAX_INCIDENTS])
