@@ -59,8 +59,6 @@ TOOLS = (
         elsewhere="qemu-system-x86",
         minimum=(6, 0),
     ),
-    Tool("depmod", ("depmod",), "indexes a kernel's modules", "kmod", "kmod"),
-    Tool("modprobe", ("modprobe",), "finds the modules of the initramfs", "kmod", "kmod"),
     Tool(
         "busybox (statically linked)",
         ("busybox-static", "busybox.static", "busybox"),  # the order in which virtme-ng looks

@@ -32,7 +32,7 @@ from harness.results import (
 from harness.vm import accelerator, boot, commandline
 from harness.vm.accelerator import AcceleratorUnavailable
 from harness.vm.boot import BootPlan, Deadlines
-from harness.vm.commandline import Machine, Request, Tools, Unsafe
+from harness.vm.commandline import Machine, Request, Unsafe
 
 #: Kernels that are prepared at the same time: a download waits for the network, unpacking works.
 PREPARING = 2
@@ -47,8 +47,8 @@ class Options:
     """What a run is about, beside the kernels."""
 
     directory: Path  # of the run; files of kernel NAME go to kernels/NAME
-    root: Path  # the guest's
-    tools: Tools
+    base: Path  # the guest's root, see harness.vm.initramfs
+    qemu: Path
     seed: int
     jobs: int
     families: tuple[Family, ...] = tuple(Family)
@@ -218,7 +218,7 @@ class Matrix:
 
         try:
             choice = accelerator.choose(
-                wanted, prepared, self._options.tools.qemu, self._cache.root / "kvm.json", say
+                wanted, prepared, self._options.qemu, self._cache.root / "kvm.json", say
             )
         except AcceleratorUnavailable as error:
             return error
@@ -234,8 +234,8 @@ class Matrix:
         processors = len(os.sched_getaffinity(0))
         plan = BootPlan(
             kernel=prepared,
-            root=options.root,
-            tools=options.tools,
+            base=options.base,
+            qemu=options.qemu,
             machine=Machine(entry.cpus, entry.memory_mib, entry.append, kvm),
             request=Request(
                 nonce=secrets.token_hex(16),

@@ -25,8 +25,7 @@ from harness.matrix import Matrix, Options, default_jobs
 from harness.progress import Listener
 from harness.report import as_json
 from harness.results import Family, KernelResult, RunResult
-from harness.vm import root
-from harness.vm.commandline import Tools
+from harness.vm import initramfs
 
 
 class SessionUnavailable(Exception):
@@ -57,18 +56,18 @@ def run(
 
     Raises :class:`SessionUnavailable` where a host tool is missing or the disk cannot be used.
     """
-    tools = find_tools()
+    qemu, busybox = find_tools()
     identity = _new_id()
     started = _now()
     try:
-        guest_root = root.prepare(cache.root)
+        base = initramfs.prepare(cache.root, busybox)
         directory = _new_directory(wishes.output, identity)
-    except (root.RootUnavailable, OSError) as error:
+    except (initramfs.RootUnavailable, OSError) as error:
         raise SessionUnavailable(str(error)) from error
     options = Options(
         directory=directory,
-        root=guest_root,
-        tools=tools,
+        base=base,
+        qemu=qemu,
         seed=secrets.randbits(32) if wishes.seed is None else wishes.seed,
         jobs=wishes.jobs or default_jobs(entries),
         families=wishes.families,
@@ -92,7 +91,7 @@ def run(
         finished=_now(),
         harness_version=__version__,
         host=f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors",
-        qemu=_qemu_version(tools.qemu),
+        qemu=_qemu_version(qemu),
         virtme_ng=importlib.metadata.version("virtme-ng"),
         accel=matrix.accelerators,
         seed=options.seed,
@@ -104,7 +103,7 @@ def run(
     return record
 
 
-def find_tools() -> Tools:
+def find_tools() -> tuple[Path, Path]:
     """The host's QEMU and busybox; SessionUnavailable names all that is missing."""
     missing = host.missing()
     if missing:
@@ -112,7 +111,7 @@ def find_tools() -> Tools:
     qemu, busybox = host.find("qemu-system-x86_64"), host.find_static_busybox()
     assert qemu is not None, "host.missing() looked for it"
     assert busybox is not None, "host.missing() looked for it"
-    return Tools(qemu, busybox)
+    return qemu, busybox
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from harness import host
 
-QEMU, DEPMOD, MODPROBE, BUSYBOX, LDD = host.TOOLS
+QEMU, BUSYBOX, LDD = host.TOOLS
 PT_LOAD, PT_INTERP = 1, 3
 
 #: Stands for apt-get: notes how it was called, and "installs" what lies in the archive, which
@@ -24,7 +24,7 @@ case "$*" in
     update) : >"{here}/known" ;;
     install*)
         if [ ! -e "{here}/known" ]; then
-            echo "E: Unable to locate package kmod" >&2
+            echo "E: Unable to locate package libc-bin" >&2
             exit 100
         fi
         cp "{here}/archive/"* "{here}/bin/" ;;
@@ -104,13 +104,13 @@ def test_a_program_is_found_outside_of_path_where_administrators_have_it(
 ) -> None:
     sbin = tmp_path / "sbin"
     sbin.mkdir()
-    machine.add("depmod", where=sbin)
+    machine.add("ldd", where=sbin)
     monkeypatch.setattr(host, "SBIN", (str(sbin),))
-    assert host.find("depmod") == sbin / "depmod"
+    assert host.find("ldd") == sbin / "ldd"
 
 
 def test_a_program_that_is_nowhere_is_none(machine: Machine) -> None:
-    assert host.find("depmod") is None
+    assert host.find("ldd") is None
 
 
 def test_everything_is_missing_on_a_bare_host(machine: Machine) -> None:
@@ -118,9 +118,8 @@ def test_everything_is_missing_on_a_bare_host(machine: Machine) -> None:
 
 
 def test_what_is_there_is_not_missing(machine: Machine) -> None:
-    machine.add("depmod")
     machine.add("ldd")
-    assert host.missing() == (QEMU, MODPROBE, BUSYBOX)
+    assert host.missing() == (QEMU, BUSYBOX)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +158,10 @@ def test_a_static_busybox_counts_beside_a_dynamic_one(machine: Machine) -> None:
 @pytest.mark.usefixtures("as_root")
 def test_the_command_names_each_package_once(machine: Machine) -> None:
     machine.add("apt-get")
-    command = host.install_command([QEMU, DEPMOD, MODPROBE])
+    command = host.install_command([QEMU, *host.DEB_TOOLS])
     assert command == [
-        *("apt-get", "install", "-y", "--no-install-recommends", "qemu-system-x86", "kmod")
+        *("apt-get", "install", "-y", "--no-install-recommends", "qemu-system-x86"),
+        *("apt", "dpkg"),
     ]
 
 
@@ -169,7 +169,7 @@ def test_the_command_names_each_package_once(machine: Machine) -> None:
 def test_a_user_is_told_to_use_sudo(machine: Machine) -> None:
     machine.add("apt-get")
     machine.add("sudo")
-    command = host.install_command([DEPMOD])
+    command = host.install_command([LDD])
     assert command is not None
     assert command[:3] == ["sudo", "apt-get", "install"]
 
@@ -177,8 +177,8 @@ def test_a_user_is_told_to_use_sudo(machine: Machine) -> None:
 @pytest.mark.usefixtures("as_user")
 def test_a_user_without_sudo_is_told_to_use_su(machine: Machine) -> None:
     machine.add("apt-get")
-    assert host.install_command([DEPMOD]) == [
-        *("su", "-l", "-c", "apt-get install -y --no-install-recommends kmod")
+    assert host.install_command([LDD]) == [
+        *("su", "-l", "-c", "apt-get install -y --no-install-recommends libc-bin")
     ]
 
 
@@ -201,9 +201,9 @@ def test_without_apt_the_packages_are_named(machine: Machine) -> None:
 @pytest.mark.usefixtures("as_root")
 def test_what_is_missing_is_said_with_the_command_that_mends_it(machine: Machine) -> None:
     machine.add("apt-get")
-    assert str(host.ToolsMissing([QEMU, MODPROBE])) == (
-        "this host lacks qemu-system-x86_64, modprobe; install what is missing with: "
-        "apt-get install -y --no-install-recommends qemu-system-x86 kmod"
+    assert str(host.ToolsMissing([QEMU, LDD])) == (
+        "this host lacks qemu-system-x86_64, ldd; install what is missing with: "
+        "apt-get install -y --no-install-recommends qemu-system-x86 libc-bin"
     )
 
 
@@ -215,30 +215,30 @@ def test_nothing_is_done_when_nothing_is_missing(machine: Machine) -> None:
 @pytest.mark.usefixtures("as_root")
 def test_root_installs_without_asking(machine: Machine) -> None:
     machine.add("apt-get", APT_GET)
-    machine.add("depmod", where=machine.archive)
+    machine.add("ldd", where=machine.archive)
     (machine.here / "known").touch()
-    machine.install(DEPMOD)
+    machine.install(LDD)
     assert machine.lines("calls") == [
-        "install -y --no-install-recommends -o DPkg::Lock::Timeout=120 kmod"
+        "install -y --no-install-recommends -o DPkg::Lock::Timeout=120 libc-bin"
     ]
-    assert host.locate(DEPMOD) == machine.bin / "depmod"
+    assert host.locate(LDD) == machine.bin / "ldd"
 
 
 @pytest.mark.usefixtures("as_root")
 def test_lists_are_read_when_a_package_is_not_known(machine: Machine) -> None:
     machine.add("apt-get", APT_GET)
-    machine.add("depmod", where=machine.archive)
-    machine.install(DEPMOD)
+    machine.add("ldd", where=machine.archive)
+    machine.install(LDD)
     assert [call.split()[0] for call in machine.lines("calls")] == ["install", "update", "install"]
 
 
 @pytest.mark.usefixtures("as_root")
 def test_debconf_does_not_ask(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.add("apt-get", APT_GET)
-    machine.add("depmod", where=machine.archive)
+    machine.add("ldd", where=machine.archive)
     monkeypatch.delenv("http_proxy", raising=False)
     monkeypatch.delenv("HTTP_PROXY", raising=False)
-    machine.install(DEPMOD)
+    machine.install(LDD)
     assert set(machine.lines("environment")) == {"noninteractive "}
 
 
@@ -246,11 +246,11 @@ def test_debconf_does_not_ask(machine: Machine, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("as_root")
 def test_apt_gets_the_proxy(machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     machine.add("apt-get", APT_GET)
-    machine.add("depmod", where=machine.archive)
+    machine.add("ldd", where=machine.archive)
     monkeypatch.delenv("http_proxy", raising=False)
     monkeypatch.delenv("HTTP_PROXY", raising=False)
     monkeypatch.setenv(name, "http://proxy.example.org:3128")
-    machine.install(DEPMOD)
+    machine.install(LDD)
     assert set(machine.lines("environment")) == {"noninteractive http://proxy.example.org:3128"}
 
 
@@ -259,9 +259,9 @@ def test_a_user_installs_through_a_sudo_that_does_not_ask(machine: Machine) -> N
     machine.add("apt-get", APT_GET)
     machine.add("sudo", SUDO_THAT_OBEYS)
     machine.add("true")
-    machine.add("depmod", where=machine.archive)
-    machine.install(DEPMOD)
-    assert host.locate(DEPMOD) == machine.bin / "depmod"
+    machine.add("ldd", where=machine.archive)
+    machine.install(LDD)
+    assert host.locate(LDD) == machine.bin / "ldd"
 
 
 @pytest.mark.usefixtures("as_user")
@@ -271,9 +271,9 @@ def test_sudo_keeps_a_proxy_without_showing_it(
     machine.add("apt-get", APT_GET)
     machine.add("sudo", SUDO_THAT_OBEYS)
     machine.add("true")
-    machine.add("depmod", where=machine.archive)
+    machine.add("ldd", where=machine.archive)
     monkeypatch.setenv("https_proxy", "http://user:secret@proxy.example.org:3128")
-    machine.install(DEPMOD)
+    machine.install(LDD)
     calls = machine.lines("sudo")[1:]
     kept = [call.split("--preserve-env=")[1].split()[0].split(",") for call in calls]
     assert all({"DEBIAN_FRONTEND", "https_proxy"} <= set(names) for names in kept)
@@ -294,29 +294,29 @@ def test_a_user_who_would_be_asked_gets_the_command_at_once(
     machine.add("apt-get", APT_GET)
     prepare(machine)
     with pytest.raises(host.ToolsMissing, match="apt-get install -y"):
-        machine.install(DEPMOD)
+        machine.install(LDD)
     assert machine.lines("calls") == []
 
 
 @pytest.mark.usefixtures("as_root")
 def test_without_apt_nothing_is_tried(machine: Machine) -> None:
     with pytest.raises(host.ToolsMissing, match="this system's package manager"):
-        machine.install(DEPMOD)
+        machine.install(LDD)
     assert machine.said == []
 
 
 @pytest.mark.usefixtures("as_root")
 def test_a_failed_installation_says_what_apt_said(machine: Machine) -> None:
-    machine.add("apt-get", "#!/bin/sh\necho 'E: Unable to locate package kmod' >&2\nexit 100\n")
-    with pytest.raises(host.ToolsMissing, match=r"depmod \(.*Unable to locate package kmod\); "):
-        machine.install(DEPMOD)
+    machine.add("apt-get", "#!/bin/sh\necho 'E: Unable to locate package libc-bin' >&2\nexit 100\n")
+    with pytest.raises(host.ToolsMissing, match=r"ldd \(.*Unable to locate package libc-bin\); "):
+        machine.install(LDD)
 
 
 @pytest.mark.usefixtures("as_root")
 def test_a_package_that_lacks_its_program_is_no_success(machine: Machine) -> None:
     machine.add("apt-get")
     with pytest.raises(host.ToolsMissing, match="installed the packages, and they lack it"):
-        machine.install(DEPMOD)
+        machine.install(LDD)
 
 
 def finding(subject: str, cache: Path) -> host.Finding:
@@ -330,9 +330,9 @@ def test_the_doctor_looks_at_every_tool(machine: Machine) -> None:
 
 def test_the_doctor_says_how_to_get_what_is_missing(machine: Machine) -> None:
     machine.add("apt-get", "#!/bin/sh\necho apt 2.6.1\n")
-    found = finding("depmod", machine.here)
+    found = finding("ldd", machine.here)
     assert found.standing is host.Standing.MISSING
-    assert found.remedy.rstrip("'").endswith("install -y --no-install-recommends kmod")
+    assert found.remedy.rstrip("'").endswith("install -y --no-install-recommends libc-bin")
 
 
 @pytest.mark.parametrize(

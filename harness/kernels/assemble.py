@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From an image and its modules to the directory that virtme-ng boots from."""
+"""From an image and its modules to the directory of a kernel that can be booted."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def assemble(root: Path, image: Image, found: ModuleSet) -> Built:
     if kernel is not None and image.kind is not Kind.VMLINUX:
         boot_name = f"boot/{Kind.VMLINUX.value}-{image.release}"
         (root / boot_name).write_bytes(kernel)
-    modules.install(found, root, image.release)
-    return Built(image.release, image.version, name, boot_name)
+    installed = modules.install(found.modules, root, image.release)
+    return Built(image.release, image.version, name, boot_name, installed)
 
 
 def prepared(name: str, entry: Entry, *, origin: str, version: str = "") -> PreparedKernel:
@@ -41,4 +41,5 @@ def prepared(name: str, entry: Entry, *, origin: str, version: str = "") -> Prep
         image_sha256=entry.image_sha256,
         root=entry.root,
         boot_image=entry.boot_image,
+        modules=entry.modules,
     )

@@ -3,7 +3,7 @@
 
 Layout below the root::
 
-    kernels/KEY/            one prepared kernel: entry.json, and root/ as virtme-ng expects it
+    kernels/KEY/            one prepared kernel: entry.json, and root/ as PreparedKernel says
     apt/SUITE/              the private state of apt for a suite (harness.kernels.apt)
     locks/NAME              flock()ed files; the kernel releases a lock with its process
     tmp/                    builds under way, each with a locked file NAME.lock beside it
@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import platformdirs
 from harness.kernels.prepared import KernelUnavailable
 
 # Part of every key: a change in what a build makes must not meet entries of an older harness.
-FORMAT = 1
+FORMAT = 2
 RECORD = "entry.json"
 TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -42,12 +42,16 @@ TAG = (
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made, in words that do not depend on who asked; paths lie in its root."""
+    """What a build made, in words that do not depend on who asked; paths lie in its root.
+
+    ``modules`` are in the order in which they have to be loaded.
+    """
 
     release: str
     version: str
     image: str
     boot_image: str
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ class Entry:
     @property
     def boot_image(self) -> Path:
         return self.root / self.built.boot_image
+
+    @property
+    def modules(self) -> tuple[Path, ...]:
+        return tuple(self.root / name for name in self.built.modules)
 
 
 class Damaged(Exception):
@@ -182,8 +190,7 @@ class Cache:
 def digest(value: Any) -> str:
     """A key's distinctive part: 16 hexadecimal digits over ``value``, which JSON can hold.
 
-    Short, because virtme-ng puts the path of the modules on the kernel's command line: 64 bits
-    keep apart what one user prepares.
+    Short, because people read it in paths: 64 bits keep apart what one user prepares.
     """
     text = json.dumps([FORMAT, value], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -209,12 +216,7 @@ def _files(place: Path) -> dict[str, Path]:
 def _seal(place: Path, built: Built) -> None:
     record = {
         "format": FORMAT,
-        "built": {
-            "release": built.release,
-            "version": built.version,
-            "image": built.image,
-            "boot_image": built.boot_image,
-        },
+        "built": asdict(built),
         "files": {
             name: {"size": path.stat().st_size, "sha256": file_sha256(path)}
             for name, path in _files(place).items()
@@ -226,7 +228,7 @@ def _seal(place: Path, built: Built) -> None:
 def _load(place: Path) -> Entry:
     try:
         record = json.loads((place / RECORD).read_text())
-        built = Built(**record["built"])
+        built = Built(**{**record["built"], "modules": tuple(record["built"]["modules"])})
         files = record["files"]
         _verify(place, files)
         image_sha256 = files[f"root/{built.image}"]["sha256"]

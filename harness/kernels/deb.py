@@ -16,7 +16,7 @@ from harness.kernels import apt, modules, packages
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.kernel_image import RELEASE, recognise
-from harness.kernels.modules import LISTS, Module, ModuleSet
+from harness.kernels.modules import Module, ModuleSet
 from harness.kernels.packages import Package
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest import DebSource
@@ -26,7 +26,9 @@ _SUITE = re.compile(r"[a-z0-9][A-Za-z0-9.+~/-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 
 _IMAGE = re.compile(rf"(?:\./)?(?:boot/vmlinuz-{RELEASE}|usr/lib/modules/{RELEASE}/vmlinuz)")
-_MODULES = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/{RELEASE}/(?P<path>{modules.PATH})")
+_MODULES = rf"(?:\./)?(?:usr/)?lib/modules/{RELEASE}"
+_MODULE = re.compile(rf"{_MODULES}/.+")
+_BUILTIN = re.compile(rf"{_MODULES}/{re.escape(modules.BUILTIN)}")
 # No vmlinuz and no module that a boot needs comes near this size, in bytes.
 _MEMBER_LIMIT = 256 << 20
 _PIPE_BUFFER = 1 << 20
@@ -95,38 +97,34 @@ def unpack(debs: Iterable[Path], root: Path, what: str) -> Built:
     """Fill ``root`` from the packages of one kernel, called ``what`` in messages."""
     debs = list(debs)
     images: dict[str, bytes] = {}
-    lists: dict[str, bytes] = {}
+    builtin: list[bytes] = []
 
     def fetch(names: frozenset[str]) -> Iterator[Module]:
         for deb in debs:
             for path, data in _members(deb, lambda path: _is_wanted(path, names)):
-                place = _MODULES.fullmatch(path)
                 if _IMAGE.fullmatch(path):
                     images[path] = data
-                elif place and place["path"] in LISTS:
-                    lists[place["path"]] = data
-                elif place:
-                    yield modules.load(place["path"], data)
+                elif _BUILTIN.fullmatch(path):
+                    builtin.append(data)
+                else:
+                    yield modules.load(path, data)
 
-    chosen = modules.collect(fetch, lists).modules
+    chosen = modules.collect(fetch)
     if len(images) != 1:
         raise KernelUnavailable(
             f"the package {what} holds {len(images) or 'no'} kernel images; name a package of "
             "one kernel, such as linux-image-amd64"
         )
     image = recognise(next(iter(images.values())), f"the image in {what}")
-    found = ModuleSet(chosen, lists)
-    modules.check_root_filesystem(found, what)
+    found = ModuleSet(chosen, modules.builtin_names(builtin[0]) if builtin else None)
+    modules.check_event_channel(found, what)
     return assemble(root, image, found)
 
 
 def _is_wanted(path: str, names: frozenset[str]) -> bool:
-    place = _MODULES.fullmatch(path)
-    if _IMAGE.fullmatch(path):
+    if _IMAGE.fullmatch(path) or _BUILTIN.fullmatch(path):
         return True
-    if place is None:
-        return False
-    return place["path"] in LISTS or modules.module_name(place["path"]) in names
+    return _MODULE.fullmatch(path) is not None and modules.module_name(path) in names
 
 
 def _members(deb: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:

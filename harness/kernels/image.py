@@ -28,8 +28,8 @@ def prepare(
 ) -> PreparedKernel:
     """The kernel in ``source.image``.
 
-    Without ``source.modules`` those are taken that virtme-ng would find: beside an image in
-    boot/, in lib/modules/RELEASE or in a built tree.
+    Without ``source.modules`` those are taken that belong to it by where it lies: beside an
+    image in boot/, in lib/modules/RELEASE or in a built tree.
     """
 
     def find(release: str) -> ModuleSet:
@@ -60,11 +60,10 @@ def from_file(
             )
         recognised = recognise(data, str(image))
         found = find(recognised.release)
-        modules.check_root_filesystem(found, str(image))
+        modules.check_event_channel(found, str(image))
         identity = [
             actual,
-            [[module.path, hashlib.sha256(module.data).hexdigest()] for module in found.modules],
-            [[list_, hashlib.sha256(text).hexdigest()] for list_, text in found.lists.items()],
+            [[module.name, hashlib.sha256(module.data).hexdigest()] for module in found.modules],
         ]
 
         def build(root: Path) -> Built:

@@ -5,21 +5,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.kernels import modules
-from harness.kernels.modules import LISTS, Module, ModuleSet
+from harness.kernels.modules import BUILTIN, NEEDED, Module, ModuleSet
 from harness.kernels.prepared import KernelUnavailable
 
 _CONFIG_LINE = re.compile(r"(CONFIG_\w+)=(\S+)")
-# What must be there once .config says =m: a panic for want of it explains nothing.
-_CONFIGURED = {
-    "9p": "CONFIG_9P_FS",
-    "9pnet_virtio": "CONFIG_NET_9P_VIRTIO",
-    "virtio_pci": "CONFIG_VIRTIO_PCI",
-    "virtio_console": "CONFIG_VIRTIO_CONSOLE",
-}
 
 
 def is_tree(directory: Path) -> bool:
@@ -71,7 +64,7 @@ def of_directory(directory: Path) -> ModuleSet:
             path = paths[name]
             yield modules.load(path.relative_to(directory).as_posix(), path.read_bytes())
 
-    return modules.collect(fetch, _lists(directory, LISTS))
+    return ModuleSet(modules.collect(fetch), _builtin(directory))
 
 
 def of_tree(tree: Path) -> ModuleSet:
@@ -82,8 +75,8 @@ def of_tree(tree: Path) -> ModuleSet:
     order = tree / "modules.order"
     paths: dict[str, str] = {}
     for line in order.read_text(errors="replace").splitlines() if order.is_file() else ():
-        # "fs/9p/9p.o" from 6.2 on (commit f65a486821cf), "fs/9p/9p.ko" before, and with
-        # "kernel/" in front in the oldest.
+        # "drivers/char/x.o" from 6.2 on (commit f65a486821cf), "drivers/char/x.ko" before, and
+        # with "kernel/" in front in the oldest.
         path = line.removeprefix("kernel/").removesuffix(".o").removesuffix(".ko") + ".ko"
         paths[modules.module_name(path) or path] = path
 
@@ -91,13 +84,13 @@ def of_tree(tree: Path) -> ModuleSet:
         for name in sorted(names & paths.keys()):
             file = tree / paths[name]
             if file.is_file():
-                yield modules.load("kernel/" + paths[name], file.read_bytes())
+                yield modules.load(paths[name], file.read_bytes())
 
-    # modules.order itself names what was built, which is not how depmod expects it.
-    found = modules.collect(fetch, _lists(tree, LISTS[:2]))
+    found = ModuleSet(modules.collect(fetch), _builtin(tree))
     config = read_config(tree)
     built = {module.name for module in found.modules}
-    for name, option in _CONFIGURED.items():
+    # A guest that stays silent for want of one explains nothing.
+    for name, option in NEEDED.items():
         if config.get(option) == "m" and name not in built:
             raise KernelUnavailable(
                 f"{tree} is configured with {option}=m, but the module {name} is not built; "
@@ -113,5 +106,6 @@ def read_config(tree: Path) -> dict[str, str]:
     return {match[1]: match[2] for match in map(_CONFIG_LINE.fullmatch, text.split("\n")) if match}
 
 
-def _lists(directory: Path, names: tuple[str, ...]) -> Mapping[str, bytes]:
-    return {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
+def _builtin(directory: Path) -> frozenset[str] | None:
+    path = directory / BUILTIN
+    return modules.builtin_names(path.read_bytes()) if path.is_file() else None

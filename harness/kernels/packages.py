@@ -16,9 +16,9 @@ from harness.kernels.prepared import KernelUnavailable
 #: shell that depends on them.
 KERNEL_PACKAGE = re.compile(r"linux-(?P<part>image|binary|modules|base)-(?P<release>\d\S*)")
 _META_OR_KERNEL = re.compile(r"linux-(image|binary|modules|base)-\S+")
-# Variants that a pattern must name to get: debug symbols, unsigned twins, no 9p, PREEMPT_RT,
-# what signatures are made from.
-_VARIANTS = ("-dbg", "-unsigned", "-cloud", "-rt", "-template")
+# Variants that a pattern must name to get: debug symbols, unsigned twins, PREEMPT_RT, what
+# signatures are made from.
+_VARIANTS = ("-dbg", "-unsigned", "-rt", "-template")
 _DEPENDENCY = re.compile(r"([a-z0-9][a-z0-9.+-]+)(?::\w+)?\s*(?:\(([<>=]+)\s*([^)\s]+)\))?")
 
 
@@ -80,8 +80,8 @@ def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackag
 def matching(index: Mapping[str, Package], pattern: str, suite: str) -> list[Package]:
     """The kernels of a series, oldest first; KernelUnavailable if there is none.
 
-    Metapackages are left out, and variants (debug symbols, unsigned, cloud, real-time) that the
-    pattern does not name.
+    Metapackages are left out, and variants (debug symbols, unsigned, real-time) that the pattern
+    does not name.
     """
     found = [
         package

@@ -9,12 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class PreparedKernel:
-    """A kernel that virtme-ng can boot.
+    """A kernel that can be booted.
 
-    ``root`` is laid out as virtme-ng expects it, so that it finds the modules by itself:
-    ``boot/vmlinuz-RELEASE`` or ``boot/vmlinux-RELEASE`` beside ``lib/modules/RELEASE``, the
-    modules decompressed and ``modules.dep`` made. ``boot_image`` lies in it. A kernel without
-    modules has no ``lib/modules``.
+    Its files lie in ``root``: ``boot/vmlinuz-RELEASE``, ``boot/vmlinux-RELEASE`` or both, and
+    ``modules/NAME.ko``, decompressed, for what a boot needs and the kernel has not built in.
     """
 
     name: str  # the manifest's name
@@ -25,6 +23,7 @@ class PreparedKernel:
     image_sha256: str
     root: Path
     boot_image: Path  # what QEMU boots: an uncompressed vmlinux where one could be had
+    modules: tuple[Path, ...] = ()  # in the order in which insmod has to load them
 
 
 class KernelUnavailable(Exception):

@@ -54,8 +54,9 @@ def download(tag: str, home: Path) -> Path:
         raise KernelUnavailable("vng was not found; install it with: pip install virtme-ng")
     try:
         run = subprocess.run(
-            # Even a dry run starts a virtiofsd, and waits for one that does not work.
-            [program, "-r", tag, "--dry-run", "-v", "--force-9p"],
+            # Even a dry run starts a virtiofsd, and waits for one that does not work, and looks
+            # for the modules with depmod and modprobe.
+            [program, "-r", tag, "--dry-run", "-v", "--force-9p", "--skip-modules"],
             cwd=home,
             env={**os.environ, "HOME": str(home), "PATH": path},
             stdin=subprocess.DEVNULL,
@@ -79,7 +80,7 @@ def unpack(directory: Path, root: Path, what: str) -> Built:
     image = next((directory / "boot").glob("vmlinuz*"))
     recognised = recognise(image.read_bytes(), f"the image of {what}")
     found = module_files.find(directory, recognised.release)
-    modules.check_root_filesystem(found, what)
+    modules.check_event_channel(found, what)
     return assemble(root, recognised, found)
 
 

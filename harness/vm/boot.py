@@ -14,8 +14,8 @@ from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
 from harness.results import Attempt, BootEnd, CheckKey, Family, Incident
-from harness.vm import commandline, incidents
-from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine, Request, Tools
+from harness.vm import commandline, incidents, initramfs
+from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine, Request
 from harness.vm.process import VmProcess, read_available
 from harness.vm.stream import StreamReader
 
@@ -57,8 +57,8 @@ class BootPlan:
     """Everything that one boot needs."""
 
     kernel: PreparedKernel
-    root: Path
-    tools: Tools
+    base: Path  # of the initramfs
+    qemu: Path
     machine: Machine
     request: Request
     families: tuple[Family, ...]
@@ -113,8 +113,9 @@ class _Boot:
 
     def run(self) -> Attempt:
         plan, work = self._plan, self._work
-        commandline.lay_out(work, plan.kernel, plan.root, plan.tools)
-        arguments = commandline.command(work, plan.kernel, plan.machine, plan.request)
+        commandline.lay_out(work, plan.kernel, plan.qemu)
+        initramfs.write(work / commandline.INITRAMFS, plan.base, plan.kernel)
+        arguments = commandline.command(work, plan.machine, plan.request)
         environment = commandline.environment(work)
         self._started = self._last_event = time.monotonic()
         with (
@@ -228,8 +229,8 @@ class _Boot:
                 else (f"QEMU ended with status {qemu_status}")
             )
             detail = f"{how}; its last words: {last_words(console)}"
-        elif end is BootEnd.BOOT_DEADLINE and not spoke:
-            detail = f"no word from the kernel; the console ends with: {last_words(console)}"
+        elif not self._reader.said_hello:
+            detail = f"the console ends with: {last_words(console)}"
         hello = self._reached.get(_Stage.CHECKS, ended)
         closed = self._reached.get(_Stage.POWER_OFF, ended)
         return Attempt(
@@ -247,7 +248,6 @@ class _Boot:
             checks_s=round(closed - hello, 3),
             total_s=round(ended - self._started, 3),
         )
-
 
     def _incidents(self, console: bytes) -> tuple[Incident, ...]:
         """What the console shows; a panic for want of a root or init blames the environment.

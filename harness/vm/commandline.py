@@ -17,20 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
-from harness.vm.root import CHECKER
+from harness.vm.initramfs import CHECKER
 
 #: Name of the virtio port that carries the events.
 PORT = "mptcp.events"
 #: In the work directory.
 EVENTS_SOCKET = "events"
+INITRAMFS = "initramfs"
 QEMU_STATUS = "qemu.status"
 
-#: virtme-ng asks file(1), or strings(1), for the kernel's release, to find its modules, and
-#: file(1) whether busybox is static. We know both: that spares the host two packages and every
-#: boot the reading of 60 MB.
+#: virtme-ng asks file(1), or strings(1), for the kernel's release, to find modules. We know it:
+#: that spares the host two packages and every boot the reading of 60 MB.
 _FILE = """\
 #!/bin/sh
-[ "$1" = -L ] && exec echo "$2: statically linked"
 echo 'Linux kernel, version {release}, '
 """
 
@@ -48,14 +47,6 @@ exit $status
 _HARMLESS_PATH = re.compile(r"[A-Za-z0-9/._+~-]+")
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 _GUEST_VALUE = re.compile(r"[A-Za-z0-9._,-]+")
-
-
-@dataclass(frozen=True)
-class Tools:
-    """Host programs that a boot uses, found beforehand."""
-
-    qemu: Path  # named qemu-system-x86_64, as virtme-ng looks for it
-    busybox: Path  # statically linked
 
 
 class Unsafe(Exception):
@@ -101,23 +92,25 @@ def is_harmless(path: str) -> bool:
     return _HARMLESS_PATH.fullmatch(path) is not None
 
 
-def lay_out(work: Path, kernel: PreparedKernel, root: Path, tools: Tools) -> None:
-    """Fill the empty directory ``work`` with links to what is booted, and virtme-ng's tools."""
+def lay_out(work: Path, kernel: PreparedKernel, qemu: Path) -> None:
+    """Fill the empty directory ``work`` with a link to the kernel, and virtme-ng's surroundings."""
     if not is_harmless(str(work)):
         raise Unsafe(f"the work directory {str(work)!r} has characters that a shell would take")
     if not _RELEASE.fullmatch(kernel.release):
         raise Unsafe(f"the kernel's release {kernel.release!r} has unusual characters")
-    (work / "kernel").symlink_to(kernel.root)
-    (work / "root").symlink_to(root)
+    (work / "kernel").symlink_to(kernel.boot_image)
+    # The guest's root is the initramfs; what virtme-ng shares as a root is empty.
+    (work / "root").mkdir()
+    # virtme-ng looks for modules upwards from the image, and in the end in the host's own: here
+    # it finds that there are none, and makes no initramfs for them.
+    (work / "lib/modules").mkdir(parents=True)
     programs = work / "bin"
     programs.mkdir()
-    # virtme-ng takes the first of these names that it finds in PATH.
-    (programs / "busybox-static").symlink_to(tools.busybox)
     _script(programs / "file", _FILE.format(release=kernel.release))
     wrapper = _QEMU_WRAPPER.format(
-        qemu=shlex.quote(str(tools.qemu)), status_file=shlex.quote(str(work / QEMU_STATUS))
+        qemu=shlex.quote(str(qemu)), status_file=shlex.quote(str(work / QEMU_STATUS))
     )
-    _script(programs / tools.qemu.name, wrapper)
+    _script(programs / qemu.name, wrapper)
     config = work / "home/.config/virtme-ng"
     config.mkdir(parents=True)
     # A user's default_opts would change the VM; ours is looked at first and has none.
@@ -129,25 +122,15 @@ def _script(path: Path, text: str) -> None:
     path.chmod(0o700)
 
 
-def command(work: Path, kernel: PreparedKernel, machine: Machine, request: Request) -> list[str]:
+def command(work: Path, machine: Machine, request: Request) -> list[str]:
     """virtme-ng's command line for a ``work`` directory that :func:`lay_out` made."""
-    image = work / "kernel" / kernel.boot_image.relative_to(kernel.root)
-    if not is_harmless(str(image)):
-        raise Unsafe(f"the kernel image's name {image.name!r} has unusual characters")
-    script = [
-        "exec",
-        "python3",
-        "-I",
-        "-S",
-        f"/{CHECKER}/__main__.py",
-        "--vm",
-        *request.arguments(),
-    ]
+    checker = f"/{CHECKER}/__main__.py"
+    script = shlex.join(["python3", "-I", "-S", checker, "--vm", *request.arguments()])
     arguments = [
-        *("vng", "--run", str(image), "--root", str(work / "root")),
+        *("vng", "--run", str(work / "kernel"), "--root", str(work / "root")),
         # The console: with it the kernel logs to standard error from its first byte on.
         "--verbose",
-        # bookworm's virtiofsd is refused after 5 s of waiting; 9p needs no daemon.
+        # Else it waits for a virtiofsd, 5 s for bookworm's, to share a root that nobody mounts.
         "--force-9p",
         *("--cpus", str(machine.cpus), "--memory", f"{machine.memory_mib}M"),
         *("--name", "mptcp-harness"),
@@ -157,11 +140,13 @@ def command(work: Path, kernel: PreparedKernel, machine: Machine, request: Reque
         arguments.append("--disable-kvm")
     for argument in machine.append:
         arguments += ["--append", argument]
-    return [*arguments, f"--qemu-opts={_qemu_options(work, machine)}", "--exec", shlex.join(script)]
+    return [*arguments, f"--qemu-opts={_qemu_options(work, machine)}", "--exec", script]
 
 
 def _qemu_options(work: Path, machine: Machine) -> str:
     options = [
+        # Instead of virtme-ng's own, which would mount a root over 9p.
+        *("-initrd", str(work / INITRAMFS)),
         # An event channel of its own: the script's output ports need udev in the guest.
         *("-chardev", f"socket,id=mptcp,path={work / EVENTS_SOCKET}"),
         *("-device", "virtio-serial-pci,id=mptcpbus"),
@@ -177,8 +162,6 @@ def environment(work: Path, inherited: Mapping[str, str] | None = None) -> dict[
     """The environment for virtme-ng: its own home, its scripts found, nothing it might act on."""
     inherited = os.environ if inherited is None else inherited
     path = [str(work / "bin"), sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]
-    # modprobe and depmod live in sbin, which an ordinary user's PATH need not have.
-    path += ["/usr/sbin", "/sbin"]
     kept = {name: inherited[name] for name in ("LANG", "LC_ALL") if name in inherited}
     return {**kept, "PATH": ":".join(path), "HOME": str(work / "home"), "TMPDIR": str(work)}
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the console of one boot shows to have gone wrong in the kernel.
 
-A console is read in three steps: :data:`~harness.vm.signatures.TELLTALE` finds the lines worth a
+A console is read in three steps: :data:`~harness.vm.signatures.TELLTALES` find the lines worth a
 look, in one pass; the messages on them are told by their signatures and gathered into reports (an
 oops alone prints four); each report becomes an incident, once per fingerprint. The work is linear
 in the console's length, whatever a guest writes there.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.results import Incident, IncidentKind
@@ -21,8 +21,9 @@ from harness.vm.signatures import (
     AFTERMATH,
     BANNER,
     COMMAND_LINE,
+    FATAL_TELLTALES,
     SIGNATURES,
-    TELLTALE,
+    TELLTALES,
     WRONG_ENVIRONMENT,
     Role,
     Signature,
@@ -34,10 +35,12 @@ MAX_EXCERPT = 4096
 _MAX_EXCERPT_LINE = 240
 _MAX_TITLE = 160
 #: A record of the kernel has at most 1 KiB; what is longer is not one, and is looked at in pieces.
-_MAX_LINE = 2048
-#: As many messages of the same wording are looked at; a kernel in a loop prints one for hours.
+_MAX_LINE = 1024
+#: As many lines of the same wording are looked at; a kernel in a loop prints one for hours.
 _MAX_ALIKE = 64
-#: So many frames make a fingerprint: fewer join different bugs, more part the same one by its caller.
+#: After so many lines only fatal messages are looked for, and after as many again none.
+_MAX_LOOKED_AT = 3000
+#: The frames in a fingerprint: fewer join different bugs, more part one bug by its callers.
 _FRAMES = 3
 _BANNER_WITHIN = 1 << 20
 
@@ -50,7 +53,7 @@ def scan(console: bytes, running: Sequence[tuple[int, str]] = ()) -> tuple[Incid
     of those that are no crash are left out.
     """
     text = traces.plain(console)
-    reports = _gather(_messages(text))
+    reports = _gather(_Messages(text))
     others = {line.at: report for report in reports for line in report.messages if line.starts}
     found: dict[tuple[str, bool], Incident] = {}
     timeline = _timeline(console, running)
@@ -131,7 +134,7 @@ class _Report:
                 return near and (self.kind.is_crash or self.roles <= {Role.CUT})
             case Role.BANNER if Role.BANNER not in self.roles:
                 # Between "cut here" and the banner another CPU may print a whole report.
-                return self.roles == {Role.CUT} and distance <= 400 or self._is_fresh(distance)
+                return (self.roles == {Role.CUT} and distance <= 400) or self._is_fresh(distance)
             case Role.CUT:
                 return self.roles == {Role.PREAMBLE} and distance <= 4
             case Role.HEADLINE | Role.PREAMBLE:
@@ -145,41 +148,63 @@ class _Report:
         return distance <= 4 and self.kind in (IncidentKind.REFCOUNT, IncidentKind.BUG)
 
 
-def _messages(text: str) -> Iterator[_Message]:
-    """Everything on ``text`` that has a signature, in order."""
-    stamped = traces.is_stamped(text)
-    alike: Counter[str] = Counter()
-    line, counted, done = 0, 0, 0
-    while hit := TELLTALE.search(text, done):
-        start = max(text.rfind("\n", done, hit.start()) + 1, done, hit.start() - _MAX_LINE)
-        end = text.find("\n", hit.end(), hit.end() + _MAX_LINE)
-        end = min(hit.end() + _MAX_LINE, len(text)) if end < 0 else end
-        line, counted, done = line + text.count("\n", counted, start), start, end
-        wording = _STABLE.sub("", text[start:end])
-        if alike[wording] >= _MAX_ALIKE:
-            continue
-        alike[wording] += 1
-        for record in traces.records(text[start:end]):
-            if message := _recognise(record, stamped, start, line):
-                yield message
+class _Messages:
+    """Walks a plain text once, from one telltale to the next."""
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._stamped = traces.is_stamped(text)
+        self._alike: Counter[str] = Counter()
+        self._done = 0  # all before it has been looked at
+        self._at = self._line = 0  # where the line last looked at starts, and its number
 
-_STABLE = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
+    def __iter__(self) -> Iterator[_Message]:
+        """Everything that has a signature, in order."""
+        yield from self._holding(TELLTALES)
+        yield from self._holding(FATAL_TELLTALES)
 
+    def _holding(self, telltales: Sequence[str]) -> Iterator[_Message]:
+        # Most are nowhere on a console, and to find that out is far cheaper one by one.
+        present = [telltale for telltale in telltales if telltale in self._text]
+        if not present:
+            return
+        pattern = re.compile("|".join(map(re.escape, present)))
+        looked_at = 0
+        while looked_at < _MAX_LOOKED_AT and (hit := pattern.search(self._text, self._done)):
+            line = self._line_around(hit.start(), hit.end())
+            wording = _NUMBERS.sub("", line)
+            self._alike[wording] += 1
+            if self._alike[wording] > _MAX_ALIKE:
+                continue
+            looked_at += 1
+            for record in traces.records(line):
+                if message := self._recognise(record):
+                    yield message
 
-def _recognise(record: traces.Record, stamped: bool, at: int, line: int) -> _Message | None:
-    if COMMAND_LINE.match(record.text):
+    def _line_around(self, start: int, end: int) -> str:
+        begin = max(_line_start(self._text, start), self._done)
+        finish = self._text.find("\n", end, end + _MAX_LINE)
+        self._done = finish if finish >= 0 else min(end + _MAX_LINE, len(self._text))
+        self._line += self._text.count("\n", self._at, begin)
+        self._at = begin
+        return self._text[begin : self._done]
+
+    def _recognise(self, record: traces.Record) -> _Message | None:
+        if COMMAND_LINE.match(record.text):
+            return None
+        for signature in SIGNATURES:
+            if signature.strict and self._stamped and not record.stamped:
+                continue
+            if match := signature.pattern.search(record.text):
+                groups = {name: value or "" for name, value in match.groupdict().items()}
+                return _Message(signature, groups, self._at, self._line, record.caller)
         return None
-    for signature in SIGNATURES:
-        if signature.strict and stamped and not record.stamped:
-            continue
-        if match := signature.pattern.search(record.text):
-            groups = {name: value or "" for name, value in match.groupdict().items()}
-            return _Message(signature, groups, at, line, record.caller)
-    return None
 
 
-def _gather(messages: Iterator[_Message]) -> list[_Report]:
+_NUMBERS = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
+
+
+def _gather(messages: Iterable[_Message]) -> list[_Report]:
     reports: list[_Report] = []
     for message in messages:
         # Two CPUs can be in the middle of reports at once, and each in one.
@@ -207,7 +232,7 @@ def _has_panicked(report: _Report) -> bool:
 def _cause_of(panic: _Message, reports: Sequence[_Report]) -> _Report | None:
     """The report that ``panic`` is the end of, by its reason."""
     for reason, kinds, within in AFTERMATH:
-        if reason.search(_reason(panic)):
+        if reason.search(_text(panic)):
             for report in reversed(reports):
                 if within is not None and panic.line - report.messages[-1].line > within:
                     return None
@@ -216,43 +241,50 @@ def _cause_of(panic: _Message, reports: Sequence[_Report]) -> _Report | None:
     return None
 
 
-def _reason(panic: _Message) -> str:
-    return (panic.groups.get("what") or panic.groups.get("rest") or "").strip()
+def _text(message: _Message) -> str:
+    return message.groups.get("what") or message.groups.get("rest") or ""
 
 
 def _describe(
     text: str, report: _Report, others: Mapping[int, _Report], check: str | None
 ) -> Incident:
     headline = report.headline
-    signature = headline.signature
-    lines = _lines(text, report.messages[0].at, report, others)
-    stalled = signature.stalled
-    trace = traces.read(lines, headline.caller, stalled=stalled)
-    if stalled and headline.caller and not trace.functions:
-        # The CPU that stalled reports for itself, under its own name.
-        lines = _lines(text, report.messages[0].at, report, others)
-        trace = traces.read(lines, "", stalled=True)
-    functions = trace.functions
-    if signature.kind is IncidentKind.KCSAN:
-        names = headline.groups.get("what", "").partition(" in ")[2].split(" / ")
-        functions = traces.functions(name.split("+")[0] for name in names if name)
-    kind = signature.kind
-    title = _title(report, functions)
+    trace = _trace(text, report, others)
+    functions = _functions(headline, trace)
+    kind, title = headline.signature.kind, _title(report, functions)
     if report.panic and not kind.is_crash:
         kind, title = IncidentKind.PANIC, f"{title}, then panic"
     return Incident(
         kind=kind,
         title=title[:_MAX_TITLE],
-        fingerprint=_fingerprint(signature, functions, _title(report, ())),
+        fingerprint=_fingerprint(headline.signature, functions, _title(report, ())),
         excerpt=_excerpt(text, report, trace.length),
         check=check,
     )
 
 
+def _trace(text: str, report: _Report, others: Mapping[int, _Report]) -> traces.Trace:
+    start, caller = report.messages[0].at, report.headline.caller
+    stalled = report.headline.signature.stalled
+    trace = traces.read(_lines(text, start, report, others), caller, stalled=stalled)
+    if stalled and caller and not trace.functions:
+        # The CPU that stalled reports for itself, under its own name.
+        trace = traces.read(_lines(text, start, report, others), "", stalled=True)
+    return trace
+
+
+def _functions(headline: _Message, trace: traces.Trace) -> tuple[str, ...]:
+    if headline.signature.kind is IncidentKind.KCSAN:
+        # Two traces of equal rank; the headline has them in alphabetical order.
+        racing = headline.groups["what"].partition(" in ")[2].split(" / ")
+        return traces.functions(name.split("+")[0] for name in racing)
+    return traces.functions((headline.groups.get("function", ""), *trace.functions))
+
+
 def _title(report: _Report, functions: Sequence[str]) -> str:
     headline = report.headline
     signature = headline.signature
-    what = " ".join((_reason(headline)).split()).rstrip(" .:;,")
+    what = " ".join(_text(headline).split()).rstrip(" .:;,")
     title = signature.title.replace("{what}", what).rstrip(" :") if what else signature.title
     title = title.replace("{what}", "").rstrip(" :")
     where = next((m.groups["where"] for m in report.messages if m.groups.get("where")), "")
@@ -275,10 +307,16 @@ def _fingerprint(signature: Signature, functions: Sequence[str], title: str) -> 
 _VOLATILE = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\S+/\d+|\[[^\]]*\]|\(\S+:\d+\)|\S*\d\S*")
 
 
+def _line_start(text: str, at: int) -> int:
+    """Where the line around ``at`` starts, if that is not too far back."""
+    earliest = max(at - _MAX_LINE, 0)
+    return max(text.rfind("\n", earliest, at) + 1, earliest)
+
+
 def _lines(
     text: str, at: int, report: _Report, others: Mapping[int, _Report]
 ) -> Iterator[tuple[str, bool]]:
-    """The lines of ``text`` from ``at`` on, and whether another report than ``report`` starts there."""
+    """The lines of ``text`` from ``at`` on, and whether one starts another report."""
     while at < len(text):
         end = text.find("\n", at)
         end = len(text) if end < 0 else end
@@ -292,21 +330,21 @@ def _excerpt(text: str, report: _Report, length: int) -> str:
     length = min(max(length, last.line - first.line + 1, 3), MAX_EXCERPT_LINES)
     start = first.at
     for _ in range(2):
-        start = max(text.rfind("\n", max(start - _MAX_LINE, 0), max(start - 1, 0)) + 1, 0)
+        start = _line_start(text, max(start - 1, 0))
     lines: list[str] = []
     for line, _ in _lines(text, start, report, {}):
         if len(lines) >= length + 2:
             break
         lines.append(line.rstrip()[:_MAX_EXCERPT_LINE])
-    if report.panic and report.panic.line > first.line + length:
+    if report.panic and report.panic.line >= first.line + length:
         panic = next(_lines(text, report.panic.at, report, {}))[0].rstrip()[:_MAX_EXCERPT_LINE]
-        lines[MAX_EXCERPT_LINES - 2 :] = []
-        lines += ["...", panic]
+        lines[MAX_EXCERPT_LINES - 1 :] = []
+        lines.append(panic)
     return "\n".join(lines[:MAX_EXCERPT_LINES]).strip("\n")[:MAX_EXCERPT]
 
 
 def _timeline(console: bytes, running: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """``running`` by number of line: a check is charged with the lines that began after its start."""
+    """``running`` by number of line: a check is charged with the lines begun after its start."""
     line, counted, timeline = 0, 0, []
     for offset, check in running:
         line += console.count(b"\n", counted, offset)

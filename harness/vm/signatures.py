@@ -2,9 +2,10 @@
 """What the kernel prints when something is wrong: one entry per message, 5.10 to 7.x.
 
 The wording was read in the kernel's own sources, 6.1 and 7.3: kernel/panic.c, lib/bug.c,
-arch/{x86,arm64}/mm/fault.c and kernel/traps.c, lib/{refcount,list_debug,ubsan}.c, mm/{kasan,kfence}/
-report.c, kernel/kcsan/report.c, kernel/locking/lockdep.c, kernel/rcu/tree_{stall,exp}.h,
-kernel/{watchdog,hung_task}.c, mm/{slub,oom_kill,page_alloc,kmemleak}.c.
+mm/fault.c and kernel/traps.c of x86 and arm64, lib/{refcount,list_debug,ubsan}.c,
+mm/{kasan,kfence}/report.c, kernel/kcsan/report.c, kernel/locking/lockdep.c,
+kernel/rcu/tree_{stall,exp}.h, kernel/{watchdog,hung_task}.c,
+mm/{slub,oom_kill,page_alloc,kmemleak}.c.
 
 User space writes on the same console and can cut a message in two, so most messages can be told
 by either half. What is no incident: a ``WARNING: `` that is not a WARN()'s banner or lockdep's
@@ -35,7 +36,8 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Signature:
-    """One message. ``title`` is filled in from the pattern's groups ``what`` and ``where``.
+    """One message. ``title`` is filled in from the pattern's group ``what``; ``where`` and
+    ``function`` are groups with a fixed meaning.
 
     ``rank``: of a report's messages the highest, then the first, gives kind and title.
     ``strict``: plain words, believed only in a message with a timestamp if the console has them.
@@ -65,17 +67,20 @@ def _echo(kind: K, title: str, pattern: str, *also: K, **more: object) -> Signat
     return _of(kind, title, pattern, role=Role.ECHO, rank=2, echoes=echoes, **more)
 
 
+_FUNCTION = r"(?:(?P<function>[A-Za-z_$][\w.$]*)\+0x)?"
 _FILE = r"[\w./+-]+\.(?:[chS]|rs):\d+"
 #: Ranks below 2 are for messages that say no more than that there is a report.
 _VAGUE = 1
 
 _SANITIZERS = (
-    _of(K.KASAN, "KASAN: {what}", r"BUG: KASAN: (?P<what>[\w-]+(?: [\w-]+)*?)(?: in .*)?$"),
+    _of(K.KASAN, "KASAN: {what}", r"BUG: KASAN: (?P<what>[\w -]+?)(?: in " + _FUNCTION + ".*)?$"),
     _echo(K.KASAN, "KASAN", r"^The buggy address belongs to ", K.BUG, strict=True),
     _echo(K.KASAN, "KASAN", r"^KASAN: [\w-]+ in range \[", K.OOPS, K.GPF),
     _of(K.KCSAN, "KCSAN: {what}", r"BUG: KCSAN: (?P<what>.+)", in_function=False),
     _echo(K.KCSAN, "KCSAN", r"Reported by Kernel Concurrency Sanitizer", K.BUG),
-    _of(K.KFENCE, "KFENCE: {what}", r"BUG: KFENCE: (?P<what>[\w -]+?)(?: in .*)?$"),
+    _of(
+        K.KFENCE, "KFENCE: {what}", r"BUG: KFENCE: (?P<what>[\w -]+?)(?: in " + _FUNCTION + ".*)?$"
+    ),
     _echo(K.KFENCE, "KFENCE", r"(?:of|in) kfence-#\d+\):?$", K.BUG),
     _of(K.UBSAN, "UBSAN: {what}", r"UBSAN: (?P<what>[\w -]+?)(?: in (?P<where>\S+?:\d+)\b.*)?$"),
     _echo(K.UBSAN, "UBSAN", r"^[\w-]*-[\w-]* in (?P<where>\S+\.[chS]:\d+):\d+$"),
@@ -90,7 +95,12 @@ _SANITIZERS = (
 )
 
 _FAULTS = (
-    _of(K.GPF, "general protection fault", r"^(?:Oops: )?(?:segment-related )?general prot", strict=True),
+    _of(
+        K.GPF,
+        "general protection fault",
+        r"^(?:Oops: )?(?:segment-related )?general prot",
+        strict=True,
+    ),
     _of(K.OOPS, "NULL pointer dereference", r"kernel NULL poi|NULL pointer dereference(?:,| at) "),
     _of(
         K.OOPS,
@@ -109,8 +119,8 @@ _FAULTS = (
     _of(
         K.OOPS,
         "Oops: {what}",
-        r"^(?:Oops(?: -|:) |Internal error: (?:Oops(?: -|:) )?)?(?P<what>[A-Za-z].*?)?"
-        r"(?::? ?[0-9a-f]{4,16})? \[#\d+\]",
+        r"^(?:Oops(?: -|:) |Internal error: (?:Oops(?: -|:) )?)?"
+        r"(?:(?P<what>(?!Oops\b)[A-Za-z].*?): )?[0-9a-f]{4,16} \[#\d+\]",
         role=Role.DIE,
         rank=2,
     ),
@@ -188,7 +198,7 @@ _LOCKING = (
     _of(
         K.LOCKDEP,
         "lockdep: locks still held",
-        r"WARNING: .+/\d+ still has locks held!",
+        r"WARNING: .{1,20}/\d+ still has locks held!",
         strict=True,
     ),
     _of(K.LOCKDEP, "lockdep: {what}", r"^BUG: (?P<what>MAX_\w+ too low)", in_function=False),
@@ -206,7 +216,8 @@ _RESOURCES = (
     _of(
         K.HUNG_TASK,
         "hung task",
-        r"^INFO: task .+ blocked(?: in I/O wait)? for more than \d+ s|ed for more than \d+ seconds\.$",
+        r"^INFO: task .+ blocked(?: in I/O wait)? for more than \d"
+        r"|ed for more than \d+ seconds\.$",
         strict=True,
     ),
     _echo(
@@ -244,29 +255,30 @@ _RESOURCES = (
         within=1000,
         in_function=False,
     ),
-    _of(K.REFCOUNT, "refcount_t: {what}", r"refcount_t: (?P<what>[a-z][\w -]+[\w])"),
+    _of(K.REFCOUNT, "refcount_t: {what}", r"refcount_t: (?P<what>[a-z][\w ,;-]+)"),
 )
 
 _WARNINGS = (
     _of(
         K.WARNING,
         "WARNING",
-        r"WARNING: CPU: \d+(?: PID: \d+ at (?:(?P<where>[\w./-]+:\d+) )?)?",
+        r"WARNING: CPU: \d+(?: PID: \d+ at (?:(?P<where>[\w./-]+:\d+) )?" + _FUNCTION + ")?",
         role=Role.BANNER,
         rank=_VAGUE,
     ),
-    # since 6.19: "WARNING: lib/refcount.c:28 at refcount_warn_saturate+0x59/0x90, CPU#0: sh/128"
+    # 7.3: "WARNING: lib/refcount.c:28 at refcount_warn_saturate+0x59/0x90, CPU#0: sh/128"
     _of(
         K.WARNING,
         "WARNING",
-        r"WARNING: (?:(?P<where>[\w./-]+:\d+) )?at \S",
+        r"WARNING: (?:(?P<where>[\w./-]+:\d+) )?at " + _FUNCTION,
         role=Role.BANNER,
         rank=_VAGUE,
     ),
     _of(
         K.WARNING,
         "WARNING",
-        r"PID: \d+ at (?:[\w./-]+:\d+ )?\S+\+0x|\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[^\]]+\])?, CPU#\d+: ",
+        r"PID: \d+ at (?:[\w./-]+:\d+ )?\S+\+0x"
+        r"|\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[^\]]+\])?, CPU#\d+: ",
         role=Role.BANNER,
         rank=_VAGUE,
     ),
@@ -305,18 +317,20 @@ SIGNATURES = (
     *_WARNINGS,
 )
 
-#: Finds every place at which a signature can match, and little else, in one pass over a console.
-TELLTALE = re.compile(
-    r"BUG|Kernel panic -|not syncing:|WARNING: |INFO: |Oops|Internal error: | \[#\d"
-    r"|general prot|NULL poi|nable to handle|page fault for|stack overflow|PANIC: double"
-    r"|KASAN: |buggy address|Concurrency San|kfence-#|UBSAN: |-\w* in \S+\.[chS]:\d+:\d"
-    r"|shift exponent|^index |is out of range for|kmemleak: \d|unreferenced object"
-    r"|list_add |list_del |scheduling wh|ile atomic: |invalid context|stuck for|LOCKUP"
-    r"|suspicious rcu_|stall on CPU|stalls on |kthread starved|might help us debug"
-    r"|is trying to |ed for more than|hung_task_timeout_secs\" dis|page allocation fail"
-    r"|order:\d+, mode:|vmalloc|ut of memory|oom-kill|refcount_t: |PID: \d+ at "
-    r"|, CPU#\d|\[ cut h|t here \]-"
+#: Whatever a signature matches holds one of these, and little else does.
+TELLTALES = (
+    *("BUG", "Kernel panic -", "not syncing:", "WARNING: ", "INFO: ", "Oops", "Internal error: "),
+    *(" [#", "general prot", "NULL poi", "nable to handle", "page fault for", "stack overflow"),
+    *("PANIC: double", "KASAN: ", "buggy address", "Concurrency San", "kfence-#", "UBSAN: "),
+    *(".c:", ".h:", ".S:", "shift exponent", "is out of range for", "kmemleak: "),
+    *("unreferenced object", "list_add ", "list_del ", "scheduling wh", "ile atomic: "),
+    *("stuck for ", "LOCKUP", "stall on CPU", "stalls on ", "kthread starved", "might help us"),
+    *("is trying to ", "ed for more than", "hung_task_timeout_secs", "page allocation fail"),
+    *(", mode:0x", "vmalloc error: ", "vmalloc: alloc", "ut of memory", "oom-kill", "oom_kill_"),
+    *("refcount_t: ", "PID: ", ", CPU#", "[ cut h", "t here ]-"),
 )
+#: The least to look for on a console that is too full of the others.
+FATAL_TELLTALES = ("Kernel panic -", "not syncing:", " [#")
 
 #: The kernel's own record of how it was started holds any text.
 COMMAND_LINE = re.compile(

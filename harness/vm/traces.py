@@ -84,7 +84,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Trace:
-    """Of one report: its functions, innermost first, without the helpers, and its length in lines."""
+    """Of one report: its functions, innermost first, without helpers; its length in lines."""
 
     functions: tuple[str, ...]
     length: int

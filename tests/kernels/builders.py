@@ -124,15 +124,15 @@ def module(name: str, depends: Sequence[str] = (), release: str = RELEASE) -> by
 
 #: The modules of a kernel like Debian's 6.1, by path below lib/modules/RELEASE.
 MODULES: dict[str, tuple[str, ...]] = {
-    "kernel/fs/9p/9p.ko": ("fscache", "netfs", "9pnet"),
-    "kernel/fs/fscache/fscache.ko": ("netfs",),
-    "kernel/fs/netfs/netfs.ko": (),
-    "kernel/net/9p/9pnet.ko": (),
-    "kernel/net/9p/9pnet_virtio.ko": ("9pnet", "virtio", "virtio_ring"),
-    "kernel/drivers/virtio/virtio.ko": (),
-    "kernel/drivers/virtio/virtio_ring.ko": (),
-    "kernel/drivers/virtio/virtio_pci.ko": ("virtio", "virtio_ring"),
+    "kernel/drivers/char/virtio_console.ko": ("virtio", "virtio_ring"),
     "kernel/drivers/net/e1000.ko": (),
+    "kernel/drivers/virtio/virtio.ko": (),
+    "kernel/drivers/virtio/virtio_pci.ko": (
+        *("virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio"),
+    ),
+    "kernel/drivers/virtio/virtio_pci_legacy_dev.ko": (),
+    "kernel/drivers/virtio/virtio_pci_modern_dev.ko": (),
+    "kernel/drivers/virtio/virtio_ring.ko": (),
 }
 
 

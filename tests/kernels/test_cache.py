@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.kernels import cache as cache_module
 from harness.kernels.cache import Built, Cache, digest
 from tests.kernels.conftest import Said
 
-BUILT = Built("6.1", "1", "boot/vmlinuz-6.1", "boot/vmlinux-6.1")
+MODULES = ("modules/virtio.ko", "modules/a_needs_virtio.ko")
+BUILT = Built("6.1", "1", "boot/vmlinuz-6.1", "boot/vmlinux-6.1", MODULES)
 
 
 class Builder:
@@ -30,6 +32,9 @@ class Builder:
         (root / "boot").mkdir()
         (root / BUILT.image).write_bytes(b"compressed")
         (root / BUILT.boot_image).write_bytes(b"uncompressed")
+        (root / "modules").mkdir()
+        for name in MODULES:
+            (root / name).write_bytes(b"module")
         return BUILT
 
 
@@ -50,6 +55,17 @@ def test_an_entry_tells_where_its_images_are(cache: Cache, say: Said) -> None:
     assert entry.boot_image.read_bytes() == b"uncompressed"
 
 
+def test_an_entry_tells_its_modules_in_the_order_of_the_build(cache: Cache, say: Said) -> None:
+    entry = cache.entry("k", Builder(), say)
+    assert entry.modules == tuple(entry.root / name for name in MODULES)
+
+
+def test_an_older_harness_made_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = digest("a kernel")
+    monkeypatch.setattr(cache_module, "FORMAT", cache_module.FORMAT - 1)
+    assert digest("a kernel") != now
+
+
 def test_other_keys_are_other_entries(cache: Cache, say: Said) -> None:
     build = Builder()
     cache.entry("k", build, say)
@@ -63,7 +79,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["boot/vmlinux-6.1", "boot/vmlinuz-6.1"])
+@pytest.mark.parametrize("name", [BUILT.boot_image, BUILT.image, MODULES[0]])
 def test_a_flipped_byte_is_noticed_and_mended(cache: Cache, say: Said, name: str) -> None:
     build = Builder()
     entry = cache.entry("k", build, say)
@@ -80,6 +96,7 @@ def test_a_flipped_byte_is_noticed_and_mended(cache: Cache, say: Said, name: str
         pytest.param(lambda place: (place / "entry.json").write_text(""), id="torn record"),
         pytest.param(lambda place: (place / "entry.json").write_text("[]"), id="no record"),
         pytest.param(lambda place: (place / "entry.json").unlink(), id="missing record"),
+        pytest.param(lambda place: (place / "root" / MODULES[0]).unlink(), id="missing module"),
         pytest.param(lambda place: (place / "root" / BUILT.image).unlink(), id="missing file"),
         pytest.param(lambda place: (place / "root" / "more").write_text(""), id="another file"),
         pytest.param(lambda place: (place / "root" / BUILT.image).write_text(""), id="torn file"),

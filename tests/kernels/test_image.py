@@ -12,9 +12,7 @@ from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest import ImageSource, TreeSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
-from tests.kernels.conftest import Said, needs
-
-pytestmark = needs("depmod")
+from tests.kernels.conftest import Said
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def built_tree(tmp_path: Path) -> Path:
     tree_files |= {
         "modules.order": order.encode(),
         "modules.builtin": b"kernel/net/unix/unix.ko\n",
-        ".config": b"CONFIG_MODULES=y\nCONFIG_9P_FS=m\nCONFIG_NET_9P_VIRTIO=m\n",
+        ".config": b"CONFIG_MODULES=y\nCONFIG_VIRTIO_PCI=m\nCONFIG_VIRTIO_CONSOLE=m\n",
         "arch/x86/boot/bzImage": builders.bzimage(),
     }
     return builders.write(tmp_path / "linux", tree_files)
@@ -46,7 +44,7 @@ def prepare(
 
 
 def module_names(kernel: PreparedKernel) -> set[str]:
-    return {path.stem for path in kernel.root.rglob("*.ko")}
+    return {path.stem for path in kernel.modules}
 
 
 ALL_MODULES = {Path(path).stem for path in builders.MODULES} - {"e1000"}
@@ -57,7 +55,17 @@ def test_an_image_without_modules_is_a_kernel(cache: Cache, say: Said, bzimage: 
     assert (kernel.name, kernel.release, kernel.origin) == ("mine", RELEASE, str(bzimage))
     assert kernel.version == "(builder@host) #1 SMP Tue"
     assert kernel.image_sha256 == file_sha256(bzimage)
-    assert not (kernel.root / "lib").exists()
+    assert kernel.modules == ()
+
+
+def test_the_modules_of_a_kernel_are_in_the_order_in_which_they_load(
+    cache: Cache, say: Said, bzimage: Path, built_tree: Path
+) -> None:
+    kernel = prepare(cache, say, bzimage, built_tree)
+    place = {path.stem: number for number, path in enumerate(kernel.modules)}
+    for path, depends in builders.MODULES.items():
+        if Path(path).stem in place:
+            assert all(place[other] < place[Path(path).stem] for other in depends)
 
 
 def test_a_vmlinux_is_booted_as_it_is(cache: Cache, say: Said, tmp_path: Path) -> None:
@@ -86,7 +94,7 @@ def test_other_modules_make_another_kernel(
 ) -> None:
     place = builders.write(tmp_path / "root/lib/modules" / RELEASE, builders.module_files())
     first = prepare(cache, say, bzimage, tmp_path / "root")
-    with (place / "kernel/fs/9p/9p.ko").open("ab") as module:
+    with (place / "kernel/drivers/virtio/virtio_pci.ko").open("ab") as module:
         module.write(b"another build")
     assert prepare(cache, say, bzimage, tmp_path / "root").root != first.root
 
@@ -140,7 +148,7 @@ def test_an_image_in_a_tree_gets_the_trees_modules(
 def test_a_stray_configuration_beside_an_image_makes_no_tree(
     cache: Cache, say: Said, bzimage: Path
 ) -> None:
-    (bzimage.parent / ".config").write_text("CONFIG_9P_FS=m\n")
+    (bzimage.parent / ".config").write_text("CONFIG_VIRTIO_PCI=m\n")
     assert prepare(cache, say, bzimage).release == RELEASE
 
 
@@ -164,9 +172,13 @@ def test_the_links_to_a_build_are_not_searched(
     cache: Cache, say: Said, bzimage: Path, tmp_path: Path
 ) -> None:
     place = builders.write(tmp_path / "root/lib/modules" / RELEASE, builders.module_files())
-    other = builders.write(tmp_path / "build", {"unix.ko": builders.module("unix")})
+    other = builders.write(tmp_path / "build", {"helper.ko": builders.module("helper")})
     (place / "build").symlink_to(other)
-    assert "unix" not in module_names(prepare(cache, say, bzimage, tmp_path / "root"))
+    (place / "kernel/drivers/virtio/virtio_pci.ko").write_bytes(
+        builders.module("virtio_pci", ["helper"])
+    )
+    with pytest.raises(KernelUnavailable, match=r"the module helper, .* is missing"):
+        prepare(cache, say, bzimage, tmp_path / "root")
 
 
 def test_a_digest_that_is_right_is_accepted(cache: Cache, say: Said, bzimage: Path) -> None:
@@ -236,19 +248,21 @@ def test_a_tree_before_6_2_lists_its_modules_otherwise(
 def test_a_tree_with_all_built_in_needs_no_modules(cache: Cache, say: Said, tmp_path: Path) -> None:
     files = {
         "arch/x86/boot/bzImage": builders.bzimage(),
-        ".config": b"# CONFIG_MODULES is not set\nCONFIG_9P_FS=y\nCONFIG_NET_9P_VIRTIO=y\n",
-        "modules.builtin": b"kernel/fs/9p/9p.ko\nkernel/net/9p/9pnet_virtio.ko\n",
+        ".config": b"# CONFIG_MODULES is not set\nCONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_CONSOLE=y\n",
+        "modules.builtin": b"drivers/virtio/virtio_pci.ko\ndrivers/char/virtio_console.ko\n",
     }
     kernel = from_tree(cache, say, builders.write(tmp_path / "linux", files))
-    assert not (kernel.root / "lib").exists()
+    assert kernel.modules == ()
 
 
-@pytest.mark.parametrize("left_out", ["modules.order", "fs/9p/9p.ko"])
+@pytest.mark.parametrize("left_out", ["modules.order", "drivers/virtio/virtio_pci.ko"])
 def test_modules_that_were_configured_and_not_built_are_named_with_the_command(
     cache: Cache, say: Said, built_tree: Path, left_out: str
 ) -> None:
     (built_tree / left_out).unlink()
-    with pytest.raises(KernelUnavailable, match=r"CONFIG_9P_FS=m.*make -C .*linux -j.* modules"):
+    with pytest.raises(
+        KernelUnavailable, match=r"CONFIG_VIRTIO_PCI=m.*make -C .*linux -j.* modules"
+    ):
         from_tree(cache, say, built_tree)
 
 

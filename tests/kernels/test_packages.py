@@ -78,7 +78,7 @@ def test_a_package_that_leads_to_no_image_is_refused(backports: Index) -> None:
 
 
 def test_a_series_is_in_the_order_of_its_versions(backports: Index) -> None:
-    found = packages.matching(backports, "linux-image-6.1*-amd64", "trixie-backports")
+    found = packages.matching(backports, "linux-image-6.1*+deb13-amd64", "trixie-backports")
     assert [package.name.split("-")[2] for package in found] == [
         "6.16.3+deb13",
         "6.16.12+deb13",
@@ -93,7 +93,9 @@ def test_a_series_holds_no_metapackage_and_no_variant(bookworm: Index) -> None:
     found = packages.matching(bookworm, "linux-*", "bookworm")
     assert [package.name for package in found] == [
         "linux-image-6.1.0-47-amd64",
+        "linux-image-6.1.0-47-cloud-amd64",
         "linux-image-6.1.0-50-amd64",
+        "linux-image-6.1.0-50-cloud-amd64",
     ]
 
 

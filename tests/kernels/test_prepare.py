@@ -62,7 +62,9 @@ def test_an_entry_that_is_no_series_is_itself(cache: Cache) -> None:
 
 def test_a_series_becomes_its_kernels_oldest_first(fake_apt: FakeApt, cache: Cache) -> None:
     fake_apt.serves((DATA / "trixie-backports.deb822").read_text())
-    series = entry(DebSource("trixie-backports", "linux-image-6.1[67].*-amd64"), is_series=True)
+    series = entry(
+        DebSource("trixie-backports", "linux-image-6.1[67].*+deb13-amd64"), is_series=True
+    )
     found = kernels.expand(series, cache)
     assert [kernel.name for kernel in found] == [
         "mine-6.16.3+deb13-amd64",

@@ -1,0 +1,500 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Incidents on recorded consoles, and on the same consoles spoiled in every way they can be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.results import Incident
+from harness.results import IncidentKind as K
+from harness.vm.incidents import (
+    MAX_EXCERPT,
+    MAX_EXCERPT_LINES,
+    MAX_INCIDENTS,
+    is_environment_panic,
+    kernel_spoke,
+    scan,
+)
+from tests.vm.messages import HARMLESS, PROGRAM, REPORTS
+
+CONSOLES = {
+    path.stem: path.read_bytes()
+    for path in sorted((Path(__file__).parents[1] / "data" / "consoles").glob("*.txt"))
+}
+CLEAN = [name for name in CONSOLES if name.startswith("clean")]
+FAULTY = [name for name in CONSOLES if name not in CLEAN]
+
+VFS = "Kernel panic: VFS: Unable to mount root fs on unknown-block(0,0)"
+NO_INIT = (
+    "Kernel panic: No working init found. Try passing init= option to kernel."
+    " See Linux Documentation/admin-guide/init.rst for guidance"
+)
+
+#: console: the incidents on it, each kind, title, fingerprint
+EXPECTED = {
+    "atomic-6.1": [
+        (
+            K.ATOMIC_SLEEP,
+            "scheduling while atomic in t_atomic",
+            "scheduling-while-atomic:t_atomic:fault_run:fault_init",
+        ),
+        (
+            K.WARNING,
+            "WARNING in do_one_initcall (init/main.c:1322)",
+            "warning:do_one_initcall:do_init_module:sys_finit_module",
+        ),
+        (
+            K.WARNING,
+            "WARNING in do_one_initcall (init/main.c:1322)",
+            "warning:do_one_initcall:do_init_module:sys_init_module",
+        ),
+    ],
+    "bad-page-7.3": [
+        (K.BUG, "Bad page state in t_badpage", "bug:t_badpage:fault_run:fault_init"),
+        (K.BUG, "Bad page state in fault_run", "bug:fault_run:fault_init:do_one_initcall"),
+    ],
+    "bug-6.1": [(K.BUG, "kernel BUG in t_bug (fault.c:25)", "bug:t_bug:fault_run:fault_init")],
+    "double-free-6.1": [
+        (
+            K.BUG,
+            "kernel BUG in fault_run (mm/slub.c:419)",
+            "bug:fault_run:fault_init:do_one_initcall",
+        )
+    ],
+    "general-protection-6.1": [
+        (
+            K.GPF,
+            "general protection fault in t_gpf",
+            "general-protection-fault:t_gpf:fault_run:fault_init",
+        )
+    ],
+    "general-protection-7.3": [
+        (
+            K.GPF,
+            "general protection fault in t_gpf",
+            "general-protection-fault:t_gpf:fault_run:fault_init",
+        )
+    ],
+    "hung-task-7.3": [
+        (
+            K.HUNG_TASK,
+            "hung task in fault_run",
+            "hung-task:fault_run:fault_init:do_one_initcall",
+        )
+    ],
+    "hung-task-then-panic-6.1": [
+        (
+            K.PANIC,
+            "hung task in fault_run, then panic",
+            "hung-task:fault_run:fault_init:do_one_initcall",
+        )
+    ],
+    "hung-task-untraced-6.1": [(K.HUNG_TASK, "hung task", "hung-task")],
+    "init-exits-6.1": [
+        (
+            K.PANIC,
+            "Kernel panic: Attempted to kill init! exitcode=0x00000100",
+            "panic:do_exit:do_group_exit:sys_exit_group",
+        )
+    ],
+    # Two CPUs at once, without callers: the second "cut here" stands in the first report.
+    "interleaved-6.1": [
+        (K.WARNING, "WARNING in t_two (fault.c:57)", "warning:t_two:fault_run:fault_init"),
+        (K.WARNING, "WARNING in two (fault.c:56)", "warning:two:kthread"),
+    ],
+    "jump-to-null-6.1": [
+        (
+            K.OOPS,
+            "NULL pointer dereference in fault_run",
+            "oops:fault_run:fault_init:do_one_initcall",
+        )
+    ],
+    "kfence-7.3": [
+        (
+            K.KFENCE,
+            "KFENCE: out-of-bounds write in t_kfence",
+            "kfence:t_kfence:fault_run:fault_init",
+        )
+    ],
+    "list-corruption-7.3": [
+        (
+            K.BUG,
+            "list_del corruption in t_list (lib/list_debug.c:65)",
+            "bug:t_list:fault_run:fault_init",
+        )
+    ],
+    "missing-init-6.1": [(K.PANIC, NO_INIT, "panic:kernel_init")],
+    "missing-init-7.3": [
+        (
+            K.PANIC,
+            "Kernel panic: Requested init /nonexistent failed (error -2)",
+            "panic:kernel_init",
+        )
+    ],
+    "missing-root-6.1": [
+        (K.PANIC, VFS, "panic:mount_block_root:prepare_namespace:kernel_init_freeable")
+    ],
+    "missing-root-7.3": [
+        (K.PANIC, VFS, "panic:mount_root_generic:prepare_namespace:kernel_init_freeable")
+    ],
+    "null-dereference-7.3": [
+        (K.OOPS, "NULL pointer dereference in t_null", "oops:t_null:fault_run:fault_init")
+    ],
+    "oom-7.3": [(K.OUT_OF_MEMORY, "Out of memory: killed python3", "out-of-memory")],
+    "oom-then-panic-6.1": [(K.PANIC, "Out of memory, then panic", "out-of-memory")],
+    "oops-then-panic-6.1": [
+        (K.OOPS, "NULL pointer dereference in t_null", "oops:t_null:fault_run:fault_init")
+    ],
+    "page-allocation-6.1": [
+        (
+            K.PAGE_ALLOCATION,
+            "page allocation failure in t_pagealloc",
+            "page-allocation:t_pagealloc:fault_run:fault_init",
+        )
+    ],
+    "panic-7.3": [
+        (
+            K.PANIC,
+            "Kernel panic: mptcp test: cannot go on, level 77",
+            "panic:t_panic:fault_run:fault_init",
+        )
+    ],
+    "panic-on-warn-7.3": [
+        (
+            K.PANIC,
+            "WARNING in t_warn (fault.c:22), then panic",
+            "warning:t_warn:fault_run:fault_init",
+        )
+    ],
+    "rcu-stall-6.1": [(K.RCU, "RCU stall in t_hardlock", "rcu:t_hardlock:fault_run:fault_init")],
+    "rcu-stall-7.3": [(K.RCU, "RCU stall in t_hardlock", "rcu:t_hardlock:fault_run:fault_init")],
+    "refcount-6.1": [
+        (
+            K.REFCOUNT,
+            "refcount_t: underflow; use-after-free in fault_run (lib/refcount.c:28)",
+            "refcount:fault_run:fault_init:do_one_initcall",
+        )
+    ],
+    "refcount-7.3": [
+        (
+            K.REFCOUNT,
+            "refcount_t: underflow; use-after-free in fault_run (lib/refcount.c:28)",
+            "refcount:fault_run:fault_init:do_one_initcall",
+        )
+    ],
+    "soft-lockup-6.1": [
+        (
+            K.SOFT_LOCKUP,
+            "soft lockup in t_softlock",
+            "soft-lockup:t_softlock:fault_run:fault_init",
+        )
+    ],
+    "soft-lockup-7.3": [
+        (
+            K.SOFT_LOCKUP,
+            "soft lockup in t_rcu_hold",
+            "soft-lockup:t_rcu_hold:fault_run:fault_init",
+        )
+    ],
+    "stack-overflow-6.1": [
+        (K.OOPS, "kernel stack overflow in t_recurse", "oops:t_recurse:fault_run:fault_init")
+    ],
+    "sysrq-crash-5.10": [
+        (
+            K.PANIC,
+            "Kernel panic: sysrq triggered crash",
+            "panic:sysrq_handle_crash:__handle_sysrq:write_sysrq_trigger",
+        )
+    ],
+    "sysrq-crash-6.12": [
+        (
+            K.PANIC,
+            "Kernel panic: sysrq triggered crash",
+            "panic:sysrq_handle_crash:__handle_sysrq:write_sysrq_trigger",
+        )
+    ],
+    "ubsan-7.3": [
+        (
+            K.UBSAN,
+            "UBSAN: shift-out-of-bounds in fault_run (fault.c:51)",
+            "ubsan:fault_run:fault_init:do_one_initcall",
+        )
+    ],
+    "warn-6.1": [
+        (K.WARNING, "WARNING in t_warn (fault.c:21)", "warning:t_warn:fault_run:fault_init")
+    ],
+    "warn-7.3": [
+        (K.WARNING, "WARNING in t_warn (fault.c:21)", "warning:t_warn:fault_run:fault_init")
+    ],
+}
+
+#: A console each on which one message alone tells of the event, for the costlier tests.
+SMALL = [name for name in FAULTY if len(CONSOLES[name]) < 11_000]
+STAMP = rb"(\[ *\d+\.\d{6}\]) "
+
+
+def told(incidents: tuple[Incident, ...]) -> list[tuple[K, str, str]]:
+    return [(one.kind, one.title, one.fingerprint) for one in incidents]
+
+
+def without_stamps(console: bytes) -> bytes:
+    return re.sub(rb"(?m)^" + STAMP, b"", console)
+
+
+def with_callers(console: bytes, caller: bytes) -> bytes:
+    return re.sub(STAMP, rb"\1[%6s] " % caller, console)
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_a_recorded_fault_is_recognised(name):
+    assert told(scan(CONSOLES[name])) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_clean_boot_has_no_incident(name):
+    assert scan(CONSOLES[name]) == ()
+
+
+@pytest.mark.parametrize("name", CONSOLES)
+def test_the_kernels_banner_is_seen(name):
+    assert kernel_spoke(CONSOLES[name])
+
+
+@pytest.mark.parametrize(
+    "console", [b"", b"qemu-system-x86_64: could not open disk", b"\x1bc\x1b[2JSeaBIOS\r\n\r\n"]
+)
+def test_without_a_banner_the_kernel_has_not_spoken(console):
+    assert not kernel_spoke(console)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("stamped", [True, False])
+def test_a_report_in_the_words_of_the_kernel_is_recognised(name, stamped):
+    text, *expected = REPORTS[name]
+    lines = ["Linux version 6.6.1", *text.splitlines(), "reboot: Power down"]
+    console = "".join(f"[    1.{n:06}] {line}\r\n" if stamped else f"{line}\r\n"
+                      for n, line in enumerate(lines))  # fmt: skip
+    assert told(scan(console.encode())) == [tuple(expected)]
+
+
+@pytest.mark.parametrize("prefix", ["", "[    1.234567] ", "<4>[    1.234567][  T123] "])
+@pytest.mark.parametrize("line", HARMLESS.splitlines())
+def test_what_is_said_on_a_good_boot_is_no_incident(prefix, line):
+    assert scan(f"{prefix}Linux version 6.6.1\n{prefix}{line}\n".encode()) == ()
+
+
+@pytest.mark.parametrize("line", PROGRAM.splitlines())
+def test_a_program_that_sounds_like_a_kernel_is_no_incident(line):
+    assert scan(CONSOLES["clean-6.1"] + f"{line}\r\n".encode()) == ()
+
+
+@pytest.mark.parametrize("name", CONSOLES)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda c: c.replace(b"\r\n", b"\n"), id="LF"),
+        pytest.param(lambda c: c.replace(b"\r\n", b"\r\r\n"), id="CRCRLF"),
+        pytest.param(without_stamps, id="no timestamps"),
+        pytest.param(lambda c: with_callers(c, b"T124"), id="task callers"),
+        pytest.param(lambda c: with_callers(c, b"C0"), id="CPU callers"),
+        pytest.param(lambda c: re.sub(rb"(?m)^\[", b"<4>[", c), id="levels"),
+        pytest.param(lambda c: b"<4>".join(without_stamps(c).splitlines(True)), id="levels only"),
+        pytest.param(lambda c: c.replace(b"] ", b"]\x1b[0;1m \x1b[m"), id="colours"),
+        pytest.param(lambda c: c.replace(b"e", b"\x00e\xff"), id="NUL and invalid UTF-8"),
+        pytest.param(lambda c: b"\x1bc\x1b[?7l\x1b[2J" + c, id="firmware's escapes"),
+        pytest.param(lambda c: re.sub(rb"(?m)^\[", b"ok: true [", c), id="output before"),
+    ],
+)
+def test_the_shape_of_the_console_hides_and_adds_nothing(name, spoil):
+    assert told(scan(spoil(CONSOLES[name]))) == EXPECTED.get(name, [])
+
+
+NOISE = st.sampled_from(
+    b"\x1b[0m \x1b[1;31m \x1b[2K \x1b]0;title\x07 \x1b(B \0 \x07 \xff \xc3\xa9 \xf0\x9f \x80\x80".split(
+        b" "
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(list(CONSOLES)),
+    noise=st.lists(st.tuples(st.floats(0, 1), NOISE), min_size=1, max_size=40),
+)
+def test_bytes_that_are_not_text_change_nothing_wherever_they_stand(name, noise):
+    console = CONSOLES[name]
+    for place, junk in noise:
+        at = int(place * len(console))
+        console = console[:at] + junk + console[at:]
+    assert told(scan(console)) == EXPECTED.get(name, [])
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("other", [b"hello world\r\n", b"\r\nprogress 12%\r\n", b"ok"])
+def test_a_headline_cut_in_two_by_a_program_is_still_found(name, other):
+    console = CONSOLES[name]
+    (kind, *_), *_ = EXPECTED[name]
+    start, end = headline(name)
+    for at in range(start, end):
+        incidents = scan(console[:at] + other + console[at:])
+        assert incidents, console[start:at]
+        assert any(one.kind.is_crash for one in incidents) or not kind.is_crash
+
+
+def headline(name: str) -> tuple[int, int]:
+    """Where the message that gave the first incident its kind begins and ends, stamp and all."""
+    console = CONSOLES[name]
+    lines = console.splitlines(keepends=True)
+    before = next(n for n in range(len(lines)) if scan(b"".join(lines[: n + 1])))
+    start = sum(map(len, lines[:before]))
+    return start, start + len(lines[before].rstrip())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_console_that_ends_early_still_shows_what_it_had(name):
+    lines = CONSOLES[name].splitlines(keepends=True)
+    start, _ = headline(name)
+    first = CONSOLES[name][:start].count(b"\n")
+    for end in range(first + 1, len(lines)):
+        assert scan(b"".join(lines[:end])), lines[end - 1]
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("warn-6.1", "null-dereference-7.3"), ("bug-6.1", "warn-7.3"), ("refcount-6.1", "warn-6.1")],
+)
+def test_reports_of_two_cpus_line_by_line_are_told_apart_by_their_callers(one, two):
+    console = b"".join(
+        a + b
+        for a, b in zip(
+            with_callers(CONSOLES[one], b"T124").splitlines(keepends=True)[-80:],
+            with_callers(CONSOLES[two], b"C1").splitlines(keepends=True)[-80:],
+            strict=True,
+        )
+    )
+    assert sorted(told(scan(console))) == sorted(EXPECTED[one] + EXPECTED[two])
+
+
+def test_an_incident_belongs_to_the_check_that_was_running():
+    console = CONSOLES["warn-6.1"]
+    at = console.index(b"------------[ cut here ]")
+    start = console.rindex(b"\n", 0, at) + 1
+    running = [(0, "first"), (start, "second"), (len(console), "third")]
+    assert [one.check for one in scan(console, running)] == ["second"]
+
+
+def test_an_incident_before_the_first_check_belongs_to_none():
+    console = CONSOLES["missing-root-7.3"]
+    assert scan(console, [(len(console), "first")])[0].check is None
+
+
+def test_a_check_that_starts_within_a_line_is_not_charged_with_it():
+    console = CONSOLES["panic-7.3"]
+    at = console.index(b"not syncing")
+    assert scan(console, [(0, "first"), (at, "second")])[0].check == "first"
+
+
+def test_escapes_before_an_incident_do_not_shift_it_into_another_check():
+    console = b"\x1b[2J\x00\xff" * 1000 + CONSOLES["panic-7.3"]
+    start = console.index(b"Kernel panic")
+    assert scan(console, [(0, "first"), (start - 15, "second")])[0].check == "second"
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_an_excerpt_shows_the_report_in_bounds_and_without_escapes(name):
+    console = CONSOLES[name].replace(b"] ", b"]\x1b[31m ")
+    for one in scan(console):
+        assert len(one.excerpt) <= MAX_EXCERPT
+        assert len(one.excerpt.splitlines()) <= MAX_EXCERPT_LINES
+        assert one.excerpt.replace("\n", "").replace("\t", "").isprintable()
+        assert one.title.isprintable()
+
+
+def test_the_excerpt_of_a_warning_holds_its_whole_trace():
+    (incident,) = scan(CONSOLES["warn-6.1"])
+    assert "mptcp test: level 77 of warn" in incident.excerpt
+    assert incident.excerpt.endswith("---[ end trace 0000000000000000 ]---")
+
+
+def test_the_excerpt_ends_with_the_panic_that_followed():
+    (incident,) = scan(CONSOLES["oops-then-panic-6.1"])
+    assert incident.excerpt.endswith("Kernel panic - not syncing: Fatal exception")
+
+
+def test_the_same_bug_has_the_same_fingerprint_on_another_kernel():
+    old, new = (scan(CONSOLES[f"general-protection-{v}"])[0] for v in ("6.1", "7.3"))
+    assert old.fingerprint == new.fingerprint
+
+
+@pytest.mark.parametrize("suffix", ["isra.0", "constprop.0", "part.3", "cold", "llvm.123"])
+def test_a_compilers_suffix_does_not_change_the_fingerprint(suffix):
+    console = CONSOLES["warn-6.1"].replace(
+        b"t_warn.isra.0+0x1e", b"t_warn.%s+0x77" % suffix.encode()
+    )
+    assert told(scan(console)) == EXPECTED["warn-6.1"]
+
+
+def test_a_fault_that_repeats_is_one_incident():
+    assert told(scan(CONSOLES["bug-6.1"] * 20)) == EXPECTED["bug-6.1"]
+
+
+def test_a_panic_is_not_lost_behind_a_flood_of_warnings():
+    flood = CONSOLES["warn-6.1"] * 200 + CONSOLES["panic-7.3"]
+    assert told(scan(flood)) == EXPECTED["warn-6.1"] + EXPECTED["panic-7.3"]
+
+
+def test_of_too_many_incidents_the_crash_is_kept():
+    report = CONSOLES["warn-6.1"][CONSOLES["warn-6.1"].index(b"--[ cut") - 30 :]
+    flood = b"".join(report.replace(b"t_warn", b"t_%d_x" % n) for n in range(80))
+    incidents = scan(flood + CONSOLES["panic-7.3"])
+    assert len(incidents) == MAX_INCIDENTS
+    assert incidents[-1].kind is K.PANIC
+
+
+def test_a_panic_is_found_behind_any_number_of_made_up_reports():
+    words = [f"{a}{b}{c}" for a in "bcdghk" for b in "aeiouy" for c in "lmnprstvwxzghijklmno" * 5]
+    flood = "".join(
+        f"[    1.000000] BUG: {word} {word[::-1]}x{n % 7}\n" for n, word in enumerate(words * 2)
+    )
+    incidents = scan(flood.encode() + CONSOLES["panic-7.3"])
+    assert len(incidents) <= MAX_INCIDENTS
+    assert any(one.title == "Kernel panic: mptcp test: cannot go on, level 77" for one in incidents)
+
+
+@pytest.mark.parametrize("junk", [b"BUG: ", b"z", b"[    ", b"\x1b[", b"\x1b]", b"[    1.000000] "])
+def test_a_line_without_an_end_hides_nothing_behind_it(junk):
+    console = junk * 100_000 + b"\n" + CONSOLES["panic-7.3"]
+    assert told(scan(console))[-1] == EXPECTED["panic-7.3"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("missing-root-6.1", True),
+        ("missing-root-7.3", True),
+        ("missing-init-6.1", True),
+        ("missing-init-7.3", True),
+        ("init-exits-6.1", True),
+        ("panic-7.3", False),
+        ("sysrq-crash-5.10", False),
+        ("hung-task-then-panic-6.1", False),
+        ("warn-6.1", False),
+    ],
+)
+def test_a_panic_for_want_of_something_to_boot_is_told_from_the_kernels_own(name, expected):
+    assert is_environment_panic(scan(CONSOLES[name])[0]) is expected
+
+
+def test_an_init_killed_by_a_signal_may_be_the_kernels_fault():
+    console = CONSOLES["init-exits-6.1"].replace(b"exitcode=0x00000100", b"exitcode=0x0000000b")
+    assert not is_environment_panic(scan(console)[0])
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_can_be_scanned(console):
+    scan(console)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guest's root: what is in it, and that cpio reads what we write."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import host
+from harness.kernels.prepared import PreparedKernel
+from harness.vm import cpio, initramfs
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    busybox = host.find_static_busybox()
+    if busybox is None:
+        busybox = Path(sys.executable).resolve()  # only its bytes matter here
+    return initramfs.prepare(tmp_path_factory.mktemp("cache"), busybox)
+
+
+def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
+    """Mode and content by name, of all archives in ``archive``, as the kernel reads them."""
+    found = {}
+    at = 0
+    while at < len(archive):
+        if archive[at : at + 1] == b"\0":
+            at += 4
+            continue
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        mode, size, name_size = fields[1], fields[6], fields[11]
+        name = archive[at + 110 : at + 110 + name_size - 1].decode()
+        start = (at + 110 + name_size + 3) & ~3
+        found[name] = (mode, archive[start : start + size])
+        at = (start + size + 3) & ~3
+    return found
+
+
+def test_an_archive_is_what_cpio_reads() -> None:
+    file = io.BytesIO()
+    writer = cpio.Writer(file)
+    writer.directory("d")
+    writer.file("d/odd", b"12345", 0o755)
+    writer.symlink("d/link", "odd")
+    writer.close()
+    if not host.find("busybox"):
+        pytest.skip("no busybox to read the archive with")
+    listed = subprocess.run(
+        ["busybox", "cpio", "-t", "-v"], input=file.getvalue(), capture_output=True
+    ).stdout.decode()
+    assert "-rwxr-xr-x" in listed
+    assert "d/odd" in listed
+    assert "d/link -> odd" in listed
+
+
+def test_the_root_holds_a_python_the_checker_and_an_init(base: Path) -> None:
+    found = entries(base.read_bytes())
+    assert found["init"][0] == 0o100755
+    assert found["bin/sh"][1] == b"busybox"
+    assert found["usr/bin/python3"][0] == 0o100755
+    assert f"{initramfs.CHECKER}/__main__.py" in found
+    assert found["dev/console"][0] == 0o020600
+
+
+def test_the_root_holds_nothing_that_the_checker_does_not_load(base: Path) -> None:
+    found = entries(base.read_bytes())
+    for name in ("argparse", "json", "socket", "ssl", "unittest", "email"):
+        assert not [path for path in found if f"/{name}" in path]
+    assert not [path for path in found if path.startswith(("home", "root", "etc"))]
+
+
+def test_the_checker_starts_from_what_is_in_the_root(base: Path, tmp_path: Path) -> None:
+    """Unpacked and run with the host's loader: every module it wants is there."""
+    for name, (mode, content) in entries(base.read_bytes()).items():
+        if name.startswith((initramfs.CHECKER, "usr/lib/python")) and mode & 0o100000:
+            place = tmp_path / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+    stdlib = next((tmp_path / "usr/lib").glob("python3*"))
+    script = (
+        f"import sys; sys.path[:] = [{str(stdlib)!r}, {str(stdlib / 'lib-dynload')!r}, "
+        f"{str(tmp_path / 'opt')!r}]\nimport guest.vm, guest.runner\n"
+        "print([check.id for check in guest.runner.checks.all_checks()][0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True
+    )
+    assert done.stdout == "mptcp_info.readable\n", done.stderr
+
+
+def test_a_second_prepare_builds_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(initramfs, "_build", fail)
+    busybox = host.find_static_busybox() or Path(sys.executable).resolve()
+    assert initramfs.prepare(base.parents[1], busybox) == base
+
+
+def test_modules_follow_in_the_order_in_which_they_load(base: Path, tmp_path: Path) -> None:
+    modules = []
+    for name in ("virtio_ring.ko", "virtio.ko"):
+        (tmp_path / name).write_bytes(name.encode())
+        modules.append(tmp_path / name)
+    kernel = PreparedKernel(
+        "k", "6.1", "v", "o", base, "0" * 64, tmp_path, base, modules=tuple(modules)
+    )
+    initramfs.write(tmp_path / "whole", base, kernel)
+    found = entries((tmp_path / "whole").read_bytes())
+    names = [name for name in sorted(found) if name.startswith("modules/")]
+    assert names == ["modules/00-virtio_ring.ko", "modules/01-virtio.ko"]
+    assert "init" in found
