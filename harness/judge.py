@@ -136,7 +136,8 @@ def _boot(attempt: Attempt, _: _Judged) -> _Decision:
     if attempt.stream.errors:
         return KernelVerdict.LOST, f"the guest's event stream is broken: {attempt.stream.errors[0]}"
     if attempt.end is BootEnd.POWERED_OFF:
-        return KernelVerdict.BOOT_FAILURE, f"the VM ended before the checker spoke: {attempt.detail}"
+        why = f"the VM ended before the checker spoke: {attempt.detail}"
+        return KernelVerdict.BOOT_FAILURE, why
     return KernelVerdict.BOOT_FAILURE, f"{attempt.end.value} ({attempt.total_s:.0f} s)"
 
 

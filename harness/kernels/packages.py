@@ -16,9 +16,9 @@ from harness.kernels.prepared import KernelUnavailable
 #: shell that depends on them.
 KERNEL_PACKAGE = re.compile(r"linux-(?P<part>image|binary|modules|base)-(?P<release>\d\S*)")
 _META_OR_KERNEL = re.compile(r"linux-(image|binary|modules|base)-\S+")
-# Variants that a pattern must name to get: debug symbols, unsigned twins, PREEMPT_RT, what
-# signatures are made from.
-_VARIANTS = ("-dbg", "-unsigned", "-rt", "-template")
+# Variants that a pattern must name to get: debug symbols, unsigned twins, other flavours of the
+# same version (a bisect must not alternate between them), what signatures are made from.
+_VARIANTS = ("-dbg", "-unsigned", "-rt", "-cloud", "-template")
 _DEPENDENCY = re.compile(r"([a-z0-9][a-z0-9.+-]+)(?::\w+)?\s*(?:\(([<>=]+)\s*([^)\s]+)\))?")
 
 

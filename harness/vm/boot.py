@@ -264,7 +264,7 @@ def last_words(console: bytes) -> str:
     """The last lines of a console, on one line."""
     lines = console.decode("utf-8", "replace").split("\n")
     words = [line.strip() for line in lines if line.strip()]
-    return " | ".join(words[-3:])[-400:] or "nothing at all"
+    return " | ".join(words[-5:])[-600:] or "nothing at all"
 
 
 def _read_status(path: Path) -> int | None:

@@ -49,8 +49,8 @@ def scan(console: bytes, running: Sequence[tuple[int, str]] = ()) -> tuple[Incid
     """The incidents on ``console``, in order: the raw bytes of one boot from the first on.
 
     ``running`` says which check ran when: sorted pairs of the console's length in bytes when a
-    check started, and the check. At most :data:`MAX_INCIDENTS` come back; beyond that the later
-    of those that are no crash are left out.
+    check started, and the check. At most :data:`MAX_INCIDENTS` come back: of more, panics before
+    other crashes before the rest, and of equals the first.
     """
     text = traces.plain(console)
     reports = _gather(_Messages(text))
@@ -60,7 +60,7 @@ def scan(console: bytes, running: Sequence[tuple[int, str]] = ()) -> tuple[Incid
     for report in reports:
         incident = _describe(text, report, others, _check_at(report.line, timeline))
         found.setdefault((incident.fingerprint, incident.kind.is_crash), incident)
-    return _bounded(tuple(found.values()))
+    return _bounded(_without_parts(found.values()))
 
 
 def is_environment_panic(incident: Incident) -> bool:
@@ -278,7 +278,10 @@ def _functions(headline: _Message, trace: traces.Trace) -> tuple[str, ...]:
         # Two traces of equal rank; the headline has them in alphabetical order.
         racing = headline.groups["what"].partition(" in ")[2].split(" / ")
         return traces.functions(name.split("+")[0] for name in racing)
-    return traces.functions((headline.groups.get("function", ""), *trace.functions))
+    function = traces.functions([headline.groups.get("function", "")], helpers=True)
+    if function and trace.location not in ("", *function):
+        return function  # the trace is of another CPU, which printed at the same time
+    return traces.functions((*function, *trace.functions))
 
 
 def _title(report: _Report, functions: Sequence[str]) -> str:
@@ -359,11 +362,21 @@ def _check_at(line: int, timeline: Sequence[tuple[int, str]]) -> str | None:
     return timeline[index - 1][1] if index else None
 
 
+def _without_parts(incidents: Iterable[Incident]) -> list[Incident]:
+    """``incidents`` but for those that another shows in full: their traces were cut off."""
+    every = list(incidents)
+    cut = {
+        (one.kind, one.fingerprint[: colon.start()])
+        for one in every
+        for colon in re.finditer(":", one.fingerprint)
+    }
+    return [one for one in every if (one.kind, one.fingerprint) not in cut]
+
+
 def _bounded(incidents: Sequence[Incident]) -> tuple[Incident, ...]:
-    room = MAX_INCIDENTS - sum(incident.kind.is_crash for incident in incidents)
-    kept: list[Incident] = []
-    for incident in incidents:
-        if incident.kind.is_crash or room > 0:
-            room -= not incident.kind.is_crash
-            kept.append(incident)
-    return tuple(kept[:MAX_INCIDENTS])
+    def weight(index: int) -> tuple[bool, bool, int]:
+        kind = incidents[index].kind
+        return kind is not IncidentKind.PANIC, not kind.is_crash, index
+
+    kept = sorted(range(len(incidents)), key=weight)[:MAX_INCIDENTS]
+    return tuple(incidents[index] for index in sorted(kept))

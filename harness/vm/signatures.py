@@ -119,8 +119,7 @@ _FAULTS = (
     _of(
         K.OOPS,
         "Oops: {what}",
-        r"^(?:Oops(?: -|:) |Internal error: (?:Oops(?: -|:) )?)?"
-        r"(?:(?P<what>(?!Oops\b)[A-Za-z].*?): )?[0-9a-f]{4,16} \[#\d+\]",
+        r"(?:^|\b(?P<what>(?!Oops\b)[A-Za-z][^:\[\]]*): |: )[0-9a-f]{4,16} \[#\d+\]",
         role=Role.DIE,
         rank=2,
     ),
@@ -139,7 +138,8 @@ _OTHER_BUGS = (
     _of(
         K.ATOMIC_SLEEP,
         "sleeping function called from invalid context",
-        r"BUG: sleeping function called|from invalid context at " + _FILE,
+        r"(?:BUG: sleeping function called )?from invalid context at (?P<where>" + _FILE + ")"
+        r"|BUG: sleeping function",
     ),
     _of(
         K.SOFT_LOCKUP,
@@ -229,7 +229,7 @@ _RESOURCES = (
     _of(
         K.PAGE_ALLOCATION,
         "page allocation failure",
-        r"page allocation failure: order:\d|order:\d+, mode:0x[0-9a-f]+\(|vmalloc error: size \d"
+        r"page allocation failure: |:\d+, mode:0x[0-9a-f]+\(|vmalloc error: size \d"
         r"|vmalloc: allocation failure: \d",
     ),
     _of(
@@ -323,7 +323,14 @@ TELLTALES = (
     *(" [#", "general prot", "NULL poi", "nable to handle", "page fault for", "stack overflow"),
     *("PANIC: double", "KASAN: ", "buggy address", "Concurrency San", "kfence-#", "UBSAN: "),
     *(".c:", ".h:", ".S:", "shift exponent", "is out of range for", "kmemleak: "),
-    *("unreferenced object", "list_add ", "list_del ", "scheduling wh", "ile atomic: "),
+    *(
+        "unreferenced object",
+        "list_add ",
+        "list_del ",
+        "scheduling wh",
+        "ile atomic: ",
+        "invalid context",
+    ),
     *("stuck for ", "LOCKUP", "stall on CPU", "stalls on ", "kthread starved", "might help us"),
     *("is trying to ", "ed for more than", "hung_task_timeout_secs", "page allocation fail"),
     *(", mode:0x", "vmalloc error: ", "vmalloc: alloc", "ut of memory", "oom-kill", "oom_kill_"),

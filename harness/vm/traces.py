@@ -21,10 +21,14 @@ _NOT_TEXT = bytes(b for b in range(256) if not 0x20 <= b < 0x7F and b not in b"\
 _CR_IS_SPACE = bytes.maketrans(b"\r", b" ")
 
 # kernel/printk/printk.c, print_prefix(): "<4>" with loglevels shown, the caller with
-# CONFIG_PRINTK_CALLER, which comes alone where printk.time is off.
+# CONFIG_PRINTK_CALLER, which comes alone where printk.time is off. The last is what another
+# writer's output may have left of one.
 _STAMP = re.compile(
-    r"(?:<\d{1,3}>)?"
-    r"(?:\[ {0,4}\d{1,8}\.\d{6}\](?:\[ *(?P<caller>[TC]\d+)\])?|^\[ *(?P<alone>[TC]\d+)\]) ?"
+    r"(?:<\d{1,3}>)?(?:"
+    r"(?:\[ {0,4})?\d{1,8}\.\d{6}\](?:\[ *(?P<caller>[TC]\d+)\])?"
+    r"|^\[ *(?P<alone>[TC]\d+)\]"
+    r"|^ {0,4}(?:\d{0,8}\.)?\d{0,6}\](?= )"
+    r") ?"
 )
 _LEVEL = re.compile(r"<\d{1,3}>")
 
@@ -84,9 +88,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Trace:
-    """Of one report: its functions, innermost first, without helpers; its length in lines."""
+    """Of one report: its functions, innermost first, without helpers; its length in lines.
+
+    ``location`` is where the CPU was, helper or not, if the report has its registers.
+    """
 
     functions: tuple[str, ...]
+    location: str
     length: int
 
 
@@ -124,24 +132,26 @@ def read(lines: Iterable[tuple[str, bool]], caller: str, *, stalled: bool) -> Tr
     for a report on what a CPU was doing: the interrupt that found out is left out.
     """
     reader = _Reader(stalled)
-    length = 0
+    length, stamped = 0, False
     for number, (line, is_other) in enumerate(lines):
         if number > _REPORT_WITHIN or (is_other and reader.has_frames):
             break
         if number > _TRACE_WITHIN and not reader.has_frames:
             break
         for record in records(line):
-            if not (caller and record.caller and record.caller != caller) and reader.feed(
-                record.text
-            ):
+            stamped = stamped or record.stamped
+            is_program = stamped and not record.stamped
+            is_others = caller and record.caller and record.caller != caller
+            if not is_program and not is_others and reader.feed(record.text):
                 length = number + 1
         if reader.ended:
             break
-    return Trace(functions(reader.names), length)
+    location = functions(reader.location, helpers=True)
+    return Trace(functions(reader.names), "".join(location), length)
 
 
-def functions(names: Iterable[str]) -> tuple[str, ...]:
-    """``names`` of symbols without compiler suffixes, helpers and repetitions (recursion)."""
+def functions(names: Iterable[str], *, helpers: bool = False) -> tuple[str, ...]:
+    """``names`` of symbols without compiler suffixes, repetitions (recursion) and helpers."""
     every: list[str] = []
     for name in names:
         # foo.isra.0, foo.constprop.0, foo.part.0, foo.cold, foo.llvm.123; since 6.10 allocators
@@ -149,7 +159,7 @@ def functions(names: Iterable[str]) -> tuple[str, ...]:
         short = _SYSCALL.sub("sys_", name.split(".")[0].removesuffix("_noprof"))
         if short and short not in every[-1:]:
             every.append(short)
-    telling = [name for name in every if not _HELPERS.fullmatch(name)]
+    telling = [name for name in every if helpers or not _HELPERS.fullmatch(name)]
     return tuple(telling or every)
 
 
@@ -158,7 +168,7 @@ class _Reader:
 
     def __init__(self, stalled: bool) -> None:
         self._stalled = stalled
-        self._location: list[str] = []
+        self.location: list[str] = []
         self._headed: list[str] = []  # frames below "Call Trace:"
         self._bare: list[str] = []  # the first frames without it, as KFENCE and kmemleak print them
         self._in_trace = False
@@ -172,7 +182,7 @@ class _Reader:
 
     @property
     def names(self) -> list[str]:
-        return self._location + (self._headed or self._bare)
+        return self.location + (self._headed or self._bare)
 
     def feed(self, text: str) -> bool:
         """Take in ``text``; whether it belonged to a report for certain."""
@@ -197,11 +207,11 @@ class _Reader:
         return True
 
     def _locate(self, name: str) -> None:
-        if self._stalled and not self._location:
+        if self._stalled and not self.location:
             # What came before was of the grace-period kthread, or of the interrupt itself.
-            self._location, self._headed, self._complete = [name], [], False
-        elif not self._location and not self._headed:
-            self._location = [name]
+            self.location, self._headed, self._complete = [name], [], False
+        elif not self.location and not self._headed:
+            self.location = [name]
 
     def _leave_stack(self, text: str) -> None:
         if self._stalled and text != "</TASK>":
