@@ -100,19 +100,17 @@ class Matrix:
 
     def run(self) -> tuple[KernelResult, ...]:
         """The results in the order of the entries. Preparing overlaps booting."""
+
+        def prepare(entry: KernelEntry) -> Future[KernelResult | None]:
+            return booters.submit(self._finish, entry, *self._prepare(entry))
+
         with (
-            ThreadPoolExecutor(PREPARING, "prepare") as preparers,
             ThreadPoolExecutor(self._options.jobs, "boot") as booters,
+            ThreadPoolExecutor(PREPARING, "prepare") as preparers,
         ):
-            prepared = [preparers.submit(self._prepare, entry) for entry in self._entries]
-            # A booter that waits for its kernel's preparation is no loss: preparation runs in
-            # the same order, so nothing behind it would be ready either.
-            done = [
-                booters.submit(self._finish, entry, future)
-                for entry, future in zip(self._entries, prepared, strict=True)
-            ]
+            under_way = [preparers.submit(prepare, entry) for entry in self._entries]
             try:
-                results = [future.result() for future in done]
+                results = [prepared.result().result() for prepared in under_way]
             except BaseException:
                 self._stop.set()
                 raise
@@ -153,11 +151,8 @@ class Matrix:
         raise AssertionError("the last pause is None")
 
     def _finish(
-        self,
-        entry: KernelEntry,
-        preparation: Future[tuple[PreparedKernel | KernelUnavailable, float]],
+        self, entry: KernelEntry, prepared: PreparedKernel | KernelUnavailable, prepare_s: float
     ) -> KernelResult | None:
-        prepared, prepare_s = preparation.result()
         if self._stop.is_set():
             return None
         result: KernelResult | None

@@ -124,12 +124,12 @@ def _try(kernel: PreparedKernel, qemu: Path) -> str:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     if BROKEN in said:
-        return "KVM stopped with an internal error when a kernel was booted"
+        return "KVM stops with an internal error when a kernel is booted"
     if FIRST_WORDS in said and any(words in said for words in LAST_WORDS):
         return ""
     words = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    last = words[-1].strip()[-200:] if words else "nothing"
-    return f"a kernel did not boot under KVM in {PATIENCE:.0f} s (QEMU's last words: {last})"
+    last = words[-1].strip()[-200:] if words else "nothing at all"
+    return f"a kernel did not boot under KVM (the last words: {last})"
 
 
 def _listen(process: subprocess.Popen[bytes]) -> bytes:

@@ -38,10 +38,14 @@ _MAX_TITLE = 160
 _MAX_LINE = 1024
 #: As many lines of the same wording are looked at; a kernel in a loop prints one for hours.
 _MAX_ALIKE = 64
-#: After so many lines only fatal messages are looked for, and after as many again none.
+#: After so many lines, or so many found at all, only fatal messages are looked for, and after as
+#: many again none.
 _MAX_LOOKED_AT = 3000
+_MAX_FOUND = 200_000
 #: The frames in a fingerprint: fewer join different bugs, more part one bug by its callers.
 _FRAMES = 3
+#: The halves of a message that a program's output has cut in two are at most so many lines apart.
+_SPLIT = 3
 _BANNER_WITHIN = 1 << 20
 
 
@@ -130,8 +134,8 @@ class _Report:
                 near = distance <= message.signature.within
                 return near and self.kind in message.signature.echoes
             case Role.DIE:
-                near = distance <= message.signature.within and Role.DIE not in self.roles
-                return near and (self.kind.is_crash or self.roles <= {Role.CUT})
+                reach = _SPLIT if Role.DIE in self.roles else message.signature.within
+                return distance <= reach and (self.kind.is_crash or self.roles <= {Role.CUT})
             case Role.BANNER if Role.BANNER not in self.roles:
                 # Between "cut here" and the banner another CPU may print a whole report.
                 return (self.roles == {Role.CUT} and distance <= 400) or self._is_fresh(distance)
@@ -142,6 +146,11 @@ class _Report:
                 # Where WARN() is a call, its message follows the banner (kernel/panic.c, __warn()).
                 return unnamed or (self.roles == {Role.CUT, Role.BANNER} and distance <= 2)
         return False
+
+    def is_stub_of(self, panic: _Message) -> bool:
+        """Whether this is "Kernel panic -", and ``panic`` the other half of the message."""
+        distance = panic.line - self.line
+        return self.kind is IncidentKind.PANIC and not _text(self.headline) and distance <= _SPLIT
 
     def _is_fresh(self, distance: int) -> bool:
         """A headline and nothing else so far, as before WARN()'s banner: "refcount_t: …"."""
@@ -170,7 +179,10 @@ class _Messages:
             return
         pattern = re.compile("|".join(map(re.escape, present)))
         looked_at = 0
-        while looked_at < _MAX_LOOKED_AT and (hit := pattern.search(self._text, self._done)):
+        for _ in range(_MAX_FOUND):
+            hit = pattern.search(self._text, self._done)
+            if hit is None or looked_at == _MAX_LOOKED_AT:
+                return
             line = self._line_around(hit.start(), hit.end())
             wording = _NUMBERS.sub("", line)
             self._alike[wording] += 1
@@ -213,6 +225,8 @@ def _gather(messages: Iterable[_Message]) -> list[_Report]:
             if not any(_has_panicked(report) for report in reports):
                 reports.append(_Report([message]))
         elif message.signature.role is Role.PANIC:
+            if reports and reports[-1].is_stub_of(message):
+                reports.pop()
             cause = _cause_of(message, reports)
             if cause is None:
                 reports.append(_Report([message]))

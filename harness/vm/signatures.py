@@ -298,7 +298,8 @@ SIGNATURES = (
     _of(
         K.PANIC,
         "Kernel panic: {what}",
-        r"---\[ end Kernel panic - not syncing: (?P<what>.*?)(?: \]---|$)",
+        r"---\[ end Kernel panic - not syncing: (?P<what>.*?)(?: \]---|$)"
+        r"|not syncing: (?P<rest>.*) \]---",
         role=Role.PANIC_END,
         in_function=False,
     ),

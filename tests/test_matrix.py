@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What runs when, and what is tried again. Boots are replaced: their outcomes are the input."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import kernels, matrix
+from harness.kernels import Cache, KernelUnavailable, PreparedKernel
+from harness.manifest import Accel, DebSource, ImageSource, KernelEntry
+from harness.matrix import Matrix, Options
+from harness.progress import Progress, Stage
+from harness.results import (
+    Attempt,
+    BootEnd,
+    Capability,
+    CheckKey,
+    CheckResult,
+    CheckVerdict,
+    Family,
+    KernelResult,
+    KernelVerdict,
+    Stream,
+)
+from harness.vm import accelerator
+
+KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")
+STREAM = Stream(
+    said_hello=True,
+    closed=True,
+    release="6.12.1",
+    capabilities=tuple(
+        Capability(name, Family.IPV4, True)
+        for name in ("mptcp", "mptcp_info", "tcpinfo", "subflow_addrs", "packet_stats", "full_info")
+    ),
+    results=(CheckResult(KEY, CheckVerdict.PASS),),
+)
+GOOD = Attempt(1, BootEnd.POWERED_OFF, kernel_spoke=True, stream=STREAM)
+DEAD = Attempt(1, BootEnd.VMM_DIED, "QEMU ended with status 137", kernel_spoke=True)
+FAILED = replace(
+    GOOD, stream=replace(STREAM, results=(CheckResult(KEY, CheckVerdict.FAIL, "wrong"),))
+)
+
+
+class Bench:
+    """A matrix whose preparations and boots have the outcomes they are given."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.boots: dict[str, list[Attempt]] = {}
+        self.unavailable: dict[str, list[KernelUnavailable]] = {}
+        self.progress: list[Progress] = []
+        self.kept: list[KernelResult] = []
+        self.stop = threading.Event()
+        self.during_boot: Callable[[], None] = lambda: None
+        self._directory = tmp_path
+        monkeypatch.setattr(matrix, "BACK_OFF", (0.0, 0.0))
+        monkeypatch.setattr(matrix, "PREPARING", 1)  # so that kernels come to boot in order
+        monkeypatch.setattr(kernels, "prepare", self._prepare)
+        monkeypatch.setattr(matrix.boot, "boot", self._boot)
+        monkeypatch.setattr(
+            accelerator, "choose", lambda *_: accelerator.Choice(False, "for the tests")
+        )
+
+    def _prepare(self, entry: KernelEntry, *_: object) -> PreparedKernel:
+        if self.unavailable.get(entry.name):
+            raise self.unavailable[entry.name].pop(0)
+        image = self._directory / "vmlinux"
+        return PreparedKernel(
+            entry.name, "6.12.1", "v", "here", image, "0" * 64, self._directory, image
+        )
+
+    def _boot(self, plan: matrix.BootPlan, *_: object) -> Attempt:
+        self.during_boot()
+        plan.directory.mkdir(parents=True)
+        attempt = self.boots[plan.kernel.name].pop(0)
+        place = str(plan.directory / "console.log")
+        return replace(attempt, number=plan.number, console=place, events=place)
+
+    def run(self, *names: str, jobs: int = 1) -> list[KernelResult]:
+        entries = [KernelEntry(name, DebSource("trixie", "linux-image"), "here") for name in names]
+        options = Options(
+            directory=self._directory / "run",
+            base=self._directory,
+            qemu=Path("/bin/false"),
+            seed=1,
+            jobs=jobs,
+            families=(Family.IPV4,),
+        )
+        cache = Cache(self._directory / "cache")
+        whole = Matrix(entries, options, cache, self.progress.append, self.kept.append, self.stop)
+        return list(whole.run())
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_infrastructure_is_tried_again_and_every_attempt_kept(bench: Bench) -> None:
+    bench.boots["k"] = [DEAD, DEAD, GOOD]
+    (result,) = bench.run("k")
+    assert result.verdict is KernelVerdict.PASS
+    assert [attempt.end for attempt in result.attempts] == [
+        BootEnd.VMM_DIED,
+        BootEnd.VMM_DIED,
+        BootEnd.POWERED_OFF,
+    ]
+    assert [p.stage for p in bench.progress].count(Stage.RETRYING) == 2
+
+
+def test_infrastructure_is_tried_again_at_most_twice(bench: Bench) -> None:
+    bench.boots["k"] = [DEAD, DEAD, DEAD, GOOD]
+    (result,) = bench.run("k")
+    assert result.verdict is KernelVerdict.INFRASTRUCTURE
+    assert len(result.attempts) == 3
+
+
+def test_a_failed_check_is_never_tried_away(bench: Bench) -> None:
+    bench.boots["k"] = [FAILED, GOOD]
+    (result,) = bench.run("k")
+    assert result.verdict is KernelVerdict.FAIL
+    assert len(result.attempts) == 1
+
+
+def test_a_transient_failure_to_prepare_is_tried_again(bench: Bench) -> None:
+    bench.unavailable["k"] = [KernelUnavailable("no network", transient=True)]
+    bench.boots["k"] = [GOOD]
+    (result,) = bench.run("k")
+    assert result.verdict is KernelVerdict.PASS
+
+
+def test_a_kernel_that_cannot_be_had_leaves_the_others_alone(bench: Bench) -> None:
+    bench.unavailable["bad"] = [KernelUnavailable("not a kernel")]
+    bench.boots["good"] = [GOOD]
+    bad, good = bench.run("bad", "good")
+    assert (bad.verdict, bad.reason) == (KernelVerdict.INFRASTRUCTURE, "not a kernel")
+    assert good.verdict is KernelVerdict.PASS
+
+
+def test_results_come_in_the_order_of_the_manifest(bench: Bench) -> None:
+    names = [f"k{number}" for number in range(8)]
+    bench.boots = {name: [GOOD] for name in names}
+    assert [result.name for result in bench.run(*names, jobs=3)] == names
+
+
+def test_each_result_is_kept_as_soon_as_it_is_there(bench: Bench) -> None:
+    kept_before_second: list[int] = []
+    bench.during_boot = lambda: kept_before_second.append(len(bench.kept))
+    bench.boots = {"a": [GOOD], "b": [GOOD]}
+    bench.run("a", "b")
+    assert kept_before_second == [0, 1]
+
+
+def test_an_interrupted_run_returns_what_was_finished(bench: Bench) -> None:
+    def interrupt() -> None:
+        if bench.kept:
+            bench.stop.set()
+
+    bench.during_boot = interrupt
+    interrupted = replace(GOOD, end=BootEnd.INTERRUPTED)
+    bench.boots = {"a": [GOOD], "b": [interrupted], "c": [GOOD]}
+    assert [result.name for result in bench.run("a", "b", "c")] == ["a"]
+
+
+def test_an_error_of_the_harness_itself_is_not_swallowed(bench: Bench) -> None:
+    def break_down() -> None:
+        raise ZeroDivisionError
+
+    bench.during_boot = break_down
+    bench.boots = {"a": [GOOD]}
+    with pytest.raises(ZeroDivisionError):
+        bench.run("a")
+
+
+def test_a_list_of_known_issues_that_nobody_reads_is_said(tmp_path: Path, bench: Bench) -> None:
+    entry = KernelEntry("k", DebSource("s", "p"), "here", known_issues=tmp_path / "issues.yaml")
+    assert "is not read" in matrix._not_yet(entry)[0]
+
+
+def entry(name: str, *, series: bool = False, **changes: object) -> KernelEntry:
+    return replace(
+        KernelEntry(name, ImageSource(Path("/x"), None, None), "here", is_series=series),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+ENTRIES = [entry("debian-6.1"), entry("debian-6.12"), entry("updates", series=True)]
+
+
+def chosen(pattern: str | None) -> list[str]:
+    def expand(series: KernelEntry) -> list[KernelEntry]:
+        if not series.is_series:
+            return [series]
+        return [entry(f"{series.name}-{number}") for number in (1, 2)]
+
+    return [item.name for item in matrix.select(ENTRIES, pattern, expand)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (None, ["debian-6.1", "debian-6.12"]),
+        ("debian-6.1", ["debian-6.1"]),
+        ("debian-*", ["debian-6.1", "debian-6.12"]),
+        ("updates", ["updates-1", "updates-2"]),
+        ("updates-2", ["updates-2"]),
+        ("debian-6.1,updates-1", ["debian-6.1", "updates-1"]),
+        ("*-1", ["updates-1"]),
+        ("nothing", []),
+    ],
+)
+def test_a_pattern_chooses_kernels_and_those_of_series(
+    pattern: str | None, names: list[str]
+) -> None:
+    assert chosen(pattern) == names
+
+
+def test_a_series_that_cannot_match_is_not_read() -> None:
+    def expand(series: KernelEntry) -> list[KernelEntry]:
+        assert not series.is_series, "its index would be fetched for nothing"
+        return [series]
+
+    assert matrix.select(ENTRIES, "debian-6.1*", expand)
+
+
+@pytest.mark.parametrize(
+    ("memory", "cpus", "count", "jobs"),
+    [(512, 1, 9, 2), (512, 1, 1, 1), (512, 2, 9, 1), (2048, 1, 9, 1), (100_000, 8, 9, 1)],
+)
+def test_as_many_vms_as_processors_and_memory_allow(
+    monkeypatch: pytest.MonkeyPatch, memory: int, cpus: int, count: int, jobs: int
+) -> None:
+    monkeypatch.setattr(matrix.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(matrix, "available_memory_mib", lambda: 2500)
+    wanted = [entry(str(i), memory_mib=memory, cpus=cpus, accel=Accel.TCG) for i in range(count)]
+    assert matrix.default_jobs(wanted) == jobs
