@@ -153,8 +153,9 @@ class _Report:
         return self.kind is IncidentKind.PANIC and not _text(self.headline) and distance <= _SPLIT
 
     def _is_fresh(self, distance: int) -> bool:
-        """A headline and nothing else so far, as before WARN()'s banner: "refcount_t: …"."""
-        return distance <= 4 and self.kind in (IncidentKind.REFCOUNT, IncidentKind.BUG)
+        """What stands before WARN()'s banner and nothing else so far: "refcount_t: …"."""
+        bare = self.kind is IncidentKind.REFCOUNT or self.roles <= {Role.CUT, Role.PREAMBLE}
+        return distance <= 4 and bare
 
 
 class _Messages:
@@ -290,7 +291,7 @@ def _trace(text: str, report: _Report, others: Mapping[int, _Report]) -> traces.
 def _functions(headline: _Message, trace: traces.Trace) -> tuple[str, ...]:
     if headline.signature.kind is IncidentKind.KCSAN:
         # Two traces of equal rank; the headline has them in alphabetical order.
-        racing = headline.groups["what"].partition(" in ")[2].split(" / ")
+        racing = _text(headline).partition(" in ")[2].split(" / ")
         return traces.functions(name.split("+")[0] for name in racing)
     function = traces.functions([headline.groups.get("function", "")], helpers=True)
     if function and trace.location not in ("", *function):

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import product, zip_longest
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,218 +21,8 @@ from harness.vm.incidents import (
     kernel_spoke,
     scan,
 )
+from tests.vm.consoles import CLEAN, CONSOLES, EXPECTED, FAULTY
 from tests.vm.messages import HARMLESS, PROGRAM, REPORTS
-
-CONSOLES = {
-    path.stem: path.read_bytes()
-    for path in sorted((Path(__file__).parents[1] / "data" / "consoles").glob("*.txt"))
-}
-CLEAN = [name for name in CONSOLES if name.startswith("clean")]
-FAULTY = [name for name in CONSOLES if name not in CLEAN]
-
-VFS = "Kernel panic: VFS: Unable to mount root fs on unknown-block(0,0)"
-NO_INIT = (
-    "Kernel panic: No working init found. Try passing init= option to kernel."
-    " See Linux Documentation/admin-guide/init.rst for guidance"
-)
-
-#: console: the incidents on it, each kind, title, fingerprint
-EXPECTED = {
-    "atomic-6.1": [
-        (
-            K.ATOMIC_SLEEP,
-            "scheduling while atomic in t_atomic",
-            "scheduling-while-atomic:t_atomic:fault_run:fault_init",
-        ),
-        (
-            K.WARNING,
-            "WARNING in do_one_initcall (init/main.c:1322)",
-            "warning:do_one_initcall:do_init_module:sys_finit_module",
-        ),
-        (
-            K.WARNING,
-            "WARNING in do_one_initcall (init/main.c:1322)",
-            "warning:do_one_initcall:do_init_module:sys_init_module",
-        ),
-    ],
-    "bad-page-7.3": [
-        (K.BUG, "Bad page state in t_badpage", "bug:t_badpage:fault_run:fault_init"),
-        (K.BUG, "Bad page state in fault_run", "bug:fault_run:fault_init:do_one_initcall"),
-    ],
-    "bug-6.1": [(K.BUG, "kernel BUG in t_bug (fault.c:25)", "bug:t_bug:fault_run:fault_init")],
-    "double-free-6.1": [
-        (
-            K.BUG,
-            "kernel BUG in fault_run (mm/slub.c:419)",
-            "bug:fault_run:fault_init:do_one_initcall",
-        )
-    ],
-    "general-protection-6.1": [
-        (
-            K.GPF,
-            "general protection fault in t_gpf",
-            "general-protection-fault:t_gpf:fault_run:fault_init",
-        )
-    ],
-    "general-protection-7.3": [
-        (
-            K.GPF,
-            "general protection fault in t_gpf",
-            "general-protection-fault:t_gpf:fault_run:fault_init",
-        )
-    ],
-    "hung-task-7.3": [
-        (
-            K.HUNG_TASK,
-            "hung task in fault_run",
-            "hung-task:fault_run:fault_init:do_one_initcall",
-        )
-    ],
-    "hung-task-then-panic-6.1": [
-        (
-            K.PANIC,
-            "hung task in fault_run, then panic",
-            "hung-task:fault_run:fault_init:do_one_initcall",
-        )
-    ],
-    "hung-task-untraced-6.1": [(K.HUNG_TASK, "hung task", "hung-task")],
-    "init-exits-6.1": [
-        (
-            K.PANIC,
-            "Kernel panic: Attempted to kill init! exitcode=0x00000100",
-            "panic:do_exit:do_group_exit:sys_exit_group",
-        )
-    ],
-    # Two CPUs at once, without callers: the second "cut here" stands in the first report.
-    "interleaved-6.1": [
-        (K.WARNING, "WARNING in t_two (fault.c:57)", "warning:t_two:fault_run:fault_init"),
-        (K.WARNING, "WARNING in two (fault.c:56)", "warning:two:kthread"),
-    ],
-    "jump-to-null-6.1": [
-        (
-            K.OOPS,
-            "NULL pointer dereference in fault_run",
-            "oops:fault_run:fault_init:do_one_initcall",
-        )
-    ],
-    "kfence-7.3": [
-        (
-            K.KFENCE,
-            "KFENCE: out-of-bounds write in t_kfence",
-            "kfence:t_kfence:fault_run:fault_init",
-        )
-    ],
-    "list-corruption-7.3": [
-        (
-            K.BUG,
-            "list_del corruption in t_list (lib/list_debug.c:65)",
-            "bug:t_list:fault_run:fault_init",
-        )
-    ],
-    "missing-init-6.1": [(K.PANIC, NO_INIT, "panic:kernel_init")],
-    "missing-init-7.3": [
-        (
-            K.PANIC,
-            "Kernel panic: Requested init /nonexistent failed (error -2)",
-            "panic:kernel_init",
-        )
-    ],
-    "missing-root-6.1": [
-        (K.PANIC, VFS, "panic:mount_block_root:prepare_namespace:kernel_init_freeable")
-    ],
-    "missing-root-7.3": [
-        (K.PANIC, VFS, "panic:mount_root_generic:prepare_namespace:kernel_init_freeable")
-    ],
-    "null-dereference-7.3": [
-        (K.OOPS, "NULL pointer dereference in t_null", "oops:t_null:fault_run:fault_init")
-    ],
-    "oom-7.3": [(K.OUT_OF_MEMORY, "Out of memory: killed python3", "out-of-memory")],
-    "oom-then-panic-6.1": [(K.PANIC, "Out of memory, then panic", "out-of-memory")],
-    "oops-then-panic-6.1": [
-        (K.OOPS, "NULL pointer dereference in t_null", "oops:t_null:fault_run:fault_init")
-    ],
-    "page-allocation-6.1": [
-        (
-            K.PAGE_ALLOCATION,
-            "page allocation failure in t_pagealloc",
-            "page-allocation:t_pagealloc:fault_run:fault_init",
-        )
-    ],
-    "panic-7.3": [
-        (
-            K.PANIC,
-            "Kernel panic: mptcp test: cannot go on, level 77",
-            "panic:t_panic:fault_run:fault_init",
-        )
-    ],
-    "panic-on-warn-7.3": [
-        (
-            K.PANIC,
-            "WARNING in t_warn (fault.c:22), then panic",
-            "warning:t_warn:fault_run:fault_init",
-        )
-    ],
-    "rcu-stall-6.1": [(K.RCU, "RCU stall in t_hardlock", "rcu:t_hardlock:fault_run:fault_init")],
-    "rcu-stall-7.3": [(K.RCU, "RCU stall in t_hardlock", "rcu:t_hardlock:fault_run:fault_init")],
-    "refcount-6.1": [
-        (
-            K.REFCOUNT,
-            "refcount_t: underflow; use-after-free in fault_run (lib/refcount.c:28)",
-            "refcount:fault_run:fault_init:do_one_initcall",
-        )
-    ],
-    "refcount-7.3": [
-        (
-            K.REFCOUNT,
-            "refcount_t: underflow; use-after-free in fault_run (lib/refcount.c:28)",
-            "refcount:fault_run:fault_init:do_one_initcall",
-        )
-    ],
-    "soft-lockup-6.1": [
-        (
-            K.SOFT_LOCKUP,
-            "soft lockup in t_softlock",
-            "soft-lockup:t_softlock:fault_run:fault_init",
-        )
-    ],
-    "soft-lockup-7.3": [
-        (
-            K.SOFT_LOCKUP,
-            "soft lockup in t_rcu_hold",
-            "soft-lockup:t_rcu_hold:fault_run:fault_init",
-        )
-    ],
-    "stack-overflow-6.1": [
-        (K.OOPS, "kernel stack overflow in t_recurse", "oops:t_recurse:fault_run:fault_init")
-    ],
-    "sysrq-crash-5.10": [
-        (
-            K.PANIC,
-            "Kernel panic: sysrq triggered crash",
-            "panic:sysrq_handle_crash:__handle_sysrq:write_sysrq_trigger",
-        )
-    ],
-    "sysrq-crash-6.12": [
-        (
-            K.PANIC,
-            "Kernel panic: sysrq triggered crash",
-            "panic:sysrq_handle_crash:__handle_sysrq:write_sysrq_trigger",
-        )
-    ],
-    "ubsan-7.3": [
-        (
-            K.UBSAN,
-            "UBSAN: shift-out-of-bounds in fault_run (fault.c:51)",
-            "ubsan:fault_run:fault_init:do_one_initcall",
-        )
-    ],
-    "warn-6.1": [
-        (K.WARNING, "WARNING in t_warn (fault.c:21)", "warning:t_warn:fault_run:fault_init")
-    ],
-    "warn-7.3": [
-        (K.WARNING, "WARNING in t_warn (fault.c:21)", "warning:t_warn:fault_run:fault_init")
-    ],
-}
 
 #: A console each on which one message alone tells of the event, for the costlier tests.
 SMALL = [name for name in FAULTY if len(CONSOLES[name]) < 11_000]
@@ -252,30 +42,30 @@ def with_callers(console: bytes, caller: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", FAULTY)
-def test_a_recorded_fault_is_recognised(name):
+def test_a_recorded_fault_is_recognised(name: str) -> None:
     assert told(scan(CONSOLES[name])) == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", CLEAN)
-def test_a_clean_boot_has_no_incident(name):
+def test_a_clean_boot_has_no_incident(name: str) -> None:
     assert scan(CONSOLES[name]) == ()
 
 
 @pytest.mark.parametrize("name", CONSOLES)
-def test_the_kernels_banner_is_seen(name):
+def test_the_kernels_banner_is_seen(name: str) -> None:
     assert kernel_spoke(CONSOLES[name])
 
 
 @pytest.mark.parametrize(
     "console", [b"", b"qemu-system-x86_64: could not open disk", b"\x1bc\x1b[2JSeaBIOS\r\n\r\n"]
 )
-def test_without_a_banner_the_kernel_has_not_spoken(console):
+def test_without_a_banner_the_kernel_has_not_spoken(console: bytes) -> None:
     assert not kernel_spoke(console)
 
 
 @pytest.mark.parametrize("name", REPORTS)
 @pytest.mark.parametrize("stamped", [True, False])
-def test_a_report_in_the_words_of_the_kernel_is_recognised(name, stamped):
+def test_a_report_in_the_words_of_the_kernel_is_recognised(name: str, stamped: bool) -> None:
     text, *expected = REPORTS[name]
     lines = ["Linux version 6.6.1", *text.splitlines(), "reboot: Power down"]
     console = "".join(f"[    1.{n:06}] {line}\r\n" if stamped else f"{line}\r\n"
@@ -285,12 +75,12 @@ def test_a_report_in_the_words_of_the_kernel_is_recognised(name, stamped):
 
 @pytest.mark.parametrize("prefix", ["", "[    1.234567] ", "<4>[    1.234567][  T123] "])
 @pytest.mark.parametrize("line", HARMLESS.splitlines())
-def test_what_is_said_on_a_good_boot_is_no_incident(prefix, line):
+def test_what_is_said_on_a_good_boot_is_no_incident(prefix: str, line: str) -> None:
     assert scan(f"{prefix}Linux version 6.6.1\n{prefix}{line}\n".encode()) == ()
 
 
 @pytest.mark.parametrize("line", PROGRAM.splitlines())
-def test_a_program_that_sounds_like_a_kernel_is_no_incident(line):
+def test_a_program_that_sounds_like_a_kernel_is_no_incident(line: str) -> None:
     assert scan(CONSOLES["clean-6.1"] + f"{line}\r\n".encode()) == ()
 
 
@@ -311,7 +101,9 @@ def test_a_program_that_sounds_like_a_kernel_is_no_incident(line):
         pytest.param(lambda c: re.sub(rb"(?m)^\[", b"ok: true [", c), id="output before"),
     ],
 )
-def test_the_shape_of_the_console_hides_and_adds_nothing(name, spoil):
+def test_the_shape_of_the_console_hides_and_adds_nothing(
+    name: str, spoil: Callable[[bytes], bytes]
+) -> None:
     assert told(scan(spoil(CONSOLES[name]))) == EXPECTED.get(name, [])
 
 
@@ -324,7 +116,9 @@ NOISE = st.sampled_from([*ESCAPES, b"\0", b"\x07", b"\xff", b"\xc3\xa9", b"\xf0\
     name=st.sampled_from(list(CONSOLES)),
     noise=st.lists(st.tuples(st.floats(0, 1), NOISE), min_size=1, max_size=40),
 )
-def test_bytes_that_are_not_text_change_nothing_wherever_they_stand(name, noise):
+def test_bytes_that_are_not_text_change_nothing_wherever_they_stand(
+    name: str, noise: list[tuple[float, bytes]]
+) -> None:
     console = CONSOLES[name]
     for place, junk in noise:
         at = int(place * len(console))
@@ -334,7 +128,7 @@ def test_bytes_that_are_not_text_change_nothing_wherever_they_stand(name, noise)
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("other", [b"hello world\r\n", b"\r\nprogress 12%\r\n", b"ok"])
-def test_a_headline_cut_in_two_by_a_program_is_still_found(name, other):
+def test_a_headline_cut_in_two_by_a_program_is_still_found(name: str, other: bytes) -> None:
     console = CONSOLES[name]
     (kind, *_), *_ = EXPECTED[name]
     start, end = headline(name)
@@ -354,7 +148,7 @@ def headline(name: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_console_that_ends_early_still_shows_what_it_had(name):
+def test_a_console_that_ends_early_still_shows_what_it_had(name: str) -> None:
     lines = CONSOLES[name].splitlines(keepends=True)
     start, _ = headline(name)
     first = CONSOLES[name][:start].count(b"\n")
@@ -366,7 +160,9 @@ def test_a_console_that_ends_early_still_shows_what_it_had(name):
     ("one", "two"),
     [("warn-6.1", "null-dereference-7.3"), ("bug-6.1", "warn-7.3"), ("refcount-6.1", "warn-6.1")],
 )
-def test_reports_of_two_cpus_line_by_line_are_told_apart_by_their_callers(one, two):
+def test_reports_of_two_cpus_line_by_line_are_told_apart_by_their_callers(
+    one: str, two: str
+) -> None:
     first, second = (
         with_callers(CONSOLES[name], caller).splitlines(keepends=True)
         for name, caller in ((one, b"T124"), (two, b"C1"))
@@ -376,7 +172,7 @@ def test_reports_of_two_cpus_line_by_line_are_told_apart_by_their_callers(one, t
     assert sorted(told(scan(console))) == sorted(EXPECTED[one] + EXPECTED[two])
 
 
-def test_an_incident_belongs_to_the_check_that_was_running():
+def test_an_incident_belongs_to_the_check_that_was_running() -> None:
     console = CONSOLES["warn-6.1"]
     at = console.index(b"------------[ cut here ]")
     start = console.rindex(b"\n", 0, at) + 1
@@ -384,25 +180,25 @@ def test_an_incident_belongs_to_the_check_that_was_running():
     assert [one.check for one in scan(console, running)] == ["second"]
 
 
-def test_an_incident_before_the_first_check_belongs_to_none():
+def test_an_incident_before_the_first_check_belongs_to_none() -> None:
     console = CONSOLES["missing-root-7.3"]
     assert scan(console, [(len(console), "first")])[0].check is None
 
 
-def test_a_check_that_starts_within_a_line_is_not_charged_with_it():
+def test_a_check_that_starts_within_a_line_is_not_charged_with_it() -> None:
     console = CONSOLES["panic-7.3"]
     at = console.index(b"not syncing")
     assert scan(console, [(0, "first"), (at, "second")])[0].check == "first"
 
 
-def test_escapes_before_an_incident_do_not_shift_it_into_another_check():
+def test_escapes_before_an_incident_do_not_shift_it_into_another_check() -> None:
     console = b"\x1b[2J\x00\xff" * 1000 + CONSOLES["panic-7.3"]
     start = console.index(b"Kernel panic")
     assert scan(console, [(0, "first"), (start - 15, "second")])[0].check == "second"
 
 
 @pytest.mark.parametrize("name", FAULTY)
-def test_an_excerpt_shows_the_report_in_bounds_and_without_escapes(name):
+def test_an_excerpt_shows_the_report_in_bounds_and_without_escapes(name: str) -> None:
     console = CONSOLES[name].replace(b"] ", b"]\x1b[31m ")
     for one in scan(console):
         assert len(one.excerpt) <= MAX_EXCERPT
@@ -411,40 +207,40 @@ def test_an_excerpt_shows_the_report_in_bounds_and_without_escapes(name):
         assert one.title.isprintable()
 
 
-def test_the_excerpt_of_a_warning_holds_its_whole_trace():
+def test_the_excerpt_of_a_warning_holds_its_whole_trace() -> None:
     (incident,) = scan(CONSOLES["warn-6.1"])
     assert "mptcp test: level 77 of warn" in incident.excerpt
     assert incident.excerpt.endswith("---[ end trace 0000000000000000 ]---")
 
 
-def test_the_excerpt_ends_with_the_panic_that_followed():
+def test_the_excerpt_ends_with_the_panic_that_followed() -> None:
     (incident,) = scan(CONSOLES["oops-then-panic-6.1"])
     assert incident.excerpt.endswith("Kernel panic - not syncing: Fatal exception")
 
 
-def test_the_same_bug_has_the_same_fingerprint_on_another_kernel():
+def test_the_same_bug_has_the_same_fingerprint_on_another_kernel() -> None:
     old, new = (scan(CONSOLES[f"general-protection-{v}"])[0] for v in ("6.1", "7.3"))
     assert old.fingerprint == new.fingerprint
 
 
 @pytest.mark.parametrize("suffix", ["isra.0", "constprop.0", "part.3", "cold", "llvm.123"])
-def test_a_compilers_suffix_does_not_change_the_fingerprint(suffix):
+def test_a_compilers_suffix_does_not_change_the_fingerprint(suffix: str) -> None:
     console = CONSOLES["warn-6.1"].replace(
         b"t_warn.isra.0+0x1e", b"t_warn.%s+0x77" % suffix.encode()
     )
     assert told(scan(console)) == EXPECTED["warn-6.1"]
 
 
-def test_a_fault_that_repeats_is_one_incident():
+def test_a_fault_that_repeats_is_one_incident() -> None:
     assert told(scan(CONSOLES["bug-6.1"] * 20)) == EXPECTED["bug-6.1"]
 
 
-def test_a_panic_is_not_lost_behind_a_flood_of_warnings():
+def test_a_panic_is_not_lost_behind_a_flood_of_warnings() -> None:
     flood = CONSOLES["warn-6.1"] * 200 + CONSOLES["panic-7.3"]
     assert told(scan(flood)) == EXPECTED["warn-6.1"] + EXPECTED["panic-7.3"]
 
 
-def test_of_too_many_incidents_the_crash_is_kept():
+def test_of_too_many_incidents_the_crash_is_kept() -> None:
     report = CONSOLES["warn-6.1"][CONSOLES["warn-6.1"].index(b"--[ cut") - 30 :]
     flood = b"".join(report.replace(b"t_warn", b"t_" + b"x" * n) for n in range(1, 60))
     incidents = scan(flood + CONSOLES["panic-7.3"])
@@ -452,7 +248,7 @@ def test_of_too_many_incidents_the_crash_is_kept():
     assert incidents[-1].kind is K.PANIC
 
 
-def test_a_panic_is_found_behind_any_number_of_made_up_reports():
+def test_a_panic_is_found_behind_any_number_of_made_up_reports() -> None:
     words = map("".join, product("ghijklmnopqrstuvwxyz", repeat=3))
     flood = "".join(f"[    1.000000] BUG: {word}\n" for word in words)
     incidents = scan(flood.encode() + CONSOLES["panic-7.3"])
@@ -461,7 +257,7 @@ def test_a_panic_is_found_behind_any_number_of_made_up_reports():
 
 
 @pytest.mark.parametrize("junk", [b"BUG: ", b"z", b"[    ", b"\x1b[", b"\x1b]", b"[    1.000000] "])
-def test_a_line_without_an_end_hides_nothing_behind_it(junk):
+def test_a_line_without_an_end_hides_nothing_behind_it(junk: bytes) -> None:
     console = junk * 100_000 + b"\n" + CONSOLES["panic-7.3"]
     assert told(scan(console))[-1] == EXPECTED["panic-7.3"][0]
 
@@ -480,15 +276,33 @@ def test_a_line_without_an_end_hides_nothing_behind_it(junk):
         ("warn-6.1", False),
     ],
 )
-def test_a_panic_for_want_of_something_to_boot_is_told_from_the_kernels_own(name, expected):
+def test_a_panic_for_want_of_something_to_boot_is_told_from_the_kernels_own(
+    name: str, expected: bool
+) -> None:
     assert is_environment_panic(scan(CONSOLES[name])[0]) is expected
 
 
-def test_an_init_killed_by_a_signal_may_be_the_kernels_fault():
+def test_an_init_killed_by_a_signal_may_be_the_kernels_fault() -> None:
     console = CONSOLES["init-exits-6.1"].replace(b"exitcode=0x00000100", b"exitcode=0x0000000b")
     assert not is_environment_panic(scan(console)[0])
 
 
 @given(st.binary(max_size=2000))
-def test_any_bytes_can_be_scanned(console):
+def test_any_bytes_can_be_scanned(console: bytes) -> None:
     scan(console)
+
+
+LINES = sorted({line for text, *_ in REPORTS.values() for line in text.splitlines()})
+PIECES = [
+    *LINES,
+    *(line[: len(line) // 2] for line in LINES),
+    *(line[len(line) // 2 :] for line in LINES),
+]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["", "[    1.234567] "]), st.sampled_from(PIECES))))
+def test_any_mixture_of_the_kernels_messages_can_be_scanned(lines: list[tuple[str, str]]) -> None:
+    for incident in scan("\n".join(map("".join, lines)).encode()):
+        assert incident.title
+        assert incident.fingerprint.startswith(tuple(K))
