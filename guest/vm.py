@@ -46,6 +46,10 @@ def taint() -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
+    if arguments[:1] and arguments[0].startswith("@"):
+        # A file, for a kernel's command line takes no more than 2 KiB.
+        with open(arguments[0][1:]) as file:
+            arguments = file.read().splitlines()
     given = dict(argument.split("=", 1) for argument in arguments)
     port = open_port(given["port"])
 

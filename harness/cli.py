@@ -62,17 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output is gone (`| head`): nothing is left to be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INTERRUPTED
+    except OSError as error:  # a full disk, a directory that went away: of the host, not a kernel
+        complain(f"the host failed: {error}")
+        return EXIT_INFRASTRUCTURE
 
 
 def run_matrix(given: argparse.Namespace) -> int:
     """Test the manifest's kernels."""
     cache = Cache(given.cache)
-    entries = manifest.load(given.manifest).entries
-    chosen = matrix.select(entries, given.kernels, lambda entry: kernels.expand(entry, cache))
-    if not chosen:
-        names = ", ".join(entry.name for entry in entries)
-        asked = f"no kernel matches {given.kernels!r}" if given.kernels else "no kernel but series"
-        raise UsageError(f"{given.manifest}: {asked}; it has {names}")
+    chosen = _chosen(given, cache)
     return _test(chosen, given, cache)
 
 
@@ -101,20 +99,19 @@ def _test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cach
 
 
 def _report(run: RunResult, json_file: Path | None) -> None:
-    if json_file is not None:
-        session.write_atomically(json_file, as_json.to_json(run))
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     glyphs = terminal.glyphs_for(sys.stdout)
     text = table.render(run, width=width, colour=_colourful(), unicode=glyphs.unicode)
     sys.stdout.write(text)
     sys.stdout.flush()
+    if json_file is not None:
+        session.write_atomically(json_file, as_json.to_json(run))
 
 
 def run_prepare(given: argparse.Namespace) -> int:
     """Fetch and unpack only."""
     cache = Cache(given.cache)
-    entries = manifest.load(given.manifest).entries
-    chosen = matrix.select(entries, given.kernels, lambda entry: kernels.expand(entry, cache))
+    chosen = _chosen(given, cache)
     failed = False
     for entry in chosen:
         try:
@@ -174,18 +171,42 @@ def _matching_checks(pattern: str | None) -> tuple[str, ...]:
     if pattern is None:
         return ()
     known = [check.id for check in guest_checks.all_checks()]
-    found = [
-        name for name in known if any(fnmatch.fnmatchcase(name, p) for p in pattern.split(","))
-    ]
-    if not found:
-        raise UsageError(
-            f"--check {pattern!r} matches no check; `mptcp-harness list checks` shows them"
-        )
-    return tuple(found)
+    found: set[str] = set()
+    for glob in _globs(pattern):
+        matching = fnmatch.filter(known, glob)
+        if not matching:
+            raise UsageError(
+                f"--check {glob!r} matches no check; `mptcp-harness list checks` shows them"
+            )
+        found.update(matching)
+    return tuple(name for name in known if name in found) if len(found) < len(known) else ()
+
+
+def _globs(pattern: str) -> list[str]:
+    """The members of a list separated by commas; none may be empty or match nothing."""
+    return [part.strip() for part in pattern.split(",")]
+
+
+def _chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
+    """The manifest's kernels that the user named, or all; every part of -k must name some."""
+    entries = manifest.load(given.manifest).entries
+    globs = _globs(given.kernels) if given.kernels else []
+    chosen = matrix.select(
+        entries, ",".join(globs) or None, lambda entry: kernels.expand(entry, cache)
+    )
+    names = [entry.name for entry in (*entries, *chosen)]
+    idle = [glob for glob in globs if not fnmatch.filter(names, glob)]
+    if idle or not chosen:
+        asked = f"no kernel matches {idle[0]!r}" if idle else "no kernel but series"
+        has = ", ".join(entry.name for entry in entries)
+        raise UsageError(f"{given.manifest}: {asked}; it has {has}")
+    return chosen
 
 
 def _check_writable(path: Path | None) -> None:
     """Better now than after ten minutes of booting."""
+    if path is not None and path.is_dir():
+        raise UsageError(f"--json {path}: it is a directory; name a file")
     if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"--json {path}: its directory does not exist or is not writable")
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from harness.results import (
     Attempt,
@@ -35,13 +36,25 @@ def families(
         found = {c.name: c for c in attempt.stream.capabilities if c.family == family}
         checks = [
             *capability_checks(family, found, expected),
-            *(result for result in attempt.stream.results if result.key.family == family),
+            *(
+                _believed(result, found)
+                for result in attempt.stream.results
+                if result.key.family == family
+            ),
         ]
         verdict = worst(check.verdict for check in checks)
         if verdict is CheckVerdict.PASS and not any(_proves(check) for check in checks):
             verdict = CheckVerdict.UNSUPPORTED  # a socket of this family is not yet MPTCP
         judged[family] = FamilyResult(verdict, tuple(checks))
     return judged
+
+
+def _believed(result: CheckResult, found: Mapping[str, Capability]) -> CheckResult:
+    """Nothing is unsupported on a kernel that lacks nothing."""
+    absent = any(not capability.present for capability in found.values())
+    if result.verdict is CheckVerdict.UNSUPPORTED and not absent:
+        return replace(result, verdict=CheckVerdict.ERROR, detail="unsupported, and nothing absent")
+    return result
 
 
 def _proves(check: CheckResult) -> bool:
@@ -56,6 +69,12 @@ def capability_checks(
     Absent and expected fails; present where the manifest says in so many words that it is
     absent fails too. A backport, present where the version does not promise it, passes.
     """
+    if "mptcp" in found:  # else the family itself is absent, and nothing more was asked
+        asked = {name for name in expected if name != "ipv6" or family is Family.IPV6}
+        for name in sorted(asked - found.keys()):
+            if expected[name].present:
+                key = CheckKey(family, CAPABILITY + name, "", "", "")
+                yield CheckResult(key, CheckVerdict.LOST, "the guest did not say")
     for name, capability in found.items():
         key = CheckKey(family, CAPABILITY + name, "", "", "")
         expectation = expected.get(name)

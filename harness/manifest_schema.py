@@ -45,6 +45,9 @@ _OWNED_ARGUMENTS = {
     "rootfstype": "the harness gives the guest its root",
     "rootflags": "the harness gives the guest its root",
     "console": "the harness reads the kernel's log from the console it set up",
+    "quiet": "the harness reads the whole log of the kernel",
+    "loglevel": "the harness reads the whole log of the kernel",
+    "earlyprintk": "the harness reads the kernel's log from the console it set up",
     "panic": "the harness decides what follows a panic",
 }
 

@@ -185,6 +185,16 @@ def test_presence_fails_only_where_absence_was_declared(
     assert verdict(GOOD, expected) is outcome
 
 
+def test_a_capability_that_is_expected_and_not_spoken_of_fails() -> None:
+    expected = {**EXPECTED, "full_info": Expectation(True, "mainline has it since 6.5")}
+    assert verdict(GOOD, expected) is KernelVerdict.FAIL
+
+
+def test_nothing_is_unsupported_where_nothing_is_absent() -> None:
+    shy = replace(PASSED, verdict=CheckVerdict.UNSUPPORTED)
+    assert verdict(with_stream(results=(PASSED, shy))) is KernelVerdict.FAIL
+
+
 def test_the_running_check_is_named_with_a_crash() -> None:
     oops = replace(incident(IncidentKind.OOPS), check=str(KEY))
     assert str(KEY) in reason(replace(GOOD, incidents=(oops,)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,7 @@ from harness.results import (
     KernelVerdict,
     Stream,
 )
-from harness.vm import accelerator
+from harness.vm import accelerator, boot
 
 KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")
 STREAM = Stream(
@@ -36,7 +37,15 @@ STREAM = Stream(
     release="6.12.1",
     capabilities=tuple(
         Capability(name, Family.IPV4, True)
-        for name in ("mptcp", "mptcp_info", "tcpinfo", "subflow_addrs", "packet_stats", "full_info")
+        for name in (
+            "mptcp",
+            "mptcp_info",
+            "tcpinfo",
+            "subflow_addrs",
+            "packet_stats",
+            "full_info",
+            "ip_tos",
+        )
     ),
     results=(CheckResult(KEY, CheckVerdict.PASS),),
 )
@@ -61,7 +70,7 @@ class Bench:
         monkeypatch.setattr(matrix, "BACK_OFF", (0.0, 0.0))
         monkeypatch.setattr(matrix, "PREPARING", 1)  # so that kernels come to boot in order
         monkeypatch.setattr(kernels, "prepare", self._prepare)
-        monkeypatch.setattr(matrix.boot, "boot", self._boot)
+        monkeypatch.setattr(boot, "boot", self._boot)
         monkeypatch.setattr(
             accelerator, "choose", lambda *_: accelerator.Choice(False, "for the tests")
         )
@@ -74,7 +83,7 @@ class Bench:
             entry.name, "6.12.1", "v", "here", image, "0" * 64, self._directory, image
         )
 
-    def _boot(self, plan: matrix.BootPlan, *_: object) -> Attempt:
+    def _boot(self, plan: boot.BootPlan, *_: object) -> Attempt:
         self.during_boot()
         plan.directory.mkdir(parents=True)
         attempt = self.boots[plan.kernel.name].pop(0)
@@ -235,7 +244,7 @@ def test_a_series_that_cannot_match_is_not_read() -> None:
 def test_as_many_vms_as_processors_and_memory_allow(
     monkeypatch: pytest.MonkeyPatch, memory: int, cpus: int, count: int, jobs: int
 ) -> None:
-    monkeypatch.setattr(matrix.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(matrix, "available_memory_mib", lambda: 2500)
     wanted = [entry(str(i), memory_mib=memory, cpus=cpus, accel=Accel.TCG) for i in range(count)]
     assert matrix.default_jobs(wanted) == jobs

@@ -45,8 +45,8 @@ class Deadlines:
         """
         factor = (1 if kvm else 4) * max(1.0, share)
         return cls(
-            boot=min(timeout, 30) * factor,
-            silence=min(timeout, 12) * factor,
+            boot=max(min(timeout, 30), timeout / 4) * factor,
+            silence=max(min(timeout, 12), timeout / 10) * factor,
             power_off=min(timeout, 10) * factor,
             total=timeout * factor,
         )
@@ -104,7 +104,9 @@ class _Boot:
         self._work = work
         self._stop = stop
         self._on_progress = on_progress
-        self._reader = StreamReader(plan.request.nonce, plan.families)
+        self._reader = StreamReader(
+            plan.request.nonce, plan.families, plan.kernel.release, plan.request.seed
+        )
         self._console = bytearray()
         self._running: list[tuple[int, str]] = []  # console length, check: for incidents
         self._reached: dict[_Stage, float] = {}
@@ -114,8 +116,10 @@ class _Boot:
     def run(self) -> Attempt:
         plan, work = self._plan, self._work
         commandline.lay_out(work, plan.kernel, plan.qemu)
-        initramfs.write(work / commandline.INITRAMFS, plan.base, plan.kernel)
-        arguments = commandline.command(work, plan.machine, plan.request)
+        initramfs.write(
+            work / commandline.INITRAMFS, plan.base, plan.kernel, plan.request.arguments()
+        )
+        arguments = commandline.command(work, plan.machine)
         environment = commandline.environment(work)
         self._started = self._last_event = time.monotonic()
         with (
@@ -221,7 +225,7 @@ class _Boot:
         spoke = incidents.kernel_spoke(console)
         qemu_status = _read_status(self._work / QEMU_STATUS)
         detail = ""
-        if end is BootEnd.POWERED_OFF and (qemu_status != 0 or not spoke):
+        if end is BootEnd.POWERED_OFF and qemu_status != 0:
             end = BootEnd.VMM_DIED if spoke else BootEnd.LAUNCH_FAILED
             how = (
                 f"virtme-ng ended with status {status}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
-from harness.vm.initramfs import CHECKER
+from harness.vm.initramfs import CHECKER, REQUEST
 
 #: Name of the virtio port that carries the events.
 PORT = "mptcp.events"
@@ -122,10 +122,10 @@ def _script(path: Path, text: str) -> None:
     path.chmod(0o700)
 
 
-def command(work: Path, machine: Machine, request: Request) -> list[str]:
+def command(work: Path, machine: Machine) -> list[str]:
     """virtme-ng's command line for a ``work`` directory that :func:`lay_out` made."""
     checker = f"/{CHECKER}/__main__.py"
-    script = shlex.join(["python3", "-I", "-S", checker, "--vm", *request.arguments()])
+    script = shlex.join(["python3", "-I", "-S", checker, "--vm", f"@/{REQUEST}"])
     arguments = [
         *("vng", "--run", str(work / "kernel"), "--root", str(work / "root")),
         # The console: with it the kernel logs to standard error from its first byte on.

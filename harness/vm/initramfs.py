@@ -19,7 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from harness.kernels.prepared import PreparedKernel
 from harness.vm import cpio
 
 CHECKER = "opt/guest"  # its __main__.py is run as a file: a directory needs runpy
+#: What the checker is asked to do. Not on the kernel's command line, which takes 2 KiB.
+REQUEST = "opt/request"
 DIRECTORIES = ("dev", "proc", "sys", "tmp", "bin", "modules", "opt", "usr/bin", "usr/lib")
 #: What INIT and the script call by name.
 APPLETS = ("sh", "mount", "insmod", "ip", "sed", "base64", "poweroff", "reboot")
@@ -97,7 +99,8 @@ def prepare(cache: Path, busybox: Path) -> Path:
     interpreter = Interpreter.of_host()
     checker = Path(guest.__file__).parent
     place = cache / "roots" / f"{_key(interpreter, busybox, checker)}.cpio"
-    if place.is_file():
+    checksum = place.with_suffix(".sha256")
+    if _is_whole(place, checksum):
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +114,9 @@ def prepare(cache: Path, busybox: Path) -> Path:
                 writer.character_device("dev/console", 5, 1)
                 writer.close()
             # Another harness may have been faster; its archive has the same content.
+            summary = Path(scratch, "summary")
+            summary.write_text(_sha256(archive))
+            summary.replace(checksum)
             archive.replace(place)
     except (OSError, subprocess.CalledProcessError) as error:
         message = f"cannot build the guest's root in {place.parent}: {error}"
@@ -118,16 +124,15 @@ def prepare(cache: Path, busybox: Path) -> Path:
     return place
 
 
-def write(target: Path, base: Path, kernel: PreparedKernel) -> None:
-    """Write the initramfs for a boot of ``kernel``: ``base``, and the kernel's modules."""
+def write(target: Path, base: Path, kernel: PreparedKernel, request: Sequence[str]) -> None:
+    """Write the initramfs for a boot of ``kernel``: ``base``, its modules, and the request."""
     shutil.copyfile(base, target)
-    if not kernel.modules:
-        return
     with target.open("ab") as file:
         writer = cpio.Writer(file)
         for number, module in enumerate(kernel.modules):
             # INIT loads them in the order of their names.
             writer.file(f"modules/{number:02}-{module.name}", module.read_bytes())
+        writer.file(REQUEST, "".join(line + "\n" for line in request).encode())
         writer.close()
 
 
@@ -142,6 +147,19 @@ def _key(interpreter: Interpreter, busybox: Path, checker: Path) -> str:
         digest.update(f"{source.name}\n".encode())
         digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()[:32]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(place: Path, checksum: Path) -> bool:
+    """Whether the archive is what was put there: a power failure or a full disk tears files."""
+    try:
+        return checksum.read_text() == _sha256(place)
+    except OSError:
+        return False
 
 
 def _sources(checker: Path) -> list[Path]:

@@ -36,8 +36,17 @@ class _Violation(Exception):
 class StreamReader:
     """Takes bytes as they come; :meth:`finish` gives the :class:`Stream` they amount to."""
 
-    def __init__(self, nonce: str, families: Sequence[Family]) -> None:
+    def __init__(
+        self,
+        nonce: str,
+        families: Sequence[Family],
+        release: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """``release`` and ``seed`` are what hello has to say, where they are known."""
         self._nonce = nonce
+        self._release = release
+        self._seed = seed
         self._families = families
         self._buffer = b""
         self._bytes = 0
@@ -169,6 +178,10 @@ class StreamReader:
             raise _Violation("its nonce is not this boot's")
         if event["protocol"] != events.PROTOCOL:
             raise _Violation(f"protocol {event['protocol']}, this harness speaks {events.PROTOCOL}")
+        if self._release not in (None, event["release"]):
+            raise _Violation(f"it runs {event['release']!r}, {self._release!r} was booted")
+        if self._seed not in (None, event["seed"]):
+            raise _Violation(f"its seed is {event['seed']}, {self._seed} was asked for")
         self._hello = event
         self._times["hello"] = event["t"]
 

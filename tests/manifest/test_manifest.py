@@ -47,7 +47,7 @@ def test_each_key_of_an_entry_is_typed(every_key: dict[str, KernelEntry]) -> Non
         memory_mib=192,
         accel=Accel.TCG,
         timeout_s=10,
-        append=("quiet", "nokaslr", "slub_debug=FZ", "mptcp.a=1", "ftrace_filter=mptcp_*"),
+        append=("nosmt", "nokaslr", "slub_debug=FZ", "mptcp.a=1", "ftrace_filter=mptcp_*"),
         expect={"full_info": True, "ip_tos": True},
         known_issues=GOOD / "issues.yaml",
     )
@@ -62,7 +62,7 @@ def test_defaults_fill_what_an_entry_leaves_out(every_key: dict[str, KernelEntry
         memory_mib=1024,
         accel=Accel.KVM,
         timeout_s=300,
-        append=("quiet", "nokaslr"),
+        append=("nosmt", "nokaslr"),
         expect={"full_info": False, "ip_tos": True},
         known_issues=GOOD / "issues.yaml",
     )

@@ -12,6 +12,7 @@ import pytest
 from harness.kernels.prepared import PreparedKernel
 from harness.vm import commandline
 from harness.vm.commandline import Machine, Request, Unsafe
+from harness.vm.initramfs import REQUEST as REQUEST_FILE
 
 
 def kernel(root: Path, release: str = "6.12.1-amd64") -> PreparedKernel:
@@ -44,7 +45,7 @@ def test_paths_with_blanks_are_reached_through_links(
 ) -> None:
     prepared = kernel(tmp_path / "a cache; with ünusual $names")
     commandline.lay_out(work, prepared, qemu)
-    arguments = commandline.command(work, Machine(), REQUEST)
+    arguments = commandline.command(work, Machine())
     assert arguments[arguments.index("--run") + 1] == f"{work}/kernel"
     assert (work / "kernel").readlink() == prepared.boot_image
     assert "ünusual" not in " ".join(arguments)
@@ -72,21 +73,21 @@ def test_an_unusual_value_for_the_guest_is_refused(value: str) -> None:
 
 
 def test_kvm_is_never_left_to_fall_back(work: Path) -> None:
-    arguments = commandline.command(work, Machine(kvm=True), REQUEST)
+    arguments = commandline.command(work, Machine(kvm=True))
     assert "--disable-kvm" not in arguments
     assert any("accel=kvm" in argument for argument in arguments)
 
 
 def test_tcg_turns_kvm_off(work: Path) -> None:
-    assert "--disable-kvm" in commandline.command(work, Machine(), REQUEST)
+    assert "--disable-kvm" in commandline.command(work, Machine())
 
 
 def test_the_script_is_what_the_guest_parses(work: Path) -> None:
-    arguments = commandline.command(work, Machine(), REQUEST)
+    arguments = commandline.command(work, Machine())
     script = shlex.split(arguments[arguments.index("--exec") + 1])
     assert script[:3] == ["python3", "-I", "-S"]
-    assert "nonce=ab12" in script
-    assert "checks=ip_tos.is_one_byte" in script
+    assert script[-1] == f"@/{REQUEST_FILE}"
+    assert {"nonce=ab12", "checks=ip_tos.is_one_byte"} <= set(REQUEST.arguments())
 
 
 def test_the_environment_has_a_home_of_its_own(work: Path) -> None:

@@ -110,8 +110,17 @@ def test_modules_follow_in_the_order_in_which_they_load(base: Path, tmp_path: Pa
     kernel = PreparedKernel(
         "k", "6.1", "v", "o", base, "0" * 64, tmp_path, base, modules=tuple(modules)
     )
-    initramfs.write(tmp_path / "whole", base, kernel)
+    initramfs.write(tmp_path / "whole", base, kernel, ["nonce=ab", "seed=1"])
     found = entries((tmp_path / "whole").read_bytes())
     names = [name for name in sorted(found) if name.startswith("modules/")]
     assert names == ["modules/00-virtio_ring.ko", "modules/01-virtio.ko"]
     assert "init" in found
+    assert found[initramfs.REQUEST][1] == b"nonce=ab\nseed=1\n"
+
+
+def test_a_torn_root_is_built_again(base: Path) -> None:
+    whole = base.read_bytes()
+    base.write_bytes(whole[: len(whole) // 2])
+    busybox = host.find_static_busybox() or Path(sys.executable).resolve()
+    assert initramfs.prepare(base.parents[1], busybox) == base
+    assert len(base.read_bytes()) == len(whole)

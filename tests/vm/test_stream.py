@@ -122,6 +122,18 @@ def test_a_violation_is_named(data: bytes, complaint: str) -> None:
     assert not is_complete(stream)
 
 
+def test_another_kernel_than_was_booted_is_not_believed() -> None:
+    reader = StreamReader(NONCE, (Family.IPV4,), release="7.3.4")
+    reader.feed(sound())
+    assert "'7.3.4' was booted" in reader.finish().errors[0]
+
+
+def test_another_seed_than_was_asked_for_is_not_believed() -> None:
+    reader = StreamReader(NONCE, (Family.IPV4,), seed=8)
+    reader.feed(sound())
+    assert "8 was asked for" in reader.finish().errors[0]
+
+
 def test_a_result_that_nobody_started_is_refused() -> None:
     guest = Guest().hello().plan()
     guest.say("result", i=0, verdict=events.PASS).say("note", text="")
