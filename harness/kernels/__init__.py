@@ -27,6 +27,7 @@ def prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Pre
             case DebSource() as source:
                 return deb.prepare(entry.name, source, cache, say)
             case ImageSource() as source:
+                _check_reachable(source)
                 return image.prepare(entry.name, source, cache, say)
             case TreeSource() as source:
                 return tree.prepare(entry.name, source, cache, say)
@@ -69,6 +70,19 @@ def _filesystem_errors(entry: KernelEntry, cache: Cache) -> Iterator[None]:
         raise KernelUnavailable(
             f"preparing {entry.name} failed: {error.strerror or error}{where}; {hint}"
         ) from error
+
+
+def _check_reachable(source: ImageSource) -> None:
+    """An image in a directory that is closed to this user is no fault of the cache."""
+    try:
+        source.image.stat()
+    except PermissionError as error:
+        raise KernelUnavailable(
+            f"{source.image} cannot be read ({error.strerror}); make it, and the directories "
+            "above it, readable for this user"
+        ) from error
+    except OSError:
+        return  # that it is missing, or worse, is said where it is opened
 
 
 def _safe(name: str) -> str:
