@@ -144,6 +144,12 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="one size instead of a byte, a segment and a stream",
     )
+    command.add_argument(
+        "--reuse",
+        action="store_true",
+        help="do not boot a kernel again whose last result was good and whose circumstances are "
+        "the same; its earlier result is shown, and from which run",
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     command.add_argument(
         "--output",

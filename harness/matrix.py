@@ -26,9 +26,11 @@ from harness.results import (
     Family,
     KernelResult,
     KernelVerdict,
+    Phase,
     Timing,
     merge_capabilities,
 )
+from harness.reuse import Answer, Results
 from harness.vm import accelerator, boot, commandline
 from harness.vm.accelerator import AcceleratorUnavailable
 from harness.vm.boot import BootPlan, Deadlines
@@ -55,6 +57,8 @@ class Options:
     checks: tuple[str, ...] = ()  # all when empty
     payload: int | None = None
     accel: Accel | None = None  # over the manifest's
+    results: Results | None = None  # where results are kept
+    reuse: bool = False  # whether they may take the place of boots
 
 
 def default_jobs(entries: Sequence[KernelEntry]) -> int:
@@ -72,6 +76,17 @@ def available_memory_mib() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) // 1024
     return 0
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A kernel to be booted; ``why``, if an earlier result does not spare it that."""
+
+    kernel: PreparedKernel
+    why: str
+
+
+_Prepared = _Ready | KernelUnavailable | KernelResult
 
 
 class Matrix:
@@ -97,6 +112,7 @@ class Matrix:
         self._stop = stop
         self._accelerators: dict[Accel, accelerator.Choice | AcceleratorUnavailable] = {}
         self._choosing = threading.Lock()
+        self._trusting = cache.trusting()
 
     def run(self) -> tuple[KernelResult, ...]:
         """The results in the order of the entries. Preparing overlaps booting."""
@@ -128,7 +144,7 @@ class Matrix:
 
     # One kernel, step by step.
 
-    def _prepare(self, entry: KernelEntry) -> tuple[PreparedKernel | KernelUnavailable, float]:
+    def _prepare(self, entry: KernelEntry) -> tuple[_Prepared, float]:
         started = time.monotonic()
         self._tell(entry, Stage.PREPARING)
 
@@ -139,6 +155,9 @@ class Matrix:
             if self._stop.is_set():
                 return KernelUnavailable("interrupted"), 0
             try:
+                earlier = self._earlier(entry, say)
+                if earlier.result is not None:
+                    return earlier.result, time.monotonic() - started
                 prepared = kernels.prepare(entry, self._cache, say)
             except KernelUnavailable as error:
                 if not error.transient or pause is None:
@@ -146,26 +165,52 @@ class Matrix:
                 self._tell(entry, Stage.RETRYING, f"{error}; again in {pause:.0f} s")
                 self._stop.wait(pause)
             else:
-                self._tell(entry, Stage.WAITING)
-                return prepared, time.monotonic() - started
+                self._tell(entry, Stage.WAITING, earlier.why)
+                return _Ready(prepared, earlier.why), time.monotonic() - started
         raise AssertionError("the last pause is None")
 
+    def _earlier(self, entry: KernelEntry, say: Callable[[str], None]) -> Answer:
+        """What is known of ``entry`` from an earlier run, if that is wanted."""
+        if self._options.results is None or not self._options.reuse:
+            return Answer()
+        kernel = kernels.prepare(entry, self._trusting, say)
+        try:
+            kvm = self._accelerator(entry, kernel).kvm
+        except AcceleratorUnavailable:
+            return Answer()  # the kernel's own result will say so
+        return self._options.results.find(entry, kernel, kvm=kvm)
+
     def _finish(
-        self, entry: KernelEntry, prepared: PreparedKernel | KernelUnavailable, prepare_s: float
+        self, entry: KernelEntry, prepared: _Prepared, prepare_s: float
     ) -> KernelResult | None:
         if self._stop.is_set():
             return None
         result: KernelResult | None
-        if isinstance(prepared, KernelUnavailable):
-            result = KernelResult.infrastructure(
-                entry.name, str(prepared), timing=Timing(prepare_s=round(prepare_s, 3))
-            )
-        else:
-            result = self._test(entry, prepared, prepare_s)
+        match prepared:
+            case KernelUnavailable():
+                timing = Timing(prepare_s=round(prepare_s, 3))
+                result = KernelResult.infrastructure(entry.name, str(prepared), timing=timing)
+            case KernelResult():
+                result = replace(prepared, timing=Timing(prepare_s=round(prepare_s, 3)))
+            case _Ready(kernel, why):
+                result = self._test(entry, kernel, prepare_s)
+                if result is not None:
+                    self._keep(entry, kernel, result)
+                    result = replace(result, notes=(*([why] if why else ()), *result.notes))
         if result is not None:
             self._on_result(result)
-            self._tell(entry, Stage.DONE, result.reason, verdict=result.verdict)
+            detail = result.notes[0] if result.reused_from else result.reason
+            self._tell(entry, Stage.DONE, detail, verdict=result.verdict)
         return result
+
+    def _keep(self, entry: KernelEntry, kernel: PreparedKernel, result: KernelResult) -> None:
+        """For a later run; where that fails, a later run has to boot."""
+        if self._options.results is not None:
+            try:
+                self._options.results.keep(entry, kernel, result)
+            except OSError as error:
+                text = f"the result of {entry.name} cannot be kept for --reuse: {error}"
+                self._listener(Progress("", Stage.DONE, text))
 
     def _test(
         self, entry: KernelEntry, prepared: PreparedKernel, prepare_s: float
@@ -291,6 +336,7 @@ class Matrix:
                 boot_s=last.boot_s,
                 checks_s=last.checks_s,
                 total_s=round(sum(attempt.total_s for attempt in attempts), 3),
+                phases=(Phase("prepare", round(prepare_s, 3)), *last.phases),
             ),
         )
 

@@ -173,7 +173,8 @@ class Stream:
     """What the guest's event stream said, already checked against the protocol.
 
     ``errors`` are violations of the protocol, in order; any one makes the boot ``lost``.
-    ``results`` holds every planned result, those not heard of as ``lost``.
+    ``results`` holds every planned result, those not heard of as ``lost``. ``times_ms`` has the
+    guest's time at ``hello``, at each family's first check (``ipv4``, ``ipv6``) and at ``end``.
     """
 
     said_hello: bool = False
@@ -187,7 +188,15 @@ class Stream:
     notes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     new_taint: int = 0  # bits of /proc/sys/kernel/tainted set between hello and end
-    times_ms: Mapping[str, int] = field(default_factory=dict)  # hello, first_start, end: since boot
+    times_ms: Mapping[str, int] = field(default_factory=dict)  # since boot
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the time that something took; docs/performance.md explains the names."""
+
+    name: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -207,6 +216,7 @@ class Attempt:
     boot_s: float = 0.0  # from the start of virtme-ng to hello
     checks_s: float = 0.0  # from hello to end
     total_s: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,6 +233,20 @@ class Timing:
     boot_s: float = 0.0
     checks_s: float = 0.0
     total_s: float = 0.0
+    phases: tuple[Phase, ...] = ()  # the preparation, and those of the last attempt
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """The run that a result was reused from: its id, when the kernel was done, where it was kept.
+
+    ``finished`` is ISO 8601 in UTC. The directory may have been removed since.
+    """
+
+    run: str
+    finished: str
+    seed: int
+    directory: str
 
 
 @dataclass(frozen=True)
@@ -241,6 +265,7 @@ class KernelResult:
     attempts: tuple[Attempt, ...] = ()
     notes: tuple[str, ...] = ()
     timing: Timing = field(default_factory=Timing)
+    reused_from: EarlierRun | None = None
 
     @classmethod
     def infrastructure(cls, name: str, reason: str, **known: object) -> Self:
@@ -264,6 +289,7 @@ class RunResult:
     kernels: tuple[KernelResult, ...]
     directory: str = ""
     interrupted: bool = False
+    startup_s: float = 0.0  # from the start of the process to that of the first preparation
 
 
 EXIT_OK = 0

@@ -24,7 +24,7 @@ LICENCE = "SPDX-License-Identifier: GPL-2.0-only"
 LEVELS = (
     ("cli", "__main__"),
     ("arguments", "session"),
-    ("matrix", "judge", "bisect", "compare", "report"),
+    ("matrix", "judge", "reuse", "prune", "bisect", "compare", "report"),
     ("vm", "kernels", "store"),
     ("manifest", "manifest_schema", "manifest_yaml", "capabilities", "results", "progress", "host"),
 )

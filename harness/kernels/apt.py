@@ -89,6 +89,15 @@ def index(
     The index is read from the mirror unless that was done within FRESH seconds; ``refresh``
     reads it regardless. Without a network an older one is used, and ``say`` is told.
     """
+    if refresh:
+        return _index_of(suite, cache, say, refresh=True)
+    # Of sixty kernels each asks; what the host's apt is configured with takes 20 ms to find out.
+    return cache.once(f"index of {suite}", lambda: _index_of(suite, cache, say, refresh=False))
+
+
+def _index_of(
+    suite: str, cache: Cache, say: Callable[[str], None], *, refresh: bool
+) -> dict[str, Package]:
     if any(host.locate(tool) is None for tool in host.DEB_TOOLS):
         raise KernelUnavailable(
             f"this host lacks apt or dpkg, through which deb: works; {_INSTEAD}"

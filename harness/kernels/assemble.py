@@ -42,4 +42,5 @@ def prepared(name: str, entry: Entry, *, origin: str, version: str = "") -> Prep
         root=entry.root,
         boot_image=entry.boot_image,
         modules=entry.modules,
+        modules_sha256=entry.modules_sha256,
     )

@@ -3,19 +3,23 @@
 
 Layout below the root::
 
-    kernels/KEY/            one prepared kernel: entry.json, and root/ as PreparedKernel says
+    kernels/KEY/            one prepared kernel: entry.json, root/ as PreparedKernel says, and
+                            verified.json (harness.kernels.files)
+    images/                 what was found in image files (harness.kernels.image)
     apt/SUITE/              the private state of apt for a suite (harness.kernels.apt)
     locks/NAME              flock()ed files; the kernel releases a lock with its process
     tmp/                    builds under way, each with a locked file NAME.lock beside it
 
 An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the disk on purpose:
 ``entry.json`` holds the SHA-256 of every other file, so what a power failure tore is found at
-its next use like any other damage, and built again.
+its next use like any other damage, and built again. An entry's last use is the time of its
+``entry.json``; what is not used is removed by harness.prune.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import hashlib
 import json
@@ -25,19 +29,22 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
+from harness.kernels.files import is_settled, recall, remember, stamp, touch
 from harness.kernels.prepared import KernelUnavailable
 
 # Part of every key: a change in what a build makes must not meet entries of an older harness.
 FORMAT = 2
 RECORD = "entry.json"
+STAMPS = "verified.json"
 TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# Kernels fetched and unpacked by mptcp-harness; may be deleted at any time.\n"
 )
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Entry:
     built: Built
     root: Path
     image_sha256: str
+    modules_sha256: tuple[str, ...]  # in the order of modules
 
     @property
     def image(self) -> Path:
@@ -89,6 +97,29 @@ class Cache:
         self.root = (root or platformdirs.user_cache_path("mptcp-harness")).absolute()
         self._opening = threading.Lock()
         self._opened = False
+        self._found: dict[str, Any] | None = None
+
+    def trusting(self) -> Cache:
+        """The same cache for decisions that need no boot: what looks untouched is not read again.
+
+        Damage to a file whose times stay as they were is only noticed before a boot.
+        """
+        other = copy.copy(self)
+        other._found = {}
+        return other
+
+    @property
+    def trusts(self) -> bool:
+        return self._found is not None
+
+    def once(self, what: str, find: Callable[[], _T]) -> _T:
+        """What ``find`` gives; a trusting cache asks it once for each ``what``."""
+        if self._found is None:
+            return find()
+        if what not in self._found:
+            self._found[what] = find()
+        found: _T = self._found[what]
+        return found
 
     def directory(self, *parts: str) -> Path:
         """The directory ``parts`` of the cache, made if need be."""
@@ -116,9 +147,10 @@ class Cache:
     def scratch(self) -> Iterator[Path]:
         """A directory on the cache's own disk, removed at the end, or at the start of a later run.
 
-        Its lock file tells a later run that its owner is dead; process ids are used again.
+        Its lock file tells a later run that its owner is dead; process ids are used again. As
+        long as it exists, nothing that is used meanwhile is removed by :meth:`frozen`'s callers.
         """
-        with self.lock("tmp"):  # so that _remove_abandoned sees no file without its lock
+        with self.lock("tmp"):  # so that nobody sees a directory without its lock
             path = Path(tempfile.mkdtemp(prefix="build-", dir=self.directory("tmp")))
             alive = _lock_file(path).open("w")
             fcntl.flock(alive, fcntl.LOCK_EX)
@@ -130,19 +162,38 @@ class Cache:
                 _lock_file(path).unlink(missing_ok=True)
                 alive.close()
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[float]:
+        """While this lasts, nobody begins to use the cache (see :meth:`scratch`).
+
+        Yields when the oldest use that goes on began: seconds since the epoch, or infinity.
+        """
+        with self.lock("tmp"):
+            tmp = self.root / "tmp"
+            began = [path.stat().st_mtime for path in _owned(tmp) if path.is_dir()]
+            yield min(began, default=float("inf"))
+
+    def existing(self, key: str) -> Entry | None:
+        """The entry ``key``, if there is a sound one."""
+        place = self.directory("kernels") / key
+        try:
+            return self._load(place)
+        except Damaged:
+            return None
+
     def entry(self, key: str, build: Callable[[Path], Built], say: Callable[[str], None]) -> Entry:
         """The entry ``key``, made by ``build`` (given an empty root to fill) if there is none.
 
         Of several that ask for the same key, one builds and the others wait for it.
         """
         place = self.directory("kernels") / key
-        if place.exists():
-            with contextlib.suppress(Damaged):
-                return _load(place)
+        found = self.existing(key)
+        if found is not None:
+            return found
         with self.lock(key, say):
             if place.exists():
                 try:
-                    return _load(place)
+                    return self._load(place)
                 except Damaged as damage:
                     say(f"the cached {key} is damaged ({damage}): making it again")
             with self.scratch() as scratch:
@@ -154,12 +205,17 @@ class Cache:
                     place.rename(scratch / "damaged")
                 new.rename(place)
             try:
-                return _load(place)
+                return self._load(place)
             except Damaged as damage:
                 raise KernelUnavailable(
                     f"{place} is not what was just written there ({damage}): look at the disk, or "
                     "use another cache directory"
                 ) from damage
+
+    def _load(self, place: Path) -> Entry:
+        entry = _load(place, self.trusts)
+        touch(place / RECORD)
+        return entry
 
     def _open(self) -> None:
         with self._opening:
@@ -177,14 +233,10 @@ class Cache:
     def _remove_abandoned(self) -> None:
         tmp = self.root / "tmp"
         with self.lock("tmp"):
-            for name in {path.name.removesuffix(".lock") for path in tmp.iterdir()}:
-                with _lock_file(tmp / name).open("w") as file:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
-                    shutil.rmtree(tmp / name, ignore_errors=True)
-                    _lock_file(tmp / name).unlink()
+            names = {path.name.removesuffix(".lock") for path in tmp.iterdir()}
+            for path in {tmp / name for name in names} - set(_owned(tmp)):
+                shutil.rmtree(path, ignore_errors=True)
+                _lock_file(path).unlink(missing_ok=True)
 
 
 def digest(value: Any) -> str:
@@ -205,11 +257,21 @@ def _lock_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
+def _owned(tmp: Path) -> Iterator[Path]:
+    """The directories in ``tmp`` whose owners live."""
+    for lock in tmp.glob("*.lock"):
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield lock.with_suffix("")
+
+
 def _files(place: Path) -> dict[str, Path]:
     return {
         str(path.relative_to(place)): path
-        for path in sorted(place.rglob("*"))
-        if not path.is_dir() and path.name != RECORD
+        for path in sorted((place / "root").rglob("*"))
+        if not path.is_dir()
     }
 
 
@@ -225,26 +287,34 @@ def _seal(place: Path, built: Built) -> None:
     (place / RECORD).write_text(json.dumps(record, indent=1))
 
 
-def _load(place: Path) -> Entry:
+def _load(place: Path, trusting: bool) -> Entry:
     try:
         record = json.loads((place / RECORD).read_text())
         built = Built(**{**record["built"], "modules": tuple(record["built"]["modules"])})
         files = record["files"]
-        _verify(place, files)
+        _verify(place, files, trusting)
         image_sha256 = files[f"root/{built.image}"]["sha256"]
+        modules_sha256 = tuple(files[f"root/{name}"]["sha256"] for name in built.modules)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise Damaged(f"{type(error).__name__}: {error}") from error
-    return Entry(built, place / "root", image_sha256)
+    return Entry(built, place / "root", image_sha256, modules_sha256)
 
 
-def _verify(place: Path, files: dict[str, dict[str, Any]]) -> None:
+def _verify(place: Path, files: dict[str, dict[str, Any]], trusting: bool) -> None:
+    """Raise Damaged where the files are not those of the record; ``trusting`` those untouched."""
     present = _files(place)
     for name in present.keys() ^ files.keys():
         raise Damaged(f"{name} is {'unexpected' if name in present else 'missing'}")
-    for name, path in present.items():
-        size = path.stat().st_size
+    # Taken before the bytes are read: a change meanwhile makes them differ later.
+    seen = {name: stamp(path) for name, path in present.items()}
+    for name, (size, *_) in seen.items():
         if size != files[name]["size"]:
             raise Damaged(f"{name} has {size} bytes instead of {files[name]['size']}")
+    known = recall(place / STAMPS) == seen
+    if trusting and known:
+        return
     for name, path in present.items():
         if file_sha256(path) != files[name]["sha256"]:
             raise Damaged(f"{name} has other bytes than were put there")
+    if not known and all(map(is_settled, seen.values())):
+        remember(place / STAMPS, seen)

@@ -8,9 +8,10 @@ import hashlib
 import mmap
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.kernels import module_files, modules
+from harness.kernels import files, module_files, modules
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.elf import Data
@@ -50,7 +51,19 @@ def from_file(
     origin: str = "",
     sha256: str | None = None,
 ) -> PreparedKernel:
-    """The kernel in the file ``image`` with the modules that ``find`` gives for its release."""
+    """The kernel in the file ``image`` with the modules that ``find`` gives for its release.
+
+    For a trusting cache an image that was not touched since it was last read is not read again.
+    """
+    origin = origin or str(image)
+    known = _recall(image, cache)
+    if known is not None and sha256 in (None, known.sha256):
+        found = find(known.release)
+        modules.check_event_channel(found, str(image))
+        entry = cache.existing(_key(known, found))
+        if entry is not None:
+            return prepared(name, entry, origin=origin)
+    seen = files.stamp(image) if image.is_file() else None
     with _snapshot(image, cache) as data:
         actual = hashlib.sha256(data).hexdigest()
         if sha256 is not None and actual != sha256:
@@ -61,17 +74,46 @@ def from_file(
         recognised = recognise(data, str(image))
         found = find(recognised.release)
         modules.check_event_channel(found, str(image))
-        identity = [
-            actual,
-            [[module.name, hashlib.sha256(module.data).hexdigest()] for module in found.modules],
-        ]
+        known = _Known(actual, recognised.release)
 
         def build(root: Path) -> Built:
             say(f"unpacking {image}")
             return assemble(root, recognised, found)
 
-        entry = cache.entry(f"image-{recognised.release}-{digest(identity)}", build, say)
-    return prepared(name, entry, origin=origin or str(image))
+        entry = cache.entry(_key(known, found), build, say)
+    if seen is not None and files.is_settled(seen):
+        files.remember(_memory(image, cache), {"stamp": seen, **asdict(known)})
+    return prepared(name, entry, origin=origin)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What there is to know of an image to find its entry."""
+
+    sha256: str
+    release: str
+
+
+def _key(image: _Known, found: ModuleSet) -> str:
+    used = [[module.name, hashlib.sha256(module.data).hexdigest()] for module in found.modules]
+    return f"image-{image.release}-{digest([image.sha256, used])}"
+
+
+def _memory(image: Path, cache: Cache) -> Path:
+    return cache.directory("images") / f"{digest(str(image))}.json"
+
+
+def _recall(image: Path, cache: Cache) -> _Known | None:
+    """What was found in ``image``, for a cache that trusts a file which was not touched."""
+    if not cache.trusts:
+        return None
+    known = files.recall(_memory(image, cache))
+    try:
+        if known["stamp"] == files.stamp(image):
+            return _Known(str(known["sha256"]), str(known["release"]))
+    except (OSError, LookupError, TypeError):
+        pass
+    return None
 
 
 @contextlib.contextmanager

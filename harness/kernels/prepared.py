@@ -24,6 +24,7 @@ class PreparedKernel:
     root: Path
     boot_image: Path  # what QEMU boots: an uncompressed vmlinux where one could be had
     modules: tuple[Path, ...] = ()  # in the order in which insmod has to load them
+    modules_sha256: tuple[str, ...] = ()  # of their bytes, in the same order
 
 
 class KernelUnavailable(Exception):

@@ -18,6 +18,7 @@ from harness.vm import commandline, incidents, initramfs
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine, Request
 from harness.vm.process import VmProcess, read_available
 from harness.vm.stream import StreamReader
+from harness.vm.timeline import Mark, Timeline
 
 #: Bytes of console that are kept; a boot has about 40 KB, an endless splat any amount.
 MAX_CONSOLE = 32 << 20
@@ -100,6 +101,8 @@ class _Boot:
     def __init__(
         self, plan: BootPlan, work: Path, stop: threading.Event, on_progress: OnProgress
     ) -> None:
+        self._timeline = Timeline()
+        self._timeline.reach(Mark.LAY_OUT)
         self._plan = plan
         self._work = work
         self._stop = stop
@@ -121,7 +124,7 @@ class _Boot:
         )
         arguments = commandline.command(work, plan.machine)
         environment = commandline.environment(work)
-        self._started = self._last_event = time.monotonic()
+        self._started = self._last_event = self._timeline.reach(Mark.VIRTME_NG)
         with (
             (plan.directory / CONSOLE).open("wb") as self._console_file,
             (plan.directory / EVENTS).open("wb") as self._events_file,
@@ -191,6 +194,7 @@ class _Boot:
 
     def _accept(self) -> bool:
         events = self._vm.accept()
+        self._timeline.reach(Mark.QEMU)
         self._selector.register(events, selectors.EVENT_READ, self._read_events)
         self._open.add(self._read_events)
         return False
@@ -200,6 +204,7 @@ class _Boot:
         if data:
             data = data[: MAX_CONSOLE - len(self._console)]
             self._console += data
+            self._timeline.read_console(self._console, len(data))
             self._console_file.write(data)
         return data != b""
 
@@ -210,12 +215,16 @@ class _Boot:
             self._events_file.write(data)
             self._reader.feed(data)
             self._last_event = time.monotonic()
+            if self._reader.said_hello:
+                self._timeline.reach(Mark.PROBES)
             self._reached.setdefault(self._stage(), self._last_event)
             running = self._reader.running
             if running is not None:
                 self._running.append((len(self._console), str(running)))
             if self._reader.done or running is not None:
                 self._on_progress(self._reader.done, self._reader.planned, running)
+        if data == b"":
+            self._timeline.reach(Mark.VIRTME_NG_END)
         return data != b""
 
     def _attempt(
@@ -237,13 +246,14 @@ class _Boot:
             detail = f"the console ends with: {last_words(console)}"
         hello = self._reached.get(_Stage.CHECKS, ended)
         closed = self._reached.get(_Stage.POWER_OFF, ended)
+        stream = self._reader.finish()
         return Attempt(
             number=self._plan.number,
             end=end,
             detail=detail,
             kernel_spoke=spoke,
             accel="kvm" if self._plan.machine.kvm else "tcg",
-            stream=self._reader.finish(),
+            stream=stream,
             incidents=self._incidents(console),
             console=str(self._plan.directory / CONSOLE),
             events=str(self._plan.directory / EVENTS),
@@ -251,6 +261,7 @@ class _Boot:
             boot_s=round(hello - self._started, 3),
             checks_s=round(closed - hello, 3),
             total_s=round(ended - self._started, 3),
+            phases=self._timeline.phases(stream.times_ms, ended),
         )
 
     def _incidents(self, console: bytes) -> tuple[Incident, ...]:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import guest
+from harness.kernels import files
 from harness.kernels.prepared import PreparedKernel
 from harness.vm import cpio
 
@@ -101,6 +102,7 @@ def prepare(cache: Path, busybox: Path) -> Path:
     place = cache / "roots" / f"{_key(interpreter, busybox, checker)}.cpio"
     checksum = place.with_suffix(".sha256")
     if _is_whole(place, checksum):
+        files.touch(place)
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

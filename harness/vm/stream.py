@@ -221,7 +221,7 @@ class StreamReader:
         if event["i"] != len(self._results) or event["i"] >= len(self._plan):
             raise _Violation(f"check {event['i']} starts out of order, or was never planned")
         self._running = self._plan[event["i"]]
-        self._times.setdefault("first_start", event["t"])
+        self._times.setdefault(self._running.family.value, event["t"])
 
     def _on_result(self, event: Event) -> None:
         if self._running is None or event["i"] != len(self._results):

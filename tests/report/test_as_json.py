@@ -42,6 +42,7 @@ RUN_KEYS = {
     "accel": str,
     "seed": int,
     "interrupted": bool,
+    "timing": dict,
     "directory": str,
 }
 KERNEL_KEYS = {
@@ -59,6 +60,7 @@ KERNEL_KEYS = {
     "attempts": list,
     "notes": list,
     "timing": dict,
+    "reused_from": (dict, type(None)),
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
 CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw"}
@@ -80,9 +82,16 @@ ATTEMPT_KEYS = {
     "boot_s": float,
     "checks_s": float,
     "total_s": float,
+    "phases": list,
     "errors": list,
 }
-TIMING_KEYS = {"prepare_s": float, "boot_s": float, "checks_s": float, "total_s": float}
+TIMING_KEYS = {
+    "prepare_s": float,
+    "boot_s": float,
+    "checks_s": float,
+    "total_s": float,
+    "phases": list,
+}
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
 SECONDS = st.floats(0, 1e6, allow_nan=False)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the harness keeps, how large it is, and the removal of what has long not been used.
+
+The use of something is noted in the time of its file: ``entry.json`` of a prepared kernel, the
+archive of a guest's root, the file of a result. What a harness that runs has used or may still
+use stays, whatever its age: see Cache.frozen for the cache, :func:`in_use` for a run's directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.kernels import Cache
+from harness.kernels import cache as kernel_cache
+
+#: More than this in bytes is worth a word.
+LARGE = 10 << 30
+#: By kind of thing, the directory of the cache that holds them.
+KINDS = {"prepared kernels": "kernels", "guest roots": "roots", "results": "results"}
+RUNS = "runs"
+# What a session calls its directory; others in the same place are not ours to remove.
+_RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that is kept: ``used`` in seconds since the epoch, ``size`` in bytes on disk."""
+
+    kind: str
+    path: Path
+    used: float
+    size: int
+    obsolete: bool = False  # of an older harness, so never used again
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How many there are of a kind, and the bytes that they take."""
+
+    kind: str
+    count: int
+    size: int
+
+
+def usage(cache: Path, runs: Path) -> tuple[Usage, ...]:
+    """What is kept in ``cache`` and below ``runs``, by kind."""
+    items = [*cached(cache), *runs_in(runs)]
+    return tuple(total(items, kind) for kind in (*KINDS, RUNS))
+
+
+def total(items: Iterable[Item], kind: str) -> Usage:
+    sizes = [item.size for item in items if item.kind == kind]
+    return Usage(kind, len(sizes), sum(sizes))
+
+
+def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Item]:
+    """Remove what was last used more than ``keep_s`` seconds ago, or will never be used again.
+
+    Returns what was removed, or with ``dry_run`` would be. Raises OSError.
+    """
+    before = time.time() - keep_s
+    removed = []
+    with cache.scratch() as trash, cache.frozen() as oldest_use:
+        for number, item in enumerate(cached(cache.root)):
+            if item.used < oldest_use and (item.obsolete or item.used < before):
+                if not dry_run:
+                    item.path.rename(trash / str(number))
+                removed.append(item)
+    for item in runs_in(runs):
+        if item.used < before and _remove_run(item.path, dry_run):
+            removed.append(item)
+    return removed
+
+
+@contextlib.contextmanager
+def in_use(run: Path) -> Iterator[None]:
+    """While this lasts, the run in the directory is not removed."""
+    descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def cached(cache: Path) -> Iterator[Item]:
+    """What is kept in ``cache``, whole or not."""
+    for kind, name in KINDS.items():
+        for path in _entries(cache / name):
+            record = path / kernel_cache.RECORD if name == "kernels" else path
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                mark = record if record.exists() else path
+                used = mark.stat().st_mtime
+                yield Item(kind, path, used, disk_usage(path), _is_obsolete(name, path))
+
+
+def runs_in(runs: Path) -> Iterator[Item]:
+    """The runs below ``runs``; the time of a run is when its record was written."""
+    for path in _entries(runs):
+        if _RUN.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                record = path / "run.json"
+                used = (record if record.exists() else path).stat().st_mtime
+                yield Item(RUNS, path, used, disk_usage(path))
+
+
+def disk_usage(path: Path) -> int:
+    """The bytes that ``path`` and all below it take on the disk."""
+    size = 0
+    for file in (path, *path.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            size += file.lstat().st_blocks * 512
+    return size
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_obsolete(name: str, path: Path) -> bool:
+    """Whether no harness of this version will look at ``path`` again."""
+    if name == "kernels":
+        return _format(path / kernel_cache.RECORD) != kernel_cache.FORMAT
+    if name == "results":
+        return path.suffix != ".json"
+    return path.suffix not in (".cpio", ".sha256")
+
+
+def _format(record: Path) -> object:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return json.loads(record.read_bytes())["format"]
+    return None
+
+
+def _remove_run(run: Path, dry_run: bool) -> bool:
+    """Remove the directory ``run``, unless its harness is still at work; whether that was so."""
+    descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not dry_run:
+            shutil.rmtree(run)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

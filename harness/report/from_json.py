@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The way back from :func:`harness.report.as_json.kernel_to_json`.
+
+What was read may have been torn, edited or written by another version: whatever is not exactly
+of that shape is refused, so that nothing becomes a pass by default.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from harness.report.as_json import boot_end_word
+from harness.results import (
+    Attempt,
+    BootEnd,
+    CheckKey,
+    CheckResult,
+    CheckVerdict,
+    EarlierRun,
+    Family,
+    FamilyResult,
+    Incident,
+    IncidentKind,
+    KernelResult,
+    KernelVerdict,
+    Phase,
+    Stream,
+    Timing,
+)
+
+_T = TypeVar("_T")
+_ENDS = {boot_end_word(end): end for end in BootEnd}
+_CHECK = ("id", "phase", "side", "verdict", "detail")
+_CHECK_MORE = ("payload", "expected", "got", "raw")
+
+
+class Malformed(ValueError):
+    """Not what kernel_to_json makes; the text says what and where."""
+
+
+def kernel_from_json(value: Any) -> KernelResult:
+    """The result in ``value``, which was read from JSON. Raises :class:`Malformed`.
+
+    Of an attempt's stream JSON has only the errors, of incidents not whether they are the
+    environment's; these are as in a new :class:`Stream` and :class:`Incident`.
+    """
+    try:
+        return _kernel(Fields("kernel", value))
+    except RecursionError as error:
+        raise Malformed("kernel: nested too deeply") from error
+
+
+class Fields:
+    """An object of JSON whose members are taken one by one, each checked for its type."""
+
+    def __init__(self, where: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise Malformed(f"{where} is no object")
+        self._where = where
+        self._left = dict(value)
+
+    def take(self, name: str, kind: type[_T]) -> _T:
+        """The member ``name``, which is exactly of type ``kind``: 1 is no True, and no 1.0."""
+        if name not in self._left:
+            raise Malformed(f"{self._where} lacks {name!r}")
+        value = self._left.pop(name)
+        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+            raise Malformed(f"{self._where}: {name!r} is not of type {kind.__name__}")
+        return value
+
+    def text(self, name: str) -> str:
+        return self.take(name, str)
+
+    def word(self, name: str, words: Callable[[str], _T]) -> _T:
+        """The member ``name`` as one of a closed set."""
+        text = self.take(name, str)
+        try:
+            return words(text)
+        except (ValueError, KeyError) as error:
+            raise Malformed(f"{self._where}: {name!r} cannot be {text[:64]!r}") from error
+
+    def optional(self, name: str, kind: type[_T]) -> _T | None:
+        """The member ``name``, which may be null but not absent."""
+        if self._left.get(name, ...) is None:
+            del self._left[name]
+            return None
+        return self.take(name, kind)
+
+    def fields(self, name: str) -> Fields:
+        return Fields(f"{self._where}.{name}", self.take(name, dict))
+
+    def each(self, name: str, make: Callable[[Fields], _T]) -> tuple[_T, ...]:
+        """The objects in the list ``name``, by ``make``."""
+        items = self.take(name, list)
+        return tuple(make(Fields(f"{self._where}.{name}[{i}]", x)) for i, x in enumerate(items))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        items = self.take(name, list)
+        if not all(type(item) is str for item in items):
+            raise Malformed(f"{self._where}: {name!r} holds something else than text")
+        return tuple(items)
+
+    def mapping(self, name: str, kind: type[_T]) -> dict[str, _T]:
+        """The object ``name``, whose members have any name and one type."""
+        items = self.fields(name)
+        return {key: items.take(key, kind) for key in list(items._left)}
+
+    def end(self) -> None:
+        """Raises where a member was not taken."""
+        if self._left:
+            raise Malformed(f"{self._where} has {next(iter(self._left))!r}, which is unknown")
+
+
+def _kernel(given: Fields) -> KernelResult:
+    families = given.mapping("families", dict)
+    result = KernelResult(
+        name=given.text("name"),
+        verdict=given.word("verdict", KernelVerdict),
+        reason=given.text("reason"),
+        release=given.text("release"),
+        version=given.text("version"),
+        origin=given.text("origin"),
+        image_sha256=given.text("image_sha256"),
+        accel=given.text("accel"),
+        capabilities=given.mapping("capabilities", bool),
+        families=dict(_family(name, value) for name, value in families.items()),
+        incidents=given.each("incidents", _incident),
+        attempts=given.each("attempts", _attempt),
+        notes=given.texts("notes"),
+        timing=_timing(given.fields("timing")),
+        reused_from=_earlier(given.optional("reused_from", dict)),
+    )
+    given.end()
+    return result
+
+
+def _earlier(value: dict[str, Any] | None) -> EarlierRun | None:
+    return None if value is None else earlier_run(Fields("kernel.reused_from", value))
+
+
+def earlier_run(given: Fields) -> EarlierRun:
+    run = EarlierRun(
+        run=given.text("run"),
+        finished=given.text("finished"),
+        seed=given.take("seed", int),
+        directory=given.text("directory"),
+    )
+    given.end()
+    return run
+
+
+def _family(name: str, value: Mapping[str, Any]) -> tuple[Family, FamilyResult]:
+    where = f"kernel.families.{name[:16]}"
+    given = Fields(where, value)
+    try:
+        family = Family(name)
+    except ValueError as error:
+        raise Malformed(f"{where} is unknown") from error
+    verdict = given.word("verdict", CheckVerdict)
+    checks = tuple(_check(where, family, check) for check in given.take("checks", list))
+    given.end()
+    return family, FamilyResult(verdict, checks)
+
+
+def _check(where: str, family: Family, value: Any) -> CheckResult:
+    """One of a thousand in each kernel, most of them the same in all: hence not by Fields."""
+    if not isinstance(value, dict):
+        raise Malformed(f"{where}: a check is no object")
+    always = [value.get(name) for name in _CHECK]
+    more = [value.get(name, "") for name in _CHECK_MORE]
+    given = [*always, *more]
+    if len(value) != len(_CHECK) + sum(name in value for name in _CHECK_MORE) or not all(
+        [type(item) is str for item in given]  # noqa: C419 (a generator takes twice as long)
+    ):
+        raise Malformed(f"{where}: a check has other members than {', '.join(_CHECK)} as text")
+    try:
+        return _shared_check(family, *given)
+    except ValueError as error:
+        raise Malformed(f"{where}: {error}") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared_check(
+    family: Family,
+    id: str,
+    phase: str,
+    side: str,
+    verdict: str,
+    detail: str,
+    payload: str,
+    expected: str,
+    got: str,
+    raw: str,
+) -> CheckResult:
+    key = CheckKey(family, id, payload, phase, side)
+    return CheckResult(key, CheckVerdict(verdict), detail, expected, got, raw)
+
+
+def _incident(given: Fields) -> Incident:
+    incident = Incident(
+        kind=given.word("kind", IncidentKind),
+        title=given.text("title"),
+        fingerprint=given.text("fingerprint"),
+        excerpt=given.text("excerpt"),
+        check=given.optional("check", str),
+    )
+    given.end()
+    return incident
+
+
+def _attempt(given: Fields) -> Attempt:
+    attempt = Attempt(
+        number=given.take("number", int),
+        end=given.word("end", _ENDS.__getitem__),
+        detail=given.text("detail"),
+        accel=given.text("accel"),
+        stream=Stream(errors=given.texts("errors")),
+        console=given.text("console"),
+        events=given.text("events"),
+        command=given.texts("command"),
+        boot_s=given.take("boot_s", float),
+        checks_s=given.take("checks_s", float),
+        total_s=given.take("total_s", float),
+        phases=given.each("phases", _phase),
+    )
+    given.end()
+    return attempt
+
+
+def _timing(given: Fields) -> Timing:
+    timing = Timing(
+        prepare_s=given.take("prepare_s", float),
+        boot_s=given.take("boot_s", float),
+        checks_s=given.take("checks_s", float),
+        total_s=given.take("total_s", float),
+        phases=given.each("phases", _phase),
+    )
+    given.end()
+    return timing
+
+
+def _phase(given: Fields) -> Phase:
+    phase = Phase(given.text("name"), given.take("seconds", float))
+    given.end()
+    return phase
