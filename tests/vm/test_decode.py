@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Against a small program with debug information, whose source lies beside it:
+
+gcc -g -O1 -fno-pie -no-pie -nostdlib -ffreestanding -fno-asynchronous-unwind-tables prog.c
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.vm import decode
+from harness.vm.decode import Undecoded
+
+VMLINUX = Path(__file__).parents[1] / "data/traced/vmlinux"
+needs_binutils = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in decode.TOOLS), reason="binutils is not installed"
+)
+
+
+@needs_binutils
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("[    1.0] RIP: 0010:broken+0x0/0x6", "prog.c:1"),
+        # A return address belongs to the call before it, here one that was inlined.
+        ("[    1.0]  caller+0x5/0xa", "prog.c:4, prog.c:8"),
+        ("[    1.0]  ? caller+0x5/0xa", "prog.c:4, prog.c:8"),
+    ],
+)
+def test_frame_gets_its_source_line(line: str, place: str) -> None:
+    assert decode.decode(f"before\n{line}\nafter", VMLINUX) == f"before\n{line} ({place})\nafter"
+
+
+@needs_binutils
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[    1.0]  caller+0x5/0xa [mptcp]",  # of a module, whose addresses are others
+        "[    1.0]  caller+0x5/0xb",  # another function of that name
+        "[    1.0]  elsewhere+0x5/0xa",
+        "nothing of the kind",
+    ],
+)
+def test_other_lines_stay_as_they_are(line: str) -> None:
+    assert decode.decode(line, VMLINUX) == line
+
+
+@needs_binutils
+def test_file_that_is_no_vmlinux_is_said(tmp_path: Path) -> None:
+    image = tmp_path / "vmlinux"
+    image.write_text("no image")
+    with pytest.raises(Undecoded, match="nm failed"):
+        decode.decode("caller+0x5/0xa", image)
+
+
+def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(Undecoded, match="install binutils"):
+        decode.decode("caller+0x5/0xa", VMLINUX)
