@@ -8,6 +8,7 @@ two. A frame names ``symbol+offset/size``: symbols of one name are told apart by
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -101,7 +102,7 @@ def _places(vmlinux: Path, addresses: Iterable[int]) -> Mapping[int, str]:
             here.append(line.partition(" (discriminator")[0])
     root = f"{vmlinux.resolve().parent}/"  # the tree that was built, if it was built there
     return {
-        address: ", ".join(place.removeprefix(root).removeprefix("./") for place in places)
+        address: ", ".join(os.path.normpath(place).removeprefix(root) for place in places)
         for address, places in told.items()
     }
 
