@@ -3,14 +3,18 @@
 
     nox -s matrix       boot and check every kernel of kernels.yaml
     nox -s tests        all tests, real boots among them
+    nox -s selftest     prove on a real kernel that panics, hangs and lies are seen, 2 minutes
+    nox -s bench        measure speed against virtme-ng and QEMU alone, 20 minutes
     nox                 lint, types, tests
 
-Arguments after ``--`` go to ``mptcp-harness matrix`` and to pytest.
+Arguments after ``--`` go to ``mptcp-harness matrix`` or ``selftest``, to pytest, and to the
+benchmark.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nox
@@ -25,7 +29,8 @@ if sys.version_info < (3, 11):  # noqa: UP036  (in words, before an import fails
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from harness import host  # noqa: E402  (needs nothing but the standard library)
+from bench import tools  # noqa: E402  (these need nothing but the standard library)
+from harness import host  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "tests"]
@@ -44,23 +49,30 @@ PATIENCE = 30
 @nox.session
 def matrix(session: nox.Session) -> None:
     """Boot every kernel of kernels.yaml and check it in both address families."""
-    install_host_tools(session)
-    install(session, "-e", ".")
-    try:
-        session.run("mptcp-harness", "matrix", *session.posargs, interrupt_timeout=PATIENCE)
-    except CommandFailed as failed:
-        # nox itself exits with 1 whatever happened.
-        status = str(failed.reason).removeprefix("Returned code ")
-        session.error(f"exit status {status}: {MEANING.get(status, 'see above')}")
+    run_harness(session, "matrix", MEANING)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, those that boot kernels among them."""
     if not session.posargs:  # a selection may need no tool; a test that does says what is missing
-        install_host_tools(session)
+        install_host_tools(session, host.missing())
     install(session, "-e", ".", *group("test"))
     session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def selftest(session: nox.Session) -> None:
+    """Prove on a real kernel that faults of kernels and guests are seen."""
+    run_harness(session, "selftest", {**MEANING, "1": "a fault was not seen for what it is"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure speed and memory side by side with virtme-ng's own and QEMU's (`-- --help`)."""
+    install_host_tools(session, tools.missing())
+    install(session, "-e", ".")
+    session.run("python", "-m", "bench", *session.posargs, interrupt_timeout=PATIENCE)
 
 
 @nox.session
@@ -78,12 +90,24 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def install_host_tools(session: nox.Session) -> None:
-    """QEMU and its like, where they can be installed without asking; else stop with the command."""
+def run_harness(session: nox.Session, command: str, meaning: Mapping[str, str]) -> None:
+    """``mptcp-harness COMMAND``; ``meaning`` says in words what its exit status tells."""
+    install_host_tools(session, host.missing())
+    install(session, "-e", ".")
     try:
-        host.install(host.missing(), session.log)
-    except host.ToolsMissing as missing:
-        session.warn(str(missing))  # error() would put a full stop behind the command
+        session.run("mptcp-harness", command, *session.posargs, interrupt_timeout=PATIENCE)
+    except CommandFailed as failed:
+        # nox itself exits with 1 whatever happened.
+        status = str(failed.reason).removeprefix("Returned code ")
+        session.error(f"exit status {status}: {meaning.get(status, 'see above')}")
+
+
+def install_host_tools(session: nox.Session, missing: Sequence[host.Tool]) -> None:
+    """``missing``, where they can be installed without asking; else stop with the command."""
+    try:
+        host.install(missing, session.log)
+    except host.ToolsMissing as error:
+        session.warn(str(error))  # error() would put a full stop behind the command
         session.error("tools of the host are missing, see above")
 
 

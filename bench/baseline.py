@@ -5,11 +5,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from bench.figures import Figure, Spread, Unit
 
 Baseline = Mapping[str, Spread]
+
+
+class Trend(StrEnum):
+    NEW = "new"
+    WORSE = "WORSE"
+    BETTER = "better"
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of the ratio ``key``; ``then`` is None where the baseline lacks it."""
+
+    key: str
+    trend: Trend
+    now: float
+    then: float | None = None
+
+    def __str__(self) -> str:
+        before = "" if self.then is None else f"{self.then:.3f} became "
+        return f"{self.key}: {self.trend}, {before}{self.now:.3f}"
 
 
 class Unusable(Exception):
@@ -53,18 +75,18 @@ def merged(old: Baseline, new: Baseline) -> dict[str, Spread]:
     return {**old, **new}
 
 
-def changes(figures: Iterable[Figure], baseline: Baseline) -> list[str]:
-    """A sentence for each ratio that is worse, or better, by more than the spread of both runs.
+def changes(figures: Iterable[Figure], baseline: Baseline) -> list[Change]:
+    """What of ``figures`` is not as in ``baseline``, beyond the spread of both runs.
 
     That is, where each median lies outside the range of the other's run.
     """
-    lines = []
+    found = []
     for key, now in ratios(figures).items():
         then = baseline.get(key)
         if then is None:
-            lines.append(f"{key}: new, {now.value:.3f}")
+            found.append(Change(key, Trend.NEW, now.value))
         elif now.value > then.high and then.value < now.low:
-            lines.append(f"{key}: WORSE, {then.value:.3f} became {now.value:.3f}")
+            found.append(Change(key, Trend.WORSE, now.value, then.value))
         elif now.value < then.low and then.value > now.high:
-            lines.append(f"{key}: better, {then.value:.3f} became {now.value:.3f}")
-    return lines or ["no ratio changed by more than its spread"]
+            found.append(Change(key, Trend.BETTER, now.value, then.value))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -52,6 +52,7 @@ class Standing(StrEnum):
     MET = "met"
     NOT_MET = "NOT MET"
     NOT_MEASURED = "not measured"
+    FAILED = "FAILED"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,12 @@ class Figure:
     ours: Sample | None = None
     theirs: Sample | None = None
     note: str = ""
+    failed: bool = False  # it could have been measured, and what was run went wrong
 
     @property
     def standing(self) -> Standing:
+        if self.failed:
+            return Standing.FAILED
         if self.result is None:
             return Standing.NOT_MEASURED
         return Standing.MET if self.result.value <= self.target else Standing.NOT_MET
@@ -98,15 +102,29 @@ def quotient(ours: Sample, theirs: Sample) -> Spread:
     return Spread(ours.median / theirs.median, ours.low / theirs.high, ours.high / theirs.low)
 
 
-def against(
-    key: str, what: str, target: float, ours: Sequence[float], theirs: Sequence[float]
-) -> Figure:
-    """The figure of a ratio whose values were measured in pairs."""
+def against(blank: Figure, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
+    """``blank`` with a ratio whose values were measured in pairs."""
     a, b = Sample(tuple(ours)), Sample(tuple(theirs))
-    return Figure(key, what, Unit.RATIO, target, ratio(a, b), a, b)
+    return replace(blank, result=ratio(a, b), ours=a, theirs=b)
 
 
-def absolute(key: str, what: str, unit: Unit, target: float, values: Sequence[float]) -> Figure:
-    """The figure of one sample."""
+def unpaired(blank: Figure, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
+    """``blank`` with a ratio whose values were not measured in pairs."""
+    a, b = Sample(tuple(ours)), Sample(tuple(theirs))
+    return replace(blank, result=quotient(a, b), ours=a, theirs=b)
+
+
+def absolute(blank: Figure, values: Sequence[float]) -> Figure:
+    """``blank`` with one sample."""
     sample = Sample(tuple(values))
-    return Figure(key, what, unit, target, plain(sample), sample)
+    return replace(blank, result=plain(sample), ours=sample)
+
+
+def unmeasured(blank: Figure, why: str) -> Figure:
+    """``blank`` where this machine has not what it takes."""
+    return replace(blank, note=why)
+
+
+def failed(blank: Figure, why: str) -> Figure:
+    """``blank`` where what was run went wrong."""
+    return replace(blank, note=why, failed=True)

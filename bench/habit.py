@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sysconfig
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -74,11 +73,10 @@ def loop(image: Path, check: Path, families: str, *, kvm: bool = False) -> list[
     ``families`` is a shell command for the guest. --force-9p spares it the 5 s in which it waits
     for a virtiofsd that it then refuses; without -v a guest that has no udev says nothing.
     """
-    vng = Path(sysconfig.get_path("scripts")) / "vng"
     return [
-        *(str(vng), "-r", str(image), "-v", "--force-9p"),
+        *("vng", "-r", str(image), "-v", "--force-9p"),
         *([] if kvm else ["--disable-kvm"]),
-        *("--pwd", "--", families),
+        *("--", families),
     ]
 
 

@@ -27,8 +27,9 @@ IO_DEADLINE = 10.0
 SETTLE_DEADLINE = 5.0
 #: Bytes asked of one recv(2), so that a stream takes several.
 READ_SIZE = 8192
-#: Bytes written and not read yet, at most.
-IN_FLIGHT = 4 * READ_SIZE
+#: Bytes written and not read yet, at most: one read. With more, a last piece waits for Nagle and
+#: the delayed acknowledgement, 40 ms each time.
+IN_FLIGHT = READ_SIZE
 
 
 class TransferFailed(Exception):

@@ -102,6 +102,8 @@ def parse(line: bytes) -> dict[str, Any]:
             raise Malformed("%s: unknown field %r" % (kind, name))
         if type(value) is not expected:  # a bool is an int to isinstance()
             raise Malformed("%s: field %r is not of type %s" % (kind, name, expected.__name__))
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+            raise Malformed("%s: field %r does not fit into 64 bits" % (kind, name))
     for name in wanted:
         if name not in event:
             raise Malformed("%s: field %r is missing" % (kind, name))

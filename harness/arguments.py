@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from harness.manifest import Accel
@@ -43,6 +44,8 @@ def parser(version: str) -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_list(commands)
     _add_doctor(commands)
+    _add_selftest(commands)
+    _add_prune(commands)
     return top
 
 
@@ -96,6 +99,38 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _command(commands, "doctor", "show what this host lacks, and the command that mends it")
 
 
+def _add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(
+        commands, "prune", "remove kernels, results and runs that have long not been used"
+    )
+    command.add_argument(
+        "--keep",
+        type=seconds_of,
+        default="30d",
+        metavar="AGE",
+        help="what was used within this time stays, such as 12h, 30d or 2w (default: 30d)",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what would be removed, and remove nothing"
+    )
+
+
+def _add_selftest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "selftest", "prove on a real kernel that faults are seen")
+    _add_manifest(command)
+    command.add_argument(
+        "--kernel",
+        dest="kernels",
+        metavar="NAME",
+        help="the kernel of the manifest (default: the newest that passes)",
+    )
+    command.add_argument(
+        "--only", metavar="FAULT,...", help="only these faults (default: one after another, all)"
+    )
+    _add_resources(command)
+    _add_output(command)
+
+
 def _add_manifest(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "manifest", type=Path, nargs="?", default=Path("kernels.yaml"), help=MANIFEST_HELP
@@ -113,19 +148,7 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
 
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-j",
-        dest="jobs",
-        type=_Number(1, 1024),
-        metavar="N",
-        help="VMs at a time (default: as many as processors and free memory allow)",
-    )
-    command.add_argument(
-        "--accel",
-        type=Accel,
-        choices=list(Accel),
-        help="over the manifest's; auto tries whether KVM boots a kernel, and says so",
-    )
+    _add_resources(command)
     command.add_argument(
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
     )
@@ -151,12 +174,45 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         "the same; its earlier result is shown, and from which run",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    _add_output(command)
+
+
+def _add_resources(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-j",
+        dest="jobs",
+        type=_Number(1, 1024),
+        metavar="N",
+        help="VMs at a time (default: as many as processors and free memory allow)",
+    )
+    command.add_argument(
+        "--accel",
+        type=Accel,
+        choices=list(Accel),
+        help="over the manifest's; auto tries whether KVM boots a kernel, and says so",
+    )
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
         help="consoles, events and results go there (default: a new directory in XDG_STATE_HOME)",
     )
+
+
+_UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def seconds_of(duration: str) -> int:
+    """``12h``, ``30d`` or ``2w`` in seconds."""
+    match = re.fullmatch(r"([0-9]{1,5})([hdw])", duration)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{duration!r} is no time such as 12h, 30d or 2w (hours, days, weeks)"
+        )
+    return int(match[1]) * _UNITS[match[2]]
 
 
 class _Number:

@@ -11,18 +11,31 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from guest import checks as guest_checks
-from harness import __version__, arguments, host, kernels, manifest, matrix, session
+from harness import (
+    __version__,
+    arguments,
+    host,
+    kernels,
+    manifest,
+    matrix,
+    programs,
+    prune,
+    selftest,
+    session,
+)
 from harness.capabilities import CAPABILITIES
 from harness.kernels import Cache, KernelUnavailable
-from harness.kernels.files import write_atomically
+from harness.kernels.files import NoHome, write_through
 from harness.manifest import KernelEntry, ManifestError
 from harness.progress import Listener
 from harness.report import live, plain, table, terminal
+from harness.report import selftest as selftest_report
 from harness.results import (
     EXIT_INFRASTRUCTURE,
     EXIT_INTERRUPTED,
@@ -38,22 +51,25 @@ class UsageError(Exception):
     """Arguments or a manifest that cannot be worked with; exits with 2."""
 
 
+class NotWritten(Exception):
+    """Results that could not be put where the user wants them; exits with 3."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (docs: README, "Exit status")."""
-    given = arguments.parser(__version__).parse_args(argv)
-    commands: dict[str, Callable[[argparse.Namespace], int]] = {
-        "matrix": run_matrix,
-        "check": run_check,
-        "prepare": run_prepare,
-        "list": run_list,
-        "doctor": run_doctor,
-    }
+    if sys.stdout is None:  # the shell's >&-
+        complain("standard output is closed; give it a place to go, such as /dev/null")
+        return EXIT_INFRASTRUCTURE
     try:
-        return commands[given.command](given)
-    except (UsageError, ManifestError) as error:
+        try:
+            programs.adopt_orphans()
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except (UsageError, ManifestError, session.OutputRefused) as error:
         complain(str(error))
         return EXIT_USAGE
-    except (session.SessionUnavailable, KernelUnavailable) as error:
+    except (session.SessionUnavailable, KernelUnavailable, NoHome, NotWritten) as error:
         complain(str(error))
         return EXIT_INFRASTRUCTURE
     except KeyboardInterrupt:
@@ -61,11 +77,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): nothing is left to be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return EXIT_INTERRUPTED
     except OSError as error:  # a full disk, a directory that went away: of the host, not a kernel
-        complain(f"the host failed: {error}")
+        _abandon_output()
+        hint = "" if error.filename else "; look at the disk, and at where standard output goes"
+        complain(f"the host failed: {error.strerror or error}{_file_of(error)}{hint}")
         return EXIT_INFRASTRUCTURE
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    given = arguments.parser(__version__).parse_args(argv)
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "matrix": run_matrix,
+        "check": run_check,
+        "prepare": run_prepare,
+        "list": run_list,
+        "doctor": run_doctor,
+        "selftest": run_selftest,
+        "prune": run_prune,
+    }
+    return commands[given.command](given)
+
+
+def _file_of(error: OSError) -> str:
+    return f" ({error.filename})" if error.filename else ""
+
+
+def _abandon_output() -> None:
+    """Where standard output takes nothing any more, let Python not try it again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_matrix(given: argparse.Namespace) -> int:
@@ -94,7 +138,7 @@ def _test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cach
     )
     _check_writable(given.json)
     names = [entry.name for entry in entries]
-    with _stopping() as stop, _listener(names) as listener:
+    with _stopping(cache.stop) as stop, _listener(names) as listener:
         run = session.run(entries, wishes, cache, listener, stop)
     _report(run, given.json)
     return exit_status(run)
@@ -104,11 +148,22 @@ def _report(run: RunResult, json_file: Path | None) -> None:
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     glyphs = terminal.glyphs_for(sys.stdout)
     text = table.render(run, width=width, colour=_colourful(), unicode=glyphs.unicode)
-    sys.stdout.write(text)
-    sys.stdout.flush()
-    if json_file is not None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    finally:
+        if json_file is not None:
+            _copy_record(Path(run.directory, session.RECORD), json_file)
+
+
+def _copy_record(record: Path, target: Path) -> None:
+    try:
         # Not composed again: of sixty kernels that takes half a second.
-        write_atomically(json_file, Path(run.directory, session.RECORD).read_text())
+        write_through(target, record.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotWritten(
+            f"--json {target}: it could not be written: {error.strerror}; the same is in {record}"
+        ) from error
 
 
 def run_prepare(given: argparse.Namespace) -> int:
@@ -116,15 +171,20 @@ def run_prepare(given: argparse.Namespace) -> int:
     cache = Cache(given.cache)
     chosen = _chosen(given, cache)
     failed = False
-    for entry in chosen:
-        try:
-            ready = kernels.prepare(entry, cache, lambda text, e=entry: print(f"{e.name}: {text}"))  # type: ignore[misc]
-        except KernelUnavailable as error:
-            complain(f"{entry.name}: {error}")
-            failed = True
-        else:
-            print(f"{entry.name}: {ready.release} ready in {ready.root}", flush=True)
+    with cache.scratch():  # meanwhile nothing that is used is pruned
+        for entry in chosen:
+            failed |= not _prepare(entry, cache)
     return EXIT_INFRASTRUCTURE if failed else EXIT_OK
+
+
+def _prepare(entry: KernelEntry, cache: Cache) -> bool:
+    try:
+        ready = kernels.prepare(entry, cache, lambda text: print(f"{entry.name}: {text}"))
+    except KernelUnavailable as error:
+        complain(f"{entry.name}: {error}")
+        return False
+    print(f"{entry.name}: {ready.release} ready in {ready.root}", flush=True)
+    return True
 
 
 def run_list(given: argparse.Namespace) -> int:
@@ -160,7 +220,8 @@ def _list_capabilities(_: argparse.Namespace) -> None:
 
 def run_doctor(given: argparse.Namespace) -> int:
     """Say what this host lacks, and the command that mends it."""
-    findings = host.doctor(Cache(given.cache).root)
+    cache = Cache(given.cache).root
+    findings = (*host.doctor(cache), *prune.doctor(cache, session.runs_directory()))
     for finding in findings:
         what = " ".join(word for word in (finding.found, finding.version) if word)
         print(f"{finding.standing:8} {finding.subject:22} {terminal.printable(what)}")
@@ -168,6 +229,49 @@ def run_doctor(given: argparse.Namespace) -> int:
             print(f"{'':31} {terminal.printable(finding.remedy)}")
     lacking = any(finding.standing is host.Standing.MISSING for finding in findings)
     return EXIT_INFRASTRUCTURE if lacking else EXIT_OK
+
+
+def run_prune(given: argparse.Namespace) -> int:
+    """Remove what has long not been used, and say what that was."""
+    runs = session.runs_directory()
+    removed = prune.prune(Cache(given.cache), runs, given.keep, dry_run=given.dry_run)
+    for item in removed:
+        path = terminal.printable(str(item.paths[0]))
+        print(
+            f"{prune.mebibytes(item.size):>12}  {'obsolete' if item.obsolete else 'old':8}  {path}"
+        )
+    totals = [prune.total(removed, kind) for kind in (*prune.KINDS, prune.RUNS)]
+    what = prune.summary(totals) or "nothing"
+    size = sum(kind.size for kind in totals)
+    print(f"{'would be removed' if given.dry_run else 'removed'}: {what}; {size} bytes")
+    return EXIT_OK
+
+
+def run_selftest(given: argparse.Namespace) -> int:
+    """Boot a good kernel with one fault after another, and see whether each is seen."""
+    started = time.monotonic()
+    cache = Cache(given.cache)
+    try:
+        faults = selftest.select(given.only)
+    except selftest.UnknownFault as error:
+        raise UsageError(f"--only: {error}") from None
+    chosen = _chosen(given, cache)
+    wishes = selftest.Wishes(faults, bool(given.kernels), given.jobs, given.accel, given.output)
+
+    def say(text: str) -> None:
+        print(terminal.printable(text), flush=True)
+
+    with _stopping(cache.stop) as stop:
+        rows = selftest.run(
+            chosen,
+            wishes,
+            cache,
+            say,
+            lambda row: print(selftest_report.line(row), flush=True),
+            stop,
+        )
+    print(selftest_report.summary(rows, len(faults) + 1, time.monotonic() - started))
+    return EXIT_INTERRUPTED if stop.is_set() else selftest.exit_status(rows, wishes)
 
 
 def _matching_checks(pattern: str | None) -> tuple[str, ...]:
@@ -208,23 +312,29 @@ def _chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
 
 def _check_writable(path: Path | None) -> None:
     """Better now than after ten minutes of booting."""
-    if path is not None and path.is_dir():
+    if path is None:
+        return
+    if path.is_dir():
         raise UsageError(f"--json {path}: it is a directory; name a file")
-    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UsageError(f"--json {path}: it is not writable; name another file")
+    directory = path.resolve().parent if path.is_symlink() else path.parent
+    if not path.exists() and not os.access(directory, os.W_OK | os.X_OK):
         raise UsageError(f"--json {path}: its directory does not exist or is not writable")
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second ends the program."""
-    stop = threading.Event()
+def _stopping(stop: threading.Event) -> Iterator[threading.Event]:
+    """``stop``, set by the first Ctrl-C, SIGTERM or hang-up; the second ends the program."""
     previous: dict[int, Any] = {}
 
     def on_signal(number: int, _: object) -> None:
         stop.set()
         signal.signal(number, previous[number])
 
-    for caught in (signal.SIGINT, signal.SIGTERM):
+    for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if caught is signal.SIGHUP and signal.getsignal(caught) is signal.SIG_IGN:
+            continue  # nohup's
         previous[caught] = signal.signal(caught, on_signal)
     try:
         yield stop

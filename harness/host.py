@@ -5,13 +5,15 @@ before any dependency is installed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +24,8 @@ SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 KVM = Path("/dev/kvm")
 MPTCP_ENABLED = Path("/proc/sys/net/mptcp/enabled")
-MEMINFO = Path("/proc/meminfo")
+#: Below it lie /proc and /sys; in tests a recording of them.
+SYSTEM = Path("/")
 
 # apt-get waits for another one of the system, such as unattended-upgrades, at most so long.
 _APT_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
@@ -75,6 +78,12 @@ DEB_TOOLS = (
     Tool("apt-cache", ("apt-cache",), "finds deb: kernels", "apt", "apt"),
     Tool("dpkg-deb", ("dpkg-deb",), "unpacks deb: kernels", "dpkg", "dpkg"),
 )
+#: Not in a package of every distribution: pip installs it with the harness, whose oldest version of
+#: it stands in pyproject.toml too.
+VIRTME_NG = Tool("virtme-ng", ("vng",), "boots the VMs", debian="", elsewhere="", minimum=(1, 42))
+VIRTME_NG_REMEDY = (
+    "install it with the pip of the Python that runs this: pip install 'virtme-ng>=1.42'"
+)
 
 
 class ToolsMissing(Exception):
@@ -123,6 +132,18 @@ def locate(tool: Tool) -> Path | None:
 def find_static_busybox() -> Path | None:
     """A busybox that runs in an initramfs, where there are no libraries."""
     return locate(next(tool for tool in TOOLS if tool.statically_linked))
+
+
+def virtme_ng_path() -> str:
+    """PATH for virtme-ng: pip's scripts, where it is itself, and what it calls."""
+    inherited = os.environ.get("PATH", os.defpath)
+    return os.pathsep.join((sysconfig.get_path("scripts"), inherited, *SBIN))
+
+
+def find_virtme_ng() -> Path | None:
+    """virtme-ng's program, or None; :data:`VIRTME_NG_REMEDY` is what to say then."""
+    found = shutil.which(VIRTME_NG.programs[0], path=virtme_ng_path())
+    return Path(found) if found else None
 
 
 def missing() -> tuple[Tool, ...]:
@@ -185,8 +206,9 @@ def apt_environment() -> dict[str, str]:
 def doctor(cache: Path) -> tuple[Finding, ...]:
     """What this host has and lacks for testing kernels. ``cache`` is where kernels are kept."""
     return (
-        *(_examine(tool, Standing.MISSING) for tool in TOOLS),
-        *(_examine(tool, Standing.LIMITED) for tool in DEB_TOOLS),
+        *(_examine(tool, locate(tool), Standing.MISSING, _remedy([tool])) for tool in TOOLS),
+        _examine(VIRTME_NG, find_virtme_ng(), Standing.MISSING, VIRTME_NG_REMEDY),
+        *(_examine(tool, locate(tool), Standing.LIMITED, _remedy([tool])) for tool in DEB_TOOLS),
         _machine(),
         _kvm(),
         _cpus(),
@@ -196,18 +218,17 @@ def doctor(cache: Path) -> tuple[Finding, ...]:
     )
 
 
-def _examine(tool: Tool, when_absent: Standing) -> Finding:
-    path = locate(tool)
+def _examine(tool: Tool, path: Path | None, when_absent: Standing, remedy: str) -> Finding:
     if path is None:
-        return Finding(tool.name, when_absent, f"not found; it {tool.purpose}", "", _remedy([tool]))
+        return Finding(tool.name, when_absent, f"not found; it {tool.purpose}", "", remedy)
     try:
         run = _run([str(path), *([] if tool.statically_linked else ["--version"])])
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding(tool.name, when_absent, f"{path} does not run: {error}", "", _remedy([tool]))
+        return Finding(tool.name, when_absent, f"{path} does not run: {error}", "", remedy)
     number = re.search(r"\d+(?:\.\d+)*", run.stdout)
     if run.returncode != 0 or number is None:
         what = f"{path} does not say its version: {_complaint(run)}"
-        return Finding(tool.name, when_absent, what, "", _remedy([tool]))
+        return Finding(tool.name, when_absent, what, "", remedy)
     version = number[0]
     if tuple(map(int, version.split("."))) < tool.minimum:
         needed = ".".join(map(str, tool.minimum))
@@ -225,32 +246,102 @@ def _machine() -> Finding:
     return Finding("processor", Standing.MISSING, machine, "", remedy)
 
 
-def _kvm() -> Finding:
-    def slow(found: str, remedy: str) -> Finding:
-        return Finding(str(KVM), Standing.LIMITED, f"{found}; kernels are emulated", "", remedy)
-
+def kvm_obstacle(device: Path) -> tuple[str, str] | None:
+    """Why ``device``, /dev/kvm, does not even open, and the remedy; None when it does."""
     try:
-        os.close(os.open(KVM, os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        return slow("absent", "load kvm_intel or kvm_amd; in a VM, turn nested virtualisation on")
-    except PermissionError:
-        remedy = "sudo usermod -aG kvm $USER, then log in again"
-        return slow("not permitted for this user", remedy)
+        return "absent", (
+            "load kvm_intel or kvm_amd; in a VM, turn nested virtualisation on; in a container, "
+            f"start it with --device {device}"
+        )
     except OSError as error:
-        return slow(f"does not open ({error.strerror})", "look at `dmesg | grep -i kvm`")
+        if error.errno == errno.EACCES:
+            remedy = "sudo usermod -aG kvm $USER, then log in again"
+            return "not permitted for this user", remedy
+        if error.errno == errno.EPERM:
+            return "not permitted in this container", f"start it with --device {device}"
+        return f"unusable ({error.strerror})", "look at `dmesg | grep -i kvm`"
+    return None
+
+
+def _kvm() -> Finding:
+    obstacle = kvm_obstacle(KVM)
+    if obstacle is not None:
+        found, remedy = obstacle
+        slow = f"{found}; kernels are emulated"
+        return Finding(str(KVM), Standing.LIMITED, slow, "", remedy)
     return Finding(str(KVM), Standing.OK, "opens; whether a kernel boots under it is tried out")
 
 
+def processors() -> int:
+    """How many processors this process may keep busy, by its affinity and its cgroups."""
+    quotas = [quota for quota in map(_cpu_quota, _cgroups("cpu")) if quota is not None]
+    return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
+
+
+def available_memory_mib() -> int:
+    """The memory that can be had without swapping, of the host and within our cgroups."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _read(SYSTEM / "proc/meminfo"), re.MULTILINE)
+    available = int(found[1]) * 1024 if found else 0
+    left = [left for left in map(_memory_left, _cgroups("memory")) if left is not None]
+    return min([available, *left]) >> 20
+
+
+def _cgroups(controller: str) -> Iterator[Path]:
+    """Our groups for ``controller`` and those above, of either version, as far as they are seen
+    from here (cgroups(7))."""
+    lines = [line.split(":", 2) for line in _read(SYSTEM / "proc/self/cgroup").splitlines()]
+    ours = {name: path for _, names, path in lines for name in names.split(",")}
+    for line in _read(SYSTEM / "proc/self/mountinfo").splitlines():
+        mount, _, file_system = line.partition(" - ")
+        _, _, _, root, place, *_ = mount.split(" ")
+        kind, _, options = file_system.split(" ", 2)
+        name = "" if kind == "cgroup2" else controller
+        if name not in ours or (kind != "cgroup2" and name not in options.split(",")):
+            continue
+        top = SYSTEM / place.lstrip("/")
+        # A container sees its own part of the tree, but may be told a path of the whole.
+        below = Path(os.path.relpath(ours[name], root))
+        group = top if ".." in below.parts else top / below
+        yield from (each for each in (group, *group.parents) if each.is_relative_to(top))
+
+
+def _cpu_quota(group: Path) -> float | None:
+    """The processors that ``group`` may keep busy; None for all."""
+    version_1 = f"{_read(group / 'cpu.cfs_quota_us')} {_read(group / 'cpu.cfs_period_us')}"
+    quota, _, period = (_read(group / "cpu.max") or version_1).partition(" ")
+    return int(quota) / int(period) if quota.isdecimal() else None
+
+
+def _memory_left(group: Path) -> int | None:
+    """Bytes that ``group`` may still take, if it drops the files it has read; None for all."""
+    limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
+    used = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes")
+    if not limit.isdecimal() or not used.isdecimal():
+        return None
+    # Version 1 has the group's own beside the total of the groups below it.
+    files = re.findall(
+        r"^(?:total_)?inactive_file (\d+)$", _read(group / "memory.stat"), re.MULTILINE
+    )
+    return max(0, int(limit) - int(used) + max(map(int, files), default=0))
+
+
+def _read(path: Path) -> str:
+    """The text of a file of the kernel's; "" where there is none."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
 def _cpus() -> Finding:
-    return Finding("CPUs", Standing.OK, f"{len(os.sched_getaffinity(0))} usable")
+    return Finding("CPUs", Standing.OK, f"{processors()} usable")
 
 
 def _memory() -> Finding:
-    found = re.search(r"^MemAvailable:\s*(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
-    if found is None:
-        return Finding("memory", Standing.LIMITED, f"{MEMINFO} does not say how much is available")
     remedy = "end other programs, or give the kernels less (memory: in kernels.yaml)"
-    return _amount("memory", int(found[1]) // 1024, "available", _ENOUGH_MEMORY_MIB, remedy)
+    return _amount("memory", available_memory_mib(), "available", _ENOUGH_MEMORY_MIB, remedy)
 
 
 def _disk(cache: Path) -> Finding:

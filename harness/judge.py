@@ -16,8 +16,9 @@ from harness.results import (
     Expectation,
     Family,
     FamilyResult,
-    Incident,
+    IncidentKind,
     KernelVerdict,
+    known_issues_of,
     worst,
 )
 
@@ -25,6 +26,17 @@ from harness.results import (
 CAPABILITY = "capability."
 
 HANGS = (BootEnd.SILENCE_DEADLINE, BootEnd.POWER_OFF_DEADLINE)
+
+_BAD_PAGE, _WARN, _SOFT_LOCKUP = 1 << 5, 1 << 9, 1 << 14  # include/linux/panic.h
+#: The taint that comes with a report of the kernel's: what is known of one is known of the other.
+_TAINTS = {
+    IncidentKind.WARNING: _WARN,
+    IncidentKind.REFCOUNT: _WARN,  # refcount_warn_saturate() is a WARN
+    IncidentKind.ATOMIC_SLEEP: _WARN,
+    IncidentKind.KASAN: _BAD_PAGE,
+    IncidentKind.KFENCE: _BAD_PAGE,
+    IncidentKind.SOFT_LOCKUP: _SOFT_LOCKUP,
+}
 
 
 def families(
@@ -42,11 +54,16 @@ def families(
                 if result.key.family == family
             ),
         ]
-        verdict = worst(check.verdict for check in checks)
-        if verdict is CheckVerdict.PASS and not any(_proves(check) for check in checks):
-            verdict = CheckVerdict.UNSUPPORTED  # a socket of this family is not yet MPTCP
-        judged[family] = FamilyResult(verdict, tuple(checks))
+        judged[family] = family_result(checks)
     return judged
+
+
+def family_result(checks: Sequence[CheckResult]) -> FamilyResult:
+    """``checks``, which are of one family, and the worst of them; a known failure is as a pass."""
+    verdict = worst(check.weight for check in checks)
+    if verdict is CheckVerdict.PASS and not any(_proves(check) for check in checks):
+        verdict = CheckVerdict.UNSUPPORTED  # a socket of this family is not yet MPTCP
+    return FamilyResult(verdict, tuple(checks))
 
 
 def _believed(result: CheckResult, found: Mapping[str, Capability]) -> CheckResult:
@@ -58,7 +75,7 @@ def _believed(result: CheckResult, found: Mapping[str, Capability]) -> CheckResu
 
 
 def _proves(check: CheckResult) -> bool:
-    return check.verdict is CheckVerdict.PASS and not check.key.id.startswith(CAPABILITY)
+    return check.weight is CheckVerdict.PASS and not check.key.id.startswith(CAPABILITY)
 
 
 def capability_checks(
@@ -106,19 +123,24 @@ def kernel(attempt: Attempt, judged: Mapping[Family, FamilyResult]) -> tuple[Ker
     """The verdict on the kernel that ``attempt`` booted, and the reason in a sentence.
 
     Rows are tried from the top; the first that applies decides. Only the last two are good,
-    and they need the closing event, a VM that powered itself off, and a quiet console.
+    and they need the closing event, a VM that powered itself off, and a quiet console. The
+    rows of checks and of the log pass over known issues; the others do not, for after a crash or
+    a hang the rest was not tested.
     """
+    known = known_issues_of(judged, attempt.incidents)
+    said = f"{len(known)} known issue{'s' if len(known) > 1 else ''}" if known else ""
     for rule in (_crash, _launch, _boot, _hang, _stream, _checks, _log):
         decided = rule(attempt, judged)
         if decided is not None:
-            return decided
+            verdict, reason = decided
+            return verdict, f"{reason}; {said}" if said else reason
     if all(result.verdict is CheckVerdict.UNSUPPORTED for result in judged.values()):
         if not attempt.stream.capabilities:
             return KernelVerdict.LOST, "the guest asked the kernel nothing"
         mptcp = any(c.present for c in attempt.stream.capabilities if c.name == "mptcp")
         why = "it lacks what the checks need" if mptcp else "no MPTCP"
-        return KernelVerdict.UNSUPPORTED, f"{why}, and none was expected"
-    return KernelVerdict.PASS, ""
+        return KernelVerdict.UNSUPPORTED, f"{why}, {said or 'and none was expected'}"
+    return KernelVerdict.PASS, said
 
 
 _Decision = tuple[KernelVerdict, str] | None
@@ -184,7 +206,7 @@ def _stream(attempt: Attempt, _: _Judged) -> _Decision:
 
 
 def _checks(_: Attempt, judged: _Judged) -> _Decision:
-    bad = [c for result in judged.values() for c in result.checks if c.verdict.is_bad]
+    bad = [c for result in judged.values() for c in result.checks if c.weight.is_bad]
     if not bad:
         return None
     names = list(dict.fromkeys(check.key.id for check in bad))
@@ -197,13 +219,16 @@ def _checks(_: Attempt, judged: _Judged) -> _Decision:
 
 def _log(attempt: Attempt, _: _Judged) -> _Decision:
     """The checks passed, and the kernel complained."""
-    if attempt.incidents:
-        first: Incident = attempt.incidents[0]
-        more = f", and {len(attempt.incidents) - 1} more" if len(attempt.incidents) > 1 else ""
-        return KernelVerdict.WARNING, first.title + more
-    if attempt.stream.new_taint:
+    new = [incident for incident in attempt.incidents if not incident.known]
+    if new:
+        more = f", and {len(new) - 1} more" if len(new) > 1 else ""
+        return KernelVerdict.WARNING, new[0].title + more
+    taint = attempt.stream.new_taint
+    for incident in attempt.incidents:
+        taint &= ~_TAINTS.get(incident.kind, 0)
+    if taint:
         return (
             KernelVerdict.WARNING,
-            f"the kernel became tainted while the checks ran (bits {attempt.stream.new_taint:#x})",
+            f"the kernel became tainted while the checks ran (bits {taint:#x})",
         )
     return None

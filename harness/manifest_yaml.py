@@ -36,6 +36,7 @@ _REMEDIES = (
     ("cannot start any token", "quote a value that begins with it"),
     ("mapping values are not allowed here", "quote a value that holds ': ' and align the keys"),
     ("could not find expected ':'", "write 'key: value', with a space after the colon"),
+    ("while scanning an alias", "quote a value that begins with '*'"),
     ("found undefined alias", "quote a value that begins with '*'"),
     ("found duplicate anchor", "give each anchor a name of its own"),
     ("found unexpected end of stream", "close the quotes"),
@@ -81,8 +82,8 @@ class DocumentError(Exception):
         self.problem = Problem(position, show_path(()), text)
 
 
-def parse(content: bytes) -> Document:
-    """The one YAML document in ``content``.
+def parse(content: bytes, holds: str = "kernels") -> Document:
+    """The one YAML document in ``content``, which should hold a list under the key ``holds``.
 
     Raises :class:`DocumentError` for what is not UTF-8, not YAML, empty, more than one document,
     too deep or too large once aliases are followed, or contains itself.
@@ -91,7 +92,7 @@ def parse(content: bytes) -> Document:
     node = _compose(text)
     if node is None:
         raise DocumentError(
-            Position(1, 1), "the file holds nothing; write 'kernels:' and a list under it"
+            Position(1, 1), f"the file holds nothing; write '{holds}:' and a list under it"
         )
     tree = _Tree()
     data = tree.read(node, ())

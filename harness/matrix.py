@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness import judge, kernels
+from harness import host, judge, kernels, known_issues
 from harness.capabilities import expectations
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
+from harness.known_issues import KnownIssues
 from harness.manifest import Accel, DebSource, KernelEntry
 from harness.progress import Listener, Progress, Stage
 from harness.results import (
@@ -59,23 +60,15 @@ class Options:
     accel: Accel | None = None  # over the manifest's
     results: Results | None = None  # where results are kept
     reuse: bool = False  # whether they may take the place of boots
+    known: KnownIssues | None = None  # else read from the files that the kernels name
 
 
 def default_jobs(entries: Sequence[KernelEntry]) -> int:
     """How many VMs the processors and the free memory allow at a time, at least one."""
-    processors = len(os.sched_getaffinity(0))
     largest = max((entry.memory_mib for entry in entries), default=512) + QEMU_OVERHEAD
-    by_memory = available_memory_mib() // largest
+    by_memory = host.available_memory_mib() // largest
     widest = max((entry.cpus for entry in entries), default=1)
-    return max(1, min(processors // widest, by_memory, len(entries)))
-
-
-def available_memory_mib() -> int:
-    """MemAvailable of /proc/meminfo."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    return 0
+    return max(1, min(host.processors() // widest, by_memory, len(entries)))
 
 
 @dataclass(frozen=True)
@@ -93,6 +86,7 @@ class Matrix:
     """One run over ``entries``; each kernel's result goes to ``on_result`` as soon as it is there.
 
     ``stop`` interrupts: VMs end, kernels not finished are missing from what :meth:`run` returns.
+    Raises ManifestError where a file of known issues is wrong.
     """
 
     def __init__(
@@ -112,6 +106,7 @@ class Matrix:
         self._stop = stop
         self._accelerators: dict[Accel, accelerator.Choice | AcceleratorUnavailable] = {}
         self._choosing = threading.Lock()
+        self._known = options.known or KnownIssues.read(entries)
         self._trusting = cache.trusting()
 
     def run(self) -> tuple[KernelResult, ...]:
@@ -199,7 +194,8 @@ class Matrix:
                     result = replace(result, notes=(*([why] if why else ()), *result.notes))
         if result is not None:
             self._on_result(result)
-            detail = result.notes[0] if result.reused_from else result.reason
+            earlier = result.reused_from
+            detail = f"reused from run {earlier.run}" if earlier else result.reason
             self._tell(entry, Stage.DONE, detail, verdict=result.verdict)
         return result
 
@@ -258,7 +254,12 @@ class Matrix:
 
         try:
             choice = accelerator.choose(
-                wanted, prepared, self._options.qemu, self._cache.root / "kvm.json", say
+                wanted,
+                prepared,
+                self._options.qemu,
+                self._cache.root / "kvm.json",
+                say,
+                self._stop,
             )
         except AcceleratorUnavailable as error:
             return error
@@ -271,7 +272,6 @@ class Matrix:
         self._tell(entry, Stage.BOOTING, "TCG" if not kvm else "KVM")
         options = self._options
         directory = options.directory / "kernels" / entry.name / f"attempt-{number}"
-        processors = len(os.sched_getaffinity(0))
         plan = BootPlan(
             kernel=prepared,
             base=options.base,
@@ -286,7 +286,7 @@ class Matrix:
             ),
             families=options.families,
             deadlines=Deadlines.scaled(
-                entry.timeout_s, kvm=kvm, share=options.jobs * entry.cpus / processors
+                entry.timeout_s, kvm=kvm, share=options.jobs * entry.cpus / host.processors()
             ),
             directory=directory,
             number=number,
@@ -315,8 +315,16 @@ class Matrix:
         # What a kernel calls itself when it runs decides; what its package says is a claim.
         release = last.stream.release or prepared.release
         expected = expectations(release, isinstance(entry.source, DebSource), entry.expect)
-        judged = judge.families(last, self._options.families, expected)
-        verdict, reason = judge.kernel(last, judged)
+        seen = known_issues.apply(
+            judge.families(last, self._options.families, expected),
+            last.incidents,
+            self._known.of(entry),
+            entry.name,
+            release,
+            self._known.today,
+        )
+        last = replace(last, incidents=seen.incidents)
+        verdict, reason = judge.kernel(last, seen.families)
         return KernelResult(
             name=entry.name,
             verdict=verdict,
@@ -327,10 +335,10 @@ class Matrix:
             image_sha256=prepared.image_sha256,
             accel=last.accel,
             capabilities=merge_capabilities(last.stream.capabilities),
-            families=judged,
+            families=seen.families,
             incidents=last.incidents,
-            attempts=tuple(attempts),
-            notes=(*last.stream.notes, *_not_yet(entry)),
+            attempts=(*attempts[:-1], last),
+            notes=(*last.stream.notes, *seen.notes),
             timing=Timing(
                 prepare_s=round(prepare_s, 3),
                 boot_s=last.boot_s,
@@ -351,13 +359,6 @@ class Matrix:
         verdict: str = "",
     ) -> None:
         self._listener(Progress(entry.name, stage, detail, done, planned, verdict))
-
-
-def _not_yet(entry: KernelEntry) -> list[str]:
-    """What the manifest asks for and this version does not do: never in silence."""
-    if entry.known_issues is None:
-        return []
-    return [f"known_issues: {entry.known_issues} is not read by this version"]
 
 
 def select(

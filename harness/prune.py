@@ -2,8 +2,10 @@
 """What the harness keeps, how large it is, and the removal of what has long not been used.
 
 The use of something is noted in the time of its file: ``entry.json`` of a prepared kernel, the
-archive of a guest's root, the file of a result. What a harness that runs has used or may still
-use stays, whatever its age: see Cache.frozen for the cache, :func:`in_use` for a run's directory.
+archive of a guest's root, the file of a result. What was found in an image is as old as its last
+reading; a package index stays, for there is one for each suite, and no more. What a harness that
+runs has used or may still use stays, whatever its age: see Cache.frozen for the cache,
+:func:`in_use` for a run's directory.
 """
 
 from __future__ import annotations
@@ -15,28 +17,43 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.host import Finding, Standing
 from harness.kernels import Cache
 from harness.kernels import cache as kernel_cache
 
 #: More than this in bytes is worth a word.
 LARGE = 10 << 30
 #: By kind of thing, the directory of the cache that holds them.
-KINDS = {"prepared kernels": "kernels", "guest roots": "roots", "results": "results"}
+KINDS = {
+    "prepared kernels": "kernels",
+    "guest roots": "roots",
+    "kept results": "results",
+    "notes on images": "images",
+}
 RUNS = "runs"
+INDEXES = "package indexes"
+#: The ending of what belongs to a kind; a guest's root has its checksum beside it.
+ENDINGS = {"roots": ".cpio", "results": ".json", "images": ".json"}
+CHECKSUM = ".sha256"
+#: The command for what has become too large.
+REMEDY = "mptcp-harness prune --keep 30d"
 # What a session calls its directory; others in the same place are not ours to remove.
 _RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that is kept: ``used`` in seconds since the epoch, ``size`` in bytes on disk."""
+    """Something that is kept: ``used`` in seconds since the epoch, ``size`` in bytes on disk.
+
+    All of ``paths`` goes when it goes; the first is the thing itself.
+    """
 
     kind: str
-    path: Path
+    paths: tuple[Path, ...]
     used: float
     size: int
     obsolete: bool = False  # of an older harness, so never used again
@@ -51,10 +68,32 @@ class Usage:
     size: int
 
 
-def usage(cache: Path, runs: Path) -> tuple[Usage, ...]:
-    """What is kept in ``cache`` and below ``runs``, by kind."""
+def doctor(cache: Path, runs: Path) -> tuple[Finding, ...]:
+    """What is kept in ``cache`` and below ``runs``, with the remedy where it has become large."""
     items = [*cached(cache), *runs_in(runs)]
-    return tuple(total(items, kind) for kind in (*KINDS, RUNS))
+    indexes = _entries(cache / "apt")
+    in_cache = [
+        *(total(items, kind) for kind in KINDS),
+        Usage(INDEXES, len(indexes), sum(map(disk_usage, indexes))),
+    ]
+    return (_finding("cache", cache, in_cache), _finding("runs", runs, [total(items, RUNS)]))
+
+
+def _finding(subject: str, place: Path, kinds: Sequence[Usage]) -> Finding:
+    size = sum(kind.size for kind in kinds)
+    counts = summary(kinds)
+    found = f"{mebibytes(size)} in {place}" + (f": {counts}" if counts else "")
+    return Finding(subject, Standing.OK, found, "", REMEDY if size > LARGE else "")
+
+
+def summary(kinds: Iterable[Usage]) -> str:
+    """``prepared kernels 18, runs 5``."""
+    return ", ".join(f"{kind.kind} {kind.count}" for kind in kinds if kind.count)
+
+
+def mebibytes(size: int) -> str:
+    """``size`` in bytes, for people."""
+    return f"{size / (1 << 20):.1f} MiB"
 
 
 def total(items: Iterable[Item], kind: str) -> Usage:
@@ -68,16 +107,21 @@ def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Ite
     Returns what was removed, or with ``dry_run`` would be. Raises OSError.
     """
     before = time.time() - keep_s
-    removed = []
-    with cache.scratch() as trash, cache.frozen() as oldest_use:
-        for number, item in enumerate(cached(cache.root)):
-            if item.used < oldest_use and (item.obsolete or item.used < before):
-                if not dry_run:
-                    item.path.rename(trash / str(number))
-                removed.append(item)
+    removed = _prune_cache(cache, before, dry_run) if cache.root.is_dir() else []
     for item in runs_in(runs):
-        if item.used < before and _remove_run(item.path, dry_run):
+        if item.used < before and _remove_run(item.paths[0], dry_run):
             removed.append(item)
+    return removed
+
+
+def _prune_cache(cache: Cache, before: float, dry_run: bool) -> list[Item]:
+    removed: list[Item] = []
+    with cache.scratch() as trash, cache.frozen() as oldest_use:
+        for item in cached(cache.root):
+            if item.used < oldest_use and (item.obsolete or item.used < before):
+                for path in () if dry_run else item.paths:
+                    path.rename(trash / f"{len(removed)}-{path.name}")
+                removed.append(item)
     return removed
 
 
@@ -96,11 +140,16 @@ def cached(cache: Path) -> Iterator[Item]:
     """What is kept in ``cache``, whole or not."""
     for kind, name in KINDS.items():
         for path in _entries(cache / name):
+            if path.suffix == CHECKSUM and path.with_suffix(ENDINGS["roots"]).exists():
+                continue  # goes with the archive
+            beside = path.with_suffix(CHECKSUM)
+            with_it = path.suffix == ENDINGS["roots"] and beside.exists()
+            paths = (path, beside) if with_it else (path,)
             record = path / kernel_cache.RECORD if name == "kernels" else path
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                mark = record if record.exists() else path
-                used = mark.stat().st_mtime
-                yield Item(kind, path, used, disk_usage(path), _is_obsolete(name, path))
+                used = (record if record.exists() else path).stat().st_mtime
+                size = sum(map(disk_usage, paths))
+                yield Item(kind, paths, used, size, _is_obsolete(name, path))
 
 
 def runs_in(runs: Path) -> Iterator[Item]:
@@ -110,7 +159,7 @@ def runs_in(runs: Path) -> Iterator[Item]:
             with contextlib.suppress(FileNotFoundError):
                 record = path / "run.json"
                 used = (record if record.exists() else path).stat().st_mtime
-                yield Item(RUNS, path, used, disk_usage(path))
+                yield Item(RUNS, (path,), used, disk_usage(path))
 
 
 def disk_usage(path: Path) -> int:
@@ -130,18 +179,17 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _is_obsolete(name: str, path: Path) -> bool:
-    """Whether no harness of this version will look at ``path`` again."""
+    """Whether no harness of this version or a newer one will look at ``path`` again."""
     if name == "kernels":
-        return _format(path / kernel_cache.RECORD) != kernel_cache.FORMAT
-    if name == "results":
-        return path.suffix != ".json"
-    return path.suffix not in (".cpio", ".sha256")
+        return _format(path / kernel_cache.RECORD) < kernel_cache.FORMAT
+    return path.suffix != ENDINGS[name]
 
 
-def _format(record: Path) -> object:
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        return json.loads(record.read_bytes())["format"]
-    return None
+def _format(record: Path) -> int:
+    """That of a prepared kernel; 0 where it is not even known."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        return int(json.loads(record.read_bytes())["format"])
+    return 0
 
 
 def _remove_run(run: Path, dry_run: bool) -> bool:

@@ -73,7 +73,10 @@ class CheckKey:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One verdict. ``expected``, ``got`` and ``raw`` (hexadecimal) are set when it failed."""
+    """One verdict. ``expected``, ``got`` and ``raw`` (hexadecimal) are set when it failed.
+
+    ``known`` says until when and why a failure does not count, see :mod:`harness.known_issues`.
+    """
 
     key: CheckKey
     verdict: CheckVerdict
@@ -81,6 +84,12 @@ class CheckResult:
     expected: str = ""
     got: str = ""
     raw: str = ""
+    known: str = ""
+
+    @property
+    def weight(self) -> CheckVerdict:
+        """What counts for the verdict on the family: of a known failure, a pass."""
+        return CheckVerdict.PASS if self.known else self.verdict
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ class Incident:
     """What the console showed. ``fingerprint`` is the same for the same bug on another boot.
 
     ``environment`` marks a panic that blames what was booted with, not the kernel: no root, no
-    init.
+    init. ``known`` is as in :class:`CheckResult`.
     """
 
     kind: IncidentKind
@@ -152,6 +161,7 @@ class Incident:
     excerpt: str
     check: str | None = None
     environment: bool = False
+    known: str = ""
 
 
 class BootEnd(Enum):
@@ -267,6 +277,11 @@ class KernelResult:
     timing: Timing = field(default_factory=Timing)
     reused_from: EarlierRun | None = None
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The known issues that occurred."""
+        return known_issues_of(self.families, self.incidents)
+
     @classmethod
     def infrastructure(cls, name: str, reason: str, **known: object) -> Self:
         """The result of a kernel about which nothing was learned."""
@@ -290,6 +305,7 @@ class RunResult:
     directory: str = ""
     interrupted: bool = False
     startup_s: float = 0.0  # from the start of the process to that of the first preparation
+    notes: tuple[str, ...] = ()
 
 
 EXIT_OK = 0
@@ -309,6 +325,15 @@ def exit_status(run: RunResult) -> int:
     if KernelVerdict.INFRASTRUCTURE in verdicts or not verdicts:
         return EXIT_INFRASTRUCTURE
     return EXIT_OK
+
+
+def known_issues_of(
+    families: Mapping[Family, FamilyResult], incidents: Sequence[Incident]
+) -> tuple[str, ...]:
+    """What is said as known among the checks of ``families`` and ``incidents``, each once."""
+    checks = [check.known for result in families.values() for check in result.checks]
+    said = dict.fromkeys([*checks, *(incident.known for incident in incidents)])
+    return tuple(text for text in said if text)
 
 
 def merge_capabilities(found: Sequence[Capability]) -> dict[str, bool]:

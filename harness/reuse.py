@@ -14,15 +14,16 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness import __version__
 from harness.capabilities import expectations
 from harness.kernels import Cache, PreparedKernel, files
+from harness.known_issues import KnownIssues, digest
 from harness.manifest import DebSource, KernelEntry
-from harness.report.as_json import kernel_to_json
+from harness.report.as_json import kernel_text
 from harness.report.from_json import Fields, Malformed, earlier_run, kernel_from_json
 from harness.results import EarlierRun, Family, KernelResult, KernelVerdict, Timing
 
@@ -45,6 +46,7 @@ class Setting:
     checks: tuple[str, ...]
     payload: int | None
     seed: int | None
+    known: KnownIssues = field(default_factory=KnownIssues)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Results:
             return Answer(None, f"the kept result in {place} is of no use ({error}): testing again")
         if not record.kernel.verdict.as_expected:
             return Answer(None, f"the last result was {record.kernel.verdict}: testing again")
-        if not all(verdict.as_expected for verdict in record.verdicts):
+        if len(set(record.verdicts)) > 1:
             several = ", ".join(record.verdicts)
             return Answer(None, f"the last results were {several}: testing again")
         files.touch(place)
@@ -105,8 +107,8 @@ class Results:
         circumstances = circumstances_of(entry, kernel, self._setting, kvm=kvm)
         place = self._place(circumstances)
         try:
-            before = _read(place, circumstances).verdicts[: STEADY - 1]
-        except (OSError, Malformed):
+            before = _verdicts(_open(place, circumstances))[: STEADY - 1]
+        except (OSError, ValueError):
             before = ()
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record = {
@@ -114,9 +116,10 @@ class Results:
             "circumstances": circumstances,
             "run": asdict(replace(self._run, finished=finished)),
             "before": list(before),
-            "kernel": kernel_to_json(result),
         }
-        text = json.dumps(record, allow_nan=False)
+        # In this order: what stands last is already text.
+        text = json.dumps(record, allow_nan=False).removesuffix("}")
+        text += f', "kernel": {kernel_text(result)}}}'
         files.write_atomically(place, _HEAD.format(_sha256(text)) + text + _TAIL)
 
     def _place(self, circumstances: Mapping[str, Any]) -> Path:
@@ -126,7 +129,11 @@ class Results:
 def circumstances_of(
     entry: KernelEntry, kernel: PreparedKernel, setting: Setting, *, kvm: bool
 ) -> dict[str, Any]:
-    """All that a result depends on, as JSON has it; not a kernel's name or where it lies."""
+    """All that a result depends on, as JSON has it.
+
+    Where a kernel lies is not among it, its name only where known issues may go by that.
+    """
+    known = setting.known.of(entry)
     expected = expectations(kernel.release, isinstance(entry.source, DebSource), entry.expect)
     return {
         "format": FORMAT,
@@ -141,13 +148,14 @@ def circumstances_of(
         "accel": "kvm" if kvm else "tcg",
         "cpus": entry.cpus,
         "memory_mib": entry.memory_mib,
+        "timeout_s": entry.timeout_s,
         "append": list(entry.append),
         "families": [family.value for family in setting.families],
         "checks": list(setting.checks),
         "payload": setting.payload,
         "seed": "random" if setting.seed is None else setting.seed,
         "expect": {name: [e.present, e.strict] for name, e in expected.items()},
-        "known_issues": None if entry.known_issues is None else str(entry.known_issues),
+        "known_issues": digest(known, entry.name, setting.known.today) if known else None,
     }
 
 
@@ -160,7 +168,8 @@ def key(circumstances: Mapping[str, Any]) -> str:
 def judging() -> str:
     """SHA-256 of the code by which the harness boots and judges, so that a change of it counts."""
     here = Path(__file__).parent
-    sources = [here / "judge.py", here / "results.py", *sorted((here / "vm").glob("*.py"))]
+    names = ("judge.py", "keeper.py", "known_issues.py", "programs.py", "results.py")
+    sources = [*(here / name for name in names), *sorted((here / "vm").glob("*.py"))]
     digest = hashlib.sha256()
     for source in sources:
         digest.update(f"{source.name} {hashlib.sha256(source.read_bytes()).hexdigest()}\n".encode())
@@ -169,14 +178,12 @@ def judging() -> str:
 
 def _renewed(record: _Record, entry: KernelEntry, kernel: PreparedKernel) -> KernelResult:
     """The result of ``record`` as one of this run: its boots and their times were another's."""
-    note = f"reused from run {record.run.run}, {record.run.finished}"
     return replace(
         record.kernel,
         name=entry.name,
         version=kernel.version,
         origin=kernel.origin,
         attempts=(),
-        notes=(note, *record.kernel.notes),
         timing=Timing(),
         reused_from=record.run,
     )
@@ -185,27 +192,45 @@ def _renewed(record: _Record, entry: KernelEntry, kernel: PreparedKernel) -> Ker
 def _read(place: Path, circumstances: Mapping[str, Any]) -> _Record:
     """Raises :class:`Malformed` for all that :meth:`Results.keep` did not write there."""
     try:
-        text = place.read_bytes().decode("ascii")
-        start = len(_HEAD.format("0" * 64))
-        body = text[start:].removesuffix(_TAIL)
-        if text[:start] != _HEAD.format(_sha256(body)):
-            raise Malformed("it is damaged")
-        given = Fields("the file", json.loads(body))
-        if given.take("format", int) != FORMAT:
-            raise Malformed("it is of another version")
-        if given.take("circumstances", dict) != circumstances:
-            raise Malformed("it is of other circumstances")
+        given = _open(place, circumstances)
         record = _Record(
             run=earlier_run(given.fields("run")),
             before=tuple(map(KernelVerdict, given.texts("before"))),
             kernel=kernel_from_json(given.take("kernel", dict)),
         )
         given.end()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Malformed(str(error)) from error
     if record.kernel.reused_from is not None:
         raise Malformed("it was reused itself")
     return record
+
+
+def _open(place: Path, circumstances: Mapping[str, Any]) -> Fields:
+    """The record in the file ``place``, if that is whole and of ``circumstances``; else Malformed.
+
+    Of the record itself only the outermost members are known.
+    """
+    try:
+        text = place.read_bytes().decode("ascii")
+        start = len(_HEAD.format("0" * 64))
+        body = text[start:].removesuffix(_TAIL)
+        if text[:start] != _HEAD.format(_sha256(body)):
+            raise Malformed("it is damaged")
+        given = Fields("the file", json.loads(body))
+    except (ValueError, RecursionError) as error:
+        raise Malformed(str(error)) from error
+    if given.take("format", int) != FORMAT:
+        raise Malformed("it is of another version")
+    if given.take("circumstances", dict) != circumstances:
+        raise Malformed("it is of other circumstances")
+    return given
+
+
+def _verdicts(given: Fields) -> tuple[KernelVerdict, ...]:
+    """Of the record in ``given`` and of those before it, newest first. Raises ValueError."""
+    last = Fields("the result", given.take("kernel", dict)).text("verdict")
+    return tuple(map(KernelVerdict, (last, *given.texts("before"))))
 
 
 def _sha256(text: str) -> str:

@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,8 @@ import platformdirs
 
 from harness import __version__, host, prune
 from harness.kernels import Cache
-from harness.kernels.files import write_atomically
+from harness.kernels.files import user_directory, write_atomically
+from harness.known_issues import KnownIssues
 from harness.manifest import Accel, KernelEntry
 from harness.matrix import Matrix, Options, default_jobs
 from harness.progress import Listener
@@ -37,6 +38,10 @@ RECORD = "run.json"
 
 class SessionUnavailable(Exception):
     """The run cannot even start: a sentence with the remedy."""
+
+
+class OutputRefused(Exception):
+    """What the user named as the run's directory cannot be it: a sentence with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +67,17 @@ def run(
 ) -> RunResult:
     """Test ``entries`` and keep everything in the run's directory.
 
-    Raises :class:`SessionUnavailable` where a host tool is missing or the disk cannot be used.
+    Raises :class:`SessionUnavailable` where a host tool is missing or the disk cannot be used,
+    :class:`OutputRefused` for a directory of the user's choice that cannot be used,
+    :class:`~harness.manifest.ManifestError` for a wrong file of known issues.
     """
-    qemu, busybox = find_tools()
+    known = KnownIssues.read(entries)
     begun = _begin()
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(cache.scratch())  # from now on nothing is pruned that is used
-            base = initramfs.prepare(cache.root, busybox)
-            directory = _new_directory(wishes.output, begun.id)
-            held.enter_context(prune.in_use(directory))
-        except (initramfs.RootUnavailable, OSError) as error:
-            raise SessionUnavailable(str(error)) from error
+    with ground(wishes.output, cache, begun.id) as found:
         options = Options(
-            directory=directory,
-            base=base,
-            qemu=qemu,
+            directory=found.directory,
+            base=found.base,
+            qemu=found.qemu,
             seed=secrets.randbits(32) if wishes.seed is None else wishes.seed,
             jobs=wishes.jobs or default_jobs(entries),
             families=wishes.families,
@@ -85,6 +85,7 @@ def run(
             payload=wishes.payload,
             accel=wishes.accel,
             reuse=wishes.reuse,
+            known=known,
         )
         return _run(entries, options, wishes.seed, begun, cache, listener, stop)
 
@@ -99,6 +100,7 @@ def _run(
     stop: threading.Event,
 ) -> RunResult:
     directory = options.directory
+    known = options.known or KnownIssues.read(entries)
     versions = {
         "qemu": _qemu_version(options.qemu),
         "virtme_ng": importlib.metadata.version("virtme-ng"),
@@ -109,6 +111,7 @@ def _run(
         checks=options.checks,
         payload=options.payload,
         seed=fixed_seed,
+        known=known,
         **versions,
     )
     results = Results(cache, setting, EarlierRun(begun.id, "", options.seed, str(directory)))
@@ -136,6 +139,7 @@ def _run(
         directory=str(directory),
         interrupted=stop.is_set(),
         startup_s=startup,
+        notes=() if stop.is_set() else _idle(known, entries, found, options),
         **versions,
     )
     texts = (place(kernel).read_text() for kernel in found)
@@ -143,11 +147,52 @@ def _run(
     return record
 
 
+def _idle(
+    known: KnownIssues,
+    entries: Sequence[KernelEntry],
+    found: Sequence[KernelResult],
+    options: Options,
+) -> tuple[str, ...]:
+    """The known issues that no longer occur; with a payload of the user's own that says nothing."""
+    if options.payload is not None:
+        return ()
+    return known.idle(entries, found, narrowed=bool(options.checks) or len(options.families) < 2)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every boot of a run stands on."""
+
+    directory: Path  # of the run
+    base: Path  # of the guest's root
+    qemu: Path
+
+
+@contextlib.contextmanager
+def ground(output: Path | None, cache: Cache, identity: str = "") -> Iterator[Ground]:
+    """Tools found, the guest's root built, a directory made: nothing is pruned that is used.
+
+    Raises as :func:`run` does.
+    """
+    qemu, busybox = find_tools()
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(cache.scratch())  # from now on nothing is pruned that is used
+            base = initramfs.prepare(cache.root, busybox)
+            directory = _new_directory(output, identity or _begin().id)
+            held.enter_context(prune.in_use(directory))
+        except (initramfs.RootUnavailable, OSError) as error:
+            raise SessionUnavailable(str(error)) from error
+        yield Ground(directory, base, qemu)
+
+
 def find_tools() -> tuple[Path, Path]:
     """The host's QEMU and busybox; SessionUnavailable names all that is missing."""
     missing = host.missing()
     if missing:
         raise SessionUnavailable(str(host.ToolsMissing(missing)))
+    if host.find_virtme_ng() is None:
+        raise SessionUnavailable(f"virtme-ng was not found; {host.VIRTME_NG_REMEDY}")
     qemu, busybox = host.find("qemu-system-x86_64"), host.find_static_busybox()
     assert qemu is not None, "host.missing() looked for it"
     assert busybox is not None, "host.missing() looked for it"
@@ -155,8 +200,12 @@ def find_tools() -> tuple[Path, Path]:
 
 
 def runs_directory() -> Path:
-    """Where runs are kept unless the user says otherwise."""
-    return platformdirs.user_state_path("mptcp-harness") / "runs"
+    """Where runs are kept unless the user says otherwise. Raises files.NoHome."""
+    state = user_directory(
+        lambda: platformdirs.user_state_path("mptcp-harness"),
+        "XDG_STATE_HOME, or give --output DIR",
+    )
+    return state / "runs"
 
 
 class _Begun(NamedTuple):
@@ -171,10 +220,21 @@ def _begin() -> _Begun:
 
 
 def _new_directory(wanted: Path | None, identity: str) -> Path:
-    directory = (wanted or runs_directory() / identity).absolute()
-    directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.iterdir()):
-        raise OSError(f"{directory} is not empty; give --output a directory of this run's own")
+    if wanted is None:
+        directory = runs_directory() / identity
+        directory.mkdir(parents=True)
+        return directory
+    instead = "give --output a new or empty directory of this run's own"
+    directory = wanted.absolute()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise OutputRefused(f"--output {wanted}: it is not empty; {instead}")
+        (directory / "kernels").mkdir()
+    except (FileExistsError, NotADirectoryError):
+        raise OutputRefused(f"--output {wanted}: that is a file; {instead}") from None
+    except OSError as error:
+        raise OutputRefused(f"--output {wanted}: {error.strerror}; {instead}") from error
     return directory
 
 

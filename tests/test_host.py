@@ -4,6 +4,8 @@ import os
 import shutil
 import struct
 import sys
+import sysconfig
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -375,20 +377,31 @@ def test_no_kvm_means_emulation(machine: Machine, monkeypatch: pytest.MonkeyPatc
         host.Standing.LIMITED,
         "absent; kernels are emulated",
     )
+    assert "nested virtualisation" in found.remedy
 
 
-def test_a_kvm_that_is_not_ours_is_said(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        pytest.param(errno.EACCES, "usermod -aG kvm", id="not in the group"),
+        pytest.param(errno.EPERM, "start it with --device", id="container"),
+        pytest.param(errno.ENODEV, "dmesg", id="no module"),
+    ],
+)
+def test_a_kvm_that_does_not_open_is_said(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
     kvm = machine.here / "kvm"
     really_open = os.open
 
     def refuse(path: str | Path, flags: int) -> int:  # root may open everything
         if path == kvm:
-            raise PermissionError(errno.EACCES, "Permission denied")
+            raise OSError(number, os.strerror(number))
         return really_open(path, flags)
 
     monkeypatch.setattr(host, "KVM", kvm)
     monkeypatch.setattr(os, "open", refuse)
-    assert "usermod -aG kvm" in finding(str(kvm), machine.here).remedy
+    assert remedy in finding(str(kvm), machine.here).remedy
 
 
 def test_a_kvm_that_opens_is_not_yet_believed(
@@ -414,10 +427,178 @@ def test_the_disk_of_a_cache_that_does_not_exist_yet_is_found(machine: Machine) 
 def test_little_memory_is_said(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, available: int, standing: host.Standing
 ) -> None:
-    meminfo = machine.here / "meminfo"
-    meminfo.write_text(f"MemTotal:  2000000 kB\nMemAvailable:  {available} kB\n")
-    monkeypatch.setattr(host, "MEMINFO", meminfo)
+    record(machine.here, monkeypatch, {"proc/meminfo": meminfo(available // 1024)})
     assert finding("memory", machine.here).standing is standing
+
+
+def record(
+    here: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], processors: int = 8
+) -> None:
+    """Let /proc and /sys be these files, recorded elsewhere."""
+    for name, text in files.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(text)
+    monkeypatch.setattr(host, "SYSTEM", here)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
+
+
+def meminfo(available: int) -> str:
+    return f"MemTotal:       33554432 kB\nMemAvailable:   {available * 1024} kB\n"
+
+
+MIB = 1 << 20
+#: systemd, as in Debian 12: a service with CPUQuota=250% and MemoryMax=1G in a slice of its own.
+VERSION_2 = {
+    "proc/meminfo": meminfo(16000),
+    "proc/self/cgroup": "0::/ci.slice/ci.service\n",
+    "proc/self/mountinfo": (
+        "22 27 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw\n"
+        "29 22 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 "
+        "rw,nsdelegate,memory_recursiveprot\n"
+    ),
+    "sys/fs/cgroup/ci.slice/cpu.max": "max 100000\n",
+    "sys/fs/cgroup/ci.slice/memory.max": "max\n",
+    "sys/fs/cgroup/ci.slice/memory.current": f"{400 * MIB}\n",
+    "sys/fs/cgroup/ci.slice/ci.service/cpu.max": "250000 100000\n",
+    "sys/fs/cgroup/ci.slice/ci.service/memory.max": f"{1024 * MIB}\n",
+    "sys/fs/cgroup/ci.slice/ci.service/memory.current": f"{300 * MIB}\n",
+    "sys/fs/cgroup/ci.slice/ci.service/memory.stat": (
+        f"anon {100 * MIB}\nfile {200 * MIB}\ninactive_anon 0\ninactive_file {150 * MIB}\n"
+    ),
+}
+#: Version 1 in a container that is told the path of the whole tree and sees its part of it.
+VERSION_1 = {
+    "proc/meminfo": meminfo(16000),
+    "proc/self/cgroup": (
+        "11:memory:/docker/0c12b2f5\n4:cpu,cpuacct:/docker/0c12b2f5\n1:name=systemd:/docker/0c12\n"
+    ),
+    "proc/self/mountinfo": (
+        "31 23 0:28 / /sys/fs/cgroup ro,relatime - tmpfs tmpfs rw,mode=755\n"
+        "32 31 0:29 /docker/0c12b2f5 /sys/fs/cgroup/cpu,cpuacct ro,relatime - cgroup cgroup "
+        "rw,cpu,cpuacct\n"
+        "35 31 0:32 /docker/0c12b2f5 /sys/fs/cgroup/memory ro,relatime - cgroup cgroup rw,memory\n"
+        "36 31 0:33 /docker/0c12 /sys/fs/cgroup/systemd ro - cgroup systemd rw,name=systemd\n"
+    ),
+    "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "150000\n",
+    "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "50000\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2048 * MIB}\n",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{1000 * MIB}\n",
+    "sys/fs/cgroup/memory/memory.stat": f"inactive_file 0\ntotal_inactive_file {500 * MIB}\n",
+}
+#: Both at once, without a limit: version 2 beside version 1, which has the controllers.
+HYBRID = {
+    "proc/meminfo": meminfo(16000),
+    "proc/self/cgroup": "4:memory:/api/0c12\n1:cpu:/\n0::/\n",
+    "proc/self/mountinfo": (
+        "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n"
+        "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+        "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
+    ),
+    "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+    "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+    "sys/fs/cgroup/memory/api/0c12/memory.limit_in_bytes": "9223372036854771712\n",
+    "sys/fs/cgroup/memory/api/0c12/memory.usage_in_bytes": f"{500 * MIB}\n",
+    "sys/fs/cgroup/unified/cgroup.controllers": "\n",
+}
+#: A process outside the tree that its namespace of cgroups shows (cgroup_namespaces(7)).
+OUTSIDE = {**VERSION_2, "proc/self/cgroup": "0::/../other.service\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "usable", "available"),
+    [
+        pytest.param(VERSION_2, 2, 1024 - 300 + 150, id="version 2"),
+        pytest.param(VERSION_1, 3, 2048 - 1000 + 500, id="version 1"),
+        pytest.param(HYBRID, 8, 16000, id="hybrid, unlimited"),
+        pytest.param(OUTSIDE, 8, 16000, id="outside"),
+        pytest.param({"proc/meminfo": meminfo(16000)}, 8, 16000, id="no cgroups"),
+    ],
+)
+def test_the_limits_of_cgroups_count(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str],
+    usable: int,
+    available: int,
+) -> None:
+    record(tmp_path, monkeypatch, files)
+    assert (host.processors(), host.available_memory_mib()) == (usable, available)
+
+
+def test_a_limit_further_up_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    above = {
+        "sys/fs/cgroup/ci.slice/cpu.max": "100000 100000\n",
+        "sys/fs/cgroup/ci.slice/memory.max": f"{500 * MIB}\n",
+    }
+    record(tmp_path, monkeypatch, {**VERSION_2, **above})
+    assert (host.processors(), host.available_memory_mib()) == (1, 100)
+
+
+def test_less_than_a_processor_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    little = {"sys/fs/cgroup/ci.slice/cpu.max": "20000 100000\n"}
+    record(tmp_path, monkeypatch, {**VERSION_2, **little})
+    assert host.processors() == 1
+
+
+def test_a_group_over_its_limit_has_nothing_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = {"sys/fs/cgroup/ci.slice/ci.service/memory.max": f"{100 * MIB}\n"}
+    record(tmp_path, monkeypatch, {**VERSION_2, **full})
+    assert host.available_memory_mib() == 0
+
+
+def test_the_affinity_of_the_process_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, monkeypatch, VERSION_2, processors=1)
+    assert host.processors() == 1
+
+
+def test_this_hosts_own_limits_can_be_read() -> None:
+    assert 1 <= host.processors() <= len(os.sched_getaffinity(0))
+    assert host.available_memory_mib() > 0
+
+
+def test_a_virtme_ng_that_is_missing_is_said(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(machine.here / "scripts"))
+    found = finding("virtme-ng", machine.here)
+    assert found.standing is host.Standing.MISSING
+    assert "pip install 'virtme-ng>=" in found.remedy
+
+
+def test_virtme_ng_is_found_where_pip_puts_scripts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = machine.here / "scripts"
+    scripts.mkdir()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(scripts))
+    vng = machine.add("vng", "#!/bin/sh\necho virtme-ng 1.42\n", where=scripts)
+    assert host.find_virtme_ng() == vng
+    assert finding("virtme-ng", machine.here) == host.Finding(
+        "virtme-ng", host.Standing.OK, str(vng), "1.42"
+    )
+
+
+def test_a_virtme_ng_that_is_too_old_is_said(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(machine.here / "scripts"))
+    machine.add("vng", "#!/bin/sh\necho virtme-ng 1.9\n")
+    assert "1.42 or later" in finding("virtme-ng", machine.here).remedy
+
+
+def test_the_oldest_virtme_ng_stands_in_one_way() -> None:
+    with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
+        (wanted,) = (
+            requirement.removeprefix("virtme-ng>=")
+            for requirement in tomllib.load(file)["project"]["dependencies"]
+            if requirement.startswith("virtme-ng>=")
+        )
+    assert ".".join(map(str, host.VIRTME_NG.minimum)) == wanted
+    assert f"'virtme-ng>={wanted}'" in host.VIRTME_NG_REMEDY
 
 
 @pytest.mark.parametrize(

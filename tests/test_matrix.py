@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import kernels, matrix
+from harness import host, kernels, matrix
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
+from harness.known_issues import KnownIssues
 from harness.manifest import Accel, DebSource, ImageSource, KernelEntry
 from harness.matrix import Matrix, Options
 from harness.progress import Progress, Stage
@@ -23,11 +23,13 @@ from harness.results import (
     CheckKey,
     CheckResult,
     CheckVerdict,
+    EarlierRun,
     Family,
     KernelResult,
     KernelVerdict,
     Stream,
 )
+from harness.reuse import Results, Setting
 from harness.vm import accelerator, boot
 
 KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")
@@ -61,10 +63,13 @@ class Bench:
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.boots: dict[str, list[Attempt]] = {}
+        self.circumstances: dict[str, str] = {}  # the digest of an image, by name
         self.unavailable: dict[str, list[KernelUnavailable]] = {}
         self.progress: list[Progress] = []
         self.kept: list[KernelResult] = []
         self.stop = threading.Event()
+        self.number = 0
+        self.known_issues: Path | None = None
         self.during_boot: Callable[[], None] = lambda: None
         self._directory = tmp_path
         monkeypatch.setattr(matrix, "BACK_OFF", (0.0, 0.0))
@@ -79,8 +84,9 @@ class Bench:
         if self.unavailable.get(entry.name):
             raise self.unavailable[entry.name].pop(0)
         image = self._directory / "vmlinux"
+        digest = self.circumstances.get(entry.name, "0" * 64)
         return PreparedKernel(
-            entry.name, "6.12.1", "v", "here", image, "0" * 64, self._directory, image
+            entry.name, "6.12.1", "v", "here", image, digest, self._directory, image
         )
 
     def _boot(self, plan: boot.BootPlan, *_: object) -> Attempt:
@@ -90,8 +96,12 @@ class Bench:
         place = str(plan.directory / "console.log")
         return replace(attempt, number=plan.number, console=place, events=place)
 
-    def run(self, *names: str, jobs: int = 1) -> list[KernelResult]:
-        entries = [KernelEntry(name, DebSource("trixie", "linux-image"), "here") for name in names]
+    def run(self, *names: str, jobs: int = 1, reuse: bool = False) -> list[KernelResult]:
+        source = DebSource("trixie", "linux-image")
+        entries = [
+            KernelEntry(name, source, "here", known_issues=self.known_issues) for name in names
+        ]
+        known = KnownIssues.read(entries)
         options = Options(
             directory=self._directory / "run",
             base=self._directory,
@@ -99,8 +109,18 @@ class Bench:
             seed=1,
             jobs=jobs,
             families=(Family.IPV4,),
+            reuse=reuse,
+            known=known,
         )
         cache = Cache(self._directory / "cache")
+        setting = Setting("0b", "7.2", "1.42", (Family.IPV4,), (), None, None, known)
+        self.number += 1
+        run = EarlierRun(f"run {self.number}", "", 1, "")
+        options = replace(
+            options,
+            directory=self._directory / run.run,
+            results=Results(cache, setting, run),
+        )
         whole = Matrix(entries, options, cache, self.progress.append, self.kept.append, self.stop)
         return list(whole.run())
 
@@ -186,9 +206,98 @@ def test_an_error_of_the_harness_itself_is_not_swallowed(bench: Bench) -> None:
         bench.run("a")
 
 
-def test_a_list_of_known_issues_that_nobody_reads_is_said(tmp_path: Path, bench: Bench) -> None:
-    entry = KernelEntry("k", DebSource("s", "p"), "here", known_issues=tmp_path / "issues.yaml")
-    assert "is not read" in matrix._not_yet(entry)[0]
+def last(bench: Bench) -> Progress:
+    return [progress for progress in bench.progress if progress.kernel][-1]
+
+
+def test_a_good_result_takes_the_place_of_a_boot(bench: Bench) -> None:
+    bench.boots["k"] = [GOOD]
+    bench.run("k")
+    (result,) = bench.run("k", reuse=True)
+    assert result.verdict is KernelVerdict.PASS
+    assert result.reused_from is not None
+    assert (last(bench).verdict, last(bench).detail) == ("pass", "reused from run run 1")
+
+
+def test_a_reused_result_is_kept_as_one_of_this_run(bench: Bench) -> None:
+    bench.boots["k"] = [GOOD]
+    bench.run("k")
+    bench.run("k", reuse=True)
+    assert [result.reused_from is None for result in bench.kept] == [True, False]
+
+
+def test_without_being_asked_nothing_is_reused(bench: Bench) -> None:
+    bench.boots["k"] = [GOOD, GOOD]
+    bench.run("k")
+    (result,) = bench.run("k")
+    assert result.reused_from is None
+
+
+def test_a_failing_kernel_is_tested_again_and_that_is_said(bench: Bench) -> None:
+    bench.boots["k"] = [FAILED, GOOD]
+    bench.run("k")
+    (result,) = bench.run("k", reuse=True)
+    why = "the last result was fail: testing again"
+    assert (result.verdict, result.notes[0]) == (KernelVerdict.PASS, why)
+    assert Progress("k", Stage.WAITING, why) in bench.progress
+
+
+def test_a_reused_result_is_that_of_the_last_boot(bench: Bench) -> None:
+    bench.boots["k"] = [GOOD]
+    bench.run("k")
+    bench.run("k", reuse=True)
+    (result,) = bench.run("k", reuse=True)
+    assert result.reused_from is not None
+    assert result.reused_from.run == "run 1"
+
+
+def test_only_kernels_that_have_a_result_are_reused(bench: Bench) -> None:
+    bench.boots = {"a": [GOOD]}
+    bench.run("a")
+    bench.boots = {"b": [FAILED]}
+    bench.circumstances["b"] = "1" * 64
+    a, b = bench.run("a", "b", reuse=True)
+    assert (a.reused_from is None, b.reused_from is None) == (False, True)
+
+
+def test_a_disk_that_keeps_no_results_is_said(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/results").write_text("in the way")
+    bench.boots["k"] = [GOOD]
+    (result,) = bench.run("k")
+    assert result.verdict is KernelVerdict.PASS
+    assert any("cannot be kept for --reuse" in progress.detail for progress in bench.progress)
+
+
+KNOWN = """\
+known_issues:
+  - check: payload.arrives
+    kernels: 6.12.*
+    reason: it is late
+    owner: net
+    expires: {}-12-31
+"""
+
+
+@pytest.mark.parametrize(
+    ("year", "verdict", "note"),
+    [
+        (9999, KernelVerdict.PASS, ()),
+        (
+            2020,
+            KernelVerdict.FAIL,
+            ("payload.arrives was known until 2020-12-31: it is late (net)",),
+        ),
+    ],
+)
+def test_a_known_issue_does_not_count_until_it_expires(
+    tmp_path: Path, bench: Bench, year: int, verdict: KernelVerdict, note: tuple[str, ...]
+) -> None:
+    bench.known_issues = tmp_path / "issues.yaml"
+    bench.known_issues.write_text(KNOWN.format(year))
+    bench.boots["k"] = [FAILED]
+    (result,) = bench.run("k")
+    assert (result.verdict, result.notes) == (verdict, note)
 
 
 def entry(name: str, *, series: bool = False, **changes: object) -> KernelEntry:
@@ -244,7 +353,7 @@ def test_a_series_that_cannot_match_is_not_read() -> None:
 def test_as_many_vms_as_processors_and_memory_allow(
     monkeypatch: pytest.MonkeyPatch, memory: int, cpus: int, count: int, jobs: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(matrix, "available_memory_mib", lambda: 2500)
+    monkeypatch.setattr(host, "processors", lambda: 2)
+    monkeypatch.setattr(host, "available_memory_mib", lambda: 2500)
     wanted = [entry(str(i), memory_mib=memory, cpus=cpus, accel=Accel.TCG) for i in range(count)]
     assert matrix.default_jobs(wanted) == jobs

@@ -23,10 +23,11 @@ LICENCE = "SPDX-License-Identifier: GPL-2.0-only"
 #: From the top down: a room imports from its own level and from those below it.
 LEVELS = (
     ("cli", "__main__"),
-    ("arguments", "session"),
-    ("matrix", "judge", "reuse", "prune", "bisect", "compare", "report"),
-    ("vm", "kernels", "store"),
+    ("arguments", "session", "selftest"),
+    ("matrix", "judge", "known_issues", "reuse", "prune", "bisect", "compare", "report"),
+    ("vm", "kernels", "store", "known_issues_schema"),
     ("manifest", "manifest_schema", "manifest_yaml", "capabilities", "results", "progress", "host"),
+    ("programs", "keeper"),
 )
 #: What of the guest the host may import beside guest.events, by room: the list of checks, and the
 #: package itself, to find its files.

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from harness import host
+from harness import host, programs
 from harness.kernels import mirror
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.packages import Package
@@ -110,9 +111,9 @@ def _index_of(
         if found is None or refresh or _age(state / _FAILED) >= _RETRY_AFTER:
             say(f"reading the package index of {suite}")
             try:
-                return _update(state, suite, lock)
+                return _update(state, suite, lock, cache.stop)
             except KernelUnavailable as failure:
-                if found is None:
+                if found is None or cache.stop.is_set():
                     raise
                 (state / _FAILED).write_text(str(failure))
         when = datetime.fromtimestamp((state / _INDEX).stat().st_mtime).astimezone()
@@ -130,7 +131,7 @@ def download(
     """
     wanted = [f"{package.name}={package.version}" for package in packages]
     state = _state(suite, cache)
-    run = _run(state, "apt-get", "-q", "download", *wanted, cwd=directory)
+    run = _run(state, cache.stop, "apt-get", "-q", "download", *wanted, cwd=directory)
     what = " and ".join(package.name for package in packages)
     if run.returncode != 0:
         if "404" in run.stderr or "was not found" in run.stderr or "Unable to locate" in run.stderr:
@@ -204,18 +205,18 @@ def _source_line(suite: str) -> str:
     return f"deb [arch=amd64 signed-by={keyring}] {uri} {suite} main\n"
 
 
-def _update(state: Path, suite: str, lock: int) -> dict[str, Package]:
-    run = _run(state, "apt-get", "-q", "update", timeout=_UPDATE_TIMEOUT, keep=lock)
+def _update(state: Path, suite: str, lock: int, stop: threading.Event) -> dict[str, Package]:
+    run = _run(state, stop, "apt-get", "-q", "update", timeout=_UPDATE_TIMEOUT, keep=lock)
     if run.returncode != 0:
         mirror_line = (state / "sources.list").read_text().split("] ")[1].split(" ")[0]
         if "does not have a Release file" in run.stderr and "404" in run.stdout + run.stderr:
             raise KernelUnavailable(f"the mirror {mirror_line} has no suite {suite}")
         raise _failure(f"reading the package index of {suite} from {mirror_line} failed", run)
-    names = _run(state, "apt-cache", "pkgnames", "linux-").stdout.split()
+    names = _run(state, stop, "apt-cache", "pkgnames", "linux-").stdout.split()
     kinds = ("linux-image-", "linux-binary-", "linux-modules-", "linux-base-")
     names = sorted(n for n in names if n.startswith(kinds) and not n.endswith("-dbg"))
-    records = _run(state, "apt-cache", "show", "--no-all-versions", *names) if names else None
-    packages = distil(records.stdout if records else "")
+    show = ("apt-cache", "show", "--no-all-versions", *names)
+    packages = distil(_run(state, stop, *show).stdout if names else "")
     new = state / (_INDEX + ".new")
     new.write_text(json.dumps({name: asdict(package) for name, package in packages.items()}))
     new.replace(state / _INDEX)
@@ -239,24 +240,25 @@ def distil(records: str) -> dict[str, Package]:
 
 def _run(
     state: Path,
+    stop: threading.Event,
     program: str,
     *arguments: str,
     cwd: Path | None = None,
     timeout: int = _DOWNLOAD_TIMEOUT,
     keep: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
+    """Run apt with the configuration in ``state``; the descriptor ``keep`` is open in it too."""
     try:
-        return subprocess.run(
+        return programs.run(
             [program, "-c", str(state / "apt.conf"), *arguments],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            env=host.apt_environment(),
+            host.apt_environment(),
+            stop=stop,
             timeout=timeout,
+            directory=cwd,
             pass_fds=() if keep is None else (keep,),
         )
+    except programs.Interrupted as interruption:
+        raise KernelUnavailable("interrupted") from interruption
     except subprocess.TimeoutExpired as error:
         raise KernelUnavailable(
             f"{program} {arguments[1]} did not end within {timeout} seconds; look at the network "

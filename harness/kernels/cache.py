@@ -29,11 +29,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import platformdirs
 
-from harness.kernels.files import is_settled, recall, remember, stamp, touch
+from harness.kernels.files import is_settled, recall, remember, stamp, touch, user_directory
 from harness.kernels.prepared import KernelUnavailable
 
 # Part of every key: a change in what a build makes must not meet entries of an older harness.
@@ -91,10 +91,13 @@ class Cache:
     """The cache below ``root``. Several processes and threads may use one directory at once.
 
     Nothing is created before the first use; OSError then means that the directory is of no use.
+    Raises files.NoHome where ``root`` is None and the user's own cache cannot be known.
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = (root or platformdirs.user_cache_path("mptcp-harness")).absolute()
+        self.root = (root or _users_own()).absolute()
+        #: Set by whoever runs to interrupt what waits for the cache, or works for it.
+        self.stop = threading.Event()
         self._opening = threading.Lock()
         self._opened = False
         self._found: dict[str, Any] | None = None
@@ -133,14 +136,16 @@ class Cache:
         """Hold the lock ``name``; ``say`` is told if that has to be waited for.
 
         Yields its file descriptor: a child that inherits it (``pass_fds``) keeps the lock
-        should this process die before it.
+        should this process die before it. Raises KernelUnavailable once ``stop`` is set.
         """
         with (self.directory("locks") / name).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(file):
                 say(f"waiting for another preparation ({file.name} is locked)")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                pause = 0.005  # most are held for milliseconds
+                while not _try_lock(file):
+                    if self.stop.wait(pause):
+                        raise KernelUnavailable("interrupted")
+                    pause = min(2 * pause, 0.1)
             yield file.fileno()
 
     @contextlib.contextmanager
@@ -158,9 +163,10 @@ class Cache:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
-            with self.lock("tmp"):
+            # Interrupted while it waits here, it leaves an empty file to the next run.
+            with contextlib.suppress(KernelUnavailable), self.lock("tmp"):
                 _lock_file(path).unlink(missing_ok=True)
-                alive.close()
+            alive.close()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[float]:
@@ -239,6 +245,12 @@ class Cache:
                 _lock_file(path).unlink(missing_ok=True)
 
 
+def _users_own() -> Path:
+    return user_directory(
+        lambda: platformdirs.user_cache_path("mptcp-harness"), "XDG_CACHE_HOME, or give --cache DIR"
+    )
+
+
 def digest(value: Any) -> str:
     """A key's distinctive part: 16 hexadecimal digits over ``value``, which JSON can hold.
 
@@ -257,13 +269,19 @@ def _lock_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _owned(tmp: Path) -> Iterator[Path]:
     """The directories in ``tmp`` whose owners live."""
     for lock in tmp.glob("*.lock"):
         with lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(file):
                 yield lock.with_suffix("")
 
 

@@ -22,31 +22,35 @@ class Unknown(ValueError):
 
 
 class Broken(ValueError):
-    """The compressed data end too early, are damaged, or grow beyond LIMIT."""
+    """The compressed data end too early, are damaged, or grow beyond the limit."""
 
 
-def decompress(data: bytes) -> bytes:
-    """What is compressed in ``data``; bytes behind the end of the stream are ignored."""
+def decompress(data: bytes, limit: int | None = None) -> bytes:
+    """What is compressed in ``data``; bytes behind the end of the stream are ignored.
+
+    What grows beyond ``limit`` bytes (:data:`LIMIT` when absent) is refused.
+    """
+    limit = LIMIT if limit is None else limit
     try:
         if data.startswith(b"\x1f\x8b"):
-            return _bounded(zlib.decompressobj(zlib.MAX_WBITS | 16), data)
+            return _bounded(zlib.decompressobj(zlib.MAX_WBITS | 16), data, limit)
         if data.startswith(b"\xfd7zXZ\0"):
-            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ), data)
+            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ), data, limit)
         if data.startswith(b"\x5d\0\0"):
-            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data)
+            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data, limit)
         if data.startswith(b"BZh"):
-            return _bounded(bz2.BZ2Decompressor(), data)
+            return _bounded(bz2.BZ2Decompressor(), data, limit)
         if data.startswith(b"\x28\xb5\x2f\xfd"):
-            return _zstd(data)
+            return _zstd(data, limit)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise Broken(str(error)) from error
     raise Unknown(f"unknown magic {data[:6].hex()}")
 
 
 def _bounded(
-    stream: zlib._Decompress | lzma.LZMADecompressor | bz2.BZ2Decompressor, data: bytes
+    stream: zlib._Decompress | lzma.LZMADecompressor | bz2.BZ2Decompressor, data: bytes, limit: int
 ) -> bytes:
-    plain = stream.decompress(data, LIMIT)
+    plain = stream.decompress(data, limit)
     if not stream.eof:
         raise Broken("the compressed data are truncated or too large")
     return plain
@@ -54,14 +58,14 @@ def _bounded(
 
 if sys.version_info >= (3, 14):
 
-    def _zstd(data: bytes) -> bytes:
+    def _zstd(data: bytes, limit: int) -> bytes:
         try:
-            return _bounded(zstd.ZstdDecompressor(), data)
+            return _bounded(zstd.ZstdDecompressor(), data, limit)
         except zstd.ZstdError as error:
             raise Broken(str(error)) from error
 else:
 
-    def _zstd(data: bytes) -> bytes:
+    def _zstd(data: bytes, limit: int) -> bytes:
         # A decompressobj knows no bound of its own (and a reader cannot tell truncation from the
         # end). 4 KiB grow to 128 MiB at most: a block of 128 KiB takes at least 4 bytes.
         stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
@@ -74,7 +78,7 @@ else:
             except zstandard.ZstdError as error:
                 raise Broken(str(error)) from error
             size += len(part)
-            if size > LIMIT:
+            if size > limit:
                 break
             parts.append(part)
             if stream.eof:

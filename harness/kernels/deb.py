@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 from harness.kernels import apt, modules, packages
 from harness.kernels.assemble import assemble, prepared
@@ -31,6 +33,18 @@ _MODULE = re.compile(rf"{_MODULES}/.+")
 _BUILTIN = re.compile(rf"{_MODULES}/{re.escape(modules.BUILTIN)}")
 # No vmlinuz and no module that a boot needs comes near this size, in bytes.
 _MEMBER_LIMIT = 256 << 20
+# Of a whole package, in bytes as unpacked and in members; real ones have 780 MB and 5000. All of
+# it is decompressed, and tarfile keeps every header.
+_PACKAGE_LIMIT = 8 << 30
+_MEMBERS_LIMIT = 200_000
+# What is wanted of a package lies in memory; real ones have 20 MB of that.
+_WANTED_LIMIT = 512 << 20
+# A name or a set of attributes of the next member, which tarfile reads whole.
+_HEADER_LIMIT = 1 << 20
+_EXTENSIONS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
 _PIPE_BUFFER = 1 << 20
 
 
@@ -86,22 +100,25 @@ def _prepare(
             say(f"downloading {kernel.name} ({size:.0f} MB)")
             files = apt.download(source.suite, kernel.parts, directory, cache)
             say(f"unpacking {kernel.name}")
-            return unpack(list(files.values()), root, kernel.name)
+            return unpack(list(files.values()), root, kernel.name, cache.stop)
 
     entry = cache.entry(f"deb-{kernel.release}-{digest(identity)}", build, say)
     origin = f"{source.suite} {kernel.name} {kernel.version}"
     return prepared(name, entry, origin=origin, version=kernel.version)
 
 
-def unpack(debs: Iterable[Path], root: Path, what: str) -> Built:
-    """Fill ``root`` from the packages of one kernel, called ``what`` in messages."""
+def unpack(debs: Iterable[Path], root: Path, what: str, stop: threading.Event) -> Built:
+    """Fill ``root`` from the packages of one kernel, called ``what`` in messages.
+
+    Raises KernelUnavailable, also once ``stop`` is set.
+    """
     debs = list(debs)
     images: dict[str, bytes] = {}
     builtin: list[bytes] = []
 
     def fetch(names: frozenset[str]) -> Iterator[Module]:
         for deb in debs:
-            for path, data in _members(deb, lambda path: _is_wanted(path, names)):
+            for path, data in _members(deb, lambda path: _is_wanted(path, names), stop):
                 if _IMAGE.fullmatch(path):
                     images[path] = data
                 elif _BUILTIN.fullmatch(path):
@@ -127,7 +144,47 @@ def _is_wanted(path: str, names: frozenset[str]) -> bool:
     return _MODULE.fullmatch(path) is not None and modules.module_name(path) in names
 
 
-def _members(deb: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+class _Header(tarfile.TarInfo):
+    """A member's header that does not fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _EXTENSIONS and header.size > _HEADER_LIMIT:
+            # Of tarfile's own errors some would be taken for the end of the archive.
+            raise _Excess(f"a header of {header.size} bytes")
+        return header
+
+
+class _Excess(Exception):
+    """More than a package of a kernel holds; the text says of what."""
+
+
+class _Budget:
+    """Counts what a package holds, and raises _Excess when it is beyond all reason."""
+
+    def __init__(self) -> None:
+        self._members = self._bytes = self._wanted = 0
+
+    def member(self, member: tarfile.TarInfo) -> None:
+        self._members += 1
+        self._bytes += member.size
+        if self._members > _MEMBERS_LIMIT:
+            raise _Excess(f"more than {_MEMBERS_LIMIT} members")
+        if self._bytes > _PACKAGE_LIMIT:
+            raise _Excess(f"more than {_PACKAGE_LIMIT >> 20} MiB")
+
+    def wanted(self, member: tarfile.TarInfo) -> None:
+        self._wanted += member.size
+        if member.size > _MEMBER_LIMIT:
+            raise _Excess(f"{member.name} of {member.size} bytes")
+        if self._wanted > _WANTED_LIMIT:
+            raise _Excess(f"more than {_WANTED_LIMIT >> 20} MiB of images and modules")
+
+
+def _members(
+    deb: Path, is_wanted: Callable[[str], bool], stop: threading.Event
+) -> Iterator[tuple[str, bytes]]:
     """The regular files in ``deb`` whose paths are wanted, in one pass: (path, contents)."""
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     with subprocess.Popen(
@@ -136,17 +193,25 @@ def _members(deb: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str,
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|", bufsize=_PIPE_BUFFER) as archive:
+            with tarfile.open(
+                fileobj=process.stdout, mode="r|", bufsize=_PIPE_BUFFER, tarinfo=_Header
+            ) as archive:
+                budget = _Budget()
                 for member in archive:
+                    if stop.is_set():
+                        raise KernelUnavailable("interrupted")
+                    budget.member(member)
                     if not member.isreg() or not is_wanted(member.name):
                         continue
-                    if member.size > _MEMBER_LIMIT:
-                        raise KernelUnavailable(f"{deb.name} is damaged: {member.name} is huge")
+                    budget.wanted(member)
                     file = archive.extractfile(member)
                     assert file is not None
                     yield member.name, file.read()
-        except tarfile.TarError as error:
+        # RecursionError: tarfile calls itself for each header that only names the next member.
+        except (tarfile.TarError, RecursionError) as error:
             raise KernelUnavailable(f"{deb.name} cannot be unpacked: {error}") from error
+        except _Excess as excess:
+            raise KernelUnavailable(f"{deb.name} is no kernel's package: it has {excess}") from None
         finally:
             process.stdout.close()
             said = process.stderr.read().decode("utf-8", "replace").strip()

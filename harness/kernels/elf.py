@@ -40,6 +40,7 @@ class Malformed(ValueError):
 class _Section:
     name: int
     type: int
+    address: int
     offset: int
     size: int
 
@@ -83,15 +84,20 @@ def has_pvh_entry(data: Data) -> bool:
 
 def section(data: Data, name: bytes) -> bytes:
     """The contents of the section ``name``; empty if there is none."""
+    return located_section(data, name)[1]
+
+
+def located_section(data: Data, name: bytes) -> tuple[int, bytes]:
+    """The address of the section ``name`` and its contents; 0 and nothing if there is none."""
     sections = _sections(data)
     if not sections:
-        return b""
+        return 0, b""
     names = sections[_header(data)[13]]
     for found in sections:
         start = names.offset + found.name
         if data[start : start + len(name) + 1] == name + b"\0":
-            return data[found.offset : found.offset + found.size]
-    return b""
+            return found.address, data[found.offset : found.offset + found.size]
+    return 0, b""
 
 
 def _header(data: Data) -> tuple[int, ...]:
@@ -118,7 +124,7 @@ def _sections(data: Data) -> list[_Section]:
     sections = []
     for index in range(count):
         fields = _SECTION.unpack_from(data, offset + index * size)
-        sections.append(_Section(fields[0], fields[1], fields[4], fields[5]))
+        sections.append(_Section(fields[0], fields[1], fields[3], fields[4], fields[5]))
     if names >= len(sections):
         raise Malformed("its section headers are damaged")
     return sections

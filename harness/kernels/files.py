@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,24 @@ Stamp = list[int]
 #: Seconds that must have passed since a change: one that follows at once may get the same times
 #: (the kernel's clock for files ticks every few milliseconds, other file systems' every 2 s).
 SETTLED = 2.0
+
+
+class NoHome(Exception):
+    """A directory of the user's was looked for and cannot be known; a sentence with the remedy."""
+
+
+def user_directory(find: Callable[[], Path], instead: str) -> Path:
+    """What ``find``, of platformdirs, gives; ``instead`` is what may be given where it cannot.
+
+    Raises :class:`NoHome` for a user without HOME and without an entry in passwd(5).
+    """
+    try:
+        path = find()
+    except RuntimeError:
+        path = Path("~")
+    if not path.is_absolute():  # before platformdirs 4.5 an unknown ~ stayed as it was
+        raise NoHome(f"this user has no home directory that is known; set HOME, or {instead}")
+    return path
 
 
 def stamp(path: Path) -> Stamp:
@@ -50,9 +68,23 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         new.write_text(text, encoding="utf-8")
         new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
         raise
+
+
+def write_through(path: Path, text: str) -> None:
+    """Write ``text`` to where ``path`` leads: what is no plain file (a link, a pipe) stays.
+
+    A plain file is replaced in one step, if its directory lets us.
+    """
+    plain = not path.is_symlink() and (path.is_file() or not path.exists())
+    if plain and os.access(path.parent, os.W_OK | os.X_OK):
+        write_atomically(path, text)
+    else:
+        with path.open("w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def touch(path: Path) -> None:

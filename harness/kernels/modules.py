@@ -31,6 +31,11 @@ LIKELY = frozenset(NEEDED) | {
 #: The file beside the modules that lists what is built in instead.
 BUILTIN = "modules.builtin"
 
+#: Over all modules of a kernel, which for a package is seconds; one suffices for known kernels.
+MOST_PASSES = 10
+#: Bytes; the largest of NEEDED and LIKELY has 3 MB with its debug information.
+MODULE_LIMIT = 64 << 20
+
 # The name becomes a path: it leads nowhere else, whoever made the package.
 _FILE = re.compile(r"([A-Za-z0-9_-]+)\.ko(?:\.(?:xz|zst|gz))?")
 
@@ -94,7 +99,7 @@ def load(path: str, data: bytes) -> Module:
     if name is None:
         raise KernelUnavailable(f"{path!r} cannot be the path of a kernel module")
     try:
-        plain = data if path.endswith(".ko") else compression.decompress(data)
+        plain = data if path.endswith(".ko") else compression.decompress(data, MODULE_LIMIT)
         elf.check_complete(plain)
     except ValueError as error:
         raise KernelUnavailable(f"the module {path} is damaged: {error}") from error
@@ -106,9 +111,16 @@ def collect(fetch: Fetch) -> tuple[Module, ...]:
     known = {module.name: module for module in fetch(LIKELY)}
     graph: dict[str, tuple[str, ...]] = {}
     wanted = [name for name in NEEDED if name in known]
+    passes = 1
     while wanted:
         missing = frozenset(wanted) - known.keys()
         if missing:
+            passes += 1
+            if passes > MOST_PASSES:
+                raise KernelUnavailable(
+                    f"the modules for the boot depend on others, and those on others, more than "
+                    f"{MOST_PASSES} deep, down to {min(missing)}; install the kernel's own modules"
+                )
             known.update((module.name, module) for module in fetch(missing))
         for name in wanted:
             if name not in known:

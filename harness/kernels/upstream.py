@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sysconfig
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import host
+from harness import host, programs
 from harness.kernels import module_files, modules
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
@@ -36,35 +35,34 @@ def prepare(
         # virtme-ng takes an interrupted download for a complete one: each starts afresh.
         with cache.scratch() as home:
             say(f"virtme-ng downloads {tag}")
-            directory = download(tag, home)
+            directory = download(tag, home, cache.stop)
             return unpack(directory, root, tag)
 
     entry = cache.entry(f"upstream-{tag}-{digest(tag)}", build, say)
     return prepared(name, entry, origin=f"upstream {tag}")
 
 
-def download(tag: str, home: Path) -> Path:
+def download(tag: str, home: Path, stop: threading.Event) -> Path:
     """Let virtme-ng fetch ``tag`` with ``home`` as its home; the directory it unpacked into.
 
-    Raises KernelUnavailable with virtme-ng's own last word for any failure.
+    Raises KernelUnavailable with virtme-ng's own last word for any failure, and once ``stop`` is
+    set.
     """
-    path = _path()
-    program = shutil.which("vng", path=path)
+    program = host.find_virtme_ng()
     if program is None:
-        raise KernelUnavailable("vng was not found; install it with: pip install virtme-ng")
+        raise KernelUnavailable(f"vng was not found; {host.VIRTME_NG_REMEDY}")
     try:
-        run = subprocess.run(
+        run = programs.run(
             # Even a dry run starts a virtiofsd, and waits for one that does not work, and looks
             # for the modules with depmod and modprobe.
-            [program, "-r", tag, "--dry-run", "-v", "--force-9p", "--skip-modules"],
-            cwd=home,
-            env={**os.environ, "HOME": str(home), "PATH": path},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
+            [str(program), "-r", tag, "--dry-run", "-v", "--force-9p", "--skip-modules"],
+            {**os.environ, "HOME": str(home), "PATH": host.virtme_ng_path()},
+            stop=stop,
             timeout=_TIMEOUT,
+            directory=home,
         )
+    except programs.Interrupted as interruption:
+        raise KernelUnavailable("interrupted") from interruption
     except subprocess.TimeoutExpired as error:
         raise KernelUnavailable(
             f"virtme-ng did not download {tag} within {_TIMEOUT} seconds", transient=True
@@ -97,9 +95,3 @@ def _failure(tag: str, run: subprocess.CompletedProcess[str]) -> KernelUnavailab
     return KernelUnavailable(
         f"virtme-ng could not download {tag}: {reason}{hint}", transient=bool(offline)
     )
-
-
-def _path() -> str:
-    """Where virtme-ng's scripts are, and what they call."""
-    inherited = os.environ.get("PATH", os.defpath)
-    return os.pathsep.join((sysconfig.get_path("scripts"), inherited, *host.SBIN))

@@ -46,33 +46,37 @@ def kernel_text(kernel: KernelResult) -> str:
 
     Not indented: that is not done in C, and would take five times as long.
     """
-    text = json.dumps(kernel_to_json(kernel), allow_nan=False)
+    text = json.dumps(_kernel(kernel), allow_nan=False)
+    if "\\ud" in text:  # perhaps a lone surrogate: looking at each string takes five times as long
+        text = json.dumps(kernel_to_json(kernel), allow_nan=False)
     # Within a string the quotation marks would have backslashes before them.
     return text.replace('{"id": ', '\n  {"id": ') + "\n"
 
 
 def kernel_to_json(kernel: KernelResult) -> dict[str, Any]:
     """One element of ``kernels``: fit for any JSON writer, lone surrogates already replaced."""
-    cleaned: dict[str, Any] = _clean(
-        {
-            "name": kernel.name,
-            "release": kernel.release,
-            "version": kernel.version,
-            "origin": kernel.origin,
-            "image_sha256": kernel.image_sha256,
-            "verdict": kernel.verdict,
-            "reason": kernel.reason,
-            "accel": kernel.accel,
-            "capabilities": kernel.capabilities,
-            "families": {name: _family(result) for name, result in kernel.families.items()},
-            "incidents": [_incident(incident) for incident in kernel.incidents],
-            "attempts": [_attempt(attempt) for attempt in kernel.attempts],
-            "notes": kernel.notes,
-            "timing": _timing(kernel.timing),
-            "reused_from": _earlier(kernel.reused_from),
-        }
-    )
+    cleaned: dict[str, Any] = _clean(_kernel(kernel))
     return cleaned
+
+
+def _kernel(kernel: KernelResult) -> dict[str, Any]:
+    return {
+        "name": kernel.name,
+        "release": kernel.release,
+        "version": kernel.version,
+        "origin": kernel.origin,
+        "image_sha256": kernel.image_sha256,
+        "verdict": kernel.verdict,
+        "reason": kernel.reason,
+        "accel": kernel.accel,
+        "capabilities": dict(kernel.capabilities),
+        "families": {name: _family(result) for name, result in kernel.families.items()},
+        "incidents": [_incident(incident) for incident in kernel.incidents],
+        "attempts": [_attempt(attempt) for attempt in kernel.attempts],
+        "notes": kernel.notes,
+        "timing": _timing(kernel.timing),
+        "reused_from": _earlier(kernel.reused_from),
+    }
 
 
 def _run(run: RunResult) -> dict[str, Any]:
@@ -89,6 +93,7 @@ def _run(run: RunResult) -> dict[str, Any]:
         "interrupted": run.interrupted,
         "directory": run.directory,
         "timing": {"startup_s": _seconds(run.startup_s)},
+        "notes": run.notes,
     }
 
 
@@ -113,6 +118,7 @@ def _check(check: CheckResult) -> dict[str, Any]:
         "expected": check.expected,
         "got": check.got,
         "raw": check.raw,
+        "known": check.known,
     }
     return fields | {name: text for name, text in extra.items() if text}
 
@@ -124,6 +130,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "fingerprint": incident.fingerprint,
         "check": incident.check,
         "excerpt": incident.excerpt,
+        "known": incident.known,
     }
 
 

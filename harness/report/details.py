@@ -31,15 +31,15 @@ MAX_NOTES = 10
 def kernel_details(
     run: RunResult, kernel: KernelResult, glyphs: Glyphs
 ) -> Iterator[RenderableType]:
-    """Nothing for a kernel that passed and has nothing to note."""
-    passed = kernel.verdict is KernelVerdict.PASS
+    """Nothing for a kernel that passed and has nothing to note, not even a known issue."""
+    passed = kernel.verdict is KernelVerdict.PASS and not kernel.known
     if passed and not kernel.notes:
         return
     heading = Text(glyphs.safe(kernel.name, 64), style="bold")
     yield heading.append(": ").append(kernel.verdict, style=style_of(kernel.verdict))
     if not passed:
         yield from _block(kernel.reason, MAX_REASON_LINES, 2, glyphs)
-    if not kernel.verdict.as_expected:
+    if kernel.known or not kernel.verdict.as_expected:
         yield from _failures(run, kernel, glyphs)
         yield from _lost(kernel, glyphs)
         yield from _incidents(run, kernel, glyphs)
@@ -60,13 +60,20 @@ def _failure(failure: Failure, rest: str, glyphs: Glyphs) -> RenderableType:
     title = Text(glyphs.safe(failure.check, 64), style="bold")
     title.append(": ").append(failure.verdict, style=style_of(failure.verdict))
     title.append(f" at {failure.places} of {plural(failure.planned, 'place')}", style="not bold")
+    title.append(", known" if failure.known else "", style="not bold")
     shown = failure.variants[:MAX_VARIANTS]
     others = failure.places - sum(len(variant.places) for variant in shown)
     return Group(
         _indented(2, title),
+        *_known(failure.known, glyphs),
         *(_indented(4, _variant(variant, glyphs)) for variant in shown),
         *_more(others, "place", 4, rest, glyphs),
     )
+
+
+def _known(text: str, glyphs: Glyphs) -> Iterator[RenderableType]:
+    if text:
+        yield _indented(4, _fields([("known", glyphs.safe(text.removeprefix("known ")))]))
 
 
 def _variant(variant: Variant, glyphs: Glyphs) -> Table:
@@ -107,14 +114,15 @@ def _lost(kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
 def _incidents(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
     consoles = [attempt.console for attempt in kernel.attempts if attempt.console]
     rest = _path(run, consoles[-1]) if consoles else run.directory
-    for incident in kernel.incidents[:MAX_INCIDENTS]:
+    for incident in sorted(kernel.incidents, key=lambda i: bool(i.known))[:MAX_INCIDENTS]:
         yield from _incident(incident, rest, glyphs)
     yield from _more(len(kernel.incidents) - MAX_INCIDENTS, "incident", 2, rest, glyphs)
 
 
 def _incident(incident: Incident, rest: str, glyphs: Glyphs) -> Iterator[RenderableType]:
     title = Text("  ").append(incident.kind, style="bold red")
-    yield title.append(f": {glyphs.safe(incident.title)}")
+    yield title.append(f": {glyphs.safe(incident.title)}{', known' if incident.known else ''}")
+    yield from _known(incident.known, glyphs)
     yield _indented(4, _fields([("during", glyphs.safe(incident.check or ""))]))
     lines = incident.excerpt.strip("\r\n").split("\n")
     yield from _block(incident.excerpt, MAX_EXCERPT_LINES, 4, glyphs)

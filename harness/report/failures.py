@@ -22,12 +22,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Failure:
-    """A check that failed or broke, in ``variants``, at some of the ``planned`` places."""
+    """A check that failed or broke, in ``variants``, at some of the ``planned`` places.
+
+    ``known`` is as in :class:`CheckResult`: what is known and what is not are two failures.
+    """
 
     check: str
     verdict: CheckVerdict
     variants: tuple[Variant, ...]
     planned: int
+    known: str = ""
 
     @property
     def places(self) -> int:
@@ -35,21 +39,28 @@ class Failure:
 
 
 def failures(kernel: KernelResult) -> tuple[Failure, ...]:
-    """What failed, before what broke; lost capabilities first, as they explain the rest."""
+    """What failed, before what broke, before what is known.
+
+    Lost capabilities come first, as they explain the rest.
+    """
     planned: dict[str, int] = {}
-    bad: dict[tuple[CheckVerdict, str], list[CheckResult]] = {}
+    bad: dict[tuple[CheckVerdict, str, str], list[CheckResult]] = {}
     for result in _results(kernel):
         planned[result.key.id] = planned.get(result.key.id, 0) + 1
         if result.verdict in (CheckVerdict.FAIL, CheckVerdict.ERROR):
-            bad.setdefault((result.verdict, result.key.id), []).append(result)
+            bad.setdefault((result.verdict, result.key.id, result.known), []).append(result)
     found = [
-        Failure(check, verdict, _variants(results), planned[check])
-        for (verdict, check), results in bad.items()
+        Failure(check, verdict, _variants(results), planned[check], known)
+        for (verdict, check, known), results in bad.items()
     ]
     return tuple(
         sorted(
             found,
-            key=lambda f: (f.verdict is CheckVerdict.ERROR, not f.check.startswith("capability.")),
+            key=lambda f: (
+                bool(f.known),
+                f.verdict is CheckVerdict.ERROR,
+                not f.check.startswith("capability."),
+            ),
         )
     )
 

@@ -34,7 +34,7 @@ from harness.results import (
 _T = TypeVar("_T")
 _ENDS = {boot_end_word(end): end for end in BootEnd}
 _CHECK = ("id", "phase", "side", "verdict", "detail")
-_CHECK_MORE = ("payload", "expected", "got", "raw")
+_CHECK_MORE = ("payload", "expected", "got", "raw", "known")
 
 
 class Malformed(ValueError):
@@ -169,34 +169,24 @@ def _check(where: str, family: Family, value: Any) -> CheckResult:
     """One of a thousand in each kernel, most of them the same in all: hence not by Fields."""
     if not isinstance(value, dict):
         raise Malformed(f"{where}: a check is no object")
-    always = [value.get(name) for name in _CHECK]
-    more = [value.get(name, "") for name in _CHECK_MORE]
-    given = [*always, *more]
-    if len(value) != len(_CHECK) + sum(name in value for name in _CHECK_MORE) or not all(
-        [type(item) is str for item in given]  # noqa: C419 (a generator takes twice as long)
-    ):
-        raise Malformed(f"{where}: a check has other members than {', '.join(_CHECK)} as text")
     try:
-        return _shared_check(family, *given)
-    except ValueError as error:
-        raise Malformed(f"{where}: {error}") from error
+        return _shared_check(family, tuple(value), tuple(value.values()))
+    except (TypeError, ValueError) as error:  # TypeError: a value that is not even hashable
+        raise Malformed(f"{where}: a check: {error}") from error
 
 
 @functools.lru_cache(maxsize=4096)
 def _shared_check(
-    family: Family,
-    id: str,
-    phase: str,
-    side: str,
-    verdict: str,
-    detail: str,
-    payload: str,
-    expected: str,
-    got: str,
-    raw: str,
+    family: Family, names: tuple[str, ...], values: tuple[object, ...]
 ) -> CheckResult:
-    key = CheckKey(family, id, payload, phase, side)
-    return CheckResult(key, CheckVerdict(verdict), detail, expected, got, raw)
+    """Text equals nothing but text, so what is found in the cache has been looked at."""
+    given: dict[str, Any] = dict(zip(names, values, strict=True))
+    strange = given.keys() - {*_CHECK, *_CHECK_MORE} or set(_CHECK) - given.keys()
+    if strange or not all(type(text) is str for text in values):
+        raise ValueError(f"its members are not {', '.join(_CHECK)} as text, and some more")
+    key = CheckKey(family, given["id"], given.get("payload", ""), given["phase"], given["side"])
+    said = {name: given.get(name, "") for name in ("detail", "expected", "got", "raw", "known")}
+    return CheckResult(key, CheckVerdict(given["verdict"]), **said)
 
 
 def _incident(given: Fields) -> Incident:
@@ -206,6 +196,7 @@ def _incident(given: Fields) -> Incident:
         fingerprint=given.text("fingerprint"),
         excerpt=given.text("excerpt"),
         check=given.optional("check", str),
+        known=given.text("known"),
     )
     given.end()
     return incident

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import StringIO
 
 from rich.cells import cell_len
@@ -18,7 +19,14 @@ from rich.text import Text
 from harness.capabilities import CAPABILITIES
 from harness.report.details import kernel_details
 from harness.report.terminal import ASCII, UNICODE, Glyphs, plural, style_of
-from harness.results import CheckVerdict, Family, KernelResult, KernelVerdict, RunResult
+from harness.results import (
+    CheckVerdict,
+    EarlierRun,
+    Family,
+    KernelResult,
+    KernelVerdict,
+    RunResult,
+)
 
 #: Narrower than this the verdicts would be cut; a narrower terminal wraps the lines itself.
 MIN_WIDTH = 72
@@ -70,7 +78,10 @@ def _report(run: RunResult, glyphs: Glyphs, console: Console) -> Iterator[Render
         if details:
             yield from details
             yield ""
+    for note in run.notes:
+        yield Text(f"note: {glyphs.safe(note, 1024)}")
     yield _summary(run, glyphs)
+    yield from _reused(run, glyphs)
     yield _setting(run, glyphs)
 
 
@@ -92,17 +103,28 @@ def _table(run: RunResult, names: Sequence[str], glyphs: Glyphs, *, gap: int) ->
     table.add_column("verdict", no_wrap=True)
     table.add_column("seconds", no_wrap=True, justify="right")
     for kernel in run.kernels:
-        seconds = kernel.timing.total_s
         table.add_row(
             Text(glyphs.safe(kernel.name, 64)),
             Text(glyphs.safe(kernel.release, 64) or glyphs.unknown),
             _marks(kernel, names, glyphs),
             _family(kernel, Family.IPV4, glyphs),
             _family(kernel, Family.IPV6, glyphs),
-            Text(kernel.verdict, style=style_of(kernel.verdict)),
-            f"{seconds:.1f}" if seconds else glyphs.unknown,
+            _verdict(kernel),
+            _seconds(kernel, glyphs),
         )
     return table
+
+
+def _verdict(kernel: KernelResult) -> Text:
+    shown = Text(kernel.verdict, style=style_of(kernel.verdict))
+    return shown.append(f", {len(kernel.known)} known" if kernel.known else "", style="yellow")
+
+
+def _seconds(kernel: KernelResult, glyphs: Glyphs) -> Text:
+    if kernel.reused_from is not None:
+        return Text("reused", style="dim")
+    seconds = kernel.timing.total_s
+    return Text(f"{seconds:.1f}" if seconds else glyphs.unknown)
 
 
 def _leaders(names: Sequence[str], glyphs: Glyphs) -> str:
@@ -130,7 +152,7 @@ def _marks(kernel: KernelResult, names: Sequence[str], glyphs: Glyphs) -> Text:
         check.key.id
         for family in kernel.families.values()
         for check in family.checks
-        if check.verdict.is_bad
+        if check.weight.is_bad
     }
     marks = []
     for name in names:
@@ -172,6 +194,20 @@ def _summary(run: RunResult, glyphs: Glyphs) -> Text:
     if good:
         parts.append("all as expected" if count > 1 else "as expected")
     return Text("; ".join(parts), style="bold green" if good else "bold red")
+
+
+def _reused(run: RunResult, glyphs: Glyphs) -> Iterator[Text]:
+    """A line for each earlier run, of which kernels its results are shown; not wrapped either."""
+    earlier: dict[EarlierRun, list[KernelResult]] = {}
+    for kernel in run.kernels:
+        if kernel.reused_from is not None:
+            # Of one run each kernel's result is from a time of its own.
+            earlier.setdefault(replace(kernel.reused_from, finished=""), []).append(kernel)
+    for old, kernels in earlier.items():
+        which = plural(len(kernels), "kernel") if len(earlier) == 1 else _names(kernels, glyphs)
+        where = f", kept in {old.directory}" if old.directory else ""
+        text = f"reused from run {old.run}: {which}; its seed was {old.seed}{where}"
+        yield Text(glyphs.safe(text, 4096), no_wrap=True, overflow="ignore")
 
 
 def _names(kernels: Sequence[KernelResult], glyphs: Glyphs) -> str:

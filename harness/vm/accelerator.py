@@ -2,7 +2,7 @@
 """KVM or TCG: KVM counts as usable only when it has been seen to boot.
 
 A /dev/kvm that opens, and even creates VMs, can still be unable to run a stock kernel: QEMU
-then aborts at once, or reports an internal error and hangs for ever.
+then aborts at once, or reports an internal error and hangs for ever, or only hangs.
 """
 
 from __future__ import annotations
@@ -11,37 +11,71 @@ import contextlib
 import json
 import os
 import platform
-import selectors
+import re
+import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import host
+from harness.kernels.files import write_atomically
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest import Accel
+from harness.programs import TICK, Kept
+from harness.vm.commandline import Unsafe
+from harness.vm.process import work_directory
 
-DEVICE = Path("/dev/kvm")
+DEVICE = host.KVM
 #: Seconds in which a kernel under a working KVM says its first words (one is plenty).
-PATIENCE = 15.0
+PATIENCE = 8.0
+#: Seconds in which it has to look for a root. More would break the promise of 15 seconds.
+LIMIT = 14.0
 #: What every x86 kernel says once its console works.
 FIRST_WORDS = b"Linux version "
 #: Printed when the kernel has got so far that it looks for a root: all of KVM was exercised.
 LAST_WORDS = (b"Kernel panic", b"VFS: ", b"Run /")
 BROKEN = b"KVM internal error"
+#: Bytes of a trial's output that are looked at.
+ENOUGH = 1 << 20
+# Not for the life of the host: the next run may find memory, or another hypervisor gone.
+_PASSING = re.compile(rb"Cannot allocate memory|resource busy|Too many open files")
+_REMEDY = (
+    "in a virtual machine, have nested virtualisation turned on; elsewhere, update the host's "
+    "kernel and QEMU; with accel: tcg, KVM is not tried"
+)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The accelerator for a run, and why, in words for the user."""
+    """The accelerator for a run, and why, in words for the user.
+
+    One that is not ``settled`` was made for its kernel alone: another kernel may tell more.
+    """
 
     kvm: bool
     why: str
+    settled: bool = True
 
 
 class AcceleratorUnavailable(Exception):
     """KVM was asked for in so many words and cannot be had."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of booting a kernel under KVM: ``trouble`` is empty where that works.
+
+    It is ``certain`` where every kernel would meet it on this host. What is certain only as long
+    as the kernel is a sound one holds for the run, and in later runs for ``only_for``, its hash.
+    """
+
+    trouble: str = ""
+    certain: bool = True
+    only_for: str = ""
 
 
 def choose(
@@ -50,50 +84,58 @@ def choose(
     qemu: Path,
     remembered: Path,
     say: Callable[[str], None],
+    stop: threading.Event | None = None,
 ) -> Choice:
     """The accelerator to use where the manifest or the user ``wanted`` one.
 
-    ``auto`` tries to boot ``kernel`` under KVM once and keeps the answer in the file
-    ``remembered`` until the host reboots or QEMU changes. Raises
-    :class:`AcceleratorUnavailable` for ``kvm`` where KVM does not boot.
+    ``auto`` tries to boot ``kernel`` under KVM, for at most LIMIT seconds, and keeps what that
+    tells about the host in the file ``remembered`` until the host reboots or QEMU changes. Raises
+    :class:`AcceleratorUnavailable` for ``kvm`` where KVM boots nothing. Once ``stop`` is set some
+    answer comes at once.
     """
     if wanted is Accel.TCG:
         return Choice(False, "TCG was asked for")
-    trouble = _obstacle() or _recall_or_try(kernel, qemu, remembered, say)
-    if not trouble:
+    obstacle = host.kvm_obstacle(DEVICE)
+    if obstacle is None:
+        trial = _recall_or_try(kernel, qemu, remembered, say, stop or threading.Event())
+    else:
+        trial = Trial(f"{DEVICE} is {obstacle[0]}: {obstacle[1]}")
+    if not trial.trouble:
         return Choice(True, "KVM boots kernels here")
-    if wanted is Accel.KVM:
-        raise AcceleratorUnavailable(
-            f"accel is kvm, but {trouble}; use accel: auto or tcg to go on without KVM"
-        )
-    return Choice(False, f"TCG emulation, several times slower, because {trouble}")
-
-
-def _obstacle() -> str:
-    """Why KVM cannot even be tried; empty when it can."""
-    if not DEVICE.exists():
-        return f"this host has no {DEVICE}"
-    if not os.access(DEVICE, os.R_OK | os.W_OK):
-        return f"{DEVICE} is not accessible (add yourself to its group, usually kvm)"
-    return ""
+    if wanted is not Accel.KVM:
+        why = f"TCG emulation, several times slower, because {trial.trouble}"
+        return Choice(False, why, trial.certain)
+    if not trial.certain:
+        return Choice(True, f"KVM was asked for, although {trial.trouble}", settled=False)
+    raise AcceleratorUnavailable(
+        f"accel is kvm, but {trial.trouble}; use accel: auto or tcg to go on without KVM"
+    )
 
 
 def _recall_or_try(
-    kernel: PreparedKernel, qemu: Path, remembered: Path, say: Callable[[str], None]
-) -> str:
+    kernel: PreparedKernel,
+    qemu: Path,
+    remembered: Path,
+    say: Callable[[str], None],
+    stop: threading.Event,
+) -> Trial:
     key = _circumstances(qemu)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         record = json.loads(remembered.read_text())
-        if record["circumstances"] == key:
-            return str(record["trouble"])
+        known = Trial(str(record["trouble"]), only_for=str(record["only_for"]))
+        if record["circumstances"] == key and known.only_for in ("", kernel.image_sha256):
+            return known
     say(f"trying whether KVM boots {kernel.release}")
-    trouble = _try(kernel, qemu)
-    with contextlib.suppress(OSError):
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        new = remembered.with_name(f"{remembered.name}.{os.getpid()}")
-        new.write_text(json.dumps({"circumstances": key, "trouble": trouble}))
-        new.replace(remembered)
-    return trouble
+    try:
+        trial = _try(kernel, qemu, stop)
+    except (OSError, Unsafe) as error:
+        return Trial(f"it could not be tried ({error})", certain=False)
+    if trial.certain:
+        record = {"circumstances": key, "trouble": trial.trouble, "only_for": trial.only_for}
+        with contextlib.suppress(OSError):
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(remembered, json.dumps(record))
+    return trial
 
 
 def _circumstances(qemu: Path) -> str:
@@ -102,47 +144,72 @@ def _circumstances(qemu: Path) -> str:
     return f"{boot_id} {platform.release()} {qemu} {status.st_size} {status.st_mtime_ns}"
 
 
-def _try(kernel: PreparedKernel, qemu: Path) -> str:
-    """Boot ``kernel`` under KVM until it wants a root; why it did not, or nothing."""
+def _try(kernel: PreparedKernel, qemu: Path, stop: threading.Event) -> Trial:
+    """Boot ``kernel`` under KVM until it wants a root."""
     command = [
         *(str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "q35,accel=kvm", "-cpu", "host", "-m", "512M", "-serial", "stdio"),
         *("-kernel", str(kernel.boot_image)),
         *("-append", "console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1"),
     ]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        said = _listen(process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    with work_directory() as work:
+        console = work / "console"
+        with (
+            console.open("wb") as output,
+            Kept(
+                command,
+                os.environ,
+                output=output,
+                errors=subprocess.STDOUT,
+                directory=work,
+                removing=work,
+            ) as kept,
+        ):
+            status = _watch(kept, console, stop)
+        if stop.is_set():
+            return Trial("the run is to stop", certain=False)
+        return judge(_read(console), status, kernel)
+
+
+def _watch(kept: Kept, console: Path, stop: threading.Event) -> int | None:
+    """Wait until the trial has shown what it can; QEMU's status, None where it had not ended."""
+    started = time.monotonic()
+    poll = select.poll()
+    poll.register(kept.exited, select.POLLIN)
+    while not stop.is_set():
+        said = _read(console)
+        limit = LIMIT if FIRST_WORDS in said else PATIENCE
+        if any(words in said for words in (BROKEN, *LAST_WORDS)):
+            break
+        if kept.exit_status() is not None or time.monotonic() - started > limit:
+            break
+        poll.poll(1000 * TICK)
+    return kept.exit_status()
+
+
+def _read(console: Path) -> bytes:
+    with console.open("rb") as file:
+        return file.read(ENOUGH)
+
+
+def judge(said: bytes, status: int | None, kernel: PreparedKernel) -> Trial:
+    """What a trial's output, and QEMU's exit status if it ended by itself, tell about KVM."""
+    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
+    last = " | ".join([line for line in lines if line][-2:])[-300:] or "nothing at all"
     if BROKEN in said:
-        return "KVM stops with an internal error when a kernel is booted"
-    if FIRST_WORDS in said and any(words in said for words in LAST_WORDS):
-        return ""
-    words = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    last = words[-1].strip()[-200:] if words else "nothing at all"
-    return f"a kernel did not boot under KVM (the last words: {last})"
-
-
-def _listen(process: subprocess.Popen[bytes]) -> bytes:
-    assert process.stdout is not None
-    said = b""
-    deadline = time.monotonic() + PATIENCE
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while time.monotonic() < deadline:
-            if not selector.select(deadline - time.monotonic()):
-                continue
-            data = os.read(process.stdout.fileno(), 65536)
-            said += data
-            if not data or BROKEN in said or any(words in said for words in LAST_WORDS):
-                break
-    return said
+        return Trial(f"KVM stops with an internal error when a kernel is booted; {_REMEDY}")
+    if FIRST_WORDS in said:
+        if any(words in said for words in LAST_WORDS):
+            return Trial()
+        so_far = f"{kernel.release} began to boot under KVM and did not get to its root"
+        return Trial(f"{so_far}, perhaps by a fault of its own ({last})", certain=False)
+    if status is None:
+        silent = f"a kernel that is booted under KVM says nothing for {PATIENCE:.0f} seconds"
+        return Trial(f"{silent}; {_REMEDY}", only_for=kernel.image_sha256)
+    gave_up = status == 128 + signal.SIGABRT or b"kvm" in said.lower()
+    if gave_up and not _PASSING.search(said):
+        return Trial(f"QEMU gives up when it is to boot a kernel under KVM ({last}); {_REMEDY}")
+    return Trial(
+        f"QEMU ended with status {status} before {kernel.release} said a word ({last})",
+        certain=False,
+    )

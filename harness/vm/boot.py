@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import selectors
-import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from harness.kernels.prepared import PreparedKernel
 from harness.results import Attempt, BootEnd, CheckKey, Family, Incident
 from harness.vm import commandline, incidents, initramfs
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine, Request
-from harness.vm.process import VmProcess, read_available
+from harness.vm.process import VmProcess, read_available, work_directory
 from harness.vm.stream import StreamReader
 from harness.vm.timeline import Mark, Timeline
 
@@ -66,6 +65,7 @@ class BootPlan:
     deadlines: Deadlines
     directory: Path  # where the attempt's files go
     number: int = 1
+    extra: Mapping[str, bytes] = field(default_factory=dict)  # files in the guest's root
 
 
 class _Stage(Enum):
@@ -78,23 +78,11 @@ class _Stage(Enum):
 OnProgress = Callable[[int, int, CheckKey | None], None]
 
 
-def work_directory() -> tempfile.TemporaryDirectory[str]:
-    """A new directory with a short, harmless path: it holds a socket, and virtme-ng sees it."""
-    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 (mkdtemp's are safe)
-        if len(parent) < 60 and commandline.is_harmless(parent) and Path(parent).is_dir():
-            return tempfile.TemporaryDirectory(
-                prefix="mptcp-harness-", dir=parent, ignore_cleanup_errors=True
-            )
-    raise commandline.Unsafe(
-        f"no usable directory for temporary files: {tempfile.gettempdir()!r} has unusual characters"
-    )
-
-
 def boot(plan: BootPlan, stop: threading.Event, on_progress: OnProgress) -> Attempt:
     """Boot once and return what was seen. Raises OSError only where the host's disk fails."""
     plan.directory.mkdir(parents=True, exist_ok=True)
     with work_directory() as work:
-        return _Boot(plan, Path(work), stop, on_progress).run()
+        return _Boot(plan, work, stop, on_progress).run()
 
 
 class _Boot:
@@ -120,7 +108,11 @@ class _Boot:
         plan, work = self._plan, self._work
         commandline.lay_out(work, plan.kernel, plan.qemu)
         initramfs.write(
-            work / commandline.INITRAMFS, plan.base, plan.kernel, plan.request.arguments()
+            work / commandline.INITRAMFS,
+            plan.base,
+            plan.kernel,
+            plan.request.arguments(),
+            plan.extra,
         )
         arguments = commandline.command(work, plan.machine)
         environment = commandline.environment(work)

@@ -35,9 +35,15 @@ echo 'Linux kernel, version {release}, '
 
 #: QEMU's exit status reaches nobody through virtme-ng, and tells a VM that ended by itself (0)
 #: from one whose QEMU failed. virtme-ng also asks for --version, which decides nothing.
+#: One of virtme-ng's ports ends in a file of the host, which a guest could fill the disk with: it
+#: gets 32 MiB (blocks of 512 bytes), and without the signal QEMU just fails to write more. A QEMU
+#: that aborts, as under a broken KVM, would leave the guest's memory in a file.
 _QEMU_WRAPPER = """\
 #!/bin/sh
 [ "$1" = --version ] && exec {qemu} "$@"
+trap '' XFSZ
+ulimit -f 65536
+ulimit -c 0
 {qemu} "$@"
 status=$?
 echo $status > {status_file}

@@ -19,9 +19,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import guest
 from harness.kernels import files
@@ -32,6 +33,8 @@ CHECKER = "opt/guest"  # its __main__.py is run as a file: a directory needs run
 #: What the checker is asked to do. Not on the kernel's command line, which takes 2 KiB.
 REQUEST = "opt/request"
 DIRECTORIES = ("dev", "proc", "sys", "tmp", "bin", "modules", "opt", "usr/bin", "usr/lib")
+#: Below the checker, what only the selftest's boots have; see harness/selftest.
+FAULTS = "faults.py"
 #: What INIT and the script call by name.
 APPLETS = ("sh", "mount", "insmod", "ip", "sed", "base64", "poweroff", "reboot")
 
@@ -126,8 +129,17 @@ def prepare(cache: Path, busybox: Path) -> Path:
     return place
 
 
-def write(target: Path, base: Path, kernel: PreparedKernel, request: Sequence[str]) -> None:
-    """Write the initramfs for a boot of ``kernel``: ``base``, its modules, and the request."""
+def write(
+    target: Path,
+    base: Path,
+    kernel: PreparedKernel,
+    request: Sequence[str],
+    extra: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Write the initramfs for a boot of ``kernel``: ``base``, its modules, and the request.
+
+    ``extra`` are files, by name, that take the place of the base's or stand beside them.
+    """
     shutil.copyfile(base, target)
     with target.open("ab") as file:
         writer = cpio.Writer(file)
@@ -135,6 +147,8 @@ def write(target: Path, base: Path, kernel: PreparedKernel, request: Sequence[st
             # INIT loads them in the order of their names.
             writer.file(f"modules/{number:02}-{module.name}", module.read_bytes())
         writer.file(REQUEST, "".join(line + "\n" for line in request).encode())
+        for name, content in extra.items():
+            writer.file(name, content)
         writer.close()
 
 
@@ -165,7 +179,7 @@ def _is_whole(place: Path, checksum: Path) -> bool:
 
 
 def _sources(checker: Path) -> list[Path]:
-    return sorted(checker.rglob("*.py"))
+    return sorted(set(checker.rglob("*.py")) - {checker / FAULTS})
 
 
 def _build(root: Path, interpreter: Interpreter, busybox: Path, checker: Path) -> None:

@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The process group of one VM, and the two streams that come out of it."""
+"""The processes of one VM, the two streams that come out of them, and where they work."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import signal
+import shutil
 import socket
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.vm import keeper
+from harness.programs import Kept
+from harness.vm import commandline
 
 CHUNK = 64 * 1024
+#: What the names of work directories begin with, and nothing that a user would name.
+PREFIX = "mptcp-harness-vm."
 
 
 class VmProcess:
     """virtme-ng under its keeper: started on entry, gone on exit with all it started.
 
     ``console`` (standard error of all of them, where the serial console goes) and ``events``
-    (the guest's port, once QEMU has connected) are read without blocking.
+    (the guest's port, once QEMU has connected) are read without blocking; ``exited`` is readable
+    once virtme-ng has ended. Should the harness die, the directory ``work`` goes too.
     """
 
     def __init__(
@@ -33,39 +38,32 @@ class VmProcess:
         self._environment = environment
         self._work = work
         self._socket_path = work / socket_name
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lifeline = -1
         self.console = -1
-        self.listener = socket.socket(socket.AF_UNIX)
+        self.exited = -1
         self.events: socket.socket | None = None
-        self.exited = -1  # a pidfd: readable once the keeper is gone
 
     def __enter__(self) -> Self:
-        self.listener.bind(str(self._socket_path))
-        self.listener.listen(1)
-        self.listener.setblocking(False)
-        lifeline, self._lifeline = os.pipe()
-        self.console, console = os.pipe()
-        os.set_blocking(self.console, False)
-        # Not -m: the keeper must start in milliseconds, without our packages.
-        command = [sys.executable, "-I", "-S", str(keeper.__file__), *self._arguments]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=lifeline,
-                stdout=subprocess.DEVNULL,
-                stderr=console,
-                env=dict(self._environment),
-                cwd=self._work,
-                start_new_session=True,
-            )
-        except BaseException:
-            self._close()
-            raise
-        finally:
-            os.close(lifeline)
-            os.close(console)
-        self.exited = os.pidfd_open(self._process.pid)
+        with contextlib.ExitStack() as stack:
+            self.listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            self.listener.bind(str(self._socket_path))
+            self.listener.listen(1)
+            self.listener.setblocking(False)
+            self.console, console = os.pipe()
+            stack.callback(os.close, self.console)
+            os.set_blocking(self.console, False)
+            with os.fdopen(console, "wb") as errors:
+                self._kept = stack.enter_context(
+                    Kept(
+                        self._arguments,
+                        self._environment,
+                        output=subprocess.DEVNULL,
+                        errors=errors,
+                        directory=self._work,
+                        removing=self._work,
+                    )
+                )
+            self.exited = self._kept.exited
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
@@ -74,24 +72,13 @@ class VmProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.kill()
-        assert self._process is not None
-        self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        for descriptor in (self._lifeline, self.console, self.exited):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.listener.close()
         if self.events is not None:
             self.events.close()
+        self._open.close()
 
     def kill(self) -> None:
-        """End the whole group at once. Of use even when its leader is gone."""
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """End all of them at once. Of use even when virtme-ng is gone."""
+        self._kept.kill()
 
     def accept(self) -> socket.socket:
         """The guest's end of the event channel: QEMU has connected."""
@@ -101,8 +88,7 @@ class VmProcess:
 
     def exit_status(self) -> int | None:
         """The status of virtme-ng, as a shell says it; None while it runs."""
-        assert self._process is not None
-        return self._process.poll()
+        return self._kept.exit_status()
 
 
 def read_available(descriptor: int) -> bytes | None:
@@ -113,3 +99,56 @@ def read_available(descriptor: int) -> bytes | None:
         return None
     except ConnectionResetError:
         return b""
+
+
+@contextlib.contextmanager
+def work_directory() -> Iterator[Path]:
+    """A new directory with a short, harmless path: it holds a socket, and virtme-ng sees it.
+
+    Those that other harnesses left when they, and the keepers of their VMs, were killed are
+    removed. Raises commandline.Unsafe where there is no place for it.
+    """
+    parent = _parent()
+    for abandoned in parent.glob(f"{PREFIX}*"):
+        with _owned(abandoned) as owned:
+            if owned:
+                shutil.rmtree(abandoned, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        while True:
+            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            # Else another harness came between, and took it for one that was left.
+            if stack.enter_context(_owned(path)):
+                break
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _parent() -> Path:
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 (mkdtemp's are safe)
+        if len(parent) < 60 and commandline.is_harmless(parent) and Path(parent).is_dir():
+            return Path(parent)
+    raise commandline.Unsafe(
+        f"no usable directory for temporary files: {tempfile.gettempdir()!r} has unusual "
+        "characters, or is too long; set TMPDIR to another"
+    )
+
+
+@contextlib.contextmanager
+def _owned(directory: Path) -> Iterator[bool]:
+    """Hold a lock on our own ``directory``, if nobody else does and it is still there.
+
+    The kernel releases it with its holder: no process id is written down, which would be used
+    again.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(descriptor)
+            ours = status.st_uid == os.geteuid() and os.path.samestat(status, directory.lstat())
+        except OSError:
+            ours = False
+        yield ours

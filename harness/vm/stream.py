@@ -25,6 +25,8 @@ MAX_BYTES = 16 << 20
 #: Results of one boot; a full run has about 900.
 MAX_RESULTS = 50_000
 MAX_NOTES = 100
+#: A full run has about 20.
+MAX_CAPABILITIES = 1000
 
 Event = Mapping[str, Any]
 
@@ -57,6 +59,7 @@ class StreamReader:
         self._capabilities: dict[tuple[str, Family | None], Capability] = {}
         self._notes: list[str] = []
         self._plan: list[CheckKey] = []
+        self._planned: set[CheckKey] = set()
         self._results: list[CheckResult] = []
         self._running: CheckKey | None = None
         self._times: dict[str, int] = {}
@@ -197,6 +200,8 @@ class StreamReader:
         key = (event["name"], family)
         if key in self._capabilities:
             raise _Violation(f"capability {event['name']} twice")
+        if len(self._capabilities) >= MAX_CAPABILITIES:
+            raise _Violation(f"more than {MAX_CAPABILITIES} capabilities")
         self._capabilities[key] = Capability(
             event["name"], family, event["present"], event["detail"]
         )
@@ -207,12 +212,11 @@ class StreamReader:
         if len(self._plan) + len(event["entries"]) > MAX_RESULTS:
             raise _Violation(f"more than {MAX_RESULTS} results planned")
         family = _family(event["family"])
-        known = set(self._plan)
         for check, phase, side in event["entries"]:
             key = CheckKey(family, check, event["payload"], phase, side)
-            if key in known:
+            if key in self._planned:
                 raise _Violation(f"{key} is planned twice")
-            known.add(key)
+            self._planned.add(key)
             self._plan.append(key)
 
     def _on_start(self, event: Event) -> None:

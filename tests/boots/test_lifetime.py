@@ -1,30 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""VMs end with the harness, however it ends."""
+"""VMs, and all else that a harness began, end with it, however it ends."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.boots.conftest import manifest, virtual_machines, wait_until
+from harness.kernels.cache import Cache
+from tests.boots.conftest import command, manifest, virtual_machines, wait_until
 
 Start = Callable[..., tuple[subprocess.Popen[bytes], Path]]
+KERNEL = "  - name: k\n    deb: {suite: trixie, package: linux-image-amd64}\n"
+ENDINGS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.fixture
 def booting(started: Start, tmp_path: Path, temporary: Path) -> subprocess.Popen[bytes]:
     """A harness whose VM runs."""
-    file = manifest(tmp_path, "  - name: k\n    deb: {suite: trixie, package: linux-image-amd64}\n")
-    process, _ = started("matrix", str(file))
+    process, _ = started("matrix", str(manifest(tmp_path, KERNEL)))
     assert wait_until(lambda: virtual_machines(temporary), 120)
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ENDINGS)
 def test_a_signal_ends_the_vm_within_two_seconds(
     booting: subprocess.Popen[bytes], temporary: Path, number: signal.Signals
 ) -> None:
@@ -34,8 +37,45 @@ def test_a_signal_ends_the_vm_within_two_seconds(
     assert not list(temporary.iterdir())
 
 
-def test_the_vm_does_not_outlive_a_harness_that_is_killed(
+def test_nothing_outlives_a_harness_that_is_killed(
     booting: subprocess.Popen[bytes], temporary: Path
 ) -> None:
+    assert list(temporary.iterdir())
     booting.kill()
     assert wait_until(lambda: not virtual_machines(temporary), 2)
+    assert wait_until(lambda: not list(temporary.iterdir()), 2)
+
+
+@pytest.fixture
+def preparing(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A harness that waits for what another one prepares."""
+    cache = Cache(tmp_path / "cache")
+    arguments = ["matrix", str(manifest(tmp_path, KERNEL))]
+    with (
+        cache.lock("apt-trixie") as lock,
+        subprocess.Popen(
+            command(tmp_path / "run", cache, arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        ) as process,
+    ):
+        opened = os.fstat(lock)
+
+        def is_waiting() -> bool:
+            return any(
+                os.path.samestat(file.stat(), opened)
+                for file in Path(f"/proc/{process.pid}/fd").iterdir()
+                if file.exists()
+            )
+
+        assert wait_until(is_waiting, 60)
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", ENDINGS)
+def test_a_signal_ends_a_harness_that_prepares_within_two_seconds(
+    preparing: subprocess.Popen[bytes], number: signal.Signals
+) -> None:
+    preparing.send_signal(number)
+    assert preparing.wait(timeout=2) == 130

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guest import abi
-from harness.kernels import Cache, prepare
+from harness.kernels import Cache, btf, elf, prepare
 from harness.manifest import DebSource, KernelEntry
-from tests import btf
 
 #: Suites, and what their kernels have: sizes of mptcp_info (None: not built in) and tcp_info.
 GENERATIONS = {
@@ -34,14 +33,14 @@ FORMER_PADDING = {
 }
 
 
-def compare(layout: abi.Layout, size: int, offsets: dict[str, int]) -> None:
+def compare(layout: abi.Layout, kernel: btf.Structure) -> None:
     """Every field that the kernel has stands where our one definition says."""
     ours = {name: at for name, at in layout.offsets.items() if not name.startswith("_")}
-    shared = ours.keys() & offsets.keys()
-    assert {name: ours[name] for name in shared} == {name: offsets[name] for name in shared}
-    ends = {name: layout.end_of(name) for name in ours.keys() - offsets.keys()}
-    beyond = {name for name, end in ends.items() if end <= size} - ANONYMOUS - FORMER_PADDING
-    assert not beyond, f"{layout.name}: the kernel's {size} bytes lack {beyond}"
+    shared = ours.keys() & kernel.offsets.keys()
+    assert {name: ours[name] for name in shared} == {name: kernel.offsets[name] for name in shared}
+    ends = {name: layout.end_of(name) for name in ours.keys() - kernel.offsets.keys()}
+    beyond = {name for name, end in ends.items() if end <= kernel.size} - ANONYMOUS - FORMER_PADDING
+    assert not beyond, f"{layout.name}: the kernel's {kernel.size} bytes lack {beyond}"
 
 
 @pytest.mark.boots  # boots nothing, but needs the same packages
@@ -49,13 +48,13 @@ def compare(layout: abi.Layout, size: int, offsets: dict[str, int]) -> None:
 def test_offsets_are_those_of_a_real_kernel(suite: str, cache: Cache) -> None:
     source = DebSource(suite, "linux-image-amd64")
     kernel = prepare(KernelEntry("btf", source, "here"), cache, lambda _: None)
-    found = btf.structures(btf.of_elf(kernel.boot_image), NAMES)
+    found = btf.structures(elf.section(kernel.boot_image.read_bytes(), btf.SECTION), NAMES)
     info_size, tcp_size = GENERATIONS[suite]
-    assert found["tcp_info"][0] == tcp_size
-    assert found["mptcp_info"][0] == info_size if info_size else "mptcp_info" not in found
+    assert found["tcp_info"].size == tcp_size
+    assert found["mptcp_info"].size == info_size if info_size else "mptcp_info" not in found
     for layout in abi.LAYOUTS:
         if layout.name in found:
-            compare(layout, *found[layout.name])
+            compare(layout, found[layout.name])
 
 
 @pytest.mark.mptcp
@@ -67,7 +66,7 @@ def test_offsets_are_those_of_the_running_kernel() -> None:
     assert "mptcp_info" in found
     for layout in abi.LAYOUTS:
         if layout.name in found:
-            compare(layout, *found[layout.name])
+            compare(layout, found[layout.name])
 
 
 @pytest.mark.parametrize(

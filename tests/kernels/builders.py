@@ -170,6 +170,11 @@ def deb(path: Path, members: Sequence[tarfile.TarInfo | tuple[str, bytes]]) -> P
                 info = tarfile.TarInfo(member[0])
                 info.size = len(member[1])
                 archive.addfile(info, io.BytesIO(member[1]))
+    return package(path, gzip.compress(data.getvalue(), 1))
+
+
+def package(path: Path, data: bytes) -> Path:
+    """A Debian package whose files are in ``data``, a tar compressed by gzip."""
     control = io.BytesIO()
     with tarfile.open(fileobj=control, mode="w:gz") as archive:
         text = b"Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
@@ -179,7 +184,7 @@ def deb(path: Path, members: Sequence[tarfile.TarInfo | tuple[str, bytes]]) -> P
     parts = {
         "debian-binary": b"2.0\n",
         "control.tar.gz": control.getvalue(),
-        "data.tar.gz": gzip.compress(data.getvalue(), 1),
+        "data.tar.gz": data,
     }
     with path.open("wb") as file:
         file.write(b"!<arch>\n")

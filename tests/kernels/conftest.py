@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from harness import host
 from harness.kernels import apt
 from harness.kernels.cache import Cache
 from tests.conftest import all_required
+from tests.processes import SOON, read_pid
 
 DATA = Path(__file__).parent / "data"
 
@@ -19,10 +24,14 @@ _PROGRAM = """\
 #!/bin/sh
 here=$(dirname "$0")
 echo "$(basename "$0") $*" >> "$here/calls"
+# Waits for a method of transport, as it does for a network that does not answer.
+hang() { sleep 60 & echo $! > "$here/pid"; wait; }
 case "$(basename "$0") $*" in
     apt-config*) cat "$here/config" ;;
-    *" update") [ ! -e "$here/update.stderr" ] || { cat "$here/update.stderr" >&2; exit 100; } ;;
+    *" update") [ ! -e "$here/hangs" ] || hang
+        [ ! -e "$here/update.stderr" ] || { cat "$here/update.stderr" >&2; exit 100; } ;;
     *" download "*)
+        [ ! -e "$here/hangs" ] || hang
         [ ! -e "$here/download.stderr" ] || { cat "$here/download.stderr" >&2; exit 100; }
         cp "$here"/debs/*.deb . ;;
     *" pkgnames "*) sed -n 's/^Package: //p' "$here/index" ;;
@@ -48,6 +57,11 @@ class FakeApt:
     def fails(self, what: str, recorded: str) -> None:
         """From now on ``what`` (update, download) fails as in the file ``recorded``."""
         (self.directory / f"{what}.stderr").write_text((DATA / "apt" / recorded).read_text())
+
+    def hangs(self) -> Path:
+        """From now on it waits for the network; the file that then holds its method's pid."""
+        (self.directory / "hangs").touch()
+        return self.directory / "pid"
 
     def works(self, what: str) -> None:
         (self.directory / f"{what}.stderr").unlink()
@@ -89,6 +103,23 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
+
+
+@contextlib.contextmanager
+def stopped_after(pid: Path, cache: Cache) -> Iterator[None]:
+    """Interrupt ``cache``'s users once a program has written its process id; obeyed in 2 s."""
+    times: list[float] = []
+
+    def stop() -> None:
+        read_pid(pid)
+        times.append(time.monotonic())
+        cache.stop.set()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    yield
+    thread.join()
+    assert time.monotonic() - times[0] < SOON
 
 
 @dataclass

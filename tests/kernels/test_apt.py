@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,8 @@ from harness.kernels import apt
 from harness.kernels.cache import Cache
 from harness.kernels.packages import Package
 from harness.kernels.prepared import KernelUnavailable
-from tests.kernels.conftest import FakeApt, Said
+from tests.kernels.conftest import FakeApt, Said, stopped_after
+from tests.processes import is_gone, read_pid
 
 
 def age(cache: Cache, name: str, seconds: float) -> None:
@@ -216,3 +220,74 @@ def test_a_full_disk_is_said(fake_apt: FakeApt, cache: Cache, tmp_path: Path) ->
     with pytest.raises(KernelUnavailable, match="the disk is full") as caught:
         apt.download("bookworm", [PACKAGE], tmp_path, cache)
     assert not caught.value.transient
+
+
+def test_a_stop_ends_the_reading_of_an_index(fake_apt: FakeApt, cache: Cache, say: Said) -> None:
+    pid = fake_apt.hangs()
+    with stopped_after(pid, cache), pytest.raises(KernelUnavailable, match="interrupted"):
+        apt.index("bookworm", cache, say)
+    assert is_gone(read_pid(pid))
+
+
+def test_a_stop_is_not_remembered_as_a_failure_of_the_network(
+    fake_apt: FakeApt, cache: Cache, say: Said
+) -> None:
+    apt.index("bookworm", cache, say)
+    age(cache, "kernels.json", 86400)
+    pid = fake_apt.hangs()
+    with stopped_after(pid, cache), pytest.raises(KernelUnavailable, match="interrupted"):
+        apt.index("bookworm", cache, say)
+    assert not (cache.root / "apt" / "bookworm" / "failed").exists()
+
+
+def test_a_stop_ends_a_download(fake_apt: FakeApt, cache: Cache, tmp_path: Path) -> None:
+    pid = fake_apt.hangs()
+    with stopped_after(pid, cache), pytest.raises(KernelUnavailable, match="interrupted"):
+        apt.download("bookworm", [PACKAGE], tmp_path, cache)
+    assert is_gone(read_pid(pid))
+
+
+def test_a_harness_that_is_killed_leaves_no_apt(
+    fake_apt: FakeApt, cache: Cache, tmp_path: Path
+) -> None:
+    pid = fake_apt.hangs()
+    downloads = (
+        "import sys; from pathlib import Path\n"
+        "from harness.kernels import apt; from harness.kernels.cache import Cache\n"
+        "from harness.kernels.packages import Package\n"
+        "package = Package('linux-image-6.1', '6.1', '', 1, '0')\n"
+        "apt.download('bookworm', [package], Path(sys.argv[1]), Cache(Path(sys.argv[2])))\n"
+    )
+    command = [sys.executable, "-c", downloads, str(tmp_path), str(cache.root)]
+    with subprocess.Popen(command) as harness:
+        method = read_pid(pid)
+        harness.kill()
+    assert is_gone(method)
+
+
+def test_the_state_of_a_suite_stays_locked_while_an_apt_of_a_killed_harness_works(
+    fake_apt: FakeApt, cache: Cache, say: Said
+) -> None:
+    """Two apts in one state would spoil it."""
+    pid = fake_apt.hangs()
+    index = (
+        "import sys; from pathlib import Path\n"
+        "from harness.kernels import apt; from harness.kernels.cache import Cache\n"
+        "apt._KEYRINGS = (Path(sys.argv[2]),)\n"
+        "apt.index('bookworm', Cache(Path(sys.argv[1])), print)\n"
+    )
+    keyring = fake_apt.directory / "keyring.gpg"
+    command = [sys.executable, "-c", index, str(cache.root), str(keyring)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as harness:
+        method = read_pid(pid)
+        keeper = os.getpgid(method)
+        os.kill(keeper, signal.SIGSTOP)
+        harness.kill()
+        harness.wait()
+        cache.stop.set()
+        try:
+            with pytest.raises(KernelUnavailable, match="interrupted"), cache.lock("apt-bookworm"):
+                pass
+        finally:
+            os.killpg(keeper, signal.SIGKILL)
+    assert is_gone(method)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from harness.kernels import cache as cache_module
+from harness.kernels import files
 from harness.kernels.cache import Built, Cache, digest
+from harness.kernels.prepared import KernelUnavailable
 from tests.kernels.conftest import Said
 
 MODULES = ("modules/virtio.ko", "modules/a_needs_virtio.ko")
@@ -112,6 +118,130 @@ def test_an_entry_that_is_not_whole_is_built_again(
     assert build.count == 2
 
 
+class Reads:
+    """Counts the files whose bytes are read to verify them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        real = cache_module.file_sha256
+
+        def counted(path: Path) -> str:
+            self.count += 1
+            return real(path)
+
+        monkeypatch.setattr(cache_module, "file_sha256", counted)
+
+
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what was just written count as untouched for long."""
+    monkeypatch.setattr(files, "SETTLED", -1.0)
+
+
+def test_a_trusting_cache_does_not_read_what_is_untouched(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch)
+    entry = cache.entry("k", Builder(), say)
+    reads = Reads(monkeypatch)
+    assert cache.trusting().existing("k") == entry
+    assert reads.count == 0
+
+
+def test_a_cache_that_does_not_trust_reads_everything(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch)
+    cache.entry("k", Builder(), say)
+    reads = Reads(monkeypatch)
+    cache.existing("k")
+    assert reads.count == 4
+
+
+def test_what_has_just_changed_is_not_trusted_yet(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.entry("k", Builder(), say)
+    reads = Reads(monkeypatch)
+    cache.trusting().existing("k")
+    assert reads.count == 4
+
+
+@pytest.mark.parametrize("name", [BUILT.boot_image, BUILT.image, MODULES[0]])
+def test_a_flipped_byte_is_noticed_by_a_trusting_cache(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settle(monkeypatch)
+    entry = cache.entry("k", Builder(), say)
+    flip(entry.root / name)
+    assert cache.trusting().existing("k") is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"root/boot/vmlinuz-6.1": 1}'])
+def test_without_sound_notes_a_trusting_cache_reads_again(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    settle(monkeypatch)
+    entry = cache.entry("k", Builder(), say)
+    (entry.root.parent / cache_module.STAMPS).write_text(content)
+    reads = Reads(monkeypatch)
+    assert cache.trusting().existing("k") == entry
+    assert reads.count == 4
+
+
+def test_notes_do_not_vouch_for_damage(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found to be damaged is not noted as verified."""
+    settle(monkeypatch)
+    entry = cache.entry("k", Builder(), say)
+    flip(entry.root / BUILT.image)
+    cache.existing("k")
+    assert cache.trusting().existing("k") is None
+
+
+def test_a_trusting_cache_asks_once(cache: Cache) -> None:
+    answers = iter("ab")
+    trusting = cache.trusting()
+    assert [trusting.once("x", lambda: next(answers)) for _ in range(2)] == ["a", "a"]
+    assert trusting.once("y", lambda: next(answers)) == "b"
+
+
+def test_a_cache_that_does_not_trust_asks_each_time(cache: Cache) -> None:
+    answers = iter("ab")
+    assert [cache.once("x", lambda: next(answers)) for _ in range(2)] == ["a", "b"]
+
+
+def test_each_use_is_noted(cache: Cache, say: Said) -> None:
+    entry = cache.entry("k", Builder(), say)
+    record = entry.root.parent / cache_module.RECORD
+    os.utime(record, (1, 1))
+    cache.existing("k")
+    assert record.stat().st_mtime > time.time() - 60
+
+
+def test_an_idle_cache_has_no_oldest_use(cache: Cache) -> None:
+    with cache.frozen() as oldest:
+        assert oldest == float("inf")
+
+
+def test_the_oldest_use_is_when_the_first_of_those_at_work_began(cache: Cache) -> None:
+    with cache.scratch() as first, Cache(cache.root).scratch() as second:
+        os.utime(first, (1000, 1000))
+        os.utime(second, (2000, 2000))
+        with cache.frozen() as oldest:
+            assert oldest == 1000
+
+
+def test_nobody_begins_to_use_a_frozen_cache(cache: Cache) -> None:
+    """The lock that scratch() takes first is held."""
+    with (
+        cache.frozen(),
+        (cache.root / "locks/tmp").open() as lock,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_a_failed_build_leaves_nothing(cache: Cache, say: Said) -> None:
     def fail(root: Path) -> Built:
         (root / "half").write_text("done")
@@ -199,6 +329,15 @@ def test_backups_are_told_to_leave_the_cache_out(cache: Cache) -> None:
     assert (cache.root / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172")
 
 
+def test_a_user_without_a_home_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(*_: object) -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr("platformdirs.user_cache_path", homeless)
+    with pytest.raises(files.NoHome, match="--cache DIR"):
+        Cache()
+
+
 def test_the_cache_lies_below_the_xdg_cache_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,3 +354,40 @@ def test_a_relative_cache_stays_where_it_was_meant(
 
 def test_equal_values_have_equal_digests() -> None:
     assert digest({"a": 1, "b": [2]}) == digest(json.loads('{"b": [2], "a": 1}'))
+
+
+def test_a_stop_ends_the_wait_for_a_lock(cache: Cache) -> None:
+    def stop(said: str) -> None:
+        assert "waiting for another preparation" in said
+        cache.stop.set()
+
+    other = Cache(cache.root)
+    with (
+        other.lock("k"),
+        pytest.raises(KernelUnavailable, match="interrupted"),
+        cache.lock("k", stop),
+    ):
+        pass
+
+
+def test_a_lock_that_is_free_is_had_even_after_a_stop(cache: Cache) -> None:
+    cache.stop.set()
+    with cache.lock("k"):
+        pass
+
+
+def test_a_trusting_cache_is_stopped_with_its_origin(cache: Cache) -> None:
+    trusting = cache.trusting()
+    cache.stop.set()
+    assert trusting.stop.is_set()
+
+
+def test_a_stop_while_a_scratch_directory_is_removed_is_no_error(cache: Cache) -> None:
+    other = Cache(cache.root)
+    with contextlib.ExitStack() as stack:
+        with cache.scratch() as scratch:
+            stack.enter_context(other.lock("tmp"))
+            cache.stop.set()
+        assert not scratch.exists()
+    Cache(cache.root).directory()  # a later run removes what is left
+    assert list((cache.root / "tmp").iterdir()) == []

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from harness.kernels import image, module_files, tree
+from harness.kernels import files, image, module_files, tree
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest import ImageSource, TreeSource
@@ -87,6 +88,92 @@ def test_a_kernel_stays_when_its_image_is_overwritten(
 def test_the_same_image_is_unpacked_once(cache: Cache, say: Said, bzimage: Path) -> None:
     assert prepare(cache, say, bzimage) == prepare(cache, say, bzimage)
     assert say.lines == [f"unpacking {bzimage}"]
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was just written counts as untouched for long."""
+    monkeypatch.setattr(files, "SETTLED", -1.0)
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The images that were read from now on."""
+    read: list[Path] = []
+    real = image._snapshot
+
+    def noted(path: Path, cache: Cache) -> AbstractContextManager[object]:
+        read.append(path)
+        return real(path, cache)
+
+    monkeypatch.setattr(image, "_snapshot", noted)
+    return read
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_trusting_cache_does_not_read_an_untouched_image_again(
+    cache: Cache, say: Said, bzimage: Path, unread: list[Path]
+) -> None:
+    first = prepare(cache, say, bzimage)
+    assert prepare(cache.trusting(), say, bzimage) == first
+    assert unread == [bzimage]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_cache_that_does_not_trust_reads_an_image_each_time(
+    cache: Cache, say: Said, bzimage: Path, unread: list[Path]
+) -> None:
+    prepare(cache, say, bzimage)
+    prepare(cache, say, bzimage)
+    assert unread == [bzimage, bzimage]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_new_build_is_noticed_by_a_trusting_cache(cache: Cache, say: Said, bzimage: Path) -> None:
+    prepare(cache, say, bzimage)
+    bzimage.write_bytes(builders.bzimage(release="6.2.0"))
+    assert prepare(cache.trusting(), say, bzimage).release == "6.2.0"
+
+
+def test_an_image_that_was_just_written_is_not_trusted(
+    cache: Cache, say: Said, bzimage: Path, unread: list[Path]
+) -> None:
+    prepare(cache, say, bzimage)
+    prepare(cache.trusting(), say, bzimage)
+    assert unread == [bzimage, bzimage]
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"stamp": 1}'])
+def test_an_image_is_read_again_where_the_notes_are_of_no_use(
+    cache: Cache, say: Said, bzimage: Path, unread: list[Path], content: str
+) -> None:
+    first = prepare(cache, say, bzimage)
+    (notes,) = (cache.root / "images").iterdir()
+    notes.write_text(content)
+    assert prepare(cache.trusting(), say, bzimage) == first
+    assert len(unread) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_trusting_cache_still_wants_the_digest_of_the_manifest(
+    cache: Cache, say: Said, bzimage: Path
+) -> None:
+    prepare(cache, say, bzimage)
+    with pytest.raises(KernelUnavailable, match="the manifest says 00000000"):
+        prepare(cache.trusting(), say, bzimage, sha256="0" * 64)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_trusting_cache_sees_other_modules(
+    cache: Cache, say: Said, bzimage: Path, tmp_path: Path
+) -> None:
+    place = builders.write(tmp_path / "root/lib/modules" / RELEASE, builders.module_files())
+    first = prepare(cache, say, bzimage, tmp_path / "root")
+    with (place / "kernel/drivers/virtio/virtio_pci.ko").open("ab") as module:
+        module.write(b"another build")
+    again = prepare(cache.trusting(), say, bzimage, tmp_path / "root")
+    assert again.modules_sha256 != first.modules_sha256
 
 
 def test_other_modules_make_another_kernel(

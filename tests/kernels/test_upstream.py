@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from harness import host
 from harness.kernels import upstream
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import KernelUnavailable
 from harness.manifest import UpstreamSource
 from tests.kernels import builders
-from tests.kernels.conftest import Said, needs
+from tests.kernels.conftest import Said, needs, stopped_after
+from tests.processes import is_gone, read_pid
 
 RELEASE = "6.6.0-060600-generic"
 
@@ -40,7 +43,7 @@ def vng(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Path:
     program = tmp_path / "vng"
     program.write_text(_VNG.format(calls=tmp_path / "calls", does=does))
     program.chmod(0o755)
-    monkeypatch.setattr(upstream, "_path", lambda: f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(host, "virtme_ng_path", lambda: f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path / "calls"
 
 
@@ -124,4 +127,22 @@ def test_virtme_ng_itself_takes_what_its_home_holds(tmp_path: Path) -> None:
     """The real vng agrees on where its downloads lie, so that none is needed here."""
     home = tmp_path / "home"
     place = builders.write(home / ".cache" / "virtme-ng" / "v6.6" / "amd64", files())
-    assert upstream.download("v6.6", home) == place
+    assert upstream.download("v6.6", home, threading.Event()) == place
+
+
+def test_a_stop_ends_the_download(
+    cache: Cache, say: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vng(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; sleep 60")
+    with stopped_after(tmp_path / "pid", cache), pytest.raises(KernelUnavailable, match="interr"):
+        upstream.prepare("mainline", UpstreamSource("v6.6"), cache, say)
+    assert is_gone(read_pid(tmp_path / "pid"))
+    assert list((cache.root / "tmp").iterdir()) == []
+
+
+def test_a_missing_virtme_ng_is_said(
+    cache: Cache, say: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "virtme_ng_path", lambda: str(tmp_path))
+    with pytest.raises(KernelUnavailable, match="pip install 'virtme-ng"):
+        upstream.prepare("mainline", UpstreamSource("v6.6"), cache, say)

@@ -11,19 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report.as_json import boot_end_word, kernel_to_json, to_json
+from harness.report.as_json import boot_end_word, kernel_text, kernel_to_json, to_json
 from harness.results import (
     Attempt,
     BootEnd,
     CheckKey,
     CheckResult,
     CheckVerdict,
+    EarlierRun,
     Family,
     FamilyResult,
     Incident,
     IncidentKind,
     KernelResult,
     KernelVerdict,
+    Phase,
     RunResult,
     Stream,
     Timing,
@@ -44,6 +46,7 @@ RUN_KEYS = {
     "interrupted": bool,
     "timing": dict,
     "directory": str,
+    "notes": list,
 }
 KERNEL_KEYS = {
     "name": str,
@@ -63,13 +66,14 @@ KERNEL_KEYS = {
     "reused_from": (dict, type(None)),
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
-CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw"}
+CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw", "known"}
 INCIDENT_KEYS = {
     "kind": str,
     "title": str,
     "fingerprint": str,
     "check": (str, type(None)),
     "excerpt": str,
+    "known": str,
 }
 ATTEMPT_KEYS = {
     "number": int,
@@ -95,6 +99,7 @@ TIMING_KEYS = {
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
 SECONDS = st.floats(0, 1e6, allow_nan=False)
+PHASES = st.lists(st.builds(Phase, TEXT, SECONDS), max_size=2).map(tuple)
 CHECKS = st.builds(
     CheckResult,
     key=st.builds(CheckKey, st.sampled_from(Family), TEXT, TEXT, TEXT, TEXT),
@@ -103,6 +108,7 @@ CHECKS = st.builds(
     expected=TEXT,
     got=TEXT,
     raw=TEXT,
+    known=TEXT,
 )
 FAMILIES = st.dictionaries(
     st.sampled_from(Family),
@@ -112,7 +118,15 @@ FAMILIES = st.dictionaries(
         st.lists(CHECKS, max_size=2).map(tuple),
     ),
 )
-INCIDENTS = st.builds(Incident, st.sampled_from(IncidentKind), TEXT, TEXT, TEXT, st.none() | TEXT)
+INCIDENTS = st.builds(
+    Incident,
+    kind=st.sampled_from(IncidentKind),
+    title=TEXT,
+    fingerprint=TEXT,
+    excerpt=TEXT,
+    check=st.none() | TEXT,
+    known=TEXT,
+)
 ATTEMPTS = st.builds(
     Attempt,
     number=st.integers(1, 9),
@@ -126,6 +140,7 @@ ATTEMPTS = st.builds(
     boot_s=SECONDS,
     checks_s=SECONDS,
     total_s=SECONDS,
+    phases=PHASES,
 )
 KERNELS = st.builds(
     KernelResult,
@@ -142,7 +157,8 @@ KERNELS = st.builds(
     incidents=st.lists(INCIDENTS, max_size=1).map(tuple),
     attempts=st.lists(ATTEMPTS, max_size=1).map(tuple),
     notes=st.lists(TEXT, max_size=1).map(tuple),
-    timing=st.builds(Timing, SECONDS, SECONDS, SECONDS, SECONDS),
+    timing=st.builds(Timing, SECONDS, SECONDS, SECONDS, SECONDS, PHASES),
+    reused_from=st.none() | st.builds(EarlierRun, TEXT, TEXT, st.integers(0, 2**64), TEXT),
 )
 RUNS = st.builds(
     RunResult,
@@ -202,6 +218,12 @@ def test_every_run_has_exactly_the_documented_keys(run: RunResult) -> None:
 def test_kernel_survives_any_json_writer(kernel: KernelResult) -> None:
     plain = kernel_to_json(kernel)
     assert json.loads(json.dumps(plain, ensure_ascii=False).encode("utf-8")) == plain
+
+
+@UNHURRIED
+@given(KERNELS)
+def test_text_of_a_kernel_says_what_its_object_says(kernel: KernelResult) -> None:
+    assert json.loads(kernel_text(kernel)) == kernel_to_json(kernel)
 
 
 @UNHURRIED

@@ -19,6 +19,7 @@ from harness.results import (
     BootEnd,
     CheckResult,
     CheckVerdict,
+    EarlierRun,
     Family,
     Incident,
     IncidentKind,
@@ -237,6 +238,39 @@ def test_note_of_a_passing_kernel_is_shown() -> None:
     assert "debian-6.12: pass\n  note      net.mptcp.enabled was 0, turned on\n" in plain(
         factories.run(noted)
     )
+
+
+def reused(name: str, run: str) -> KernelResult:
+    earlier = EarlierRun(run, f"2026-01-01T00:00:{len(name):02}+00:00", 7, f"/runs/{run}")
+    return replace(factories.kernel(name), reused_from=earlier, attempts=(), timing=Timing())
+
+
+def test_a_reused_result_is_marked_in_its_row() -> None:
+    report = plain(factories.run(reused("old", "20260101-000000-abcdef"), factories.kernel("new")))
+    last = {line.split()[0]: line.split()[-1] for line in report.splitlines() if line}
+    assert (last["old"], last["new"]) == ("reused", "7.1")
+
+
+def test_the_run_that_results_are_reused_from_is_named() -> None:
+    run = "20260101-000000-abcdef"
+    report = plain(factories.run(reused("old", run), reused("older", run)))
+    assert f"reused from run {run}: 2 kernels; its seed was 7, kept in /runs/{run}\n" in report
+
+
+def test_of_several_earlier_runs_it_is_said_what_came_from_which() -> None:
+    first, second = "20260101-000000-abcdef", "20260102-000000-abcdef"
+    report = plain(factories.run(reused("a", first), reused("b", second), reused("c", first)))
+    assert f"reused from run {first}: a, c; " in report
+    assert f"reused from run {second}: b; " in report
+
+
+def test_a_run_that_reused_nothing_says_nothing_of_it() -> None:
+    assert "reused" not in plain(RUNS["four-kernels"])
+
+
+def test_a_directory_of_an_earlier_run_does_nothing_to_a_terminal() -> None:
+    hostile = reused("k", HOSTILE)
+    assert "\x1b" not in plain(factories.run(hostile))
 
 
 def test_protocol_errors_of_a_lost_kernel_are_shown() -> None:

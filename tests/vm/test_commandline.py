@@ -107,6 +107,18 @@ def test_the_qemu_wrapper_keeps_the_exit_status(tmp_path: Path, work: Path, qemu
     assert (work / commandline.QEMU_STATUS).read_text().strip() == "7"
 
 
+def test_a_guest_cannot_fill_the_disk_through_qemu(tmp_path: Path, work: Path, qemu: Path) -> None:
+    """Nor end QEMU by it, which would look like a failure of the host."""
+    qemu.write_text('#!/bin/sh\nhead -c 40000000 /dev/zero > "$1"; echo goes on\n')
+    commandline.lay_out(work, kernel(tmp_path), qemu)
+    port = work / "port"
+    answer = subprocess.run(
+        [work / "bin" / "qemu-system-x86_64", port], capture_output=True, text=True
+    )
+    assert port.stat().st_size == 32 << 20
+    assert answer.stdout == "goes on\n"
+
+
 def test_asking_qemu_for_its_version_leaves_no_status(
     tmp_path: Path, work: Path, qemu: Path
 ) -> None:

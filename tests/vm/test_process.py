@@ -9,17 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.vm.process import VmProcess, read_available
-
-#: Seconds in which a process that was killed is gone.
-SOON = 2.0
+from harness.vm import process
+from harness.vm.process import VmProcess, read_available, work_directory
+from tests.processes import descriptors, is_gone, read_pid, wait_until
 
 
 @pytest.fixture
@@ -30,28 +27,6 @@ def work() -> Iterator[Path]:
 
 def start(work: Path, script: str) -> VmProcess:
     return VmProcess(["sh", "-c", script], dict(os.environ), work, "events")
-
-
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended, at the latest soon; a zombie counts as ended."""
-    deadline = time.monotonic() + SOON
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def read_pid(path: Path) -> int:
-    deadline = time.monotonic() + 10
-    while not (path.exists() and path.read_text().strip()):
-        assert time.monotonic() < deadline, "the script did not start"
-        time.sleep(0.02)
-    return int(path.read_text())
 
 
 def wait_for_exit(vm: VmProcess) -> None:
@@ -97,35 +72,132 @@ def test_the_script_has_no_standard_input(work: Path) -> None:
         assert (work / "read").read_bytes() == b""
 
 
-def test_the_group_goes_when_the_harness_is_killed(work: Path) -> None:
-    harness = textwrap.dedent(f"""
-        import os, sys, time
-        from pathlib import Path
-        from harness.vm.process import VmProcess
-        with VmProcess(["sh", "-c", "sleep 60 & echo $! > {work}/pid; wait"], dict(os.environ),
-                       Path({str(work)!r}), "events"):
-            time.sleep(60)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", harness])
-    pid = read_pid(work / "pid")
-    process.kill()
-    process.wait()
-    assert is_gone(pid)
+#: A harness with a VM, which goes on until it is killed.
+HARNESS = """
+import os, sys, time
+from harness.vm.process import VmProcess, work_directory
+with work_directory() as work:
+    script = f"sleep 60 & echo $! > {sys.argv[1]}; wait"
+    with VmProcess(["sh", "-c", script], dict(os.environ), work, "events"):
+        time.sleep(60)
+"""
+
+
+@pytest.fixture
+def temporary(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of work directories, this test's own."""
+    monkeypatch.setenv("TMPDIR", str(work))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return work
+
+
+@pytest.fixture
+def harness(temporary: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", HARNESS, str(tmp_path / "pid")]) as running:
+        read_pid(tmp_path / "pid")
+        yield running
+        running.kill()
+
+
+def test_the_group_goes_when_the_harness_is_killed(
+    harness: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    harness.kill()
+    assert is_gone(read_pid(tmp_path / "pid"))
+
+
+def test_the_work_directory_goes_when_the_harness_is_killed(
+    harness: subprocess.Popen[bytes], temporary: Path
+) -> None:
+    assert list(temporary.iterdir())
+    harness.kill()
+    assert wait_until(lambda: not list(temporary.iterdir()))
+
+
+def test_a_work_directory_of_which_all_were_killed_goes_with_the_next_start(
+    harness: subprocess.Popen[bytes], temporary: Path, tmp_path: Path
+) -> None:
+    sleeper = read_pid(tmp_path / "pid")
+    keeper = os.getpgid(sleeper)
+    os.kill(keeper, signal.SIGSTOP)  # so that it does not come to remove it
+    harness.kill()
+    harness.wait()
+    os.killpg(keeper, signal.SIGKILL)
+    assert is_gone(sleeper)
+    (abandoned,) = temporary.iterdir()
+    with work_directory() as new:
+        assert list(temporary.iterdir()) == [new]
+    assert abandoned != new
+
+
+def test_a_work_directory_in_use_stays(harness: subprocess.Popen[bytes], temporary: Path) -> None:
+    (used,) = temporary.iterdir()
+    with work_directory():
+        assert (used / "events").exists()
+
+
+def test_a_directory_that_is_no_work_directory_stays(temporary: Path) -> None:
+    (temporary / "mptcp-harness-results").mkdir()
+    with work_directory():
+        pass
+    assert [path.name for path in temporary.iterdir()] == ["mptcp-harness-results"]
+
+
+def test_what_a_link_named_like_a_work_directory_leads_to_stays(
+    temporary: Path, tmp_path: Path
+) -> None:
+    (temporary / f"{process.PREFIX}12345678").symlink_to(tmp_path)
+    (tmp_path / "precious").touch()
+    with work_directory():
+        pass
+    assert (tmp_path / "precious").exists()
+
+
+def test_a_work_directory_that_another_harness_removed_at_once_is_replaced(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    really_make = tempfile.mkdtemp
+
+    def make(**options: str) -> str:
+        made.append(Path(really_make(**options)))
+        if len(made) == 1:
+            made[0].rmdir()
+        return str(made[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make)
+    with work_directory() as work:
+        assert work == made[1]
+        assert work.is_dir()
+
+
+def test_a_work_directory_goes_with_all_that_is_in_it(temporary: Path) -> None:
+    with work_directory() as work:
+        (work / "lib").mkdir()
+        (work / "lib" / "file").touch()
+    assert list(temporary.iterdir()) == []
 
 
 def test_nothing_stays_open(work: Path) -> None:
-    def count() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    before = count()
+    before = descriptors()
     for _ in range(3):
         with start(work, "true") as vm:
             wait_for_exit(vm)
         (work / "events").unlink()
-    assert count() == before
+    assert descriptors() == before
+
+
+def test_nothing_stays_open_where_the_socket_cannot_be_made(work: Path) -> None:
+    before = descriptors()
+    with pytest.raises(OSError, match="too long"), VmProcess(["true"], {}, work, "e" * 200):
+        pass
+    assert descriptors() == before
 
 
 def test_a_program_that_does_not_exist_is_an_exit_status(work: Path) -> None:
     with VmProcess(["/nonexistent/vng"], dict(os.environ), work, "events") as vm:
         wait_for_exit(vm)
-        assert vm.exit_status() != 0
+        assert vm.exit_status() == 127
+        assert read_available(vm.console) == (
+            b"/nonexistent/vng cannot be run: No such file or directory\n"
+        )

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""All that can be run to be measured, ready to be run; each run is looked at before it counts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from bench import check, floor, habit, manifests
+from bench.runner import Failed, Run, Runner
+from harness import host, kernels, manifest
+from harness.kernels import Cache, PreparedKernel
+from harness.manifest import Accel, DebSource, KernelEntry
+from harness.results import KernelVerdict, Phase
+from harness.session import RECORD
+from harness.vm import accelerator
+
+ROOT = Path(__file__).resolve().parent.parent
+MANIFEST = ROOT / "kernels.yaml"
+MANY = 60
+#: What suffices for a VM.
+SMALL = "256M"
+#: What the compiled check says of a kernel without MPTCP.
+NO_MPTCP = "check: no MPTCP socket"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A run, and what the harness recorded of it.
+
+    ``bad`` counts the kernels that are not as expected; ``phases``, of a run with one kernel, are
+    the whole of its time; ``peak_mib`` is the harness's own memory where that was measured.
+    """
+
+    run: Run
+    bad: int = 0
+    phases: tuple[Phase, ...] = ()
+    peak_mib: float = 0.0
+
+
+def entries() -> tuple[KernelEntry, ...]:
+    """The kernels of the default manifest, which are packages; a series is not among them."""
+    return tuple(
+        entry
+        for entry in manifest.load(MANIFEST).entries
+        if not entry.is_series and isinstance(entry.source, DebSource)
+    )
+
+
+def has_mptcp(entry: KernelEntry) -> bool:
+    """Whether the manifest expects so."""
+    return entry.expect.get("mptcp", True)
+
+
+class Lab:
+    """Runs everything below ``scratch``; kernels are taken from, and kept in, the user's cache.
+
+    Raises :class:`Failed` or KernelUnavailable where something cannot be got ready.
+    """
+
+    def __init__(self, scratch: Path, say: Callable[[str], None]) -> None:
+        self.entries = entries()
+        self._scratch = scratch
+        self._cache = Cache()
+        self._say = say
+        self._number = 0
+        qemu, busybox = host.find("qemu-system-x86_64"), host.find_static_busybox()
+        assert qemu is not None, "bench.tools.missing() looked for it"
+        assert busybox is not None, "bench.tools.missing() looked for it"
+        self.qemu = qemu
+        self._runner = Runner(self._fresh(), qemu, host.find("apt-get"))
+        # Not in /tmp, which virtme-ng's guest has of its own.
+        keep = platformdirs.user_cache_path("mptcp-harness-bench")
+        self._check = check.build(keep)
+        self._kernels: dict[str, PreparedKernel] = {}
+        self._images: dict[str, Path] = {}
+        for entry in self.entries:
+            say(f"getting {entry.name} ready")
+            kernel = kernels.prepare(entry, self._cache, say)
+            self._kernels[entry.name] = kernel
+            self._images[entry.name] = habit.prepare(entry, kernel, keep, self._cache, say)
+        self._initramfs = self._fresh() / "initramfs"
+        floor.write_initramfs(self._initramfs, busybox, self._check)
+        self._small = self._write(manifests.small(self.entries, SMALL))
+        self._many = self._write(manifests.many(self.entries, self._images, MANY, self._fresh()))
+
+    def without_kvm(self) -> str:
+        """Why KVM cannot be measured; empty where it can."""
+        kernel = self._kernels[self.entries[-1].name]
+        remembered = self._cache.root / "kvm.json"
+        choice = accelerator.choose(Accel.AUTO, kernel, self.qemu, remembered, self._say)
+        return "" if choice.kvm else choice.why
+
+    # The harness.
+
+    def harness(self, entry: KernelEntry, accel: str = "tcg") -> Observation:
+        """One kernel, both families, all checks."""
+        return self._matrix(MANIFEST, "-k", entry.name, "--accel", accel, boots=1)
+
+    def matrix(self) -> Observation:
+        """The default manifest, two VMs at a time."""
+        return self._matrix(MANIFEST, "-j", "2", "--accel", "tcg", boots=len(self.entries))
+
+    def small(self) -> Observation:
+        """The same with little memory; what fails is counted."""
+        boots = len(self.entries)
+        options = ("-j", "2", "--accel", "tcg")
+        return self._matrix(self._small, *options, boots=boots, may_fail=True)
+
+    def many(self) -> Observation:
+        """Sixty kernels in the same mix."""
+        return self._matrix(self._many, "-j", "2", "--accel", "tcg", boots=MANY)
+
+    def reuse(self) -> Observation:
+        """The same after :meth:`many`: nothing has changed since, so nothing may be booted."""
+        return self._matrix(self._many, "--reuse", "--accel", "tcg", boots=0)
+
+    def cold(self) -> Observation:
+        """Fetching and preparing the default manifest, with nothing cached."""
+        cache = self._fresh()
+        command = [sys.executable, "-m", "harness", "prepare", str(MANIFEST), "--cache", str(cache)]
+        run = self._runner.run(command, ROOT)
+        shutil.rmtree(cache)
+        if run.status != 0:
+            raise Failed(f"`{shlex.join(command)}` ended with status {run.status}: {_tail(run)}")
+        return Observation(run)
+
+    # What it is compared with.
+
+    def habit(self, entry: KernelEntry, *, kvm: bool = False) -> Observation:
+        """`vng -r IMAGE` with both families in one boot."""
+        return self._vng(entry, {check.IPV4: "./check", check.IPV6: "./check -6"}, kvm=kvm)
+
+    def floor(self, entry: KernelEntry) -> Observation:
+        """QEMU alone."""
+        command = floor.command(self.qemu, self._kernels[entry.name], self._initramfs)
+        run = self._runner.run(command, self._scratch)
+        _require(run, "the floor", entry, (check.IPV4, check.IPV6))
+        return Observation(run)
+
+    def loop(self) -> Observation:
+        """The plain loop over the default manifest: two boots of each kernel, one per family."""
+        turns = []
+        for entry in self.entries:
+            for said, command in ((check.IPV4, "./check"), (check.IPV6, "./check -6")):
+                turns.append(self._vng(entry, {said: command}).run)
+        return Observation(
+            Run(
+                seconds=sum(turn.seconds for turn in turns),
+                processor_s=sum(turn.processor_s for turn in turns),
+                status=0,
+                output="",
+                qemus=sum(turn.qemus for turn in turns),
+                downloading_s=0.0,
+            )
+        )
+
+    def _vng(
+        self, entry: KernelEntry, commands: Mapping[str, str], *, kvm: bool = False
+    ) -> Observation:
+        """``commands`` by what each says where it succeeds."""
+        what = "; ".join(commands.values())
+        command = habit.loop(self._images[entry.name], self._check, what, kvm=kvm)
+        run = self._runner.run(command, self._check.parent)
+        said = tuple(commands) if has_mptcp(entry) else (NO_MPTCP,)
+        _require(run, "virtme-ng", entry, said)
+        return Observation(run)
+
+    def _matrix(
+        self, manifest: Path, *options: str, boots: int, may_fail: bool = False
+    ) -> Observation:
+        directory = self._fresh()
+        peak, output = directory / "peak", directory / "run"
+        arguments = ["matrix", str(manifest), *options, "--output", str(output)]
+        command = [sys.executable, "-m", "bench.peak", str(peak), *arguments]
+        run = self._runner.run(command, ROOT)
+        recorded = (output / RECORD).exists()
+        if not recorded or run.status not in ((0, 1) if may_fail else (0,)):
+            raise Failed(f"mptcp-harness ended with status {run.status}: {_tail(run)}")
+        if run.qemus != boots and not may_fail:
+            raise Failed(f"mptcp-harness started {run.qemus} VMs where {boots} were to be")
+        record = json.loads((output / RECORD).read_text())
+        peak_mib = int(peak.read_text()) / 1024
+        shutil.rmtree(directory)
+        return Observation(run, _bad(record), _phases(record, run.seconds), peak_mib)
+
+    def _fresh(self) -> Path:
+        self._number += 1
+        directory = self._scratch / str(self._number)
+        directory.mkdir()
+        return directory
+
+    def _write(self, text: str) -> Path:
+        path = self._fresh() / "kernels.yaml"
+        path.write_text(text)
+        return path
+
+
+def _require(run: Run, what: str, entry: KernelEntry, said: tuple[str, ...]) -> None:
+    if not all(words in run.output for words in said):
+        missing = " and ".join(f"'{words}'" for words in said)
+        raise Failed(f"{what} with {entry.name} did not say {missing}: {_tail(run)}")
+
+
+def _tail(run: Run) -> str:
+    lines = [line.strip() for line in run.output.splitlines() if line.strip()]
+    return " | ".join(lines[-5:])[-600:] or "it said nothing"
+
+
+def _bad(record: Mapping[str, Any]) -> int:
+    return sum(not KernelVerdict(kernel["verdict"]).as_expected for kernel in record["kernels"])
+
+
+def _phases(record: Mapping[str, Any], seconds: float) -> tuple[Phase, ...]:
+    """All that the ``seconds`` of a run with one kernel went to."""
+    if len(record["kernels"]) != 1:
+        return ()
+    phases = [Phase("start-up", record["run"]["timing"]["startup_s"])]
+    for phase in record["kernels"][0]["timing"]["phases"]:
+        phases.append(Phase(phase["name"], phase["seconds"]))
+    rest = seconds - sum(phase.seconds for phase in phases)
+    return (*phases, Phase("report", round(max(rest, 0.0), 3)))

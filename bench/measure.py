@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is run how often and in which order, and what each figure is made of."""
+
+from __future__ import annotations
+
+import fnmatch
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bench import figures, lab
+from bench.figures import Figure, Unit, absolute
+from bench.lab import MANY, SMALL, Lab, Observation
+from bench.runner import Failed
+from harness.manifest import KernelEntry
+
+#: Of the wall time of `vng -r bzImage`, by the manifest's name; OF_HABIT for all others.
+OF_HABIT_BY_NAME = {"debian-6.1": 0.60}
+OF_HABIT = 0.75
+OF_FLOOR = 1.6
+OF_LOOP = 0.38
+PROCESSOR_S = 0.6
+OF_FOUR = 1.10
+PEAK_MIB = 150
+REUSE_S = 1.5
+COLD_S = 15
+KVM_S = 1.0
+
+
+@dataclass(frozen=True)
+class Times:
+    """How often something is run. A pair is run alternately, once each in every round."""
+
+    rounds: int = 5
+    many: int = 1  # sixty kernels take five minutes
+    cold: int = 1  # and this downloads half a gigabyte
+    once: int = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to be run, ``times`` times; ``needs`` has to be run before."""
+
+    name: str
+    times: int
+    run: Callable[[Lab], Observation]
+    needs: tuple[str, ...] = ()
+
+
+class Observations:
+    """What was seen of each subject, in the order of the rounds."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[Observation]] = {}
+
+    def add(self, name: str, observation: Observation) -> None:
+        self._seen.setdefault(name, []).append(observation)
+
+    def of(self, name: str) -> Sequence[Observation]:
+        """Empty where it was not run."""
+        return self._seen.get(name, [])
+
+    def seconds(self, name: str) -> list[float]:
+        return [observation.run.seconds for observation in self.of(name)]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A figure that is to be; ``blank`` is what it is until its ``subjects`` were run."""
+
+    blank: Figure
+    subjects: tuple[str, ...]
+    work_out: Callable[[Observations], Figure]
+
+
+def planned(entries: Sequence[KernelEntry]) -> list[Planned]:
+    """All figures, in the order of the table."""
+    with_mptcp = [entry.name for entry in entries if lab.has_mptcp(entry)]
+    return [
+        *(against_habit(name) for name in with_mptcp),
+        *(against_floor(name) for name in with_mptcp),
+        against_loop(),
+        processor_time(len(entries)),
+        many_against_few(len(entries)),
+        peak_memory(),
+        small_memory(),
+        reuse(),
+        cold(),
+        kvm(),
+    ]
+
+
+def select(plans: Sequence[Planned], globs: Sequence[str]) -> list[Planned]:
+    """Those whose keys match. Raises ValueError with the first of ``globs`` that matches none."""
+    keys = [plan.blank.key for plan in plans]
+    for glob in globs:
+        if not fnmatch.filter(keys, glob):
+            raise ValueError(glob)
+    return [
+        plan
+        for plan in plans
+        if not globs or any(fnmatch.fnmatchcase(plan.blank.key, glob) for glob in globs)
+    ]
+
+
+def subjects(entries: Sequence[KernelEntry], times: Times) -> list[Subject]:
+    """All there is to run, in the order of a round: what is compared stands side by side."""
+    by_kernel = [
+        subject
+        for entry in entries
+        if lab.has_mptcp(entry)
+        for subject in _of_kernel(entry, times.rounds)
+    ]
+    newest = entries[-1]
+    return [
+        *by_kernel,
+        Subject("matrix", times.rounds, Lab.matrix),
+        Subject("loop", times.rounds, Lab.loop),
+        Subject("small", times.once, Lab.small),
+        Subject("many", times.many, Lab.many),
+        Subject("reuse", times.rounds, Lab.reuse, needs=("many",)),
+        Subject("cold", times.cold, Lab.cold),
+        Subject("harness.kvm", times.rounds, lambda lab: lab.harness(newest, "kvm")),
+        Subject("habit.kvm", times.rounds, lambda lab: lab.habit(newest, kvm=True)),
+    ]
+
+
+def _of_kernel(entry: KernelEntry, rounds: int) -> Iterator[Subject]:
+    yield Subject(f"harness.{entry.name}", rounds, lambda lab: lab.harness(entry))
+    yield Subject(f"habit.{entry.name}", rounds, lambda lab: lab.habit(entry))
+    yield Subject(f"floor.{entry.name}", rounds, lambda lab: lab.floor(entry))
+
+
+def needed(plans: Sequence[Planned], all_subjects: Sequence[Subject]) -> list[Subject]:
+    """The subjects of ``plans`` and what these need, in the order given."""
+    names = {name for plan in plans for name in plan.subjects}
+    names |= {need for subject in all_subjects if subject.name in names for need in subject.needs}
+    return [subject for subject in all_subjects if subject.name in names]
+
+
+def observe(
+    chosen: Sequence[Subject], lab: Lab, say: Callable[[str], None]
+) -> tuple[Observations, dict[str, str]]:
+    """Run ``chosen`` round by round; and why a subject is to be left out, by its name.
+
+    A subject that failed once is not run again, nor is what needs it.
+    """
+    seen, failures = Observations(), dict[str, str]()
+    rounds = max((subject.times for subject in chosen), default=0)
+    for number in range(1, rounds + 1):
+        for subject in chosen:
+            if number > subject.times or subject.name in failures:
+                continue
+            blocked = [need for need in subject.needs if need in failures]
+            if blocked:
+                failures[subject.name] = failures[blocked[0]]
+                continue
+            where = f"round {number} of {subject.times}: {subject.name}"
+            try:
+                observation = subject.run(lab)
+            except Failed as failed:
+                failures[subject.name] = str(failed)
+                say(f"{where} FAILED: {failed}")
+            else:
+                seen.add(subject.name, observation)
+                say(f"{where} {observation.run.seconds:.2f} s")
+    return seen, failures
+
+
+def figure(plan: Planned, seen: Observations, failures: Mapping[str, str]) -> Figure:
+    """The figure itself, or its blank with what went wrong."""
+    for name in plan.subjects:
+        if name in failures:
+            return figures.failed(plan.blank, f"{name}: {failures[name]}")
+    return plan.work_out(seen)
+
+
+# The figures, one by one.
+
+
+def _pair(blank: Figure, ours: str, theirs: str) -> Planned:
+    return Planned(
+        blank,
+        (ours, theirs),
+        lambda seen: figures.against(blank, seen.seconds(ours), seen.seconds(theirs)),
+    )
+
+
+def against_habit(name: str) -> Planned:
+    target = OF_HABIT_BY_NAME.get(name, OF_HABIT)
+    blank = Figure(f"habit.{name}", f"{name} against `vng -r bzImage`", Unit.RATIO, target)
+    return _pair(blank, f"harness.{name}", f"habit.{name}")
+
+
+def against_floor(name: str) -> Planned:
+    blank = Figure(f"floor.{name}", f"{name} against QEMU alone", Unit.RATIO, OF_FLOOR)
+    return _pair(blank, f"harness.{name}", f"floor.{name}")
+
+
+def against_loop() -> Planned:
+    note = "the loop boots each kernel twice, once for each family"
+    blank = Figure("loop", "matrix -j 2 against the plain loop", Unit.RATIO, OF_LOOP, note=note)
+    return _pair(blank, "matrix", "loop")
+
+
+def processor_time(kernels: int) -> Planned:
+    what, note = "processor time outside QEMU, per kernel", f"of the matrix of {kernels} kernels"
+    blank = Figure("processor", what, Unit.SECONDS, PROCESSOR_S, note=note)
+
+    def work_out(seen: Observations) -> Figure:
+        values = [observation.run.processor_s / kernels for observation in seen.of("matrix")]
+        return absolute(blank, values)
+
+    return Planned(blank, ("matrix",), work_out)
+
+
+def many_against_few(kernels: int) -> Planned:
+    what = f"{MANY} kernels against {kernels}, time per kernel"
+    blank = Figure("many", what, Unit.RATIO, OF_FOUR)
+
+    def work_out(seen: Observations) -> Figure:
+        ours = [seconds / MANY for seconds in seen.seconds("many")]
+        theirs = [seconds / kernels for seconds in seen.seconds("matrix")]
+        return figures.unpaired(blank, ours, theirs)
+
+    return Planned(blank, ("matrix", "many"), work_out)
+
+
+def peak_memory() -> Planned:
+    blank = Figure("memory", f"peak memory of the harness, {MANY} kernels", Unit.MIB, PEAK_MIB)
+
+    def work_out(seen: Observations) -> Figure:
+        return absolute(blank, [observation.peak_mib for observation in seen.of("many")])
+
+    return Planned(blank, ("many",), work_out)
+
+
+def small_memory() -> Planned:
+    blank = Figure("small", f"kernels that fail in {SMALL.removesuffix('M')} MiB", Unit.FAILURES, 0)
+
+    def work_out(seen: Observations) -> Figure:
+        return absolute(blank, [float(observation.bad) for observation in seen.of("small")])
+
+    return Planned(blank, ("small",), work_out)
+
+
+def reuse() -> Planned:
+    note = "no VM was started"
+    blank = Figure("reuse", f"--reuse, {MANY} unchanged kernels", Unit.SECONDS, REUSE_S, note=note)
+    return Planned(blank, ("reuse",), lambda seen: absolute(blank, seen.seconds("reuse")))
+
+
+def cold() -> Planned:
+    what = "first fetch and prepare, without the download"
+    blank = Figure("cold", what, Unit.SECONDS, COLD_S)
+
+    def work_out(seen: Observations) -> Figure:
+        runs = [observation.run for observation in seen.of("cold")]
+        download = statistics.median(run.downloading_s for run in runs)
+        note = f"beside {download:.1f} s in which apt-get fetched packages and their lists"
+        values = [run.seconds - run.downloading_s for run in runs]
+        return replace(absolute(blank, values), note=note)
+
+    return Planned(blank, ("cold",), work_out)
+
+
+def kvm() -> Planned:
+    blank = Figure("kvm", "with KVM: seconds beyond bare `vng`", Unit.SECONDS, KVM_S)
+
+    def work_out(seen: Observations) -> Figure:
+        pairs = zip(seen.seconds("harness.kvm"), seen.seconds("habit.kvm"), strict=True)
+        return absolute(blank, [ours - theirs for ours, theirs in pairs])
+
+    return Planned(blank, ("harness.kvm", "habit.kvm"), work_out)

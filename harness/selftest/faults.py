@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The faults, and how the harness has to judge each. Pure, no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.results import Incident, IncidentKind, KernelVerdict
+from harness.selftest.module import Code
+
+#: What a kernel may say of a processor that is kept from all else, the console's driver included.
+STALLS = {IncidentKind.RCU, IncidentKind.SOFT_LOCKUP, IncidentKind.HARD_LOCKUP}
+
+
+class UnknownFault(Exception):
+    """A name that is no fault's; a sentence with those that are."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to misbehave; ``name`` is also its name in guest/faults.py.
+
+    Expected are ``verdict``, a reason that ``reason`` (a regular expression) is found in, and
+    ``incident`` on the console; without one, a console that shows none. ``code`` runs in the
+    kernel. ``outlives`` is set where only a deadline ends the boot, ``stalls`` where a processor
+    is kept from all else: the kernel may notice.
+    """
+
+    name: str
+    verdict: KernelVerdict
+    reason: str = ""
+    incident: IncidentKind | None = None
+    code: Code | None = None
+    outlives: bool = False
+    stalls: bool = False
+    memory_mib: int | None = None
+
+    @property
+    def expected(self) -> str:
+        return describe(self.verdict, [self.incident] if self.incident else [])
+
+    def objection(self, verdict: KernelVerdict, reason: str, incidents: Iterable[Incident]) -> str:
+        """What is wrong with a boot that was judged so; nothing if all is as expected."""
+        kinds = [incident.kind for incident in incidents]
+        if verdict is not self.verdict:
+            return f"expected {self.verdict}; the reason given: {reason or 'none'}"
+        if not re.search(self.reason, reason):
+            return f"expected a reason like {self.reason!r}, not {reason!r}"
+        if self.incident is not None and self.incident not in kinds:
+            return f"expected {self.incident} on the console"
+        unwanted = [kind for kind in kinds if not (self.stalls and kind in STALLS)]
+        if self.incident is None and unwanted:
+            return f"expected no {unwanted[0]} on the console"
+        return ""
+
+
+def describe(verdict: KernelVerdict, kinds: Iterable[IncidentKind]) -> str:
+    """``crash (panic)``."""
+    shown = ", ".join(dict.fromkeys(kinds))
+    return f"{verdict} ({shown})" if shown else str(verdict)
+
+
+#: Not a fault: what any of the others is worth depends on this boot's passing.
+NONE = Fault("none", KernelVerdict.PASS)
+
+_SILENT = "fell silent"
+_NO_END = "without its closing event"
+
+#: In the order in which they are shown.
+FAULTS = (
+    Fault("panic", KernelVerdict.CRASH, "sysrq triggered crash", IncidentKind.PANIC),
+    Fault("oops", KernelVerdict.CRASH, Code.OOPS.symbol, IncidentKind.OOPS, Code.OOPS),
+    Fault("warning", KernelVerdict.WARNING, Code.WARN.symbol, IncidentKind.WARNING, Code.WARN),
+    Fault("hang", KernelVerdict.HANG, _SILENT, outlives=True),
+    Fault("busy-hang", KernelVerdict.HANG, _SILENT, code=Code.SPIN, outlives=True, stalls=True),
+    Fault("exit-255", KernelVerdict.BOOT_FAILURE, "ended with status 255"),
+    Fault("early-end", KernelVerdict.LOST, _NO_END),
+    Fault("truncated-stream", KernelVerdict.LOST, "was cut within event"),
+    Fault("forged-pass", KernelVerdict.LOST, r"event \d+: numbered \d+"),
+    Fault("forged-end", KernelVerdict.LOST, "nonce is not this boot's"),
+    Fault("endless-events", KernelVerdict.LOST, r"line of \d+ bytes", outlives=True),
+    Fault("endless-console", KernelVerdict.HANG, _SILENT, outlives=True, stalls=True),
+    # Little memory is used up sooner; Debian's kernels run the checks in 192 MiB.
+    Fault(
+        *("out-of-memory", KernelVerdict.LOST, _NO_END, IncidentKind.OUT_OF_MEMORY),
+        memory_mib=192,
+    ),
+)
+
+
+def select(names: str | None) -> tuple[Fault, ...]:
+    """The faults ``names`` (separated by commas), or all; raises :class:`UnknownFault`."""
+    if names is None:
+        return FAULTS
+    wanted = [name.strip() for name in names.split(",")]
+    known = [fault.name for fault in FAULTS]
+    for name in wanted:
+        if name not in known:
+            raise UnknownFault(f"{name!r} is no fault of the selftest; it has {', '.join(known)}")
+    return tuple(fault for fault in FAULTS if fault.name in wanted)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""To see real processes come and go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+#: Seconds in which a process that was killed is gone.
+SOON = 2.0
+
+
+def wait_until(condition: Callable[[], object], seconds: float = SOON) -> bool:
+    """Whether ``condition`` came true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return bool(condition())
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process has ended; a zombie has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended, at the latest soon."""
+    return wait_until(lambda: has_ended(pid))
+
+
+def read_pid(path: Path) -> int:
+    """The process id that a script writes to ``path`` with a line feed at the end."""
+    assert wait_until(lambda: path.exists() and path.read_text().endswith("\n"), 10)
+    return int(path.read_text())
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is removed, and what stays whatever its age."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import prune
+from harness.host import Finding
+from harness.kernels import Cache
+from harness.kernels import cache as cache_module
+from harness.kernels.cache import Built
+
+DAY = 86400
+MONTH = 30 * DAY
+RUN = "20260101-000000-abcdef"
+
+
+def build(root: Path) -> Built:
+    (root / "boot").mkdir()
+    (root / "boot/vmlinuz").write_bytes(b"kernel" * 1000)
+    return Built("6.1", "#1", "boot/vmlinuz", "boot/vmlinuz")
+
+
+class Kept:
+    """A cache and a directory of runs with one of everything, none of it old."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.cache = Cache(tmp_path / "cache")
+        self.runs = tmp_path / "runs"
+        self.cache.entry("k", build, lambda _: None)
+        self.kernel = self.cache.root / "kernels/k"
+        self.root = self.cache.directory("roots") / "0b.cpio"
+        self.checksum = self.root.with_suffix(".sha256")
+        self.result = self.cache.directory("results") / "aa.json"
+        self.image = self.cache.directory("images") / "bb.json"
+        for path in (self.root, self.checksum, self.result, self.image):
+            path.write_text("x" * 5000)
+        self.run = self.runs / RUN
+        (self.run / "kernels").mkdir(parents=True)
+        (self.run / "run.json").write_text("{}")
+
+    def age(self, *paths: Path, days: float = 40) -> None:
+        for path in paths:
+            then = time.time() - days * DAY
+            os.utime(path, (then, then))
+
+    def age_all(self) -> None:
+        self.age(self.kernel / "entry.json", self.root, self.checksum, self.result, self.image)
+        self.age(self.run / "run.json")
+
+    def prune(self, keep_s: float = MONTH, *, dry_run: bool = False) -> list[prune.Item]:
+        return prune.prune(self.cache, self.runs, keep_s, dry_run=dry_run)
+
+    def removed(self, keep_s: float = MONTH) -> set[Path]:
+        """The things themselves that a prune removes."""
+        return {item.paths[0] for item in self.prune(keep_s)}
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+def test_what_was_used_lately_stays(kept: Kept) -> None:
+    assert kept.removed() == set()
+
+
+def test_what_was_not_used_for_long_goes(kept: Kept) -> None:
+    kept.age_all()
+    assert kept.removed() == {kept.kernel, kept.root, kept.result, kept.image, kept.run}
+    gone = (kept.kernel, kept.root, kept.checksum, kept.result, kept.image, kept.run)
+    assert not any(path.exists() for path in gone)
+
+
+def test_the_age_is_what_the_user_says(kept: Kept) -> None:
+    kept.age(kept.result, days=3)
+    assert kept.removed(4 * DAY) == set()
+    assert kept.removed(2 * DAY) == {kept.result}
+
+
+def test_the_use_of_a_kernel_keeps_it(kept: Kept) -> None:
+    kept.age_all()
+    assert kept.cache.existing("k") is not None
+    assert kept.kernel not in kept.removed()
+
+
+def test_the_checksum_of_a_root_lives_as_long_as_the_root(kept: Kept) -> None:
+    kept.age(kept.checksum)
+    assert kept.removed() == set()
+    assert kept.checksum.exists()
+
+
+def test_a_checksum_without_its_root_is_obsolete(kept: Kept) -> None:
+    kept.root.unlink()
+    assert kept.removed() == {kept.checksum}
+
+
+def test_a_dry_run_says_the_same_and_removes_nothing(kept: Kept) -> None:
+    kept.age_all()
+    would = kept.prune(dry_run=True)
+    assert kept.kernel.exists()
+    assert kept.run.exists()
+    assert {item.paths for item in would} == {item.paths for item in kept.prune()}
+
+
+def test_the_size_of_what_was_removed_is_told(kept: Kept) -> None:
+    kept.age(kept.result)
+    (item,) = kept.prune()
+    assert 5000 <= item.size <= 16384
+
+
+def with_format(kept: Kept, number: object) -> None:
+    path = kept.kernel / "entry.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": number}))
+    kept.age(path, days=0.01)
+
+
+@pytest.mark.parametrize("number", [cache_module.FORMAT - 1, "?", None])
+def test_a_kernel_of_an_older_harness_goes_at_once(kept: Kept, number: object) -> None:
+    with_format(kept, number)
+    (item,) = kept.prune()
+    assert item.paths == (kept.kernel,)
+    assert item.obsolete
+
+
+def test_a_kernel_of_a_newer_harness_stays(kept: Kept) -> None:
+    with_format(kept, cache_module.FORMAT + 1)
+    assert kept.removed() == set()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000])
+def test_a_kernel_without_a_sound_record_goes_at_once(kept: Kept, content: str) -> None:
+    (kept.kernel / "entry.json").write_text(content)
+    kept.age(kept.kernel / "entry.json", days=0.01)
+    assert kept.removed() == {kept.kernel}
+
+
+def test_a_root_of_an_older_harness_goes_at_once(kept: Kept) -> None:
+    unpacked = kept.root.with_suffix("")
+    (unpacked / "bin").mkdir(parents=True)
+    kept.age(unpacked, days=0.01)
+    assert kept.removed() == {unpacked}
+
+
+def test_what_a_running_harness_uses_stays_whatever_its_age(kept: Kept) -> None:
+    with kept.cache.scratch():
+        assert kept.cache.existing("k") is not None
+        assert kept.removed(keep_s=-DAY) & {kept.kernel} == set()
+
+
+def test_what_a_running_harness_has_not_used_yet_may_go(kept: Kept) -> None:
+    kept.age_all()
+    with kept.cache.scratch():
+        assert kept.kernel in kept.removed()
+
+
+def test_what_another_process_uses_counts_as_well(kept: Kept) -> None:
+    with Cache(kept.cache.root).scratch():
+        assert Cache(kept.cache.root).existing("k") is not None
+        assert kept.kernel not in kept.removed(keep_s=-DAY)
+
+
+def test_a_run_that_goes_on_stays(kept: Kept) -> None:
+    kept.age_all()
+    with prune.in_use(kept.run):
+        assert kept.run not in kept.removed()
+    assert kept.run in kept.removed()
+
+
+def test_a_run_that_never_ended_is_as_old_as_its_directory(kept: Kept) -> None:
+    (kept.run / "run.json").unlink()
+    assert kept.removed() == set()
+    kept.age(kept.run)
+    assert kept.removed() == {kept.run}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda runs: (runs / "notes").mkdir(), id="directory"),
+        pytest.param(lambda runs: (runs / RUN.replace("1", "2")).write_text(""), id="file"),
+        pytest.param(
+            lambda runs: (runs / RUN.replace("1", "3")).symlink_to(runs.parent), id="link"
+        ),
+    ],
+)
+def test_what_is_no_run_is_not_ours(kept: Kept, make: Callable[[Path], object]) -> None:
+    make(kept.runs)
+    (foreign,) = set(kept.runs.iterdir()) - {kept.run}
+    kept.age_all()
+    kept.prune(keep_s=-DAY)
+    assert list(kept.runs.iterdir()) == [foreign]
+
+
+def test_nothing_is_made_where_nothing_is_kept(tmp_path: Path) -> None:
+    assert prune.prune(Cache(tmp_path / "cache"), tmp_path / "runs", MONTH, dry_run=False) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def findings(kept: Kept) -> dict[str, Finding]:
+    return {found.subject: found for found in prune.doctor(kept.cache.root, kept.runs)}
+
+
+def test_the_doctor_says_what_there_is(kept: Kept) -> None:
+    found = findings(kept)
+    assert "prepared kernels 1, guest roots 1, kept results 1" in found["cache"].found
+    assert str(kept.runs) in found["runs"].found
+    assert {finding.remedy for finding in found.values()} == {""}
+
+
+def test_the_doctor_counts_package_indexes(kept: Kept) -> None:
+    (kept.cache.root / "apt/bookworm").mkdir()
+    assert "package indexes 1" in findings(kept)["cache"].found
+
+
+def test_the_doctor_names_the_remedy_for_what_is_large(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune, "LARGE", 1000)
+    assert findings(kept)["cache"].remedy == "mptcp-harness prune --keep 30d"
+
+
+def test_the_doctor_of_a_new_host_finds_nothing(tmp_path: Path) -> None:
+    cache, runs = prune.doctor(tmp_path / "cache", tmp_path / "runs")
+    assert cache.found.startswith("0.0 MiB in")
+    assert runs.found.startswith("0.0 MiB in")
