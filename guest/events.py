@@ -132,21 +132,23 @@ def _check_values(event: dict[str, Any]) -> None:
 
 
 def encode(fields: Mapping[str, Value]) -> bytes:
-    """``fields`` as one line of ASCII JSON, without the json package (see :func:`parse`)."""
-    return ("{" + ",".join(_text(k) + ":" + _value(v) for k, v in fields.items()) + "}\n").encode(
-        "ascii"
-    )
+    """``fields``, whose names are words, as one line of ASCII JSON.
+
+    Without the json package (see :func:`parse`).
+    """
+    parts = ['"' + name + '":' + _value(value) for name, value in fields.items()]
+    return ("{" + ",".join(parts) + "}\n").encode("ascii")
 
 
 def _value(value: Value) -> str:
+    if isinstance(value, str):
+        return _text(value)
     if value is True:
         return "true"
     if value is False:
         return "false"
     if isinstance(value, int):
         return "%d" % value
-    if isinstance(value, str):
-        return _text(value)
     return "[" + ",".join([_value(item) for item in value]) + "]"
 
 

@@ -23,6 +23,9 @@ from harness.vm.timeline import Mark, Timeline
 MAX_CONSOLE = 32 << 20
 #: Seconds between looks at the request to stop.
 TICK = 0.25
+#: Seconds in which more is let come: a guest writes in small pieces, and to read each as it comes
+#: keeps a processor half busy that another VM has use for. A pipe holds what comes meanwhile.
+NAP = 0.005
 #: Seconds in which the pipes of a killed process group end.
 DRAIN = 2.0
 CONSOLE, EVENTS = "console.log", "events.jsonl"
@@ -142,6 +145,7 @@ class _Boot:
             self._serve(min(left, TICK))
             if self._exited:
                 return BootEnd.POWERED_OFF
+            time.sleep(NAP)
 
     def _drain(self) -> None:
         """Read what was still on its way when the VM ended."""

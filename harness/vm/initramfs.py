@@ -36,7 +36,7 @@ DIRECTORIES = ("dev", "proc", "sys", "tmp", "bin", "modules", "opt", "usr/bin", 
 #: Below the checker, what only the selftest's boots have; see harness/selftest.
 FAULTS = "faults.py"
 #: What INIT and the script call by name.
-APPLETS = ("sh", "mount", "insmod", "ip", "sed", "base64", "poweroff", "reboot")
+APPLETS = ("sh", "mount", "insmod", "ip", "base64", "poweroff", "reboot")
 
 #: Does of virtme-ng's init what the checker needs, in 0.1 s: above all it runs the command that
 #: was given as `vng --exec`, which virtme-ng passes as `virtme.exec=` in base64 between backquotes.
@@ -50,8 +50,8 @@ for module in /modules/*.ko; do
     [ -e "$module" ] && insmod "$module"
 done
 ip link set dev lo up
-script=$(sed -n 's/.*virtme\\.exec=`\\([^`]*\\)`.*/\\1/p' /proc/cmdline | base64 -d)
-sh -c "$script"
+IFS='`' read -r _ script _ < /proc/cmdline
+(eval "$(echo "$script" | base64 -d)")
 echo "mptcp-harness: the guest's command ended with status $?"
 poweroff -f || reboot -f
 """

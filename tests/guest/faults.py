@@ -8,7 +8,6 @@ import errno
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from guest import abi, sockopt
 
@@ -54,21 +53,21 @@ class FaultyKernel:
         self._get, self._set = sockopt._getsockopt, sockopt._setsockopt
         self._samples: dict[int, int] = {}
 
-    def getsockopt(self, fd: Any, level: Any, option: Any, buffer: Any, optlen: Any) -> int:
-        (asked,) = struct.unpack("=i", ctypes.string_at(optlen.value, 4))
+    def getsockopt(self, fd: int, level: int, option: int, buffer: int, optlen: int) -> int:
+        (asked,) = struct.unpack("=i", ctypes.string_at(optlen, 4))
         size = max(0, asked)
-        before = ctypes.string_at(buffer.value, size)
+        before = ctypes.string_at(buffer, size)
         failed = self._get(fd, level, option, buffer, optlen)
         error = ctypes.get_errno() if failed else 0
-        (length,) = struct.unpack("=i", ctypes.string_at(optlen.value, 4))
-        sample = self._samples.get(option.value, 0)
-        self._samples[option.value] = sample + 1
-        data = bytearray(ctypes.string_at(buffer.value, size))
-        call = Call(level.value, option.value, asked, before, error, length, data, sample)
+        (length,) = struct.unpack("=i", ctypes.string_at(optlen, 4))
+        sample = self._samples.get(option, 0)
+        self._samples[option] = sample + 1
+        data = bytearray(ctypes.string_at(buffer, size))
+        call = Call(level, option, asked, before, error, length, data, sample)
         self._fault(call)
-        ctypes.memmove(buffer.value, bytes(call.data), size)
-        ctypes.memmove(buffer.value + size, call.beyond, len(call.beyond))
-        ctypes.memmove(optlen.value, struct.pack("=i", call.length), 4)
+        ctypes.memmove(buffer, bytes(call.data), size)
+        ctypes.memmove(buffer + size, call.beyond, len(call.beyond))
+        ctypes.memmove(optlen, struct.pack("=i", call.length), 4)
         ctypes.set_errno(call.error)
         return -1 if call.error else 0
 
