@@ -21,6 +21,7 @@ examples:
   mptcp-harness matrix -k 'debian-6.*' --json r.json some of them, with a record for scripts
   mptcp-harness check arch/x86/boot/bzImage          one image, modules found beside it
   mptcp-harness matrix --check 'full_info.*' --family ipv6
+  mptcp-harness matrix --resume                      what an interrupted run did not get to
   mptcp-harness doctor                               what this host lacks
 
 exit status: 0 all as expected; 1 a kernel fails, crashes, hangs or warns; 2 wrong arguments or
@@ -67,6 +68,12 @@ def _add_matrix(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_manifest(command)
     _add_selection(command)
     _add_run_options(command)
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the last run that was asked for the same and was interrupted: only "
+        "kernels without a result are booted",
+    )
 
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -79,6 +86,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="a built tree, or a directory with lib/modules (default: found beside the image)",
     )
     _add_run_options(command)
+    command.set_defaults(manifest=None, resume=False)
 
 
 def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -172,6 +180,13 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not boot a kernel again whose last result was good and whose circumstances are "
         "the same; its earlier result is shown, and from which run",
+    )
+    command.add_argument(
+        "--confirm",
+        type=_Number(0, 100),
+        default=0,
+        metavar="N",
+        help="boot a kernel that fails N more times, and say whether it always does",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     _add_output(command)

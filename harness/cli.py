@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from harness import (
     matrix,
     programs,
     prune,
+    resume,
     selftest,
     session,
 )
@@ -34,7 +36,7 @@ from harness.kernels import Cache, KernelUnavailable
 from harness.kernels.files import NoHome, write_through
 from harness.manifest import KernelEntry, ManifestError
 from harness.progress import Listener
-from harness.report import live, plain, table, terminal
+from harness.report import plain, table, terminal
 from harness.report import selftest as selftest_report
 from harness.results import (
     EXIT_INFRASTRUCTURE,
@@ -45,6 +47,7 @@ from harness.results import (
     RunResult,
     exit_status,
 )
+from harness.store import StoreUnusable
 
 
 class UsageError(Exception):
@@ -66,10 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
         finally:
             sys.stdout.flush()
-    except (UsageError, ManifestError, session.OutputRefused) as error:
+    except (UsageError, ManifestError, session.OutputRefused, resume.NothingToResume) as error:
         complain(str(error))
         return EXIT_USAGE
-    except (session.SessionUnavailable, KernelUnavailable, NoHome, NotWritten) as error:
+    except (
+        *(session.SessionUnavailable, KernelUnavailable, StoreUnusable),
+        *(NoHome, NotWritten),
+    ) as error:
         complain(str(error))
         return EXIT_INFRASTRUCTURE
     except KeyboardInterrupt:
@@ -135,6 +141,9 @@ def _test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cach
         accel=given.accel,
         output=given.output,
         reuse=given.reuse,
+        resume=given.resume,
+        confirm=given.confirm,
+        manifest=given.manifest,
     )
     _check_writable(given.json)
     names = [entry.name for entry in entries]
@@ -170,20 +179,30 @@ def run_prepare(given: argparse.Namespace) -> int:
     """Fetch and unpack only."""
     cache = Cache(given.cache)
     chosen = _chosen(given, cache)
-    failed = False
-    with cache.scratch():  # meanwhile nothing that is used is pruned
-        for entry in chosen:
-            failed |= not _prepare(entry, cache)
-    return EXIT_INFRASTRUCTURE if failed else EXIT_OK
+    with (
+        _stopping(cache.stop) as stop,
+        cache.scratch(),  # meanwhile nothing that is used is pruned
+        ThreadPoolExecutor(matrix.PREPARING) as preparers,
+    ):
+        ready = list(preparers.map(lambda entry: _prepare(entry, cache), chosen))
+    if stop.is_set():
+        complain("interrupted")
+        return EXIT_INTERRUPTED
+    return EXIT_OK if all(ready) else EXIT_INFRASTRUCTURE
 
 
 def _prepare(entry: KernelEntry, cache: Cache) -> bool:
+    def say(text: str) -> None:
+        print(f"{entry.name}: {text}", flush=True)
+
+    if cache.stop.is_set():
+        return False
     try:
-        ready = kernels.prepare(entry, cache, lambda text: print(f"{entry.name}: {text}"))
+        ready = kernels.prepare(entry, cache, say)
     except KernelUnavailable as error:
         complain(f"{entry.name}: {error}")
         return False
-    print(f"{entry.name}: {ready.release} ready in {ready.root}", flush=True)
+    say(f"{ready.release} ready in {ready.root}")
     return True
 
 
@@ -221,7 +240,8 @@ def _list_capabilities(_: argparse.Namespace) -> None:
 def run_doctor(given: argparse.Namespace) -> int:
     """Say what this host lacks, and the command that mends it."""
     cache = Cache(given.cache).root
-    findings = (*host.doctor(cache), *prune.doctor(cache, session.runs_directory()))
+    kept = prune.doctor(cache, session.runs_directory(), session.store_file())
+    findings = (*host.doctor(cache), *kept)
     for finding in findings:
         what = " ".join(word for word in (finding.found, finding.version) if word)
         print(f"{finding.standing:8} {finding.subject:22} {terminal.printable(what)}")
@@ -240,7 +260,9 @@ def run_prune(given: argparse.Namespace) -> int:
         print(
             f"{prune.mebibytes(item.size):>12}  {'obsolete' if item.obsolete else 'old':8}  {path}"
         )
-    totals = [prune.total(removed, kind) for kind in (*prune.KINDS, prune.RUNS)]
+    stored = prune.prune_store(session.store_file(), given.keep, dry_run=given.dry_run)
+    kinds = (*prune.KINDS, prune.LEFT, prune.RUNS)
+    totals = [*(prune.total(removed, kind) for kind in kinds), stored]
     what = prune.summary(totals) or "nothing"
     size = sum(kind.size for kind in totals)
     print(f"{'would be removed' if given.dry_run else 'removed'}: {what}; {size} bytes")
@@ -345,7 +367,11 @@ def _stopping(stop: threading.Event) -> Iterator[threading.Event]:
 
 def _listener(names: Sequence[str]) -> contextlib.AbstractContextManager[Listener]:
     lively = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    return (live.live if lively else plain.plain)(names, sys.stdout)
+    if not lively:
+        return plain.plain(names, sys.stdout)
+    from harness.report import live  # rich takes 20 ms, which most runs have no use for
+
+    return live.live(names, sys.stdout)
 
 
 def _colourful() -> bool:

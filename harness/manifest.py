@@ -37,20 +37,21 @@ DEFAULT_MEMORY_MIB = 512
 DEFAULT_TIMEOUT_S = 120
 
 
+# ``sha256`` of a source is what the kernel's image has to hash to, in lower case.
+
+
 @dataclass(frozen=True)
 class DebSource:
     """A package of a suite; in a series ``package`` is a pattern, as :mod:`fnmatch` reads it."""
 
     suite: str
     package: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A bzImage or vmlinux. That ``image`` exists was checked, not that it is one.
-
-    ``sha256``, in lower case, is what the image has to hash to.
-    """
+    """A bzImage or vmlinux. That ``image`` exists was checked, not that it is one."""
 
     image: Path
     modules: Path | None = None
@@ -62,6 +63,7 @@ class TreeSource:
     """A built kernel tree."""
 
     tree: Path
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class UpstreamSource:
     """A mainline or stable ``tag`` such as ``v6.6``, whose build virtme-ng downloads."""
 
     tag: str
+    sha256: str | None = None
 
 
 Source: TypeAlias = DebSource | ImageSource | TreeSource | UpstreamSource
@@ -203,15 +206,15 @@ def _entry(entry: EntryModel, defaults: DefaultsModel, where: str) -> KernelEntr
 
 
 def _source(entry: EntryModel) -> Source:
+    sha256 = entry.sha256.lower() if entry.sha256 else None
     if entry.deb is not None:
-        return DebSource(entry.deb.suite, entry.deb.package)
+        return DebSource(entry.deb.suite, entry.deb.package, sha256)
     if entry.image is not None:
-        sha256 = entry.sha256.lower() if entry.sha256 else None
         return ImageSource(entry.image, entry.modules, sha256)
     if entry.tree is not None:
-        return TreeSource(entry.tree)
+        return TreeSource(entry.tree, sha256)
     assert entry.upstream is not None, "the cross-check lets no entry pass without a source"
-    return UpstreamSource(entry.upstream)
+    return UpstreamSource(entry.upstream, sha256)
 
 
 def _cross_check(document: Document) -> Iterator[Problem]:
@@ -262,10 +265,9 @@ def _check_source(document: Document, path: DataPath, entry: dict[str, Data]) ->
     if len(given) > 1:
         text = f"{len(given)} sources, {' and '.join(given)}; keep one of them"
         yield _at(document, path, text)
-    for key in ("modules", "sha256"):
-        if key in entry and given and "image" not in given:
-            text = f"belongs to 'image', and this entry has {given[0]!r}; remove it"
-            yield _at_key(document, (*path, key), text)
+    if "modules" in entry and given and "image" not in given:
+        text = f"belongs to 'image', and this entry has {given[0]!r}; remove it"
+        yield _at_key(document, (*path, "modules"), text)
 
 
 def _check_series(document: Document, path: DataPath, entry: dict[str, Data]) -> Iterator[Problem]:
@@ -274,6 +276,9 @@ def _check_series(document: Document, path: DataPath, entry: dict[str, Data]) ->
         if is_series and key in entry:
             text = "a series takes its kernels from 'deb'; write 'name' instead of 'series'"
             yield _at_key(document, (*path, key), text)
+    if is_series and "sha256" in entry:
+        text = "each kernel of a series has an image, and a hash, of its own; remove it"
+        yield _at_key(document, (*path, "sha256"), text)
     deb = entry.get("deb")
     package = deb.get("package") if isinstance(deb, dict) else None
     if not isinstance(package, str) or not package:

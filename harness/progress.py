@@ -15,6 +15,7 @@ class Stage(StrEnum):
     BOOTING = "booting"
     CHECKING = "checking"
     RETRYING = "retrying"
+    CONFIRMING = "confirming"
     DONE = "done"
 
 

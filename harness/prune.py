@@ -2,15 +2,16 @@
 """What the harness keeps, how large it is, and the removal of what has long not been used.
 
 The use of something is noted in the time of its file: ``entry.json`` of a prepared kernel, the
-archive of a guest's root, the file of a result. What was found in an image is as old as its last
-reading; a package index stays, for there is one for each suite, and no more. What a harness that
-runs has used or may still use stays, whatever its age: see Cache.frozen for the cache,
-:func:`in_use` for a run's directory.
+archive of a guest's root. What was found in an image is as old as its last reading; a run, and its
+results in the store, as old as the run; a package index stays, for there is one for each suite, and
+no more. What a harness that runs has used or may still use stays, whatever its age: see
+Cache.frozen for the cache, :func:`in_use` for a run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 from harness.host import Finding, Standing
 from harness.kernels import Cache
 from harness.kernels import cache as kernel_cache
+from harness.store import Store
 
 #: More than this in bytes is worth a word.
 LARGE = 10 << 30
@@ -31,13 +33,16 @@ LARGE = 10 << 30
 KINDS = {
     "prepared kernels": "kernels",
     "guest roots": "roots",
-    "kept results": "results",
     "notes on images": "images",
 }
+#: What older harnesses kept in directories of the cache that nobody looks at any more.
+LEFT = "results of an older version"
+LEFT_IN = ("results",)
 RUNS = "runs"
+STORED = "runs in the store"
 INDEXES = "package indexes"
 #: The ending of what belongs to a kind; a guest's root has its checksum beside it.
-ENDINGS = {"roots": ".cpio", "results": ".json", "images": ".json"}
+ENDINGS = {"roots": ".cpio", "images": ".json"}
 CHECKSUM = ".sha256"
 #: The command for what has become too large.
 REMEDY = "mptcp-harness prune --keep 30d"
@@ -68,15 +73,26 @@ class Usage:
     size: int
 
 
-def doctor(cache: Path, runs: Path) -> tuple[Finding, ...]:
-    """What is kept in ``cache`` and below ``runs``, with the remedy where it has become large."""
+class InUse(Exception):
+    """A run still goes on; a sentence with the remedy."""
+
+
+def doctor(cache: Path, runs: Path, store: Path) -> tuple[Finding, ...]:
+    """What is kept in ``cache``, below ``runs`` and in the file ``store``.
+
+    With the remedy where it has become large.
+    """
     items = [*cached(cache), *runs_in(runs)]
     indexes = _entries(cache / "apt")
     in_cache = [
-        *(total(items, kind) for kind in KINDS),
+        *(total(items, kind) for kind in (*KINDS, LEFT)),
         Usage(INDEXES, len(indexes), sum(map(disk_usage, indexes))),
     ]
-    return (_finding("cache", cache, in_cache), _finding("runs", runs, [total(items, RUNS)]))
+    return (
+        _finding("cache", cache, in_cache),
+        _finding("runs", runs, [total(items, RUNS)]),
+        _finding("results", store, [Usage("", 0, _size_of(store))]),
+    )
 
 
 def _finding(subject: str, place: Path, kinds: Sequence[Usage]) -> Finding:
@@ -114,6 +130,32 @@ def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Ite
     return removed
 
 
+def prune_store(path: Path, keep_s: float, *, dry_run: bool) -> Usage:
+    """Remove the runs from the store in the file ``path`` that began more than ``keep_s`` ago.
+
+    Returns how many, and the bytes that this freed. Raises StoreUnusable.
+    """
+    if not path.exists():
+        return Usage(STORED, 0, 0)
+    size = _size_of(path)
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=keep_s)
+    with Store(path) as store:
+        old = [
+            run.id
+            for run in store.runs()
+            if datetime.datetime.fromisoformat(run.started) < before
+            and (run.finished or not _goes_on(Path(run.directory)))
+        ]
+        if old and not dry_run:
+            store.prune(old)
+    return Usage(STORED, len(old), max(0, size - _size_of(path)))
+
+
+def _size_of(store: Path) -> int:
+    """With all that SQLite keeps beside it, and damaged ones that were set aside."""
+    return sum(map(disk_usage, store.parent.glob(f"{store.name}*")))
+
+
 def _prune_cache(cache: Cache, before: float, dry_run: bool) -> list[Item]:
     removed: list[Item] = []
     with cache.scratch() as trash, cache.frozen() as oldest_use:
@@ -127,13 +169,32 @@ def _prune_cache(cache: Cache, before: float, dry_run: bool) -> list[Item]:
 
 @contextlib.contextmanager
 def in_use(run: Path) -> Iterator[None]:
-    """While this lasts, the run in the directory is not removed."""
+    """While this lasts, the run in the directory is not removed, and nobody else goes on with it.
+
+    Raises :class:`InUse`, and OSError.
+    """
     descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(
+                f"a run still goes on in {run}, and two harnesses on one run directory would "
+                "spoil each other's results: wait for it, or end it"
+            ) from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _goes_on(run: Path) -> bool:
+    try:
+        with in_use(run):
+            return False
+    except InUse:
+        return True
+    except OSError:  # it is gone
+        return False
 
 
 def cached(cache: Path) -> Iterator[Item]:
@@ -150,6 +211,9 @@ def cached(cache: Path) -> Iterator[Item]:
                 used = (record if record.exists() else path).stat().st_mtime
                 size = sum(map(disk_usage, paths))
                 yield Item(kind, paths, used, size, _is_obsolete(name, path))
+    for place in (cache / name for name in LEFT_IN):
+        if place.is_dir():
+            yield Item(LEFT, (place,), place.stat().st_mtime, disk_usage(place), obsolete=True)
 
 
 def runs_in(runs: Path) -> Iterator[Item]:
@@ -194,13 +258,10 @@ def _format(record: Path) -> int:
 
 def _remove_run(run: Path, dry_run: bool) -> bool:
     """Remove the directory ``run``, unless its harness is still at work; whether that was so."""
-    descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not dry_run:
-            shutil.rmtree(run)
-    except BlockingIOError:
+        with in_use(run):
+            if not dry_run:
+                shutil.rmtree(run)
+    except InUse:
         return False
-    finally:
-        os.close(descriptor)
     return True

@@ -211,7 +211,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One boot, kept whether or not it decided anything. Paths are relative to the run."""
+    """One boot, kept whether or not it decided anything. Paths are relative to the run.
+
+    ``verdict`` is what this boot alone says of the kernel; None as long as it was not judged.
+    """
 
     number: int
     end: BootEnd
@@ -227,6 +230,7 @@ class Attempt:
     checks_s: float = 0.0  # from hello to end
     total_s: float = 0.0
     phases: tuple[Phase, ...] = ()
+    verdict: KernelVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,7 @@ class Timing:
     boot_s: float = 0.0
     checks_s: float = 0.0
     total_s: float = 0.0
-    phases: tuple[Phase, ...] = ()  # the preparation, and those of the last attempt
+    phases: tuple[Phase, ...] = ()  # the preparation, and those of the attempt that decided
 
 
 @dataclass(frozen=True)
@@ -260,7 +264,20 @@ class EarlierRun:
 
 
 @dataclass(frozen=True)
+class Confirmed:
+    """Of ``boots`` that told something about a kernel, ``bad`` were not as expected."""
+
+    boots: int
+    bad: int
+
+    def __str__(self) -> str:
+        return f"{'flaky' if self.bad < self.boots else 'fails'} {self.bad} of {self.boots}"
+
+
+@dataclass(frozen=True)
 class KernelResult:
+    """What is known of one kernel. ``confirmed`` is set where a bad result was confirmed."""
+
     name: str
     verdict: KernelVerdict
     reason: str
@@ -276,6 +293,7 @@ class KernelResult:
     notes: tuple[str, ...] = ()
     timing: Timing = field(default_factory=Timing)
     reused_from: EarlierRun | None = None
+    confirmed: Confirmed | None = None
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -290,7 +308,10 @@ class KernelResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A whole run. Times are ISO 8601 in UTC; ``host``, ``qemu``, … are for people."""
+    """A whole run. Times are ISO 8601 in UTC; ``host``, ``qemu``, … are for people.
+
+    ``missing`` names the kernels without a result, where it was interrupted.
+    """
 
     id: str
     started: str
@@ -304,6 +325,7 @@ class RunResult:
     kernels: tuple[KernelResult, ...]
     directory: str = ""
     interrupted: bool = False
+    missing: tuple[str, ...] = ()
     startup_s: float = 0.0  # from the start of the process to that of the first preparation
     notes: tuple[str, ...] = ()
 

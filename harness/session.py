@@ -6,31 +6,32 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
-import re
 import secrets
-import subprocess
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import platformdirs
 
-from harness import __version__, host, prune
+from harness import __version__, host, prune, resume, reuse, store
+from harness.attempts import Options
 from harness.kernels import Cache
-from harness.kernels.files import user_directory, write_atomically
+from harness.kernels.files import NoHome, user_directory, write_atomically
 from harness.known_issues import KnownIssues
 from harness.manifest import Accel, KernelEntry
-from harness.matrix import Matrix, Options, default_jobs
-from harness.progress import Listener
+from harness.matrix import Matrix, default_jobs
+from harness.progress import Listener, Progress, Stage
 from harness.report import as_json
-from harness.results import EarlierRun, Family, KernelResult, RunResult
-from harness.reuse import Results, Setting
+from harness.results import Family, KernelResult, RunResult
+from harness.store import Run, Store, StoreUnusable
 from harness.vm import initramfs
+from harness.vm.qemu import version as qemu_version
 
 #: In a run's directory: what --json writes.
 RECORD = "run.json"
@@ -46,7 +47,11 @@ class OutputRefused(Exception):
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asked for; None where the harness is to choose."""
+    """What the user asked for; None where the harness is to choose.
+
+    ``manifest`` is the file that the kernels are from, if any; ``confirm`` how many more boots a
+    bad result is confirmed by.
+    """
 
     families: tuple[Family, ...] = tuple(Family)
     checks: tuple[str, ...] = ()
@@ -56,6 +61,9 @@ class Wishes:
     accel: Accel | None = None
     output: Path | None = None
     reuse: bool = False
+    resume: bool = False
+    confirm: int = 0
+    manifest: Path | None = None
 
 
 def run(
@@ -65,98 +73,201 @@ def run(
     listener: Listener,
     stop: threading.Event,
 ) -> RunResult:
-    """Test ``entries`` and keep everything in the run's directory.
+    """Test ``entries`` and keep everything in the run's directory, each result in the store too.
 
     Raises :class:`SessionUnavailable` where a host tool is missing or the disk cannot be used,
     :class:`OutputRefused` for a directory of the user's choice that cannot be used,
+    :class:`~harness.resume.NothingToResume` where that is asked for,
     :class:`~harness.manifest.ManifestError` for a wrong file of known issues.
     """
     known = KnownIssues.read(entries)
-    begun = _begin()
-    with ground(wishes.output, cache, begun.id) as found:
-        options = Options(
-            directory=found.directory,
-            base=found.base,
-            qemu=found.qemu,
-            seed=secrets.randbits(32) if wishes.seed is None else wishes.seed,
-            jobs=wishes.jobs or default_jobs(entries),
+    asked = _asked(entries, wishes)
+    try:
+        old = resume.interrupted(_store_place(wishes.output), asked) if wishes.resume else None
+        if old is not None and wishes.output and wishes.output.absolute() != Path(old.directory):
+            raise OutputRefused(
+                f"--output {wishes.output}: the interrupted run is in {old.directory}; leave "
+                "--output away to go on with it"
+            )
+        begun = old or _begin(asked, wishes.seed)
+        with (
+            ground(wishes.output, cache, begun.id, Path(old.directory) if old else None) as found,
+            Store(_store_place(wishes.output)) as kept,
+        ):
+            begun = replace(begun, directory=str(found.directory))
+            session = _Session(entries, wishes, known, begun, found, kept, listener)
+            session.begin()
+            return session.run(cache, stop)
+    except StoreUnusable as error:
+        raise SessionUnavailable(str(error)) from error
+
+
+class _Session:
+    """A run on its ``ground``, with the store open and the directory locked."""
+
+    def __init__(
+        self,
+        entries: Sequence[KernelEntry],
+        wishes: Wishes,
+        known: KnownIssues,
+        begun: Run,
+        ground: Ground,
+        kept: Store,
+        listener: Listener,
+    ) -> None:
+        self._entries = entries
+        self._wishes = wishes
+        self._known = known
+        self._begun = begun
+        self._ground = ground
+        self._store = kept
+        self._listener = listener
+        self._versions = {
+            "qemu": ground.qemu_version,
+            "virtme_ng": importlib.metadata.version("virtme-ng"),
+        }
+        self._host = f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors"
+        self._notes: list[str] = []
+        self._done: dict[str, KernelResult] = {}
+
+    def begin(self) -> None:
+        """Note the run in the store, or take from there what it already has."""
+        if self._store.set_aside is not None:
+            self._notes.append(resume.damage(self._store.set_aside))
+            self._say(self._notes[-1])
+        about = {
+            "harness": f"{__version__} {reuse.judging()[:16]}",
+            "guest": self._ground.base.stem,
+            "QEMU": self._versions["qemu"],
+            "virtme-ng": self._versions["virtme_ng"],
+            "host": self._host,
+        }
+        if self._wishes.resume:
+            self._go_on(about)
+        else:
+            self._store.begin(replace(self._begun, about=json.dumps(about)))
+
+    def _go_on(self, about: dict[str, str]) -> None:
+        # Another harness may have finished it, until the directory was locked.
+        resume.check_unfinished(self._store.run(self._begun.id) or self._begun)
+        resume.check_alike(self._begun, about)
+        self._done = resume.finished(self._store, self._begun, self._say)
+        for name, result in self._done.items():
+            _write(self._place(name), as_json.kernel_text(result))
+            detail = f"from the interrupted run {self._begun.id}"
+            self._listener(Progress(name, Stage.DONE, detail, verdict=result.verdict))
+        for entry in self._entries:
+            if entry.name not in self._done:  # what was cut off is no attempt
+                shutil.rmtree(self._place(entry.name).parent, ignore_errors=True)
+        self._notes.append(
+            f"interrupted, and gone on with at {_now()}: {len(self._done)} of "
+            f"{len(self._entries)} kernels had a result"
+        )
+
+    def run(self, cache: Cache, stop: threading.Event) -> RunResult:
+        """Test what is missing, and write down all."""
+        missing = [entry for entry in self._entries if entry.name not in self._done]
+        matrix = Matrix(missing, self._options(missing), cache, self._listener, self._keep, stop)
+        startup = seconds_since_start()
+        results = {**self._done, **{result.name: result for result in matrix.run()}}
+        return self._record(results, startup, interrupted=stop.is_set())
+
+    def _options(self, missing: Sequence[KernelEntry]) -> Options:
+        wishes = self._wishes
+        setting = reuse.Setting(
+            base=self._ground.base.stem,
+            families=wishes.families,
+            checks=wishes.checks,
+            payload=wishes.payload,
+            seed=wishes.seed,
+            known=self._known,
+            **self._versions,
+        )
+        return Options(
+            directory=self._ground.directory,
+            base=self._ground.base,
+            qemu=self._ground.qemu,
+            seed=self._begun.seed,
+            jobs=wishes.jobs or default_jobs(missing),
             families=wishes.families,
             checks=wishes.checks,
             payload=wishes.payload,
             accel=wishes.accel,
+            results=reuse.Results(self._store, setting),
             reuse=wishes.reuse,
-            known=known,
+            confirm=wishes.confirm,
+            known=self._known,
         )
-        return _run(entries, options, wishes.seed, begun, cache, listener, stop)
+
+    def _keep(self, result: KernelResult, circumstances: str) -> None:
+        text = as_json.kernel_text(result)
+        learned = result.reused_from is None
+        verdict = result.verdict
+        self._store.add(self._begun.id, result.name, verdict, text, circumstances, learned=learned)
+        _write(self._place(result.name), text)
+
+    def _place(self, name: str) -> Path:
+        return self._ground.directory / "kernels" / name / "result.json"
+
+    def _record(
+        self, results: dict[str, KernelResult], startup_s: float, *, interrupted: bool
+    ) -> RunResult:
+        names = [entry.name for entry in self._entries]
+        found = tuple(results[name] for name in names if name in results)
+        missing = tuple(name for name in names if name not in results)
+        if missing and self._wishes.manifest is not None:
+            self._notes.append("the same command with --resume boots what is missing")
+        elif not missing:
+            self._store.finish(self._begun.id)
+            self._notes += self._idle(found)
+        record = RunResult(
+            id=self._begun.id,
+            started=self._begun.started,
+            finished=_now(),
+            harness_version=__version__,
+            host=self._host,
+            accel=", ".join(sorted({result.accel for result in found if result.accel})),
+            seed=self._begun.seed,
+            kernels=found,
+            directory=str(self._ground.directory),
+            interrupted=interrupted,
+            missing=missing,
+            startup_s=startup_s,
+            notes=tuple(self._notes),
+            **self._versions,
+        )
+        texts = (self._place(kernel.name).read_text() for kernel in found)
+        write_atomically(self._ground.directory / RECORD, as_json.join(record, texts))
+        return record
+
+    def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:
+        """The known issues that no longer occur; with the user's own payload that says nothing."""
+        wishes = self._wishes
+        if wishes.payload is not None:
+            return ()
+        narrowed = bool(wishes.checks) or len(wishes.families) < 2
+        return self._known.idle(self._entries, found, narrowed=narrowed)
+
+    def _say(self, text: str) -> None:
+        self._listener(Progress("", Stage.PREPARING, text))
 
 
-def _run(
-    entries: Sequence[KernelEntry],
-    options: Options,
-    fixed_seed: int | None,
-    begun: _Begun,
-    cache: Cache,
-    listener: Listener,
-    stop: threading.Event,
-) -> RunResult:
-    directory = options.directory
-    known = options.known or KnownIssues.read(entries)
-    versions = {
-        "qemu": _qemu_version(options.qemu),
-        "virtme_ng": importlib.metadata.version("virtme-ng"),
+def _write(place: Path, text: str) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, text)
+
+
+def _asked(entries: Sequence[KernelEntry], wishes: Wishes) -> str:
+    """How the kernels are tested is part of it; how many at a time, or how often, is not."""
+    settings = {
+        "manifest": str(wishes.manifest.resolve()) if wishes.manifest else "",
+        "families": wishes.families,
+        "checks": wishes.checks,
+        "payload": wishes.payload,
+        "accel": wishes.accel,
+        "seed": "random" if wishes.seed is None else wishes.seed,
     }
-    setting = Setting(
-        base=options.base.stem,
-        families=options.families,
-        checks=options.checks,
-        payload=options.payload,
-        seed=fixed_seed,
-        known=known,
-        **versions,
-    )
-    results = Results(cache, setting, EarlierRun(begun.id, "", options.seed, str(directory)))
-    options = replace(options, results=results)
-
-    def place(result: KernelResult) -> Path:
-        return directory / "kernels" / result.name / "result.json"
-
-    def keep(result: KernelResult) -> None:
-        place(result).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place(result), as_json.kernel_text(result))
-
-    matrix = Matrix(entries, options, cache, listener, keep, stop)
-    startup = seconds_since_start()
-    found = matrix.run()
-    record = RunResult(
-        id=begun.id,
-        started=begun.at,
-        finished=_now(),
-        harness_version=__version__,
-        host=f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors",
-        accel=matrix.accelerators,
-        seed=options.seed,
-        kernels=found,
-        directory=str(directory),
-        interrupted=stop.is_set(),
-        startup_s=startup,
-        notes=() if stop.is_set() else _idle(known, entries, found, options),
-        **versions,
-    )
-    texts = (place(kernel).read_text() for kernel in found)
-    write_atomically(directory / RECORD, as_json.join(record, texts))
-    return record
-
-
-def _idle(
-    known: KnownIssues,
-    entries: Sequence[KernelEntry],
-    found: Sequence[KernelResult],
-    options: Options,
-) -> tuple[str, ...]:
-    """The known issues that no longer occur; with a payload of the user's own that says nothing."""
-    if options.payload is not None:
-        return ()
-    return known.idle(entries, found, narrowed=bool(options.checks) or len(options.families) < 2)
+    return resume.asked(entries, settings)
 
 
 @dataclass(frozen=True)
@@ -166,24 +277,29 @@ class Ground:
     directory: Path  # of the run
     base: Path  # of the guest's root
     qemu: Path
+    qemu_version: str
 
 
 @contextlib.contextmanager
-def ground(output: Path | None, cache: Cache, identity: str = "") -> Iterator[Ground]:
+def ground(
+    output: Path | None, cache: Cache, identity: str = "", resumed: Path | None = None
+) -> Iterator[Ground]:
     """Tools found, the guest's root built, a directory made: nothing is pruned that is used.
 
-    Raises as :func:`run` does.
+    ``resumed`` is the directory of a run that is gone on with. Raises as :func:`run` does.
     """
     qemu, busybox = find_tools()
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(cache.scratch())  # from now on nothing is pruned that is used
             base = initramfs.prepare(cache.root, busybox)
-            directory = _new_directory(output, identity or _begin().id)
+            directory = resumed or _new_directory(output, identity or _identity())
             held.enter_context(prune.in_use(directory))
+        except prune.InUse as error:
+            raise OutputRefused(str(error)) from error
         except (initramfs.RootUnavailable, OSError) as error:
             raise SessionUnavailable(str(error)) from error
-        yield Ground(directory, base, qemu)
+        yield Ground(directory, base, qemu, qemu_version(qemu, cache))
 
 
 def find_tools() -> tuple[Path, Path]:
@@ -201,22 +317,46 @@ def find_tools() -> tuple[Path, Path]:
 
 def runs_directory() -> Path:
     """Where runs are kept unless the user says otherwise. Raises files.NoHome."""
-    state = user_directory(
+    return _state() / "runs"
+
+
+def store_file() -> Path:
+    """Where results of all runs are kept. Raises files.NoHome."""
+    return _state() / store.FILE
+
+
+def _state() -> Path:
+    return user_directory(
         lambda: platformdirs.user_state_path("mptcp-harness"),
         "XDG_STATE_HOME, or give --output DIR",
     )
-    return state / "runs"
 
 
-class _Begun(NamedTuple):
-    id: str
-    at: str
+def _store_place(output: Path | None) -> Path:
+    """:func:`store_file`; for a user without a home the run's directory, if one is given."""
+    try:
+        place = store_file()
+        if output is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+    except (NoHome, OSError):
+        if output is None:
+            raise
+        return output.absolute() / store.FILE
+    return place
 
 
-def _begin() -> _Begun:
-    now = datetime.datetime.now(datetime.UTC)
-    identity = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    return _Begun(identity, now.isoformat(timespec="seconds"))
+def _begin(asked: str, seed: int | None) -> Run:
+    return Run(
+        id=_identity(),
+        started=_now(),
+        asked=asked,
+        seed=secrets.randbits(32) if seed is None else seed,
+        directory="",
+    )
+
+
+def _identity() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _new_directory(wanted: Path | None, identity: str) -> Path:
@@ -247,14 +387,3 @@ def seconds_since_start() -> float:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _qemu_version(qemu: Path) -> str:
-    try:
-        answer = subprocess.run(
-            [str(qemu), "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-    except OSError as error:
-        return f"unknown ({error})"
-    match = re.search(r"version (\S+)", answer.stdout)
-    return match[1] if match else "unknown"

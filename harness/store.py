@@ -3,7 +3,7 @@
 
 Whatever becomes of the harness, a result that :meth:`Store.add` returned from is kept: it is one
 transaction, in a write-ahead log that SQLite recovers at the next opening. A run that never got
-to its end is one that :meth:`Store.unfinished` finds.
+to its end has no time of that.
 
 ``PRAGMA user_version`` holds the version of the tables; :data:`MIGRATIONS` leads from each to the
 next. A file of a newer harness is refused, one that is no database is set aside under another name.
@@ -14,15 +14,17 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
-import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+#: The name of the file.
+FILE = "results.sqlite"
 #: Each makes the tables of the version that is its place here, from those of the one before.
 #: What stands here has been run on users' files: it is added to, and never changed.
 MIGRATIONS = (
@@ -45,7 +47,7 @@ MIGRATIONS = (
         finished TEXT NOT NULL,
         verdict TEXT NOT NULL,
         circumstances TEXT NOT NULL, -- the key of harness.reuse; '' where it cannot be reused
-        record TEXT NOT NULL,        -- JSON, as in --json
+        record BLOB NOT NULL,        -- JSON, as in --json, by zlib, which notices a flipped byte
         PRIMARY KEY (run, kernel)
     )""",
         "CREATE INDEX results_by_circumstances ON results (circumstances)",
@@ -79,13 +81,20 @@ class Run:
 
 @dataclass(frozen=True)
 class Kept:
-    """One kernel's result: ``record`` is what harness.report.as_json makes of it."""
+    """One kernel's result; ``packed`` is what harness.report.as_json makes of it, by zlib."""
 
     run: Run
     kernel: str
     finished: str
     verdict: str
-    record: Any
+    packed: bytes
+
+    def record(self) -> str:
+        """The JSON. Raises ValueError where it is damaged."""
+        try:
+            return zlib.decompress(self.packed).decode()
+        except (zlib.error, TypeError) as error:  # TypeError: not even bytes
+            raise ValueError(f"it is damaged: {error}") from error
 
 
 class Store:
@@ -126,15 +135,27 @@ class Store:
             )
 
     def add(
-        self, run_id: str, kernel: str, verdict: str, record: str, circumstances: str = ""
+        self,
+        run_id: str,
+        kernel: str,
+        verdict: str,
+        record: str,
+        circumstances: str = "",
+        *,
+        learned: bool = True,
     ) -> None:
-        """Keep the result of ``kernel`` in the run; a second one takes the place of the first."""
-        with self._transaction() as database:
+        """Keep the result of ``kernel`` in the run; a second one takes the place of the first.
+
+        Where nothing new was ``learned`` by it, it is not waited for the disk: a power failure may
+        take it, nothing else.
+        """
+        packed = zlib.compress(record.encode(), 1)
+        with self._transaction(durable=learned) as database:
             added = database.execute(
                 "INSERT OR REPLACE INTO results"
                 " (run, kernel, finished, verdict, circumstances, record)"
                 " SELECT number, ?, ?, ?, ?, ? FROM runs WHERE id = ?",
-                (kernel, _now(), verdict, circumstances, record, run_id),
+                (kernel, _now(), verdict, circumstances, packed, run_id),
             )
             if added.rowcount != 1:
                 raise StoreUnusable(f"{self.path} has no run {run_id}: it was pruned meanwhile")
@@ -152,10 +173,9 @@ class Store:
         """The run of that name, if it is kept."""
         return next(iter(self._runs("WHERE id = ?", run_id)), None)
 
-    def unfinished(self, asked: str) -> Run | None:
-        """The last run that was asked for the same, if it did not come to its end."""
-        last = next(iter(self._runs("WHERE asked = ? ORDER BY number DESC LIMIT 1", asked)), None)
-        return last if last is not None and not last.finished else None
+    def last(self, asked: str) -> Run | None:
+        """The last run that was asked for the same."""
+        return next(iter(self._runs("WHERE asked = ? ORDER BY number DESC LIMIT 1", asked)), None)
 
     def results(self, run_id: str) -> list[Kept]:
         """The results of a run, in the order in which they came."""
@@ -167,21 +187,12 @@ class Store:
             "WHERE circumstances = ? ORDER BY results.rowid DESC LIMIT ?", key, limit
         )
 
-    def prune(self, before: str, *, dry_run: bool = False) -> int:
-        """Remove the runs that began before; returns how many they are.
-
-        ``before`` is a time as in :class:`Run`.
-        """
+    def prune(self, runs: Collection[str]) -> None:
+        """Remove those runs, and give back the room that they took."""
         with self._transaction() as database:
-            (found,) = database.execute(
-                "SELECT count(*) FROM runs WHERE started < ?", (before,)
-            ).fetchone()
-            if not dry_run:
-                database.execute("DELETE FROM runs WHERE started < ?", (before,))
-        if found and not dry_run:
-            with self._reading() as database:
-                database.execute("VACUUM")
-        return int(found)
+            database.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
+        with self._reading() as database:
+            database.execute("VACUUM")
 
     def complaints(self) -> list[str]:
         """What SQLite's own check finds wrong with the file; nothing, if all is well."""
@@ -213,8 +224,6 @@ class Store:
         )
         try:
             database.execute("PRAGMA journal_mode = WAL")
-            # A transaction is on the disk when it returns: power failures happen at night too.
-            database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA foreign_keys = ON")
             self._migrate(database)
         except BaseException:
@@ -250,8 +259,10 @@ class Store:
             raise self._unusable(error) from error
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         with self._reading() as database:
+            # FULL: on the disk when it returns, for power failures happen at night too.
+            database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
@@ -273,10 +284,7 @@ class Store:
                 f" FROM results JOIN runs ON runs.number = results.run {which}",
                 values,
             ).fetchall()
-        try:
-            return [Kept(_run(row[4:]), row[0], row[1], row[2], json.loads(row[3])) for row in rows]
-        except (ValueError, RecursionError) as error:
-            raise self._unusable(error) from error
+        return [Kept(_run(row[4:]), *row[:4]) for row in rows]
 
     def _unusable(self, error: Exception) -> StoreUnusable:
         return StoreUnusable(

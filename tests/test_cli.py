@@ -209,3 +209,4 @@ def test_the_doctor_shows_what_is_kept(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert re.search(r"^ok +cache +0\.0 MiB in ", said, re.MULTILINE)
     assert re.search(r"^ok +runs +[0-9.]+ MiB in .*: runs 1$", said, re.MULTILINE)
+    assert re.search(r"^ok +results +[0-9.]+ MiB in .*results\.sqlite$", said, re.MULTILINE)

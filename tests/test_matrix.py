@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import host, kernels, matrix
+from harness import attempts, host, kernels, matrix
+from harness.attempts import Options
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.known_issues import KnownIssues
 from harness.manifest import Accel, DebSource, ImageSource, KernelEntry
-from harness.matrix import Matrix, Options
+from harness.matrix import Matrix
 from harness.progress import Progress, Stage
+from harness.report.as_json import kernel_text
 from harness.results import (
     Attempt,
     BootEnd,
@@ -23,13 +25,16 @@ from harness.results import (
     CheckKey,
     CheckResult,
     CheckVerdict,
-    EarlierRun,
+    Confirmed,
     Family,
+    Incident,
+    IncidentKind,
     KernelResult,
     KernelVerdict,
     Stream,
 )
 from harness.reuse import Results, Setting
+from harness.store import Run, Store
 from harness.vm import accelerator, boot
 
 KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")
@@ -56,6 +61,12 @@ DEAD = Attempt(1, BootEnd.VMM_DIED, "QEMU ended with status 137", kernel_spoke=T
 FAILED = replace(
     GOOD, stream=replace(STREAM, results=(CheckResult(KEY, CheckVerdict.FAIL, "wrong"),))
 )
+WARNING = Incident(IncidentKind.WARNING, "WARNING", "a warning's", "")
+CRASHED = replace(
+    GOOD,
+    stream=replace(STREAM, closed=False, results=(CheckResult(KEY, CheckVerdict.LOST),)),
+    incidents=(Incident(IncidentKind.PANIC, "Kernel panic", "a panic's", ""),),
+)
 
 
 class Bench:
@@ -65,6 +76,8 @@ class Bench:
         self.boots: dict[str, list[Attempt]] = {}
         self.circumstances: dict[str, str] = {}  # the digest of an image, by name
         self.unavailable: dict[str, list[KernelUnavailable]] = {}
+        self.choices: dict[str, accelerator.Choice] = {}  # by the kernel that it is found out by
+        self.choosing: list[str] = []
         self.progress: list[Progress] = []
         self.kept: list[KernelResult] = []
         self.stop = threading.Event()
@@ -72,13 +85,15 @@ class Bench:
         self.known_issues: Path | None = None
         self.during_boot: Callable[[], None] = lambda: None
         self._directory = tmp_path
-        monkeypatch.setattr(matrix, "BACK_OFF", (0.0, 0.0))
+        monkeypatch.setattr(attempts, "BACK_OFF", (0.0, 0.0))
         monkeypatch.setattr(matrix, "PREPARING", 1)  # so that kernels come to boot in order
         monkeypatch.setattr(kernels, "prepare", self._prepare)
         monkeypatch.setattr(boot, "boot", self._boot)
-        monkeypatch.setattr(
-            accelerator, "choose", lambda *_: accelerator.Choice(False, "for the tests")
-        )
+        monkeypatch.setattr(accelerator, "choose", self._choose)
+
+    def _choose(self, _: object, kernel: PreparedKernel, *__: object) -> accelerator.Choice:
+        self.choosing.append(kernel.name)
+        return self.choices.get(kernel.name, accelerator.Choice(False, "for the tests"))
 
     def _prepare(self, entry: KernelEntry, *_: object) -> PreparedKernel:
         if self.unavailable.get(entry.name):
@@ -96,7 +111,9 @@ class Bench:
         place = str(plan.directory / "console.log")
         return replace(attempt, number=plan.number, console=place, events=place)
 
-    def run(self, *names: str, jobs: int = 1, reuse: bool = False) -> list[KernelResult]:
+    def run(
+        self, *names: str, jobs: int = 1, reuse: bool = False, confirm: int = 0
+    ) -> list[KernelResult]:
         source = DebSource("trixie", "linux-image")
         entries = [
             KernelEntry(name, source, "here", known_issues=self.known_issues) for name in names
@@ -110,19 +127,28 @@ class Bench:
             jobs=jobs,
             families=(Family.IPV4,),
             reuse=reuse,
+            confirm=confirm,
             known=known,
         )
         cache = Cache(self._directory / "cache")
         setting = Setting("0b", "7.2", "1.42", (Family.IPV4,), (), None, None, known)
         self.number += 1
-        run = EarlierRun(f"run {self.number}", "", 1, "")
-        options = replace(
-            options,
-            directory=self._directory / run.run,
-            results=Results(cache, setting, run),
-        )
-        whole = Matrix(entries, options, cache, self.progress.append, self.kept.append, self.stop)
-        return list(whole.run())
+        run = Run(f"run {self.number}", "2026-01-01T00:00:00+00:00", "all", 1, "")
+        with Store(self._directory / "results.sqlite") as store:
+            store.begin(run)
+
+            def keep(result: KernelResult, circumstances: str) -> None:
+                self.kept.append(result)
+                text = kernel_text(result)
+                store.add(run.id, result.name, result.verdict, text, circumstances)
+
+            options = replace(
+                options,
+                directory=self._directory / run.id,
+                results=Results(store, setting),
+            )
+            whole = Matrix(entries, options, cache, self.progress.append, keep, self.stop)
+            return list(whole.run())
 
 
 @pytest.fixture
@@ -260,13 +286,96 @@ def test_only_kernels_that_have_a_result_are_reused(bench: Bench) -> None:
     assert (a.reused_from is None, b.reused_from is None) == (False, True)
 
 
-def test_a_disk_that_keeps_no_results_is_said(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache/results").write_text("in the way")
+def test_a_flaky_kernel_is_not_reused_and_that_is_said(bench: Bench) -> None:
+    bench.boots["k"] = [FAILED, GOOD, GOOD]
+    bench.run("k", confirm=1)
+    (result,) = bench.run("k", reuse=True)
+    assert result.notes[0] == "the last result was fail (flaky 1 of 2): testing again"
+
+
+def test_a_failure_that_comes_every_time_is_confirmed(bench: Bench) -> None:
+    bench.boots["k"] = [FAILED, FAILED, FAILED]
+    (result,) = bench.run("k", confirm=2)
+    assert result.confirmed == Confirmed(boots=3, bad=3)
+    assert result.reason == "fails 3 of 3: payload.arrives: wrong"
+    assert [attempt.number for attempt in result.attempts] == [1, 2, 3]
+
+
+def test_a_failure_that_does_not_come_again_stays_one(bench: Bench) -> None:
+    bench.boots["k"] = [FAILED, GOOD, GOOD, GOOD]
+    (result,) = bench.run("k", confirm=3)
+    assert result.verdict is KernelVerdict.FAIL
+    assert result.reason.startswith("flaky 1 of 4: ")
+    assert [attempt.verdict for attempt in result.attempts] == ["fail", "pass", "pass", "pass"]
+
+
+def test_the_worst_of_several_boots_counts(bench: Bench) -> None:
+    bench.boots["k"] = [FAILED, CRASHED, GOOD]
+    (result,) = bench.run("k", confirm=2)
+    assert result.verdict is KernelVerdict.CRASH
+    assert result.reason == "flaky 2 of 3: Kernel panic"
+    (check,) = result.families[Family.IPV4].checks[-1:]
+    assert check.verdict is CheckVerdict.FAIL
+
+
+def test_what_any_boot_showed_is_shown(bench: Bench) -> None:
+    warned = replace(GOOD, incidents=(WARNING,))
+    bench.boots["k"] = [warned, replace(FAILED, incidents=(WARNING,)), CRASHED]
+    (result,) = bench.run("k", confirm=2)
+    assert [incident.title for incident in result.incidents] == ["Kernel panic", "WARNING"]
+
+
+def test_a_good_kernel_needs_no_confirmation(bench: Bench) -> None:
     bench.boots["k"] = [GOOD]
-    (result,) = bench.run("k")
-    assert result.verdict is KernelVerdict.PASS
-    assert any("cannot be kept for --reuse" in progress.detail for progress in bench.progress)
+    (result,) = bench.run("k", confirm=3)
+    assert (len(result.attempts), result.confirmed) == (1, None)
+
+
+def test_a_boot_that_says_nothing_confirms_nothing(bench: Bench) -> None:
+    bench.boots["k"] = [FAILED, DEAD, FAILED, DEAD, DEAD, DEAD]
+    (result,) = bench.run("k", confirm=2)
+    assert result.confirmed == Confirmed(boots=2, bad=2)
+    assert "of 2 more boots only 1 told something" in result.notes
+    assert len(result.attempts) == 6
+
+
+def test_a_failure_is_kept_when_its_confirmation_is_interrupted(bench: Bench) -> None:
+    def interrupt() -> None:
+        if len(bench.boots["k"]) == 1:
+            bench.stop.set()
+
+    bench.during_boot = interrupt
+    bench.boots["k"] = [FAILED, replace(GOOD, end=BootEnd.INTERRUPTED)]
+    (result,) = bench.run("k", confirm=3)
+    assert result.verdict is KernelVerdict.FAIL
+
+
+UNSETTLED = accelerator.Choice(False, "the kernel may be broken", settled=False)
+
+
+def test_the_accelerator_is_found_out_once(bench: Bench) -> None:
+    bench.boots = {"a": [GOOD], "b": [GOOD]}
+    bench.run("a", "b")
+    assert bench.choosing == ["a"]
+
+
+def test_a_kernel_that_does_not_boot_under_kvm_does_not_decide_for_the_others(
+    bench: Bench,
+) -> None:
+    bench.circumstances = {"a": "a" * 64, "b": "b" * 64}
+    bench.choices = {"a": UNSETTLED, "b": accelerator.Choice(True, "KVM boots kernels here")}
+    bench.boots = {"a": [GOOD], "b": [GOOD], "c": [GOOD]}
+    bench.run("a", "b", "c")
+    assert bench.choosing == ["a", "b"]
+    said = [progress.detail for progress in bench.progress if progress.stage is Stage.BOOTING]
+    assert [detail for detail in said if detail in ("TCG", "KVM")] == ["TCG", "KVM", "KVM"]
+
+
+def test_what_one_image_said_of_the_accelerator_holds_for_that_image(bench: Bench) -> None:
+    bench.choices = {"a": UNSETTLED}
+    bench.boots["a"] = [GOOD, GOOD]
+    bench.run("a", reuse=True)  # asked before it is looked for, and before it is booted
+    assert bench.choosing == ["a"]
 
 
 KNOWN = """\

@@ -24,10 +24,13 @@ LICENCE = "SPDX-License-Identifier: GPL-2.0-only"
 LEVELS = (
     ("cli", "__main__"),
     ("arguments", "session", "selftest"),
-    ("matrix", "judge", "known_issues", "reuse", "prune", "bisect", "compare", "report"),
+    (
+        *("matrix", "attempts", "judge", "known_issues", "reuse", "resume", "prune"),
+        *("bisect", "compare", "report"),
+    ),
     ("vm", "kernels", "store", "known_issues_schema"),
     ("manifest", "manifest_schema", "manifest_yaml", "capabilities", "results", "progress", "host"),
-    ("programs", "keeper"),
+    ("programs", "keeper", "memory"),
 )
 #: What of the guest the host may import beside guest.events, by room: the list of checks, and the
 #: package itself, to find its files.

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from harness import prune
+from harness import prune, store
 from harness.host import Finding
 from harness.kernels import Cache
 from harness.kernels import cache as cache_module
 from harness.kernels.cache import Built
+from harness.store import Run, Store
 
 DAY = 86400
 MONTH = 30 * DAY
@@ -38,9 +40,8 @@ class Kept:
         self.kernel = self.cache.root / "kernels/k"
         self.root = self.cache.directory("roots") / "0b.cpio"
         self.checksum = self.root.with_suffix(".sha256")
-        self.result = self.cache.directory("results") / "aa.json"
         self.image = self.cache.directory("images") / "bb.json"
-        for path in (self.root, self.checksum, self.result, self.image):
+        for path in (self.root, self.checksum, self.image):
             path.write_text("x" * 5000)
         self.run = self.runs / RUN
         (self.run / "kernels").mkdir(parents=True)
@@ -52,7 +53,7 @@ class Kept:
             os.utime(path, (then, then))
 
     def age_all(self) -> None:
-        self.age(self.kernel / "entry.json", self.root, self.checksum, self.result, self.image)
+        self.age(self.kernel / "entry.json", self.root, self.checksum, self.image)
         self.age(self.run / "run.json")
 
     def prune(self, keep_s: float = MONTH, *, dry_run: bool = False) -> list[prune.Item]:
@@ -74,15 +75,15 @@ def test_what_was_used_lately_stays(kept: Kept) -> None:
 
 def test_what_was_not_used_for_long_goes(kept: Kept) -> None:
     kept.age_all()
-    assert kept.removed() == {kept.kernel, kept.root, kept.result, kept.image, kept.run}
-    gone = (kept.kernel, kept.root, kept.checksum, kept.result, kept.image, kept.run)
+    assert kept.removed() == {kept.kernel, kept.root, kept.image, kept.run}
+    gone = (kept.kernel, kept.root, kept.checksum, kept.image, kept.run)
     assert not any(path.exists() for path in gone)
 
 
 def test_the_age_is_what_the_user_says(kept: Kept) -> None:
-    kept.age(kept.result, days=3)
+    kept.age(kept.image, days=3)
     assert kept.removed(4 * DAY) == set()
-    assert kept.removed(2 * DAY) == {kept.result}
+    assert kept.removed(2 * DAY) == {kept.image}
 
 
 def test_the_use_of_a_kernel_keeps_it(kept: Kept) -> None:
@@ -111,7 +112,7 @@ def test_a_dry_run_says_the_same_and_removes_nothing(kept: Kept) -> None:
 
 
 def test_the_size_of_what_was_removed_is_told(kept: Kept) -> None:
-    kept.age(kept.result)
+    kept.age(kept.image)
     (item,) = kept.prune()
     assert 5000 <= item.size <= 16384
 
@@ -174,6 +175,79 @@ def test_a_run_that_goes_on_stays(kept: Kept) -> None:
     assert kept.run in kept.removed()
 
 
+def test_a_run_is_gone_on_with_by_one_harness_only(kept: Kept) -> None:
+    with (
+        prune.in_use(kept.run),
+        pytest.raises(prune.InUse, match="two harnesses on one run directory"),
+        prune.in_use(kept.run),
+    ):
+        pass
+
+
+def test_results_of_a_harness_that_kept_them_as_files_go_at_once(kept: Kept) -> None:
+    place = kept.cache.directory("results")
+    (place / "aa.json").write_text("{}")
+    kept.age(place, days=0.01)
+    (item,) = kept.prune()
+    assert item.paths == (place,)
+    assert item.obsolete
+    assert not place.exists()
+
+
+class Stored:
+    """A store with a run that began long ago."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.path = kept.runs.parent / store.FILE
+        self.run = Run(RUN, "2026-01-01T00:00:00+00:00", "all", 1, str(kept.run))
+        with Store(self.path) as file:
+            file.begin(self.run)
+            file.add(RUN, "k", "pass", "{}" + " " * 100_000)
+
+    def prune(self, keep_s: float = MONTH, *, dry_run: bool = False) -> int:
+        return prune.prune_store(self.path, keep_s, dry_run=dry_run).count
+
+    def runs(self) -> list[str]:
+        with Store(self.path) as file:
+            return [run.id for run in file.runs()]
+
+
+@pytest.fixture
+def stored(kept: Kept) -> Stored:
+    return Stored(kept)
+
+
+def test_old_runs_go_from_the_store(stored: Stored) -> None:
+    assert stored.prune() == 1
+    assert stored.runs() == []
+
+
+def test_a_dry_run_leaves_the_store_alone(stored: Stored) -> None:
+    assert stored.prune(dry_run=True) == 1
+    assert stored.runs() == [RUN]
+
+
+def test_the_age_of_a_run_in_the_store_is_what_the_user_says(stored: Stored) -> None:
+    assert stored.prune(100_000 * DAY) == 0
+    assert stored.runs() == [RUN]
+
+
+def test_a_run_that_goes_on_stays_in_the_store(stored: Stored, kept: Kept) -> None:
+    with prune.in_use(kept.run):
+        assert stored.prune() == 0
+    assert stored.prune() == 1
+
+
+def test_a_run_whose_directory_is_gone_goes_from_the_store(stored: Stored, kept: Kept) -> None:
+    shutil.rmtree(kept.run)
+    assert stored.prune() == 1
+
+
+def test_no_store_is_made_to_be_pruned(tmp_path: Path) -> None:
+    assert prune.prune_store(tmp_path / store.FILE, MONTH, dry_run=False).count == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_never_ended_is_as_old_as_its_directory(kept: Kept) -> None:
     (kept.run / "run.json").unlink()
     assert kept.removed() == set()
@@ -205,12 +279,13 @@ def test_nothing_is_made_where_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def findings(kept: Kept) -> dict[str, Finding]:
-    return {found.subject: found for found in prune.doctor(kept.cache.root, kept.runs)}
+    found = prune.doctor(kept.cache.root, kept.runs, kept.runs.parent / store.FILE)
+    return {finding.subject: finding for finding in found}
 
 
 def test_the_doctor_says_what_there_is(kept: Kept) -> None:
     found = findings(kept)
-    assert "prepared kernels 1, guest roots 1, kept results 1" in found["cache"].found
+    assert "prepared kernels 1, guest roots 1, notes on images 1" in found["cache"].found
     assert str(kept.runs) in found["runs"].found
     assert {finding.remedy for finding in found.values()} == {""}
 
@@ -228,6 +303,5 @@ def test_the_doctor_names_the_remedy_for_what_is_large(
 
 
 def test_the_doctor_of_a_new_host_finds_nothing(tmp_path: Path) -> None:
-    cache, runs = prune.doctor(tmp_path / "cache", tmp_path / "runs")
-    assert cache.found.startswith("0.0 MiB in")
-    assert runs.found.startswith("0.0 MiB in")
+    found = prune.doctor(tmp_path / "cache", tmp_path / "runs", tmp_path / store.FILE)
+    assert [finding.found[:10] for finding in found] == ["0.0 MiB in"] * 3

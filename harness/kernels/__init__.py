@@ -23,16 +23,27 @@ def prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Pre
     Raises KernelUnavailable for all that can go wrong. May be called from several threads.
     """
     with _filesystem_errors(entry, cache):
-        match entry.source:
-            case DebSource() as source:
-                return deb.prepare(entry.name, source, cache, say)
-            case ImageSource() as source:
-                _check_reachable(source)
-                return image.prepare(entry.name, source, cache, say)
-            case TreeSource() as source:
-                return tree.prepare(entry.name, source, cache, say)
-            case UpstreamSource() as source:
-                return upstream.prepare(entry.name, source, cache, say)
+        found = _prepare(entry, cache, say)
+    if entry.source.sha256 not in (None, found.image_sha256):
+        raise KernelUnavailable(
+            f"the image of {found.origin} has the SHA-256 {found.image_sha256}, the manifest says "
+            f"{entry.source.sha256}: it is another kernel; correct the manifest if it is the one "
+            "that is meant"
+        )
+    return found
+
+
+def _prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> PreparedKernel:
+    match entry.source:
+        case DebSource() as source:
+            return deb.prepare(entry.name, source, cache, say)
+        case ImageSource() as source:
+            _check_reachable(source)
+            return image.prepare(entry.name, source, cache, say)
+        case TreeSource() as source:
+            return tree.prepare(entry.name, source, cache, say)
+        case UpstreamSource() as source:
+            return upstream.prepare(entry.name, source, cache, say)
 
 
 def expand(

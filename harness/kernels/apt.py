@@ -30,6 +30,7 @@ _UPDATE_TIMEOUT = 600
 # In the state of a suite: its kernel packages, and why the last attempt to read them failed.
 _INDEX = "kernels.json"
 _FAILED = "failed"
+_READ_ONLY = "the cache cannot be written to"
 _DOWNLOAD_TIMEOUT = 3600
 
 _KEYRINGS = tuple(
@@ -108,6 +109,9 @@ def _index_of(
         found = _read(state) if _configure(state, suite) else None
         if found is not None and not refresh and _age(state / _INDEX) < FRESH:
             return found
+        if found is not None and cache.is_read_only:
+            say(f"using the package index of {suite} from {_written(state / _INDEX)}: {_READ_ONLY}")
+            return found
         if found is None or refresh or _age(state / _FAILED) >= _RETRY_AFTER:
             say(f"reading the package index of {suite}")
             try:
@@ -116,9 +120,8 @@ def _index_of(
                 if found is None or cache.stop.is_set():
                     raise
                 (state / _FAILED).write_text(str(failure))
-        when = datetime.fromtimestamp((state / _INDEX).stat().st_mtime).astimezone()
         why = (state / _FAILED).read_text()
-        say(f"using the package index of {suite} from {when:%Y-%m-%d %H:%M}: {why}")
+        say(f"using the package index of {suite} from {_written(state / _INDEX)}: {why}")
         return found
 
 
@@ -159,6 +162,11 @@ def _age(path: Path) -> float:
     except FileNotFoundError:
         return float("inf")
     return age if age >= 0 else float("inf")
+
+
+def _written(path: Path) -> str:
+    when = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+    return f"{when:%Y-%m-%d %H:%M}"
 
 
 def _read(state: Path) -> dict[str, Package] | None:

@@ -14,15 +14,21 @@ An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the d
 ``entry.json`` holds the SHA-256 of every other file, so what a power failure tore is found at
 its next use like any other damage, and built again. An entry's last use is the time of its
 ``entry.json``; what is not used is removed by harness.prune.
+
+A symbolic link within an entry is damage too, whatever it leads to: nobody may be led out of the
+cache. A cache that cannot be written to serves with what it holds; who uses it so is not seen by
+harness.prune.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -33,7 +39,15 @@ from typing import IO, Any, TypeVar
 
 import platformdirs
 
-from harness.kernels.files import is_settled, recall, remember, stamp, touch, user_directory
+from harness.kernels.files import (
+    is_settled,
+    recall,
+    remember,
+    stamp,
+    touch,
+    user_directory,
+    write_atomically,
+)
 from harness.kernels.prepared import KernelUnavailable
 
 # Part of every key: a change in what a build makes must not meet entries of an older harness.
@@ -90,8 +104,8 @@ class Damaged(Exception):
 class Cache:
     """The cache below ``root``. Several processes and threads may use one directory at once.
 
-    Nothing is created before the first use; OSError then means that the directory is of no use.
-    Raises files.NoHome where ``root`` is None and the user's own cache cannot be known.
+    Nothing is created before the first use; KernelUnavailable then means that the directory is of
+    no use. Raises files.NoHome where ``root`` is None and the user's own cache cannot be known.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -114,6 +128,13 @@ class Cache:
     @property
     def trusts(self) -> bool:
         return self._found is not None
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing can be put there, though it may be used as it is."""
+        return self.root.is_dir() and not all(
+            os.access(place, os.W_OK) for place in (self.root / "tmp", self.root / "kernels")
+        )
 
     def once(self, what: str, find: Callable[[], _T]) -> _T:
         """What ``find`` gives; a trusting cache asks it once for each ``what``."""
@@ -138,7 +159,7 @@ class Cache:
         Yields its file descriptor: a child that inherits it (``pass_fds``) keeps the lock
         should this process die before it. Raises KernelUnavailable once ``stop`` is set.
         """
-        with (self.directory("locks") / name).open("w") as file:
+        with _open_lock(self.directory("locks") / name) as file:
             if not _try_lock(file):
                 say(f"waiting for another preparation ({file.name} is locked)")
                 pause = 0.005  # most are held for milliseconds
@@ -154,7 +175,13 @@ class Cache:
 
         Its lock file tells a later run that its owner is dead; process ids are used again. As
         long as it exists, nothing that is used meanwhile is removed by :meth:`frozen`'s callers.
+        Of a cache that cannot be written to it is a directory for temporary files, and no more.
         """
+        self._open()
+        if self.is_read_only:
+            with tempfile.TemporaryDirectory(prefix="mptcp-harness-") as elsewhere:
+                yield Path(elsewhere)
+            return
         with self.lock("tmp"):  # so that nobody sees a directory without its lock
             path = Path(tempfile.mkdtemp(prefix="build-", dir=self.directory("tmp")))
             alive = _lock_file(path).open("w")
@@ -196,8 +223,13 @@ class Cache:
         found = self.existing(key)
         if found is not None:
             return found
+        if self.is_read_only:
+            raise KernelUnavailable(
+                f"no sound {key} is in the cache {self.root}, which cannot be written to; make it "
+                "writable for this user, or give another with --cache DIR"
+            )
         with self.lock(key, say):
-            if place.exists():
+            if os.path.lexists(place):
                 try:
                     return self._load(place)
                 except Damaged as damage:
@@ -207,7 +239,7 @@ class Cache:
                 root = new / "root"
                 root.mkdir(parents=True)
                 _seal(new, build(root))
-                if place.exists():
+                if os.path.lexists(place):
                     place.rename(scratch / "damaged")
                 new.rename(place)
             try:
@@ -227,16 +259,28 @@ class Cache:
         with self._opening:
             if self._opened:
                 return
-            self.root.mkdir(parents=True, exist_ok=True)
-            for name in ("kernels", "apt", "locks", "tmp"):
-                (self.root / name).mkdir(exist_ok=True)
-            tag = self.root / "CACHEDIR.TAG"
-            if not tag.exists():
-                tag.write_text(TAG)
+            try:
+                self._lay_out()
+            except OSError as error:
+                raise KernelUnavailable(
+                    f"the cache {self.root} cannot be used: {error.strerror} ({error.filename}); "
+                    "it takes a directory that this user may write to, on a disk with room: give "
+                    "another with --cache DIR"
+                ) from error
             self._opened = True
         self._remove_abandoned()
 
+    def _lay_out(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        for name in ("kernels", "apt", "locks", "tmp"):
+            (self.root / name).mkdir(exist_ok=True)
+        tag = self.root / "CACHEDIR.TAG"
+        if not tag.exists():
+            write_atomically(tag, TAG)
+
     def _remove_abandoned(self) -> None:
+        if self.is_read_only:
+            return
         tmp = self.root / "tmp"
         with self.lock("tmp"):
             names = {path.name.removesuffix(".lock") for path in tmp.iterdir()}
@@ -267,6 +311,15 @@ def file_sha256(path: Path) -> str:
 
 def _lock_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
+
+
+def _open_lock(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES) or not path.exists():
+            raise
+        return path.open()  # flock(2) asks for no more
 
 
 def _try_lock(file: IO[str]) -> bool:
@@ -305,8 +358,17 @@ def _seal(place: Path, built: Built) -> None:
     (place / RECORD).write_text(json.dumps(record, indent=1))
 
 
+def _refuse_links(place: Path) -> None:
+    """Raise Damaged for a link in the entry, or one that takes its place: no build makes any."""
+    for path in (place, *place.rglob("*")):
+        if path.is_symlink():
+            within = "" if path == place else f"{path.relative_to(place)} of "
+            raise Damaged(f"{within}{place.name} is a symbolic link")
+
+
 def _load(place: Path, trusting: bool) -> Entry:
     try:
+        _refuse_links(place)
         record = json.loads((place / RECORD).read_text())
         built = Built(**{**record["built"], "modules": tuple(record["built"]["modules"])})
         files = record["files"]

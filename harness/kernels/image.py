@@ -81,7 +81,8 @@ def from_file(
             return assemble(root, recognised, found)
 
         entry = cache.entry(_key(known, found), build, say)
-    if seen is not None and files.is_settled(seen):
+    if seen is not None and files.is_settled(seen) and not cache.is_read_only:
+        cache.directory("images")
         files.remember(_memory(image, cache), {"stamp": seen, **asdict(known)})
     return prepared(name, entry, origin=origin)
 
@@ -100,7 +101,7 @@ def _key(image: _Known, found: ModuleSet) -> str:
 
 
 def _memory(image: Path, cache: Cache) -> Path:
-    return cache.directory("images") / f"{digest(str(image))}.json"
+    return cache.root / "images" / f"{digest(str(image))}.json"
 
 
 def _recall(image: Path, cache: Cache) -> _Known | None:
@@ -140,8 +141,9 @@ def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
         if copy.stat().st_size == 0:
             yield b""
             return
-        with copy.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
+        with copy.open("rb") as file:
+            # Not closed here: views of it live on in the trace of an error, such as a full disk.
+            yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _beside(given: Path, release: str) -> ModuleSet:

@@ -24,6 +24,7 @@ def prepare(
         cache,
         say,
         origin=f"tree {tree}",
+        sha256=source.sha256,
     )
 
 

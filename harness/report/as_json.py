@@ -17,6 +17,7 @@ from harness.results import (
     Attempt,
     BootEnd,
     CheckResult,
+    Confirmed,
     EarlierRun,
     FamilyResult,
     Incident,
@@ -76,6 +77,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "notes": kernel.notes,
         "timing": _timing(kernel.timing),
         "reused_from": _earlier(kernel.reused_from),
+        "confirmed": _confirmed(kernel.confirmed),
     }
 
 
@@ -91,6 +93,7 @@ def _run(run: RunResult) -> dict[str, Any]:
         "accel": run.accel,
         "seed": run.seed,
         "interrupted": run.interrupted,
+        "missing": run.missing,
         "directory": run.directory,
         "timing": {"startup_s": _seconds(run.startup_s)},
         "notes": run.notes,
@@ -99,6 +102,10 @@ def _run(run: RunResult) -> dict[str, Any]:
 
 def _earlier(run: EarlierRun | None) -> dict[str, Any] | None:
     return None if run is None else asdict(run)
+
+
+def _confirmed(confirmed: Confirmed | None) -> dict[str, Any] | None:
+    return None if confirmed is None else asdict(confirmed)
 
 
 def _family(result: FamilyResult) -> dict[str, Any]:
@@ -138,6 +145,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "end": boot_end_word(attempt.end),
+        "verdict": attempt.verdict,
         "detail": attempt.detail,
         "accel": attempt.accel,
         "console": attempt.console,

@@ -33,7 +33,7 @@ def kernel_details(
 ) -> Iterator[RenderableType]:
     """Nothing for a kernel that passed and has nothing to note, not even a known issue."""
     passed = kernel.verdict is KernelVerdict.PASS and not kernel.known
-    if passed and not kernel.notes:
+    if passed and not kernel.notes and len(kernel.attempts) < 2:
         return
     heading = Text(glyphs.safe(kernel.name, 64), style="bold")
     yield heading.append(": ").append(kernel.verdict, style=style_of(kernel.verdict))
@@ -43,6 +43,7 @@ def kernel_details(
         yield from _failures(run, kernel, glyphs)
         yield from _lost(kernel, glyphs)
         yield from _incidents(run, kernel, glyphs)
+    if kernel.known or not kernel.verdict.as_expected or len(kernel.attempts) > 1:
         yield from _attempts(run, kernel, glyphs)
     for note in kernel.notes[:MAX_NOTES]:
         yield _indented(2, _fields([("note", glyphs.safe(note))]))
@@ -112,8 +113,8 @@ def _lost(kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
 
 
 def _incidents(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
-    consoles = [attempt.console for attempt in kernel.attempts if attempt.console]
-    rest = _path(run, consoles[-1]) if consoles else run.directory
+    console = next((attempt.console for attempt in _deciding(kernel) if attempt.console), "")
+    rest = _path(run, console) if console else run.directory
     for incident in sorted(kernel.incidents, key=lambda i: bool(i.known))[:MAX_INCIDENTS]:
         yield from _incident(incident, rest, glyphs)
     yield from _more(len(kernel.incidents) - MAX_INCIDENTS, "incident", 2, rest, glyphs)
@@ -144,7 +145,8 @@ def _attempts(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[
 
 def _attempt(attempt: Attempt, glyphs: Glyphs) -> str:
     detail = f": {glyphs.safe(attempt.detail)}" if attempt.detail else ""
-    return f"attempt {attempt.number}: {attempt.end.value}{detail}"
+    verdict = f"{attempt.verdict}, " if attempt.verdict else ""
+    return f"attempt {attempt.number}: {verdict}{attempt.end.value}{detail}"
 
 
 def _more(
@@ -156,9 +158,16 @@ def _more(
 
 
 def _rest(run: RunResult, kernel: KernelResult) -> str:
-    """The file with every result of ``kernel``: the events of its last boot."""
-    events = [attempt.events for attempt in kernel.attempts if attempt.events]
-    return _path(run, events[-1]) if events else run.directory
+    """The file with every result of ``kernel``: the events of the boot that decided."""
+    events = next((attempt.events for attempt in _deciding(kernel) if attempt.events), "")
+    return _path(run, events) if events else run.directory
+
+
+def _deciding(kernel: KernelResult) -> list[Attempt]:
+    """The attempts, first the one that the verdict is from: the last, or the worst of several."""
+    if kernel.confirmed is None:
+        return list(reversed(kernel.attempts))
+    return sorted(kernel.attempts, key=lambda attempt: attempt.verdict is not kernel.verdict)
 
 
 def _path(run: RunResult, relative: str) -> str:

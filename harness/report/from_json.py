@@ -8,6 +8,7 @@ of that shape is refused, so that nothing becomes a pass by default.
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from harness.results import (
     CheckKey,
     CheckResult,
     CheckVerdict,
+    Confirmed,
     EarlierRun,
     Family,
     FamilyResult,
@@ -53,6 +55,16 @@ def kernel_from_json(value: Any) -> KernelResult:
         raise Malformed("kernel: nested too deeply") from error
 
 
+def kernel_from_text(text: str) -> KernelResult:
+    """The result in the JSON ``text``. Raises :class:`Malformed`."""
+    try:
+        return kernel_from_json(json.loads(text))
+    except Malformed:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"kernel: no JSON: {error}") from error
+
+
 class Fields:
     """An object of JSON whose members are taken one by one, each checked for its type."""
 
@@ -81,6 +93,13 @@ class Fields:
             return words(text)
         except (ValueError, KeyError) as error:
             raise Malformed(f"{self._where}: {name!r} cannot be {text[:64]!r}") from error
+
+    def optional_word(self, name: str, words: Callable[[str], _T]) -> _T | None:
+        """As :meth:`word`, of a member that may be null but not absent."""
+        if self._left.get(name, ...) is None:
+            del self._left[name]
+            return None
+        return self.word(name, words)
 
     def optional(self, name: str, kind: type[_T]) -> _T | None:
         """The member ``name``, which may be null but not absent."""
@@ -132,16 +151,16 @@ def _kernel(given: Fields) -> KernelResult:
         notes=given.texts("notes"),
         timing=_timing(given.fields("timing")),
         reused_from=_earlier(given.optional("reused_from", dict)),
+        confirmed=_confirmed(given.optional("confirmed", dict)),
     )
     given.end()
     return result
 
 
 def _earlier(value: dict[str, Any] | None) -> EarlierRun | None:
-    return None if value is None else earlier_run(Fields("kernel.reused_from", value))
-
-
-def earlier_run(given: Fields) -> EarlierRun:
+    if value is None:
+        return None
+    given = Fields("kernel.reused_from", value)
     run = EarlierRun(
         run=given.text("run"),
         finished=given.text("finished"),
@@ -150,6 +169,15 @@ def earlier_run(given: Fields) -> EarlierRun:
     )
     given.end()
     return run
+
+
+def _confirmed(value: dict[str, Any] | None) -> Confirmed | None:
+    if value is None:
+        return None
+    given = Fields("kernel.confirmed", value)
+    confirmed = Confirmed(given.take("boots", int), given.take("bad", int))
+    given.end()
+    return confirmed
 
 
 def _family(name: str, value: Mapping[str, Any]) -> tuple[Family, FamilyResult]:
@@ -206,6 +234,7 @@ def _attempt(given: Fields) -> Attempt:
     attempt = Attempt(
         number=given.take("number", int),
         end=given.word("end", _ENDS.__getitem__),
+        verdict=given.optional_word("verdict", KernelVerdict),
         detail=given.text("detail"),
         accel=given.text("accel"),
         stream=Stream(errors=given.texts("errors")),

@@ -135,7 +135,10 @@ class Display:
         return line
 
 
-_STAGE_STYLES = {Stage.QUEUED: "dim", Stage.WAITING: "dim", Stage.RETRYING: "yellow"}
+_STAGE_STYLES = {
+    **dict.fromkeys((Stage.QUEUED, Stage.WAITING), "dim"),
+    **dict.fromkeys((Stage.RETRYING, Stage.CONFIRMING), "yellow"),
+}
 _STAGE_WIDTH = max(len(word) for word in (*KernelVerdict, *Stage))
 
 

@@ -64,7 +64,7 @@ def _console(width: int, *, colour: bool) -> Console:
 
 
 def _report(run: RunResult, glyphs: Glyphs, console: Console) -> Iterator[RenderableType]:
-    if run.kernels:
+    if run.kernels or run.missing:
         names = _capability_names(run.kernels)
         table = _table(run, names, glyphs, gap=2)
         unbounded = console.options.update_width(1000)
@@ -112,6 +112,12 @@ def _table(run: RunResult, names: Sequence[str], glyphs: Glyphs, *, gap: int) ->
             _verdict(kernel),
             _seconds(kernel, glyphs),
         )
+    for name in run.missing:
+        unknown = Text(glyphs.unknown, style="dim")
+        marks = Text(" ".join(glyphs.unknown for _ in names), style="dim")
+        shown = Text(glyphs.safe(name, 64))
+        missing = Text("missing", style="bold red")
+        table.add_row(shown, unknown, marks, unknown, unknown, missing, unknown)
     return table
 
 
@@ -177,8 +183,10 @@ def _family(kernel: KernelResult, family: Family, glyphs: Glyphs) -> Text:
 def _summary(run: RunResult, glyphs: Glyphs) -> Text:
     """``4 kernels: 3 pass, 1 unsupported; all as expected``."""
     count = len(run.kernels)
+    missing = f"missing: {_listed(run.missing, glyphs)}" if run.missing else ""
     if not count:
-        return Text("interrupted before any kernel" if run.interrupted else "no kernel was tested")
+        what = "interrupted before any kernel" if run.interrupted else "no kernel was tested"
+        return Text("; ".join(filter(None, [what, missing])))
     verdicts = Counter(kernel.verdict for kernel in run.kernels)
     tally = ", ".join(f"{verdicts[v]} {v}" for v in KernelVerdict if verdicts[v])
     parts = [f"{plural(count, 'kernel')}: {tally}"]
@@ -190,6 +198,8 @@ def _summary(run: RunResult, glyphs: Glyphs) -> Text:
         parts.append(f"not tested: {_names(untested, glyphs)}")
     if run.interrupted:
         parts.append("interrupted")
+    if missing:
+        parts.append(missing)
     good = len(parts) == 1
     if good:
         parts.append("all as expected" if count > 1 else "as expected")
@@ -211,7 +221,11 @@ def _reused(run: RunResult, glyphs: Glyphs) -> Iterator[Text]:
 
 
 def _names(kernels: Sequence[KernelResult], glyphs: Glyphs) -> str:
-    return ", ".join(glyphs.safe(kernel.name, 64) for kernel in kernels)
+    return _listed([kernel.name for kernel in kernels], glyphs)
+
+
+def _listed(names: Sequence[str], glyphs: Glyphs) -> str:
+    return ", ".join(glyphs.safe(name, 64) for name in names)
 
 
 def _setting(run: RunResult, glyphs: Glyphs) -> Text:

@@ -50,7 +50,8 @@ class Deadlines:
         return cls(
             boot=max(min(timeout, 30), timeout / 4) * factor,
             silence=max(min(timeout, 12), timeout / 10) * factor,
-            power_off=min(timeout, 10) * factor,
+            # kmemleak, where a kernel has it, scans for leaks before: see initramfs.INIT.
+            power_off=min(timeout, 20) * factor,
             total=timeout * factor,
         )
 

@@ -36,7 +36,7 @@ DIRECTORIES = ("dev", "proc", "sys", "tmp", "bin", "modules", "opt", "usr/bin", 
 #: Below the checker, what only the selftest's boots have; see harness/selftest.
 FAULTS = "faults.py"
 #: What INIT and the script call by name.
-APPLETS = ("sh", "mount", "insmod", "ip", "base64", "poweroff", "reboot")
+APPLETS = ("sh", "mount", "insmod", "ip", "base64", "sleep", "head", "poweroff", "reboot")
 
 #: Does of virtme-ng's init what the checker needs, in 0.1 s: above all it runs the command that
 #: was given as `vng --exec`, which virtme-ng passes as `virtme.exec=` in base64 between backquotes.
@@ -53,6 +53,12 @@ ip link set dev lo up
 IFS='`' read -r _ script _ < /proc/cmdline
 (eval "$(echo "$script" | base64 -d)")
 echo "mptcp-harness: the guest's command ended with status $?"
+# Since 5.1 only a kernel with CONFIG_DEBUG_KMEMLEAK has this directory, for a parameter of its own.
+if [ -e /sys/module/kmemleak ] && mount -t debugfs debugfs /sys/kernel/debug; then
+    leaks=/sys/kernel/debug/kmemleak
+    # A leak is what is 5 s old and did not change between two scans.
+    echo scan > $leaks && sleep 6 && echo scan > $leaks && head -n 1000 $leaks
+fi
 poweroff -f || reboot -f
 """
 

@@ -91,7 +91,7 @@ _SANITIZERS = (
         r"kmemleak: \d+ (?P<what>new suspected memory leaks)",
         in_function=False,
     ),
-    _of(K.KMEMLEAK, "memory leak", r"^unreferenced object 0x[0-9a-f]+ \(size \d+\)"),
+    _of(K.KMEMLEAK, "memory leak", r"^unreferenced object(?: \(\w+\))? 0x[0-9a-f]+ \(size \d+\)"),
 )
 
 _FAULTS = (

@@ -121,9 +121,12 @@ def test_a_user_without_a_home_is_told_what_to_give(stranger: Place) -> None:
 
 
 def test_a_service_without_home_and_standard_input_tests_a_kernel(stranger: Place) -> None:
-    """As cron and systemd start one, with a umask of 077; descriptor 0 is not even open."""
+    """As cron and systemd start one: at the root, with a umask of 077, without HOME, TERM or LANG.
+
+    Descriptor 0 is not even open.
+    """
     shell = ["sh", "-c", 'exec "$@" <&-', "sh"]
-    done = stranger.run([*shell, *stranger.check()], start_new_session=True, umask=0o077)
+    done = stranger.run([*shell, *stranger.check()], start_new_session=True, umask=0o077, cwd="/")
     assert_passed(stranger, done)
     assert (stranger.directory / "run").stat().st_mode & 0o077 == 0
 

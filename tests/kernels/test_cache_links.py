@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.kernels.cache import Built, Cache, Entry
+from harness.kernels.prepared import KernelUnavailable
 
 CONTENT = b"an image"
 
@@ -65,3 +66,62 @@ def test_a_link_among_the_builds_under_way_is_not_followed(cache: Cache, outside
     entry(cache)
     (cache.root / "tmp" / "build-evil").symlink_to(outside)
     assert_whole(entry(cache), outside)
+
+
+def linked(path: Path, target: Path) -> None:
+    """Let ``path`` be a link to the same bytes, which now lie at ``target``."""
+    path.rename(target)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", ["root/boot/vmlinuz", "root/boot", "root", "entry.json", "."])
+def test_a_link_to_the_same_bytes_elsewhere_is_made_again(
+    cache: Cache, tmp_path: Path, name: str
+) -> None:
+    place = entry(cache).root.parent
+    linked(place if name == "." else place / name, tmp_path / "elsewhere")
+    assert cache.existing("key") is None
+    again = entry(cache).root.parent
+    assert not again.is_symlink()
+    assert not [path for path in again.rglob("*") if path.is_symlink()]
+    assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("target", ["letter", ".", "nowhere"])
+def test_one_link_more_is_damage(cache: Cache, outside: Path, target: str) -> None:
+    (entry(cache).root / "more").symlink_to(outside / target)
+    assert cache.existing("key") is None
+    assert_whole(entry(cache), outside)
+
+
+def test_an_entry_that_became_a_link_to_nowhere_is_made_again(cache: Cache, tmp_path: Path) -> None:
+    place = entry(cache).root.parent
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "nowhere")
+    assert entry(cache).image.read_bytes() == CONTENT
+
+
+def test_that_there_is_a_link_is_said(cache: Cache, outside: Path) -> None:
+    said: list[str] = []
+    (entry(cache).root / "boot/more").symlink_to(outside)
+    Cache(cache.root).entry("key", build, said.append)
+    (line,) = said
+    assert "(root/boot/more of key is a symbolic link): making it again" in line
+
+
+def test_a_build_that_makes_a_link_is_refused(cache: Cache, outside: Path) -> None:
+    def link(root: Path) -> Built:
+        built = build(root)
+        (root / "boot/more").symlink_to(outside / "letter")
+        return built
+
+    with pytest.raises(KernelUnavailable, match="is a symbolic link"):
+        cache.entry("key", link, lambda _: None)
+
+
+def test_the_whole_cache_may_lie_behind_a_link(tmp_path: Path) -> None:
+    """The user's own, to a larger disk."""
+    (tmp_path / "large").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "large")
+    first = entry(Cache(tmp_path / "cache"))
+    assert Cache(tmp_path / "cache").existing("key") == first

@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness import kernels
-from harness.kernels import Cache, KernelUnavailable, image
+from harness.kernels import Cache, KernelUnavailable, apt, deb, image, upstream
+from harness.kernels.cache import Built
 from harness.manifest import DebSource, ImageSource, KernelEntry, Source, TreeSource, UpstreamSource
 from tests.kernels import builders
 from tests.kernels.conftest import DATA, FakeApt, Said
@@ -37,10 +40,70 @@ def test_bad_input_of_every_source_is_unavailable(cache: Cache, say: Said, sourc
         kernels.prepare(entry(source), cache, say)
 
 
+SHA256 = "0" * 64
+
+
+def with_sha256(source: Source, sha256: str) -> KernelEntry:
+    return entry(replace(source, sha256=sha256))
+
+
+@pytest.fixture
+def sources(
+    tmp_path: Path, fake_apt: FakeApt, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Source]:
+    """One of each kind, all with the same image."""
+    tree_files = {".config": b"", "arch/x86/boot/bzImage": builders.bzimage()}
+    builders.write(tmp_path / "tree", tree_files)
+    builders.write(tmp_path, {"bzImage": builders.bzimage()})
+
+    def download(tag: str, home: Path, stop: object) -> Path:
+        modules = builders.module_files(builders.RELEASE)
+        files = {f"lib/modules/{builders.RELEASE}/{name}": data for name, data in modules.items()}
+        return builders.write(home / tag, {"boot/vmlinuz-x": builders.bzimage(), **files})
+
+    def unpack(debs: object, root: Path, what: str, stop: object) -> Built:
+        return upstream.unpack(download(what, root.parent, stop), root, what)
+
+    monkeypatch.setattr(upstream, "download", download)
+    monkeypatch.setattr(deb, "unpack", unpack)
+    monkeypatch.setattr(apt, "download", lambda *_: {})
+    return {
+        "deb": DebSource("bookworm", "linux-image-amd64"),
+        "image": ImageSource(tmp_path / "bzImage"),
+        "tree": TreeSource(tmp_path / "tree"),
+        "upstream": UpstreamSource("v6.6"),
+    }
+
+
+each_source = pytest.mark.parametrize("kind", ["deb", "image", "tree", "upstream"])
+
+
+@each_source
+def test_the_image_that_the_manifest_means_is_taken(
+    cache: Cache, say: Said, sources: dict[str, Source], kind: str
+) -> None:
+    sha256 = hashlib.sha256(builders.bzimage()).hexdigest()
+    found = kernels.prepare(with_sha256(sources[kind], sha256), cache, say)
+    assert found.image_sha256 == sha256
+
+
+@each_source
+def test_another_image_than_the_manifest_means_is_refused_with_both_hashes(
+    cache: Cache, say: Said, sources: dict[str, Source], kind: str
+) -> None:
+    kernels.prepare(entry(sources[kind]), cache, say)
+    for seen in (cache, cache.trusting()):
+        with pytest.raises(KernelUnavailable) as caught:
+            kernels.prepare(with_sha256(sources[kind], SHA256), seen, say)
+        assert SHA256 in str(caught.value)
+        assert hashlib.sha256(builders.bzimage()).hexdigest() in str(caught.value)
+        assert not caught.value.transient
+
+
 def test_a_cache_that_cannot_be_made_is_said(say: Said, tmp_path: Path) -> None:
     builders.write(tmp_path, {"bzImage": builders.bzimage(), "file": b""})
     blocked = Cache(tmp_path / "file" / "cache")
-    with pytest.raises(KernelUnavailable, match=r"preparing mine failed: Not a dir.*; look at "):
+    with pytest.raises(KernelUnavailable, match=r"cannot be used: Not a dir.*give another"):
         kernels.prepare(entry(ImageSource(tmp_path / "bzImage")), blocked, say)
 
 

@@ -9,6 +9,7 @@ from harness.manifest import (
     ImageSource,
     KernelEntry,
     Manifest,
+    Source,
     TreeSource,
     UpstreamSource,
     for_image,
@@ -153,6 +154,31 @@ def test_the_limits_of_timeout_are_allowed(tmp_path: Path, timeout: int) -> None
 def test_mainline_and_stable_tags_are_allowed(tmp_path: Path, tag: str) -> None:
     text = f"kernels: [{{name: a, upstream: {tag}}}]"
     assert written(tmp_path, text).entries[0].source == UpstreamSource(tag)
+
+
+SHA256 = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "source"),
+    [
+        (
+            "deb: {suite: bookworm, package: linux-image-amd64}",
+            DebSource("bookworm", "linux-image-amd64", SHA256),
+        ),
+        ("upstream: v6.6", UpstreamSource("v6.6", SHA256)),
+        ("tree: .", None),
+        ("image: kernels.yaml", None),
+    ],
+    ids=["deb", "upstream", "tree", "image"],
+)
+def test_every_source_takes_the_hash_of_its_image(
+    tmp_path: Path, keys: str, source: Source | None
+) -> None:
+    text = f"kernels: [{{name: a, {keys}, sha256: {SHA256.upper()}}}]"
+    found = written(tmp_path, text).entries[0].source
+    assert found.sha256 == SHA256
+    assert source in (None, found)
 
 
 def test_the_longest_name_is_allowed(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from harness.results import (
     CheckKey,
     CheckResult,
     CheckVerdict,
+    Confirmed,
     EarlierRun,
     Family,
     FamilyResult,
@@ -44,6 +45,7 @@ RUN_KEYS = {
     "accel": str,
     "seed": int,
     "interrupted": bool,
+    "missing": list,
     "timing": dict,
     "directory": str,
     "notes": list,
@@ -64,6 +66,7 @@ KERNEL_KEYS = {
     "notes": list,
     "timing": dict,
     "reused_from": (dict, type(None)),
+    "confirmed": (dict, type(None)),
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
 CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw", "known"}
@@ -78,6 +81,7 @@ INCIDENT_KEYS = {
 ATTEMPT_KEYS = {
     "number": int,
     "end": str,
+    "verdict": (str, type(None)),
     "detail": str,
     "accel": str,
     "console": str,
@@ -141,6 +145,7 @@ ATTEMPTS = st.builds(
     checks_s=SECONDS,
     total_s=SECONDS,
     phases=PHASES,
+    verdict=st.none() | st.sampled_from(KernelVerdict),
 )
 KERNELS = st.builds(
     KernelResult,
@@ -159,6 +164,7 @@ KERNELS = st.builds(
     notes=st.lists(TEXT, max_size=1).map(tuple),
     timing=st.builds(Timing, SECONDS, SECONDS, SECONDS, SECONDS, PHASES),
     reused_from=st.none() | st.builds(EarlierRun, TEXT, TEXT, st.integers(0, 2**64), TEXT),
+    confirmed=st.none() | st.builds(Confirmed, st.integers(1, 9), st.integers(1, 9)),
 )
 RUNS = st.builds(
     RunResult,
@@ -174,6 +180,7 @@ RUNS = st.builds(
     kernels=st.lists(KERNELS, max_size=2).map(tuple),
     directory=TEXT,
     interrupted=st.booleans(),
+    missing=st.lists(TEXT, max_size=2).map(tuple),
 )
 
 

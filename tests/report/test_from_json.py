@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given
 
 from harness.report.as_json import kernel_to_json
-from harness.report.from_json import Malformed, kernel_from_json
+from harness.report.from_json import Malformed, kernel_from_json, kernel_from_text
 from harness.results import (
     Attempt,
     CheckVerdict,
+    Confirmed,
     EarlierRun,
     Family,
     KernelResult,
+    KernelVerdict,
     Phase,
     Stream,
 )
@@ -30,7 +32,7 @@ from tests.report.test_as_json import KERNELS
 #: Any name may stand in these, so that one more or one less is no mistake.
 OPEN = (("capabilities",), ("families",))
 OPTIONAL = ("payload", "expected", "got", "raw")
-NULLABLE = ("check", "reused_from")
+NULLABLE = ("check", "reused_from", "confirmed")
 JUNK: tuple[Any, ...] = (None, 1, 1.5, True, "junk", [], {}, ["junk", 1], {"junk": 1})
 
 Path = tuple[str | int, ...]
@@ -46,10 +48,18 @@ def sample() -> KernelResult:
         crashed,
         capabilities={"mptcp": True},
         families=factories.families(failed, passed),
-        attempts=(replace(crashed.attempts[0], stream=Stream(errors=("odd",)), phases=phases),),
+        attempts=(
+            replace(
+                crashed.attempts[0],
+                stream=Stream(errors=("odd",)),
+                phases=phases,
+                verdict=KernelVerdict.CRASH,
+            ),
+        ),
         notes=("a note",),
         timing=replace(crashed.timing, phases=phases),
         reused_from=EarlierRun("20260101-000000-abcdef", "2026-01-01T00:00:01+00:00", 7, "/runs/1"),
+        confirmed=Confirmed(4, 1),
     )
 
 
@@ -107,7 +117,7 @@ def show(path: Path) -> str:
 
 @pytest.mark.parametrize(("path", "value"), PLACES, ids=[show(path) for path, _ in PLACES])
 def test_a_value_of_another_type_is_refused(path: Path, value: Any) -> None:
-    nullable = bool(path) and path[-1] in NULLABLE
+    nullable = bool(path) and (path[-1] in NULLABLE or path == ("attempts", 0, "verdict"))
     for junk in JUNK:
         same = type(junk) is type(value) and junk not in (["junk", 1], {"junk": 1})
         if same or (nullable and junk is None):
@@ -141,6 +151,7 @@ def test_a_member_that_is_not_known_is_refused(path: Path, value: dict[str, Any]
         ("families", "ipv4", "checks", 0, "verdict"),
         ("incidents", 0, "kind"),
         ("attempts", 0, "end"),
+        ("attempts", 0, "verdict"),
     ],
     ids=show,
 )
@@ -165,3 +176,9 @@ def test_a_refusal_says_where() -> None:
     attempt = {k: v for k, v in WHOLE["attempts"][0].items() if k != "end"}
     with pytest.raises(Malformed, match=r"kernel\.attempts\[0\] lacks 'end'"):
         kernel_from_json(changed(WHOLE, ("attempts", 0), attempt))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null", "{}"], ids=range(5))
+def test_text_that_holds_no_result_is_refused(text: str) -> None:
+    with pytest.raises(Malformed):
+        kernel_from_text(text)

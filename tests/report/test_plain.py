@@ -54,6 +54,11 @@ def test_each_retry_is_said_with_its_reason() -> None:
     ) == ["[  1.0s] k: retrying: QEMU died", "[  2.0s] k: retrying: QEMU died again"]
 
 
+def test_boots_that_confirm_are_said() -> None:
+    said = "boot 1 of 3 more, for fail: payload.arrives"
+    assert lines_of(Progress("k", Stage.CONFIRMING, said)) == [f"[  1.0s] k: confirming: {said}"]
+
+
 def test_stage_that_comes_again_is_said_again() -> None:
     again = [
         Progress("k", Stage.BOOTING),

@@ -19,6 +19,7 @@ from harness.results import (
     BootEnd,
     CheckResult,
     CheckVerdict,
+    Confirmed,
     EarlierRun,
     Family,
     Incident,
@@ -318,6 +319,41 @@ def test_summary(verdicts: list[str], summary: str) -> None:
         for n, verdict in enumerate(verdicts)
     ]
     assert plain(factories.run(*kernels)).splitlines()[-2] == summary
+
+
+def test_kernels_that_an_interrupted_run_did_not_get_to_are_shown() -> None:
+    run = replace(
+        factories.run(factories.kernel("first")), interrupted=True, missing=("second", "third")
+    )
+    text = plain(run).splitlines()
+    rows = [line.split() for line in text if line.startswith(("first", "second", "third"))]
+    assert [(row[0], row[-2]) for row in rows] == [
+        ("first", "pass"),
+        ("second", "missing"),
+        ("third", "missing"),
+    ]
+    assert text[-2] == "1 kernel: 1 pass; interrupted; missing: second, third"
+
+
+def test_a_run_that_got_to_no_kernel_names_them() -> None:
+    run = replace(factories.run(), interrupted=True, missing=("only",))
+    assert plain(run).splitlines()[-2] == "interrupted before any kernel; missing: only"
+
+
+def test_every_boot_of_a_kernel_that_was_confirmed_is_shown() -> None:
+    passed = replace(factories.attempt("k", 2), verdict=KernelVerdict.PASS)
+    failed = replace(factories.attempt("k", 1), verdict=KernelVerdict.FAIL)
+    bad = factories.failing(factories.kernel("k"), factories.check(verdict=FAIL))
+    text = plain(factories.run(replace(bad, attempts=(failed, passed), confirmed=Confirmed(2, 1))))
+    assert "attempt 1: fail, the VM powered off" in text
+    assert "attempt 2: pass, the VM powered off" in text
+    assert "k/attempt-2/console.log" in text
+
+
+def test_the_boots_that_a_pass_took_are_shown() -> None:
+    died = factories.attempt("k", 1, BootEnd.VMM_DIED)
+    kernel = replace(factories.kernel("k"), attempts=(died, factories.attempt("k", 2)))
+    assert "attempt 1: QEMU died" in plain(factories.run(kernel))
 
 
 def test_summary_of_an_interrupted_run_does_not_end_in_all_as_expected() -> None:

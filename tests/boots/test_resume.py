@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A run that was killed or interrupted between two kernels, and what --resume makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.kernels.cache import Cache
+from tests.boots.conftest import PATIENCE, manifest, virtual_machines, wait_until
+
+NAMES = ["first", "second", "third"]
+KERNEL = "  - name: {}\n    deb: {{suite: trixie, package: linux-image-amd64}}\n"
+OPTIONS = ("-j", "1", "--check", "mptcp_info.readable")
+
+
+class Matrix:
+    """Three kernels, one VM at a time, whose run is cut off after the first result."""
+
+    def __init__(self, place: Path, cache: Cache, temporary: Path) -> None:
+        file = manifest(place, "".join(map(KERNEL.format, NAMES)))
+        self.command = [
+            *(sys.executable, "-m", "harness", "matrix", str(file), *OPTIONS),
+            *("--cache", str(cache.root)),
+        ]
+        self.temporary = temporary
+        self.output = place / "stdout"
+        self.environment = {
+            **os.environ,
+            "TMPDIR": str(temporary),
+            "XDG_STATE_HOME": str(place / "state"),
+        }
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                env=self.environment,
+            )
+        self._runs = place / "state" / "mptcp-harness" / "runs"
+        assert wait_until(self._between_two, PATIENCE)
+
+    def _between_two(self) -> bool:
+        return bool(self.results()) and bool(virtual_machines(self.temporary))
+
+    def results(self) -> dict[str, bytes]:
+        """What each result's file holds, by the kernel's name."""
+        files = self._runs.glob("*/kernels/*/result.json")
+        return {file.parent.name: file.read_bytes() for file in files}
+
+    def resume(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.command, "--resume"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=self.environment,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """That of the only run."""
+        (file,) = self._runs.glob("*/run.json")
+        read = json.loads(file.read_text())
+        assert isinstance(read, dict)
+        return read
+
+
+@pytest.fixture
+def matrix(tmp_path: Path, cache: Cache, temporary: Path) -> Iterator[Matrix]:
+    made = Matrix(tmp_path, cache, temporary)
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+def assert_completed(matrix: Matrix, done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [kernel["name"] for kernel in matrix.record()["kernels"]] == NAMES
+    assert "3 kernels: 3 pass; all as expected" in done.stdout
+
+
+def test_a_run_that_was_killed_is_gone_on_with(matrix: Matrix) -> None:
+    matrix.process.kill()
+    matrix.process.wait()
+    kept = matrix.results()
+    assert list(kept) == ["first"]
+    done = matrix.resume()
+    assert_completed(matrix, done)
+    assert matrix.results()["first"] == kept["first"]
+    booted = [line.split()[-3] for line in done.stdout.splitlines() if ": booting: " in line]
+    assert booted == ["second:", "third:"]
+    assert "first: pass: from the interrupted run" in done.stdout
+
+
+def test_an_interrupted_run_ends_at_once_says_what_is_missing_and_is_gone_on_with(
+    matrix: Matrix,
+) -> None:
+    began = time.monotonic()
+    matrix.process.send_signal(signal.SIGINT)
+    assert wait_until(lambda: not virtual_machines(matrix.temporary), 2)
+    assert matrix.process.wait(timeout=10) == 130
+    assert time.monotonic() - began < 4
+    assert "1 kernel: 1 pass; interrupted; missing: second, third" in matrix.output.read_text()
+    assert matrix.record()["run"]["missing"] == ["second", "third"]
+    assert_completed(matrix, matrix.resume())
+
+
+def test_a_run_that_goes_on_is_not_gone_on_with(matrix: Matrix) -> None:
+    second = matrix.resume()
+    assert second.returncode == 2
+    assert "two harnesses on one run directory" in second.stderr

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sessions without tools, kernels and VMs: all else is the real thing.
+
+As a program it is what gets killed: for each line on its standard input a process of its own goes
+on with the run in the directory that is its argument, or begins one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness import kernels, resume, session
+from harness.kernels import Cache, PreparedKernel
+from harness.manifest import ImageSource, KernelEntry
+from harness.progress import Listener, Progress, Stage
+from harness.results import (
+    Attempt,
+    BootEnd,
+    Capability,
+    CheckKey,
+    CheckResult,
+    CheckVerdict,
+    Family,
+    RunResult,
+    Stream,
+)
+from harness.session import Wishes
+from harness.vm import accelerator, boot, initramfs
+
+#: So many that fifty kills come before the last.
+MANY = 400
+_KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")
+GOOD = Attempt(
+    1,
+    BootEnd.POWERED_OFF,
+    kernel_spoke=True,
+    stream=Stream(
+        said_hello=True,
+        closed=True,
+        release="4.19.0",  # of which nothing is expected
+        capabilities=(Capability("mptcp", Family.IPV4, True),),
+        results=(CheckResult(_KEY, CheckVerdict.PASS),),
+    ),
+)
+
+
+class Outcomes:
+    """What comes of the boot of each kernel; ``booted`` are those that were."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.booted: list[str] = []
+        self.of: dict[str, Attempt] = {}
+
+    def prepare(self, entry: KernelEntry, *_: object) -> PreparedKernel:
+        return PreparedKernel(
+            name=entry.name,
+            release="4.19.0",
+            version="v",
+            origin="here",
+            image=self.directory,
+            image_sha256="0" * 64,
+            root=self.directory,
+            boot_image=self.directory,
+        )
+
+    def boot(self, plan: boot.BootPlan, *_: object) -> Attempt:
+        self.booted.append(plan.kernel.name)
+        plan.directory.mkdir(parents=True)
+        place = str(plan.directory / "console.log")
+        attempt = self.of.get(plan.kernel.name, GOOD)
+        return replace(attempt, number=plan.number, console=place, events=place, accel="tcg")
+
+    def install(self, setattr: Callable[[object, str, object], None]) -> None:
+        """Instead of what a session would do, by ``setattr`` or that of a MonkeyPatch."""
+        true = Path("/bin/true")
+        choice = accelerator.Choice(False, "for the tests")
+        setattr(session, "find_tools", lambda: (true, true))
+        setattr(session, "qemu_version", lambda *_: "7.2")
+        setattr(initramfs, "prepare", lambda *_: self.directory / "base.cpio")
+        setattr(kernels, "prepare", self.prepare)
+        setattr(boot, "boot", self.boot)
+        setattr(accelerator, "choose", lambda *_: choice)
+
+
+def entries(count: int) -> list[KernelEntry]:
+    source = ImageSource(Path("/src/bzImage"))
+    return [KernelEntry(f"kernel-{number}", source, "the tests") for number in range(count)]
+
+
+def run(
+    directory: Path,
+    kernels: Sequence[KernelEntry],
+    listener: Listener,
+    wishes: Wishes,
+    stop: threading.Event,
+) -> RunResult:
+    wishes = replace(wishes, families=(Family.IPV4,), manifest=directory / "kernels.yaml")
+    return session.run(kernels, wishes, Cache(directory / "cache"), listener, stop)
+
+
+def _say(line: str) -> None:
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())  # whole, from any thread
+
+
+def _test_on(directory: Path) -> None:
+    """Say each kernel that is done, as soon as the harness says so."""
+
+    def listener(progress: Progress) -> None:
+        if progress.stage is Stage.DONE and "interrupted run" not in progress.detail:
+            _say(progress.kernel)
+
+    wishes = Wishes(jobs=2, resume=True)
+    try:
+        run(directory, entries(MANY), listener, wishes, threading.Event())
+    except resume.NothingToResume:
+        run(directory, entries(MANY), listener, replace(wishes, resume=False), threading.Event())
+
+
+def _main(directory: Path) -> None:
+    Outcomes(directory).install(setattr)
+    for _ in sys.stdin:
+        child = os.fork()  # importing takes longer than a run that is soon killed
+        if not child:
+            try:
+                _test_on(directory)
+            finally:
+                os._exit(0)
+        _say(f"process {child}")
+        os.waitpid(child, 0)
+        _say("end")
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
