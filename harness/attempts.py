@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import host, judge, known_issues
+from harness import host, judge, kernels, known_issues
 from harness.capabilities import expectations
 from harness.kernels import PreparedKernel
 from harness.known_issues import KnownIssues
@@ -36,7 +36,7 @@ from harness.results import (
     merge_capabilities,
 )
 from harness.reuse import Results
-from harness.vm import boot, commandline
+from harness.vm import boot, commandline, decode
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
 
@@ -152,7 +152,7 @@ class Attempts:
             detail = str(running) if running else ""
             self._tell(Stage.CHECKING, detail, done=done, planned=planned)
 
-        attempt = boot.boot(plan, self._stop, on_progress)
+        attempt = self._decoded(boot.boot(plan, self._stop, on_progress))
         shown = commandline.for_display(attempt.command)
         (plan.directory / "command.txt").write_text(shown + "\n")
         return replace(
@@ -160,6 +160,24 @@ class Attempts:
             console=os.path.relpath(attempt.console, self._options.directory),
             events=os.path.relpath(attempt.events, self._options.directory),
         )
+
+    def _decoded(self, attempt: Attempt) -> Attempt:
+        """``attempt`` with source lines in its traces, where a vmlinux knows them."""
+        images = kernels.debug_images(self._subject.entry) if attempt.incidents else ()
+        console = Path(attempt.console).read_bytes() if images else b""
+        vmlinux = next((image for image in images if decode.is_of(image, console)), None)
+        if vmlinux is None:
+            return attempt
+        try:
+            found = tuple(
+                replace(incident, excerpt=decode.decode(incident.excerpt, vmlinux))
+                for incident in attempt.incidents
+            )
+        except decode.Undecoded as error:
+            note = f"{vmlinux} could tell the source lines of the traces: {error}"
+            stream = replace(attempt.stream, notes=(*attempt.stream.notes, note))
+            return replace(attempt, stream=stream)
+        return replace(attempt, incidents=found)
 
     def _plan(self, number: int) -> BootPlan:
         entry, kvm, options = self._subject.entry, self._subject.kvm, self._options

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from harness import attempts, host, kernels
+from harness import attempts, host, kernels, memory
 from harness.attempts import Attempts, Options, Subject
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.known_issues import KnownIssues
@@ -75,6 +75,7 @@ class Matrix:
         self._choosing = threading.Lock()
         self._known = options.known or KnownIssues.read(entries)
         self._trusting = cache.trusting()
+        self._gate = memory.Gate(host.available_memory_mib)
 
     def run(self) -> tuple[KernelResult, ...]:
         """The results in the order of the entries. Preparing overlaps booting."""
@@ -166,7 +167,12 @@ class Matrix:
         except AcceleratorUnavailable as error:
             return Subject(entry, prepared, False, prepare_s).unknown(str(error))
         subject = Subject(entry, prepared, kvm, prepare_s)
-        return Attempts(subject, self._options, self._known, self._listener, self._stop).run()
+
+        def say(text: str) -> None:
+            self._listener(Progress("", Stage.WAITING, f"{entry.name}: {text}"))
+
+        with self._gate.wait(entry.memory_mib + QEMU_OVERHEAD, self._stop, say):
+            return Attempts(subject, self._options, self._known, self._listener, self._stop).run()
 
     def _accelerator(self, entry: KernelEntry, prepared: PreparedKernel) -> accelerator.Choice:
         """The accelerator for ``entry``, found out once a run and told once.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness import kernels, resume, session
+from harness import kernels, resume, reuse, session
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest import ImageSource, KernelEntry
 from harness.progress import Listener, Progress, Stage
@@ -124,6 +124,7 @@ def _test_on(directory: Path) -> None:
 
 def _main(directory: Path) -> None:
     Outcomes(directory).install(setattr)
+    reuse.judging()  # read once, for the sources may be worked on meanwhile
     for _ in sys.stdin:
         child = os.fork()  # importing takes longer than a run that is soon killed
         if not child:

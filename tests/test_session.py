@@ -324,9 +324,12 @@ def test_fifty_kills_lose_no_result_and_each_run_goes_on(tmp_path: Path) -> None
             harness.stdin.write("go on\n")
             harness.stdin.flush()
             process = int(harness.stdout.readline().split()[1])
-            said = [harness.stdout.readline().strip() for _ in range(moments.randrange(4))]
+            said: list[str] = []
+            for _ in range(moments.randrange(4)):
+                said.append(harness.stdout.readline().strip())
+                assert said[-1] != "end", "it ended by itself"
             # At its start where nothing is waited for, else anywhere between two results.
-            threading.Event().wait(moments.random() * (0.01 if said else 0.2))
+            threading.Event().wait(moments.random() * (0.01 if said else 0.06))
             os.kill(process, signal.SIGKILL)
             said += iter(lambda: harness.stdout.readline().strip(), "end")  # type: ignore[union-attr]
             assert not done & set(said), "what had a result was booted again"

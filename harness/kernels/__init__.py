@@ -8,13 +8,21 @@ import errno
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from harness.kernels import deb, image, tree, upstream
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest import DebSource, ImageSource, KernelEntry, TreeSource, UpstreamSource
 
-__all__ = ["Cache", "KernelUnavailable", "PreparedKernel", "expand", "prepare"]
+__all__ = [
+    "Cache",
+    "KernelUnavailable",
+    "PreparedKernel",
+    "debug_images",
+    "expand",
+    "prepare",
+]
 
 
 def prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> PreparedKernel:
@@ -94,6 +102,21 @@ def _check_reachable(source: ImageSource) -> None:
         ) from error
     except OSError:
         return  # that it is missing, or worse, is said where it is opened
+
+
+def debug_images(entry: KernelEntry) -> tuple[Path, ...]:
+    """Where a vmlinux of ``entry`` may lie that has debug information; it may be of another build.
+
+    In its tree, in that of its modules, or in the one whose arch/x86/boot/bzImage it is.
+    """
+    match entry.source:
+        case TreeSource(tree=tree):
+            places = [tree]
+        case ImageSource(image=image, modules=modules):
+            places = [path for path in (modules, image.parent, *image.parents[3:4]) if path]
+        case _:
+            places = []
+    return tuple(path for place in places if (path := place / "vmlinux").is_file())
 
 
 def _safe(name: str) -> str:

@@ -8,6 +8,7 @@ two. A frame names ``symbol+offset/size``: symbols of one name are told apart by
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ PATIENCE = 120.0
 TOOLS = ("nm", "addr2line")
 
 _FRAME = re.compile(r"(?P<symbol>[A-Za-z_][\w.]*)\+0x(?P<offset>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)")
+# Compiler, number and time of the build are in it.
+_BANNER = re.compile(rb"Linux version [^\r\n]+")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
@@ -56,6 +59,16 @@ def decode(text: str, vmlinux: Path) -> str:
         if place:
             lines[number] += f" ({place})"
     return "\n".join(lines)
+
+
+def is_of(vmlinux: Path, console: bytes) -> bool:
+    """Whether ``vmlinux`` is of the very build that says ``Linux version …`` on ``console``."""
+    said = _BANNER.search(console)
+    try:
+        with vmlinux.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            return said is not None and data.find(said[0].rstrip()) >= 0
+    except (OSError, ValueError):  # ValueError: it is empty
+        return False
 
 
 def _frame(line: str) -> _Frame | None:

@@ -30,7 +30,7 @@ from harness.manifest import DebSource, KernelEntry
 from harness.results import Attempt, BootEnd, CheckKey, Family, KernelVerdict
 from harness.vm import boot, cpio, initramfs
 from harness.vm.boot import BootPlan, Deadlines
-from harness.vm.commandline import Machine, Request
+from harness.vm.commandline import PORT, Machine, Request
 from tests.boots.conftest import Harness
 from tests.conftest import all_required
 
@@ -487,17 +487,17 @@ def test_the_guest_sees_no_file_of_the_host_and_no_network(booted: Boot, qemu: Q
 def test_qemu_offers_the_guest_no_directory_of_the_hosts_and_no_network(
     booted: Boot, qemu: Qemu
 ) -> None:
-    """A kernel with 9p could mount them: virtme-ng's own tools, and a root that is empty."""
+    """A kernel with 9p could mount what virtme-ng shares, and write to files of its ports."""
     qemu.runs("exit 1")
     booted()
     arguments = qemu.arguments
-    offered = [re.findall(r"path=([^,]+)", word) for word in arguments if word.startswith("local,")]
-    (root,), (tools,) = offered
-    assert Path(root).name == "root"
-    assert tools.endswith("/virtme/guest")
-    assert all(",readonly=on" in word for word in arguments if word.startswith("local,"))
+    assert not [word for word in arguments if word.startswith(("local,", "virtio-9p"))]
+    ports = [word for word in arguments if word.startswith("virtserialport,")]
+    assert [re.findall("name=([^,]+)", port) for port in ports] == [[PORT]]
+    files = [word for word in arguments if word.startswith(("file,", "stdio,"))]
+    assert [re.findall("id=([^,]+)", word) for word in files] == [["console"]]
     assert arguments[arguments.index("-net") + 1] == "none"
-    assert not {"-drive", "-hda", "-netdev", "-nic", "-virtfs"} & set(arguments)
+    assert not {"-drive", "-hda", "-netdev", "-nic", "-virtfs", "-fsdev"} & set(arguments)
 
 
 #: What a manifest may hold, and a shell gives a meaning to where it is not quoted.

@@ -60,3 +60,15 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(Undecoded, match="install binutils"):
         decode.decode("caller+0x5/0xa", VMLINUX)
+
+
+def test_vmlinux_is_known_by_the_banner_of_its_build(tmp_path: Path) -> None:
+    vmlinux = tmp_path / "vmlinux"
+    banner = b"Linux version 6.1.0 (me@here) (gcc 12.2) #7 SMP Mon Nov 23 12:00:00 UTC 2026"
+    vmlinux.write_bytes(b"\x7fELF\0" + banner + b"\n\0more")
+    console = b"SeaBIOS\r\n[    0.000000] " + banner + b"\r\n[    0.000000] Command line: x"
+    assert decode.is_of(vmlinux, console)
+    assert not decode.is_of(vmlinux, console.replace(b"#7", b"#8"))
+    assert not decode.is_of(vmlinux, b"nothing of the kind")
+    vmlinux.write_bytes(b"")
+    assert not decode.is_of(vmlinux, console)
