@@ -169,15 +169,14 @@ class Attempts:
         if vmlinux is None:
             return attempt
         try:
-            found = tuple(
-                replace(incident, excerpt=decode.decode(incident.excerpt, vmlinux))
-                for incident in attempt.incidents
-            )
+            excerpts = decode.decode_all([i.excerpt for i in attempt.incidents], vmlinux)
         except decode.Undecoded as error:
             note = f"{vmlinux} could tell the source lines of the traces: {error}"
             stream = replace(attempt.stream, notes=(*attempt.stream.notes, note))
             return replace(attempt, stream=stream)
-        return replace(attempt, incidents=found)
+        decoded = zip(attempt.incidents, excerpts, strict=True)
+        incidents = tuple(replace(incident, excerpt=text) for incident, text in decoded)
+        return replace(attempt, incidents=incidents)
 
     def _plan(self, number: int) -> BootPlan:
         entry, kvm, options = self._subject.entry, self._subject.kvm, self._options

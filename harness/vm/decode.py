@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,12 @@ def decode(text: str, vmlinux: Path) -> str:
         if place:
             lines[number] += f" ({place})"
     return "\n".join(lines)
+
+
+def decode_all(texts: Sequence[str], vmlinux: Path) -> list[str]:
+    """:func:`decode` for each of ``texts``, with one look into ``vmlinux``, which takes seconds."""
+    lines = iter(decode("\n".join(texts), vmlinux).split("\n"))
+    return ["\n".join(itertools.islice(lines, text.count("\n") + 1)) for text in texts]
 
 
 def is_of(vmlinux: Path, console: bytes) -> bool:

@@ -56,6 +56,13 @@ def test_file_that_is_no_vmlinux_is_said(tmp_path: Path) -> None:
         decode.decode("caller+0x5/0xa", image)
 
 
+@needs_binutils
+def test_several_traces_are_told_apart_as_they_were() -> None:
+    texts = ["RIP: 0010:broken+0x0/0x6\nafter", "", "\n", "nothing", " caller+0x5/0xa"]
+    alone = [decode.decode(text, VMLINUX) for text in texts]
+    assert decode.decode_all(texts, VMLINUX) == alone
+
+
 def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(Undecoded, match="install binutils"):
