@@ -7,16 +7,17 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
 from pathlib import Path
 
+from harness.vm import qemu
 
-def describe(qemu: Path) -> str:
-    """Processors, memory, and the versions that matter, on one line."""
+
+def describe(program: Path) -> str:
+    """Processors, memory, and the versions that matter, on one line; ``program`` is QEMU."""
     return (
         f"{len(os.sched_getaffinity(0))} x {_processor(Path('/proc/cpuinfo').read_text())}, "
         f"{_memory_gib():.0f} GiB, Linux {platform.release()}, "
-        f"QEMU {_version(qemu)}, virtme-ng {importlib.metadata.version('virtme-ng')}, "
+        f"QEMU {qemu.ask(program)}, virtme-ng {importlib.metadata.version('virtme-ng')}, "
         f"Python {platform.python_version()}"
     )
 
@@ -28,9 +29,3 @@ def _processor(cpuinfo: str) -> str:
 
 def _memory_gib() -> float:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
-
-
-def _version(qemu: Path) -> str:
-    run = subprocess.run([str(qemu), "--version"], capture_output=True, text=True)
-    found = re.search(r"version (\S+)", run.stdout)
-    return found[1] if found else "of unknown version"

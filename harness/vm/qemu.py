@@ -28,13 +28,14 @@ def version(qemu: Path, cache: Cache) -> str:
     known = files.recall(memory)
     if isinstance(known, dict) and known.get("of") == seen and isinstance(known.get("is"), str):
         return str(known["is"])
-    found = _ask(qemu)
+    found = ask(qemu)
     if not found.startswith("unknown") and files.is_settled(files.stamp(qemu)):
         files.remember(memory, {"of": seen, "is": found})
     return found
 
 
-def _ask(qemu: Path) -> str:
+def ask(qemu: Path) -> str:
+    """What :func:`version` gives, without a memory."""
     try:
         answer = subprocess.run(
             [str(qemu), "--version"],
