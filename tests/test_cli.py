@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli, session
-from harness.arguments import seconds_of
+from harness.cli.arguments import seconds_of
 from harness.manifest import KernelEntry
 from harness.results import RunResult
 from tests import factories

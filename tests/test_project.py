@@ -23,7 +23,7 @@ LICENCE = "SPDX-License-Identifier: GPL-2.0-only"
 #: From the top down: a room imports from its own level and from those below it.
 LEVELS = (
     ("cli", "__main__"),
-    ("arguments", "session", "selftest"),
+    ("session", "selftest"),
     (
         *("matrix", "attempts", "judge", "known_issues", "reuse", "resume", "prune"),
         *("bisect", "compare", "report"),

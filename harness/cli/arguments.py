@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command line's grammar, and its help."""
+"""The grammar that commands share, and its help. Commands bring their own, each in its module."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from harness.manifest import Accel
 from harness.results import Family
@@ -28,31 +30,16 @@ exit status: 0 all as expected; 1 a kernel fails, crashes, hangs or warns; 2 wro
 manifest; 3 some kernel could not be tested; 130 interrupted.
 """
 
+#: What argparse calls its subcommands.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 MANIFEST_HELP = "the kernels (default: ./kernels.yaml)"
 
 
-def parser(version: str) -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="mptcp-harness",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"%(prog)s {version}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_matrix(commands)
-    _add_check(commands)
-    _add_prepare(commands)
-    _add_list(commands)
-    _add_doctor(commands)
-    _add_selftest(commands)
-    _add_prune(commands)
-    return top
-
-
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+def command(
+    commands: Commands, name: str, what: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
+    """A new command ``name``: ``run`` takes what was given and returns the exit status."""
     command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     command.add_argument(
         "--cache",
@@ -60,92 +47,17 @@ def _command(
         metavar="DIR",
         help="where prepared kernels are kept (default: mptcp-harness in XDG_CACHE_HOME)",
     )
+    command.set_defaults(run=run)
     return command
 
 
-def _add_matrix(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(commands, "matrix", "boot and check every kernel of a manifest")
-    _add_manifest(command)
-    _add_selection(command)
-    _add_run_options(command)
-    command.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the last run that was asked for the same and was interrupted: only "
-        "kernels without a result are booted",
-    )
-
-
-def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(commands, "check", "boot and check one kernel image")
-    command.add_argument("image", type=Path, help="a bzImage or vmlinux")
-    command.add_argument(
-        "--modules",
-        type=Path,
-        metavar="DIR",
-        help="a built tree, or a directory with lib/modules (default: found beside the image)",
-    )
-    _add_run_options(command)
-    command.set_defaults(manifest=None, resume=False)
-
-
-def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(commands, "prepare", "fetch and unpack the kernels of a manifest, only")
-    _add_manifest(command)
-    _add_selection(command)
-
-
-def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(
-        commands, "list", "show the kernels of a manifest, the checks, or what they need"
-    )
-    command.add_argument("what", choices=("kernels", "checks", "capabilities"))
-    _add_manifest(command)
-
-
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    _command(commands, "doctor", "show what this host lacks, and the command that mends it")
-
-
-def _add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(
-        commands, "prune", "remove kernels, results and runs that have long not been used"
-    )
-    command.add_argument(
-        "--keep",
-        type=seconds_of,
-        default="30d",
-        metavar="AGE",
-        help="what was used within this time stays, such as 12h, 30d or 2w (default: 30d)",
-    )
-    command.add_argument(
-        "--dry-run", action="store_true", help="say what would be removed, and remove nothing"
-    )
-
-
-def _add_selftest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(commands, "selftest", "prove on a real kernel that faults are seen")
-    _add_manifest(command)
-    command.add_argument(
-        "--kernel",
-        dest="kernels",
-        metavar="NAME",
-        help="the kernel of the manifest (default: the newest that passes)",
-    )
-    command.add_argument(
-        "--only", metavar="FAULT,...", help="only these faults (default: one after another, all)"
-    )
-    _add_resources(command)
-    _add_output(command)
-
-
-def _add_manifest(command: argparse.ArgumentParser) -> None:
+def add_manifest(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "manifest", type=Path, nargs="?", default=Path("kernels.yaml"), help=MANIFEST_HELP
     )
 
 
-def _add_selection(command: argparse.ArgumentParser) -> None:
+def add_selection(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-k",
         dest="kernels",
@@ -155,8 +67,8 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run_options(command: argparse.ArgumentParser) -> None:
-    _add_resources(command)
+def add_run_options(command: argparse.ArgumentParser) -> None:
+    add_resources(command)
     command.add_argument(
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
     )
@@ -165,13 +77,13 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--seed",
-        type=_Number(0, (1 << 63) - 1),
+        type=Number(0, (1 << 63) - 1),
         metavar="N",
         help="what payloads derive from; printed and recorded, so that a run can be repeated",
     )
     command.add_argument(
         "--payload",
-        type=_Number(1, 1 << 24),
+        type=Number(1, 1 << 24),
         metavar="BYTES",
         help="one size instead of a byte, a segment and a stream",
     )
@@ -183,20 +95,20 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--confirm",
-        type=_Number(0, 100),
+        type=Number(0, 100),
         default=0,
         metavar="N",
         help="boot a kernel that fails N more times, and say whether it always does",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    _add_output(command)
+    add_output(command)
 
 
-def _add_resources(command: argparse.ArgumentParser) -> None:
+def add_resources(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-j",
         dest="jobs",
-        type=_Number(1, 1024),
+        type=Number(1, 1024),
         metavar="N",
         help="VMs at a time (default: as many as processors and free memory allow)",
     )
@@ -208,7 +120,7 @@ def _add_resources(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output(command: argparse.ArgumentParser) -> None:
+def add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--output",
         type=Path,
@@ -230,7 +142,7 @@ def seconds_of(duration: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-class _Number:
+class Number:
     """An integer from ``least`` to ``most``."""
 
     def __init__(self, least: int, most: int) -> None:

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``check``: one image, without a manifest."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness import manifest
+from harness.cli import arguments
+from harness.cli.testing import test
+from harness.kernels import Cache
+
+
+def add(commands: arguments.Commands) -> None:
+    command = arguments.command(commands, "check", "boot and check one kernel image", run)
+    command.add_argument("image", type=Path, help="a bzImage or vmlinux")
+    command.add_argument(
+        "--modules",
+        type=Path,
+        metavar="DIR",
+        help="a built tree, or a directory with lib/modules (default: found beside the image)",
+    )
+    arguments.add_run_options(command)
+    command.set_defaults(manifest=None, resume=False)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Test one image."""
+    entry = manifest.for_image(given.image, given.modules)
+    return test([entry], given, Cache(given.cache))

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What commands share: selections, progress, signals, and words for people."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from guest import checks as guest_checks
+from harness import kernels, manifest, matrix
+from harness.kernels import Cache
+from harness.manifest import KernelEntry
+from harness.progress import Listener
+from harness.report import plain, terminal
+
+
+class UsageError(Exception):
+    """Arguments or a manifest that cannot be worked with; exits with 2."""
+
+
+class NotWritten(Exception):
+    """Results that could not be put where the user wants them; exits with 3."""
+
+
+def matching_checks(pattern: str | None) -> tuple[str, ...]:
+    if pattern is None:
+        return ()
+    known = [check.id for check in guest_checks.all_checks()]
+    found: set[str] = set()
+    for glob in globs(pattern):
+        matching = fnmatch.filter(known, glob)
+        if not matching:
+            raise UsageError(
+                f"--check {glob!r} matches no check; `mptcp-harness list checks` shows them"
+            )
+        found.update(matching)
+    return tuple(name for name in known if name in found) if len(found) < len(known) else ()
+
+
+def globs(pattern: str) -> list[str]:
+    """The members of a list separated by commas; none may be empty or match nothing."""
+    return [part.strip() for part in pattern.split(",")]
+
+
+def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
+    """The manifest's kernels that the user named, or all; every part of -k must name some."""
+    entries = manifest.load(given.manifest).entries
+    wanted = globs(given.kernels) if given.kernels else []
+    found = matrix.select(
+        entries, ",".join(wanted) or None, lambda entry: kernels.expand(entry, cache)
+    )
+    names = [entry.name for entry in (*entries, *found)]
+    idle = [glob for glob in wanted if not fnmatch.filter(names, glob)]
+    if idle or not found:
+        asked = f"no kernel matches {idle[0]!r}" if idle else "no kernel but series"
+        has = ", ".join(entry.name for entry in entries)
+        raise UsageError(f"{given.manifest}: {asked}; it has {has}")
+    return found
+
+
+def check_writable(path: Path | None) -> None:
+    """Better now than after ten minutes of booting."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"--json {path}: it is a directory; name a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UsageError(f"--json {path}: it is not writable; name another file")
+    directory = path.resolve().parent if path.is_symlink() else path.parent
+    if not path.exists() and not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError(f"--json {path}: its directory does not exist or is not writable")
+
+
+@contextlib.contextmanager
+def stopping(stop: threading.Event) -> Iterator[threading.Event]:
+    """``stop``, set by the first Ctrl-C, SIGTERM or hang-up; the second ends the program."""
+    previous: dict[int, Any] = {}
+
+    def on_signal(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, previous[number])
+
+    for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if caught is signal.SIGHUP and signal.getsignal(caught) is signal.SIG_IGN:
+            continue  # nohup's
+        previous[caught] = signal.signal(caught, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def listener(names: Sequence[str]) -> contextlib.AbstractContextManager[Listener]:
+    lively = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if not lively:
+        return plain.plain(names, sys.stdout)
+    from harness.report import live  # rich takes 20 ms, which most runs have no use for
+
+    return live.live(names, sys.stdout)
+
+
+def colourful() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def complain(text: str) -> None:
+    """One message on standard error, with nothing in it that a terminal would obey."""
+    for line in text.splitlines():
+        print(terminal.printable(line), file=sys.stderr, flush=True)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``prepare`` and ``list``: kernels, without a boot."""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+
+from guest import checks as guest_checks
+from harness import kernels, manifest, matrix
+from harness.capabilities import CAPABILITIES
+from harness.cli import arguments
+from harness.cli.common import chosen, complain, stopping
+from harness.kernels import Cache, KernelUnavailable
+from harness.manifest import KernelEntry
+from harness.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
+
+
+def run_prepare(given: argparse.Namespace) -> int:
+    """Fetch and unpack only."""
+    cache = Cache(given.cache)
+    entries = chosen(given, cache)
+    with (
+        stopping(cache.stop) as stop,
+        cache.scratch(),  # meanwhile nothing that is used is pruned
+        ThreadPoolExecutor(matrix.PREPARING) as preparers,
+    ):
+        ready = list(preparers.map(lambda entry: _prepare(entry, cache), entries))
+    if stop.is_set():
+        complain("interrupted")
+        return EXIT_INTERRUPTED
+    return EXIT_OK if all(ready) else EXIT_INFRASTRUCTURE
+
+
+def _prepare(entry: KernelEntry, cache: Cache) -> bool:
+    def say(text: str) -> None:
+        print(f"{entry.name}: {text}", flush=True)
+
+    if cache.stop.is_set():
+        return False
+    try:
+        ready = kernels.prepare(entry, cache, say)
+    except KernelUnavailable as error:
+        complain(f"{entry.name}: {error}")
+        return False
+    say(f"{ready.release} ready in {ready.root}")
+    return True
+
+
+def run_list(given: argparse.Namespace) -> int:
+    """Show kernels, checks or capabilities."""
+    {"kernels": _list_kernels, "checks": _list_checks, "capabilities": _list_capabilities}[
+        given.what
+    ](given)
+    return EXIT_OK
+
+
+def _list_kernels(given: argparse.Namespace) -> None:
+    for entry in manifest.load(given.manifest).entries:
+        kind = "series" if entry.is_series else "kernel"
+        print(f"{entry.name:24} {kind}  {entry.source}")
+
+
+def _list_checks(_: argparse.Namespace) -> None:
+    for check in guest_checks.all_checks():
+        print(check.id)
+        print(f"    {check.summary}")
+        print(
+            f"    needs {', '.join(check.needs)}; at {', '.join(check.phases)}; "
+            f"on {', '.join(check.sides)}; with {', '.join(check.payloads)}"
+        )
+        print(f"    covers {check.covers}")
+
+
+def _list_capabilities(_: argparse.Namespace) -> None:
+    for spec in CAPABILITIES.values():
+        since = f"mainline {spec.since[0]}.{spec.since[1]}" if spec.since else "always"
+        print(f"{spec.name:14} {since:14} {spec.meaning}")
+
+
+def add_prepare(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "prepare", "fetch and unpack the kernels of a manifest, only", run_prepare
+    )
+    arguments.add_manifest(command)
+    arguments.add_selection(command)
+
+
+def add_list(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "list", "show the kernels of a manifest, the checks, or what they need", run_list
+    )
+    command.add_argument("what", choices=("kernels", "checks", "capabilities"))
+    arguments.add_manifest(command)
