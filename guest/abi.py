@@ -159,7 +159,7 @@ PACKET_STATS_SIZE = MPTCP_INFO_LAYOUT.end_of("mptcpi_bytes_acked")
 MPTCP_INFO_MIN_SIZE = 48
 
 #: struct tcp_info: 232 bytes in 5.10 to 6.1, 240 with tcpi_rehash in 6.2, 248 with
-#: tcpi_total_rto* in 6.7, 280 with the AccECN counters in 7.3.
+#: tcpi_total_rto* in 6.7, 280 with the AccECN counters in 6.18.
 TCP_INFO_LAYOUT = Layout(
     "tcp_info",
     [
@@ -224,7 +224,7 @@ TCP_INFO_LAYOUT = Layout(
         ("tcpi_total_rto", "H"),
         ("tcpi_total_rto_recoveries", "H"),
         ("tcpi_total_rto_time", "I"),
-        # 7.x, AccECN
+        # 6.18, AccECN
         ("tcpi_received_ce", "I"),
         ("tcpi_delivered_e1_bytes", "I"),
         ("tcpi_delivered_e0_bytes", "I"),

@@ -17,12 +17,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Sequence
 
+MOST_ROUNDS = 1_000_000
 EPILOG = """\
 examples:
   python3 guest                                 both families, a new seed
   python3 guest -6 --seed 1234                  IPv6, a run repeated
   python3 guest --check 'full_info.*'           one option
   python3 guest --require full_info             fail where the kernel lacks it
+  python3 guest --repeat 1000 --until-fail      until a check fails, each time with the next seed
 
 exit status: 0 when everything passed, 1 when something failed, 2 for wrong arguments.
 Skipped results need something that this kernel does not have.
@@ -50,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
         "--payload", type=_size, metavar="BYTES", help="this size instead of several from the seed"
     )
     what.add_argument(
+        "--repeat", type=_rounds, metavar="N", help="check N times, each time with the next seed"
+    )
+    what.add_argument(
+        "--until-fail", action="store_true", help="repeat until a check fails, at most N times"
+    )
+    what.add_argument(
         "--require",
         action="append",
         default=["mptcp"],
@@ -64,6 +72,13 @@ def _natural(text: str) -> int:
     number = int(text)
     if not 0 <= number < 1 << 63:
         raise argparse.ArgumentTypeError("must be from 0 to 2^63 - 1")
+    return number
+
+
+def _rounds(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_ROUNDS:
+        raise argparse.ArgumentTypeError("must be from 1 to %d" % MOST_ROUNDS)
     return number
 
 
@@ -95,7 +110,9 @@ def main(arguments: Sequence[str]) -> int:
     print("KTAP version 1")
     print("# kernel %s, python %s, seed %d" % (os.uname().release, sys.version.split()[0], seed))
     # A host without IPv6 is no failure of MPTCP, unless IPv6 was asked for.
-    report = Ktap([*given.require, *(given.families or ())])
-    options = Options(families, seed, set(selected).__contains__, given.payload)
+    rounds = given.repeat or (MOST_ROUNDS if given.until_fail else 1)
+    report = Ktap([*given.require, *(given.families or ())], repeated=rounds > 1)
+    chosen = set(selected).__contains__
+    options = Options(families, seed, chosen, given.payload, rounds, given.until_fail)
     Runner(options, report).run()
     return 1 if report.finish() else 0

@@ -39,11 +39,12 @@ class TransferFailed(Exception):
 class End:
     """One side of a connection, and what is known to have gone through it."""
 
-    def __init__(self, side: str, sock: _socket.socket) -> None:
+    def __init__(self, side: str, sock: _socket.socket, began: float) -> None:
         self.side = side
         self.sock = sock
         self.fd = sock.fileno()
         self.family = sock.family
+        self.began = began  # monotonic, before the connection was made
         self.sent = 0  # bytes written so far
         self.received = 0  # bytes read so far
         self.peer_closed = False  # the peer's FIN was read
@@ -70,6 +71,7 @@ class Connection:
 
     def __init__(self, family: int, payload: bytes, protocol: int = abi.IPPROTO_MPTCP) -> None:
         self.payload = payload
+        began = time.monotonic()
         listener = _socket.socket(family, _socket.SOCK_STREAM, protocol)
         client = _socket.socket(family, _socket.SOCK_STREAM, protocol)
         try:
@@ -87,8 +89,8 @@ class Connection:
             listener.close()
         server = _socket.socket(family, _socket.SOCK_STREAM, protocol, server_fd)
         server.settimeout(IO_DEADLINE)
-        self.client = End(CLIENT, client)
-        self.server = End(SERVER, server)
+        self.client = End(CLIENT, client, began)
+        self.server = End(SERVER, server, began)
         self.client.peer, self.server.peer = self.server, self.client
 
     def end(self, side: str) -> End:
@@ -157,6 +159,8 @@ class Connection:
     def close(self) -> None:
         self.client.sock.close()
         self.server.sock.close()
+        # The ends hold each other, and in a VM nobody collects what is in a cycle.
+        del self.client.peer, self.server.peer
 
 
 def _try_send(source: End, data: memoryview) -> int:

@@ -6,10 +6,16 @@ A stream is a sequence of lines, each one JSON object in ASCII. Every event carr
 ``CLOCK_MONOTONIC`` in milliseconds, so time since boot). The other fields of each kind are
 in :data:`FIELDS`. A well-formed stream is
 
-    hello, (note | capability)*, plan*, (start result)*, end
+    hello, (note | capability)*, plan*, (start result)*, further*, end
+    further = round, (connection, failure*)*, outcome
 
-``plan`` names results in order over all plan events; ``start`` and ``result`` refer to one by
-that index. Only ``end`` with the nonce that the host chose for this boot closes a stream.
+``plan`` names results in order over all plan events, one for each connection; ``start`` and
+``result`` refer to one by that index. Where the checks are repeated, this was round 0, and each
+further round goes through the same plan with :func:`round_seed`. It says little, so that there can
+be hundreds a minute: ``connection`` that the checks of the plan event ``c`` run from now on, the
+``failure`` of a check in full for the first :data:`MAX_FAILURES` of a round, and ``outcome`` a
+letter of :data:`LETTERS` for each planned result, in order. ``end`` counts the rounds, round 0 too.
+Only ``end`` with the nonce that the host chose for this boot closes a stream.
 
 The guest uses :class:`Emitter`, the host :func:`parse`.
 """
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 
     Value = Union[str, int, bool, Sequence["Value"]]
 
-PROTOCOL = 1
+PROTOCOL = 2
 #: A line longer than this, in bytes and with its newline, is refused by the host.
 MAX_LINE = 128 * 1024
 #: Longest text the guest puts into one field; more is cut, and said.
@@ -37,6 +43,10 @@ UNSUPPORTED = "unsupported"
 ERROR = "error"
 #: What a guest may say of a check. ``lost`` is the host's word for silence.
 VERDICTS = (PASS, FAIL, UNSUPPORTED, ERROR)
+#: A verdict in an ``outcome``.
+LETTERS = {PASS: "p", FAIL: "f", UNSUPPORTED: "u", ERROR: "e"}
+#: Of each further round so many failures are told in full, at most.
+MAX_FAILURES = 16
 
 #: Fields of each kind of event beside ``e``, ``n`` and ``t``; ``?`` marks one that may be absent.
 FIELDS: Mapping[str, Mapping[str, type]] = {
@@ -64,8 +74,31 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "got?": str,
         "raw?": str,
     },
-    "end": {"nonce": str, "results": int, "taint": int},
+    "round": {"r": int, "seed": int},
+    "connection": {"c": int},
+    "failure": {
+        "i": int,
+        "verdict": str,
+        "detail?": str,
+        "expected?": str,
+        "got?": str,
+        "raw?": str,
+    },
+    "outcome": {"r": int, "verdicts": str},
+    "end": {"nonce": str, "results": int, "rounds": int, "taint": int},
 }
+
+
+#: Told by the next event that cannot wait: of use to nobody before.
+WAITING = ("result", "round", "failure", "outcome")
+
+
+def round_seed(seed: int, number: int) -> int:
+    """The seed of round ``number`` in a run with ``seed``: the next one each time.
+
+    Round 0 has the run's own, so that a run with the seed of any round begins with that round.
+    """
+    return (seed + number) % (1 << 63)
 
 
 class Malformed(Exception):
@@ -121,6 +154,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_values(event: dict[str, Any]) -> None:
     if event["e"] == "result" and event["verdict"] not in VERDICTS:
         raise Malformed("result: unknown verdict %r" % event["verdict"])
+    if event["e"] == "failure" and event["verdict"] not in (FAIL, ERROR):
+        raise Malformed("failure: %r is none" % event["verdict"])
     if event["e"] == "plan":
         for entry in event["entries"]:
             if not (
@@ -163,9 +198,9 @@ def _text(text: str) -> str:
 class Emitter:
     """Writes events to ``write``, numbered and stamped.
 
-    ``result`` events wait for the next event, so that a check costs one write: its result is
+    Events of :data:`WAITING` wait for the next one, so that a check costs one write: its result is
     of use to nobody before the next check starts, but the start of a check must be out before
-    the check can take the kernel down.
+    the check can take the kernel down. Of a further round, so must that of a connection's.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
@@ -177,11 +212,11 @@ class Emitter:
         """Write one event; strings longer than :data:`MAX_TEXT` are cut."""
         event: dict[str, Value] = {"e": kind, "n": self._number, "t": int(time.monotonic() * 1000)}
         for name, value in fields.items():
-            if isinstance(value, str) and len(value) > MAX_TEXT:
+            if isinstance(value, str) and len(value) > MAX_TEXT and name != "verdicts":
                 value = value[:MAX_TEXT] + "... (%d characters in all)" % len(value)
             event[name] = value
         self._number += 1
         self._pending += encode(event)
-        if kind != "result":
+        if kind not in WAITING:
             self._write(self._pending)
             self._pending = b""

@@ -7,18 +7,21 @@ from guest import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence
+    from typing import Any, Mapping, Sequence
 
 
 class Ktap:
     """Takes events where an :class:`~guest.events.Emitter` would, and prints them for people.
 
     A capability is a line of its own: skipped where it is absent, failed where it is absent and
-    ``required``.
+    ``required``. So are all further rounds of ``repeated`` checks together, the last one.
     """
 
-    def __init__(self, required: Sequence[str]) -> None:
+    def __init__(self, required: Sequence[str], repeated: bool = False) -> None:
         self._required = required
+        self._repeated = repeated
+        self._round = (0, 0)  # the number and the seed of the one under way
+        self._rounds_failed: list[tuple[int, int]] = []
         self._capabilities: list[tuple[bool, str]] = []
         self._plan: list[str] = []
         self._number = 0
@@ -38,15 +41,25 @@ class Ktap:
             self._open()
         elif kind == "result":
             self._result(**fields)
+        elif kind == "round":
+            self._round = (fields["r"], fields["seed"])
+        elif kind == "failure":
+            self._failure(**fields)
 
     def finish(self) -> int:
         """Print what is left; returns how many lines are not ok."""
         if not self._number:
             self._open()
+        if self._repeated:
+            failed = len(self._rounds_failed)
+            description = "%d further rounds, %d failed" % (self._round[0], failed)
+            if failed:
+                description += ", the first with --seed %d" % self._rounds_failed[0][1]
+            self._line(not failed, description)
         return self._failed
 
     def _open(self) -> None:
-        print("1..%d" % (len(self._capabilities) + len(self._plan)))
+        print("1..%d" % (len(self._capabilities) + len(self._plan) + self._repeated))
         for good, description in self._capabilities:
             self._line(good, description)
 
@@ -62,6 +75,15 @@ class Ktap:
         if verdict == events.UNSUPPORTED:
             description += " # SKIP " + told.pop("detail", "")
         self._line(verdict in (events.PASS, events.UNSUPPORTED), description)
+        self._tell(told)
+
+    def _failure(self, i: int, verdict: str, **told: str) -> None:
+        if self._round not in self._rounds_failed[-1:]:
+            self._rounds_failed.append(self._round)
+        print("# round %d, seed %d: %s: %s" % (*self._round, verdict, self._plan[i]))
+        self._tell(told)
+
+    def _tell(self, told: Mapping[str, str]) -> None:
         for name, text in told.items():
             if text:
                 print("# %s: %s" % (name, text))

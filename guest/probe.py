@@ -5,18 +5,29 @@ from __future__ import annotations
 
 import _socket
 
-from guest import abi, sockopt
+from guest import abi, options, sockopt
 from guest.checks import errno_name
 from guest.connection import LOOPBACK, Connection, End
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, Union
+    from typing import Iterator, Sequence, Union
 
 SYSCTL = "/proc/sys/net/mptcp/enabled"
 EINVAL, ENOPROTOOPT, EPROTONOSUPPORT, EOPNOTSUPP = 22, 92, 93, 95
 #: Names that the probe of one family answers for, in the order of their dependence.
-NAMES = ("mptcp", "mptcp_info", "tcpinfo", "subflow_addrs", "packet_stats", "full_info", "ip_tos")
+NAMES = (
+    "mptcp",
+    "mptcp_info",
+    "tcpinfo",
+    "subflow_addrs",
+    "packet_stats",
+    "full_info",
+    "ip_tos",
+    "subflows_total",
+    "last_data",
+    *options.OPTIONS,
+)
 
 #: Why socket(2) says no, by errno (see net/mptcp/protocol.c and socket(2)).
 SOCKET_ERRORS = {
@@ -78,7 +89,7 @@ def capabilities(family: int) -> dict[str, Finding]:
             found[name] = Finding(False, "no connection")
         return found
     try:
-        found.update(options(connection.client))
+        found.update(answers(connection.client))
     finally:
         connection.close()
     return found
@@ -107,8 +118,8 @@ def _mptcp_socket(family: int) -> Finding:
     return Finding(True)
 
 
-def options(end: End) -> dict[str, Finding]:
-    """What an established connection answers to each socket option."""
+def answers(end: End) -> dict[str, Finding]:
+    """What an established connection answers to each socket option; it stays as it was."""
     info = _ask(end, abi.MPTCP_INFO, bytes(2 * abi.MPTCP_INFO_LAYOUT.size))
     found = {"mptcp_info": _finding(info, "%d bytes" % info.length)}
     header = abi.SUBFLOW_DATA_LAYOUT.pack(size_subflow_data=abi.SUBFLOW_DATA_LAYOUT.size)
@@ -119,16 +130,26 @@ def options(end: End) -> dict[str, Finding]:
         answer = _ask(end, option, header)
         size = abi.SUBFLOW_DATA_LAYOUT.view(answer.data).size_kernel
         found[name] = _finding(answer, "%d bytes" % size)
-    found["packet_stats"] = Finding(
-        info.ok and info.length >= abi.PACKET_STATS_SIZE,
-        "mptcp_info of %d bytes, %d hold packet stats" % (info.length, abi.PACKET_STATS_SIZE)
-        if info.ok
-        else errno_name(info.errno),
-    )
+    found["packet_stats"] = _part(info, abi.PACKET_STATS_SIZE, "packet stats")
     full = abi.FULL_INFO_LAYOUT.pack()
     found["full_info"] = _finding(_ask(end, abi.MPTCP_FULL_INFO, full))
     found["ip_tos"] = _ip_tos(end)
+    for name, field in (
+        ("subflows_total", "mptcpi_subflows_total"),
+        ("last_data", "mptcpi_last_ack_recv"),
+    ):
+        found[name] = _part(info, abi.MPTCP_INFO_LAYOUT.end_of(field), field)
+    for name in options.OPTIONS:
+        found[name] = _options(end, options.of_family(name, end.family))
     return found
+
+
+def _part(info: sockopt.Answer, size: int, what: str) -> Finding:
+    """Whether MPTCP_INFO is long enough for ``what``, which ends at ``size``."""
+    if not info.ok:
+        return Finding(False, errno_name(info.errno))
+    detail = "mptcp_info of %d bytes, %d hold %s" % (info.length, size, what)
+    return Finding(info.length >= size, detail)
 
 
 def _ask(end: End, option: int, request: Union[bytes, bytearray]) -> sockopt.Answer:
@@ -144,6 +165,29 @@ def _ip_tos(end: End) -> Finding:
     if errno in ABSENT:
         return Finding(False, "setting it: " + errno_name(errno))
     return Finding(True)
+
+
+def _options(end: End, wanted: Sequence[options.Option]) -> Finding:
+    """Present where each option can be read, and be set to what it is where it can be set."""
+    said = []
+    for option in wanted:
+        try:
+            answer = option.get(end.fd)
+        except sockopt.Overrun as overrun:
+            said.append("%s: %s" % (option.name, overrun))
+            continue
+        if answer.errno in ABSENT:
+            return Finding(False, "getting %s: %s" % (option.name, errno_name(answer.errno)))
+        if not answer.ok:
+            said.append("%s: %s" % (option.name, errno_name(answer.errno)))
+            continue
+        value = options.number_in(answer)
+        errno = option.set(end.fd, value) if option.values else 0
+        if errno in ABSENT:
+            return Finding(False, "setting %s: %s" % (option.name, errno_name(errno)))
+        failed = ", setting it: " + errno_name(errno) if errno else ""
+        said.append("%s %d%s" % (option.name, value, failed))
+    return Finding(True, ", ".join(said))
 
 
 def _finding(answer: sockopt.Answer, detail: str = "") -> Finding:

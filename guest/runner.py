@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _random
 import _socket
+import time
 
 from guest import abi, checks, events, probe, sockopt
 from guest.checks import (
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
     Sink = Union[events.Emitter, Ktap]
     Stop = tuple[str, str]  # phase, side
+    Outcome = tuple[str, Mapping[str, str]]  # a verdict, and what is told with it
 
+#: What fails a run.
+BAD = (events.FAIL, events.ERROR)
 FAMILIES = {"ipv4": _socket.AF_INET, "ipv6": _socket.AF_INET6}
 
 BOTH_ENDS_OPEN = tuple((phase, side) for phase in (ESTABLISHED, TRANSFERRED) for side in SIDES)
@@ -68,7 +72,11 @@ class Random:
 
 
 class Options:
-    """What to run. ``size`` replaces the seed's choice for every payload."""
+    """What to run, and in how many rounds. ``size`` replaces the seed's choice for every payload.
+
+    With ``until_fail`` a round with a failure is the last; so is, with ``seconds``, the one in
+    which they have passed.
+    """
 
     def __init__(
         self,
@@ -76,22 +84,27 @@ class Options:
         seed: int = 0,
         selected: Optional[Callable[[str], bool]] = None,
         size: Optional[int] = None,
+        rounds: int = 1,
+        until_fail: bool = False,
+        seconds: Optional[int] = None,
     ) -> None:
         self.families = families
         self.seed = seed
         self.selected = selected
         self.size = size
+        self.rounds = rounds
+        self.until_fail = until_fail
+        self.seconds = seconds
 
 
 class Planned:
     """One connection to make, and the checks to run at its stops."""
 
     def __init__(
-        self, family: str, payload: str, content: bytes, stops: Sequence[Stop], all: Iterable[Check]
+        self, family: str, payload: str, stops: Sequence[Stop], all: Iterable[Check]
     ) -> None:
         self.family = family
         self.payload = payload
-        self.content = content
         self.checks: dict[Stop, list[Check]] = {}
         for phase, side in stops:
             fitting = [
@@ -107,17 +120,18 @@ class Planned:
 
 
 class Runner:
-    """One run. ``emitter`` is told everything; :attr:`ok` says whether all is well."""
+    """One run. ``emitter`` is told everything; :attr:`failed` counts what is not well."""
 
     def __init__(self, options: Options, emitter: Sink) -> None:
         self._options = options
         self._emit = emitter.emit
         self._capabilities: dict[str, dict[str, probe.Finding]] = {}
-        self._index = 0
         self.failed = 0
+        self.rounds = 0
 
     def run(self) -> int:
-        """Probe, plan and check. Returns the number of results emitted."""
+        """Probe, plan and check, as often as wanted. Returns the number of results planned."""
+        started = time.monotonic()
         for note in probe.set_up():
             self._emit("note", text=note)
         for family in self._options.families:
@@ -126,9 +140,20 @@ class Runner:
         for planned in plan:
             entries = [[item.id, phase, side] for item, phase, side in planned.entries()]
             self._emit("plan", family=planned.family, payload=planned.payload, entries=entries)
-        for planned in plan:
-            self._run(planned)
-        return self._index
+        results = self._first_round(plan)
+        self.rounds = 1
+        while plan and not self._is_over(time.monotonic() - started):
+            self._further_round(plan)
+            self.rounds += 1
+        return results
+
+    def _is_over(self, seconds: float) -> bool:
+        options = self._options
+        return (
+            self.rounds >= options.rounds
+            or (options.until_fail and self.failed > 0)
+            or (options.seconds is not None and seconds >= options.seconds)
+        )
 
     def _probe(self, family: str) -> None:
         found = probe.capabilities(FAMILIES[family])
@@ -149,12 +174,48 @@ class Runner:
             mptcp = self._capabilities[family].get("mptcp")
             if mptcp is None or not mptcp.present:
                 continue  # nothing can be connected; the capabilities say so
-            random = Random(self._options.seed)
-            contents = {name: random.bytes(self._size(name, random)) for name in SIZES}
             for payload, stops in CONNECTIONS:
-                planned = Planned(family, payload, contents[payload], stops, wanted)
+                planned = Planned(family, payload, stops, wanted)
                 if planned.checks:
                     yield planned
+
+    def _first_round(self, plan: Sequence[Planned]) -> int:
+        """Every check with its start and its result, each in an event. How many there were."""
+        contents = self._contents(self._options.seed)
+        index = 0
+
+        def start() -> None:
+            self._emit("start", i=index)
+
+        for planned in plan:
+            for verdict, told in self._outcomes(planned, contents[planned.payload], start):
+                self.failed += verdict in BAD
+                self._emit("result", i=index, verdict=verdict, **told)
+                index += 1
+        return index
+
+    def _further_round(self, plan: Sequence[Planned]) -> None:
+        """Once more with another seed, and in few words: see :mod:`guest.events`."""
+        seed = events.round_seed(self._options.seed, self.rounds)
+        self._emit("round", r=self.rounds, seed=seed)
+        contents = self._contents(seed)
+        letters: list[str] = []
+        failures = 0
+        for number, planned in enumerate(plan):
+            self._emit("connection", c=number)
+            for verdict, told in self._outcomes(planned, contents[planned.payload], _nothing):
+                if verdict in BAD:
+                    failures += 1
+                    if failures <= events.MAX_FAILURES:
+                        self._emit("failure", i=len(letters), verdict=verdict, **told)
+                letters.append(events.LETTERS[verdict])
+        self.failed += failures
+        self._emit("outcome", r=self.rounds, verdicts="".join(letters))
+
+    def _contents(self, seed: int) -> Mapping[str, bytes]:
+        """What is sent, by payload; the same in each family."""
+        random = Random(seed)
+        return {name: random.bytes(self._size(name, random)) for name in SIZES}
 
     def _size(self, payload: str, random: Random) -> int:
         drawn = random.between(*SIZES[payload])
@@ -163,66 +224,68 @@ class Runner:
         # An early payload must fit the buffer of a server that does not read.
         return min(self._options.size, SIZES[EARLY][1]) if payload == EARLY else self._options.size
 
-    def _run(self, planned: Planned) -> None:
+    def _outcomes(
+        self, planned: Planned, content: bytes, start: Callable[[], None]
+    ) -> Iterator[Outcome]:
+        """Of every check of ``planned``, in its order; ``start`` is called before each."""
         missing = self._missing(planned.family)
-        left = list(planned.entries())
+        left = sum(map(len, planned.checks.values()))
         try:
-            connection = Connection(FAMILIES[planned.family], planned.content)
+            connection = Connection(FAMILIES[planned.family], content)
         except OSError as error:
-            self._give_up(left, "no connection: %s" % error)
+            yield from _give_up(left, "no connection: %s" % error, start)
             return
+        why = ""
         try:
             for phase, side in _stops(planned, connection):
                 for item in planned.checks.get((phase, side), ()):
-                    left.pop(0)
-                    self._check(item, connection.end(side), missing)
+                    left -= 1
+                    start()
+                    yield _outcome(item, connection.end(side), missing)
         except TransferFailed as error:
-            self._give_up(left, "the connection failed: %s" % error)
+            why = "the connection failed: %s" % error
         finally:
             connection.close()
+        yield from _give_up(left, why, start)
 
     def _missing(self, family: str) -> Mapping[str, str]:
         found = self._capabilities[family]
         return {name: finding.detail for name, finding in found.items() if not finding.present}
 
-    def _give_up(self, left: Sequence[tuple[Check, str, str]], why: str) -> None:
-        for _ in left:
-            self._start()
-            self._result(events.FAIL, detail=why)
 
-    def _start(self) -> None:
-        self._emit("start", i=self._index)
+def _nothing() -> None:
+    """No word of a check's start."""
 
-    def _result(self, verdict: str, **fields: str) -> None:
-        if verdict in (events.FAIL, events.ERROR):
-            self.failed += 1
-        self._emit("result", i=self._index, verdict=verdict, **fields)
-        self._index += 1
 
-    def _check(self, item: Check, end: End, missing: Mapping[str, str]) -> None:
-        self._start()
-        for need in item.needs:
-            if need in missing:
-                self._result(events.UNSUPPORTED, detail="no %s: %s" % (need, missing[need]))
-                return
-        try:
-            item.function(end)
-        except checks.Failed as failed:
-            self._result(
-                events.FAIL,
-                detail=failed.what,
-                expected=failed.expected,
-                got=failed.got,
-                raw=failed.raw[:1024].hex(),
-            )
-        except abi.Truncated as truncated:
-            self._result(events.FAIL, detail="the kernel returned too little", got=str(truncated))
-        except sockopt.Overrun as overrun:
-            self._result(events.FAIL, detail="the kernel wrote where it may not", got=str(overrun))
-        except Exception as error:  # a broken check is reported as such, and the rest goes on
-            self._result(events.ERROR, detail=_where(error))
-        else:
-            self._result(events.PASS)
+def _give_up(left: int, why: str, start: Callable[[], None]) -> Iterator[Outcome]:
+    for _ in range(left):
+        start()
+        yield events.FAIL, {"detail": why}
+
+
+def _outcome(item: Check, end: End, missing: Mapping[str, str]) -> Outcome:
+    for need in item.needs:
+        if need in missing:
+            return events.UNSUPPORTED, {"detail": "no %s: %s" % (need, missing[need])}
+    try:
+        item.function(end)
+    except checks.Failed as failed:
+        told = {
+            "detail": failed.what,
+            "expected": failed.expected,
+            "got": failed.got,
+            "raw": failed.raw[:1024].hex(),
+        }
+        return events.FAIL, told
+    except abi.Truncated as truncated:
+        what = "the kernel returned too little"
+        return events.FAIL, {"detail": what, "got": str(truncated)}
+    except sockopt.Overrun as overrun:
+        what = "the kernel wrote where it may not"
+        return events.FAIL, {"detail": what, "got": str(overrun)}
+    except Exception as error:  # a broken check is reported as such, and the rest goes on
+        return events.ERROR, {"detail": _where(error)}
+    return events.PASS, {}
 
 
 def _stops(planned: Planned, connection: Connection) -> Iterator[Stop]:

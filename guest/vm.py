@@ -2,7 +2,8 @@
 """The checker's side of a boot: find the event port, run, close the stream.
 
 Arguments are ``key=value``: ``port`` (the virtio port's name), ``nonce``, ``seed``,
-``families`` and ``checks`` (both separated by commas; all when absent), ``payload`` (bytes).
+``families`` and ``checks`` (both separated by commas; all when absent), ``payload`` (bytes);
+``rounds``, ``seconds`` and ``until_fail`` where the checks are repeated, see Options.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def taint() -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    gc.disable()  # nothing here is in cycles, and a run is over in a second
+    gc.disable()  # nothing here is in cycles; tests/guest/test_rounds.py looks for them
     if arguments[:1] and arguments[0].startswith("@"):
         # A file, for a kernel's command line takes no more than 2 KiB.
         with open(arguments[0][1:]) as file:
@@ -65,6 +66,9 @@ def main(arguments: Sequence[str]) -> int:
         seed=int(given["seed"]),
         selected=None if names is None else names.__contains__,
         size=int(given["payload"]) if "payload" in given else None,
+        rounds=int(given.get("rounds", 1)),
+        until_fail="until_fail" in given,
+        seconds=int(given["seconds"]) if "seconds" in given else None,
     )
     emitter = events.Emitter(write)
     system = os.uname()
@@ -81,5 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     runner = Runner(options, emitter)
     results = runner.run()
-    emitter.emit("end", nonce=given["nonce"], results=results, taint=taint())
+    emitter.emit(
+        "end", nonce=given["nonce"], results=results, rounds=runner.rounds, taint=taint()
+    )
     return 1 if runner.failed else 0

@@ -28,17 +28,26 @@ class CapabilitySpec:
     """A capability: ``meaning`` in one line, the mainline version that brought it.
 
     ``since`` is None for what every kernel should have. ``requires`` names capabilities
-    without which this one cannot be there; they stand earlier in :data:`CAPABILITIES`.
+    without which this one cannot be there; they stand earlier in :data:`CAPABILITIES`. Those
+    that are ``minor`` are many: a table counts them.
     """
 
     name: str
     meaning: str
     since: Version | None
     requires: tuple[str, ...] = ()
+    minor: bool = False
 
 
-# Versions from the kernel's history. Distributions and stable trees backport none of these as of
-# 6.1.192, and a backport would not hurt: an expectation by version does not fail for presence.
+def _minor(
+    name: str, meaning: str, since: Version, requires: tuple[str, ...] = ("mptcp",)
+) -> CapabilitySpec:
+    return CapabilitySpec(name, meaning, since, requires, minor=True)
+
+
+# Versions from the kernel's history. Debian's 6.1, 6.12, 6.16 to 6.19, 7.0 and 7.3 were asked, and
+# agree. Stable trees backport some (tcp_keepalive to 6.1.94, transparent_get to 6.1.135 and
+# 6.12.24), which does not hurt: an expectation by version does not fail for presence.
 _SPECS = (
     CapabilitySpec("mptcp", "socket(…, IPPROTO_MPTCP) makes an MPTCP socket", (5, 6)),
     CapabilitySpec("ipv6", "IPv6 sockets can be made and the loopback address used", None),
@@ -55,6 +64,25 @@ _SPECS = (
     ),
     CapabilitySpec("full_info", "getsockopt(SOL_MPTCP, MPTCP_FULL_INFO)", (6, 5), ("mptcp",)),
     CapabilitySpec("ip_tos", "IP_TOS can be set and read on an MPTCP socket", (5, 17), ("mptcp",)),
+    _minor("tcp_cork_nodelay", "TCP_CORK and TCP_NODELAY can be set and read", (5, 17)),
+    _minor("tcp_inq", "TCP_INQ can be set and read", (5, 17)),
+    _minor("tcp_fastopen_connect", "TCP_FASTOPEN_CONNECT can be read", (6, 1)),
+    _minor("tcp_fastopen", "TCP_FASTOPEN and TCP_FASTOPEN_NO_COOKIE can be read", (6, 2)),
+    _minor(
+        "local_port_range", "IP_LOCAL_PORT_RANGE and IP_BIND_ADDRESS_NO_PORT can be read", (6, 8)
+    ),
+    _minor("subflows_total", "MPTCP_INFO has mptcpi_subflows_total", (6, 8), ("mptcp_info",)),
+    _minor("tcp_notsent_lowat", "TCP_NOTSENT_LOWAT can be set and read", (6, 9)),
+    _minor("tcp_keepalive", "TCP_KEEPIDLE, _KEEPINTVL and _KEEPCNT can be set and read", (6, 10)),
+    _minor("tcp_is_mptcp", "TCP_IS_MPTCP can be read", (6, 10)),
+    _minor(
+        "last_data",
+        "MPTCP_INFO has mptcpi_last_data_sent, _last_data_recv and _last_ack_recv",
+        (6, 10),
+        ("mptcp_info",),
+    ),
+    _minor("transparent_get", "IP(V6)_TRANSPARENT, _FREEBIND and IPV6_V6ONLY can be read", (6, 15)),
+    _minor("tcp_maxseg", "TCP_MAXSEG can be read", (6, 17)),
 )
 
 #: By name, in the order in which tables show them.

@@ -67,10 +67,11 @@ def family_result(checks: Sequence[CheckResult]) -> FamilyResult:
 
 
 def _believed(result: CheckResult, found: Mapping[str, Capability]) -> CheckResult:
-    """Nothing is unsupported on a kernel that lacks nothing."""
-    absent = any(not capability.present for capability in found.values())
-    if result.verdict is CheckVerdict.UNSUPPORTED and not absent:
-        return replace(result, verdict=CheckVerdict.ERROR, detail="unsupported, and nothing absent")
+    """Unsupported is only what says which capability it lacks, where that is absent."""
+    lacking = (f"no {name}: " for name, capability in found.items() if not capability.present)
+    if result.verdict is CheckVerdict.UNSUPPORTED and not result.detail.startswith((*lacking,)):
+        detail = f"unsupported, and nothing absent that it names: {result.detail}"
+        return replace(result, verdict=CheckVerdict.ERROR, detail=detail)
     return result
 
 
@@ -147,14 +148,26 @@ _Decision = tuple[KernelVerdict, str] | None
 _Judged = Mapping[Family, FamilyResult]
 
 
-def _launch(attempt: Attempt, _: _Judged) -> _Decision:
+def _launch(attempt: Attempt, judged: _Judged) -> _Decision:
     """QEMU itself failed, or was stopped: nothing was learned."""
     infrastructure = KernelVerdict.INFRASTRUCTURE
     if attempt.end is BootEnd.INTERRUPTED:
-        return infrastructure, "interrupted"
+        return _interrupted(attempt, judged)
     if attempt.end in (BootEnd.LAUNCH_FAILED, BootEnd.VMM_DIED):
         return infrastructure, f"{attempt.end.value}: {attempt.detail}"
     return None
+
+
+def _interrupted(attempt: Attempt, judged: _Judged) -> tuple[KernelVerdict, str]:
+    """Of repeated checks, a round that failed decides; good ones do not, for more were to come."""
+    rounds = attempt.stream.rounds
+    if rounds is None or not rounds.done or attempt.stream.errors:
+        return KernelVerdict.INFRASTRUCTURE, "interrupted"
+    after = f"interrupted after {rounds.done} of {rounds.asked} rounds"
+    decided = _checks(attempt, judged)
+    if decided is None:
+        return KernelVerdict.INFRASTRUCTURE, f"{after}, none of which failed"
+    return decided[0], f"{decided[1]}; {after}"
 
 
 def _crash(attempt: Attempt, _: _Judged) -> _Decision:
@@ -188,7 +201,7 @@ def _hang(attempt: Attempt, _: _Judged) -> _Decision:
         return KernelVerdict.HANG, f"{attempt.end.value} ({attempt.total_s:.0f} s)"
     if attempt.end in HANGS and not stream.errors:
         lost = [result for result in stream.results if result.verdict is CheckVerdict.LOST]
-        during = f" in {lost[0].key}" if lost else ""
+        during = f" in {lost[0].key}{_dated(lost[0])}" if lost else ""
         return KernelVerdict.HANG, f"{attempt.end.value}{during}"
     return None
 
@@ -199,22 +212,37 @@ def _stream(attempt: Attempt, _: _Judged) -> _Decision:
     if stream.errors:
         return KernelVerdict.LOST, f"the guest's event stream is broken: {stream.errors[0]}"
     if not stream.closed:
-        return KernelVerdict.LOST, "the guest ended without its closing event"
+        rounds = stream.rounds
+        after = f", in round {rounds.done} of {rounds.asked}" if rounds and rounds.done else ""
+        return KernelVerdict.LOST, f"the guest ended without its closing event{after}"
     if attempt.end is not BootEnd.POWERED_OFF:
         return KernelVerdict.LOST, attempt.end.value
     return None
 
 
-def _checks(_: Attempt, judged: _Judged) -> _Decision:
+def _checks(attempt: Attempt, judged: _Judged) -> _Decision:
     bad = [c for result in judged.values() for c in result.checks if c.weight.is_bad]
     if not bad:
         return None
     names = list(dict.fromkeys(check.key.id for check in bad))
     if len(names) > 1:
-        return KernelVerdict.FAIL, f"{len(names)} checks fail: {', '.join(names[:4])}" + (
-            ", …" if len(names) > 4 else ""
-        )
-    return KernelVerdict.FAIL, f"{names[0]}: {bad[0].detail or bad[0].verdict}"
+        more = ", …" if len(names) > 4 else ""
+        what = f"{len(names)} checks fail: {', '.join(names[:4])}{more}"
+    else:
+        what = f"{names[0]}: {bad[0].detail or bad[0].verdict}"
+    return KernelVerdict.FAIL, what + _in_rounds(attempt)
+
+
+def _in_rounds(attempt: Attempt) -> str:
+    rounds = attempt.stream.rounds
+    if rounds is None or not rounds.failed:
+        return ""
+    return f"; {rounds.failed} of {rounds.done} rounds failed"
+
+
+def _dated(result: CheckResult) -> str:
+    """The round of a repeated check that was lost."""
+    return f" ({result.detail})" if result.detail else ""
 
 
 def _log(attempt: Attempt, _: _Judged) -> _Decision:

@@ -36,7 +36,31 @@ ALL_CAPABILITIES = {
     "packet_stats": True,
     "full_info": True,
     "ip_tos": True,
+    "tcp_cork_nodelay": True,
+    "tcp_inq": True,
+    "tcp_fastopen_connect": True,
+    "tcp_fastopen": True,
+    "local_port_range": True,
+    "subflows_total": True,
+    "tcp_notsent_lowat": True,
+    "tcp_keepalive": True,
+    "tcp_is_mptcp": True,
+    "last_data": True,
+    "transparent_get": True,
+    "tcp_maxseg": True,
 }
+#: What bookworm's 6.1 lacks, as seen.
+DEBIAN_6_1_LACKS = (
+    "packet_stats",
+    "full_info",
+    "tcp_fastopen",
+    "local_port_range",
+    "subflows_total",
+    "tcp_notsent_lowat",
+    "tcp_is_mptcp",
+    "last_data",
+    "tcp_maxseg",
+)
 
 PANIC_EXCERPT = """\
 [    4.102231] sysrq: Trigger a crash
@@ -164,7 +188,7 @@ def debian_5_10() -> KernelResult:
 
 def debian_6_1() -> KernelResult:
     """A kernel from before packet statistics and FULL_INFO."""
-    capabilities = ALL_CAPABILITIES | {"packet_stats": False, "full_info": False}
+    capabilities = ALL_CAPABILITIES | dict.fromkeys(DEBIAN_6_1_LACKS, False)
     return replace(
         kernel("debian-6.1", "6.1.0-50-amd64"),
         capabilities=capabilities,

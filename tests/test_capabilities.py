@@ -13,7 +13,14 @@ def present(release: str, declared: dict[str, bool] | None = None, *, debian: bo
 
 
 EVERYTHING = set(CAPABILITIES)
-BEFORE_6_5 = EVERYTHING - {"packet_stats", "full_info"}
+BEFORE_6_17 = EVERYTHING - {"tcp_maxseg"}
+BEFORE_6_15 = BEFORE_6_17 - {"transparent_get"}
+BEFORE_6_10 = BEFORE_6_15 - {"tcp_keepalive", "tcp_is_mptcp", "last_data"}
+BEFORE_6_8 = BEFORE_6_10 - {"tcp_notsent_lowat", "local_port_range", "subflows_total"}
+BEFORE_6_5 = BEFORE_6_8 - {"packet_stats", "full_info"}
+BEFORE_6_2 = BEFORE_6_5 - {"tcp_fastopen"}
+BEFORE_6_1 = BEFORE_6_2 - {"tcp_fastopen_connect"}
+BEFORE_5_17 = BEFORE_6_1 - {"ip_tos", "tcp_cork_nodelay", "tcp_inq"}
 
 
 @pytest.mark.parametrize(
@@ -45,13 +52,14 @@ def test_a_release_is_read_as_major_and_minor(
     ("release", "expected"),
     [
         ("5.10.0-32-amd64", {"ipv6"}),
-        ("6.1.0-50-amd64", BEFORE_6_5),
-        ("6.12.107+deb13-amd64", EVERYTHING),
-        ("6.16.3+deb13-amd64", EVERYTHING),
+        ("6.1.0-50-amd64", BEFORE_6_2),
+        ("6.12.107+deb13-amd64", BEFORE_6_15),
+        ("6.16.3+deb13-amd64", BEFORE_6_17),
+        ("6.17.8+deb13-amd64", EVERYTHING),
         ("7.3.4+deb13-amd64", EVERYTHING),
     ],
 )
-def test_debian_kernels_are_expected_to_have_what_they_were_seen_to_have(
+def test_debian_kernels_are_not_expected_to_have_more_than_they_were_seen_to_have(
     release: str, expected: set[str]
 ) -> None:
     assert present(release, debian=True) == expected
@@ -63,10 +71,17 @@ def test_debian_kernels_are_expected_to_have_what_they_were_seen_to_have(
         ("5.5.0", {"ipv6"}),
         ("5.6.0", {"ipv6", "mptcp"}),
         ("5.15.11", {"ipv6", "mptcp"}),
-        ("5.16.0", BEFORE_6_5 - {"ip_tos"}),
-        ("5.17.0", BEFORE_6_5),
+        ("5.16.0", BEFORE_5_17),
+        ("5.17.0", BEFORE_6_1),
+        ("6.0.19", BEFORE_6_1),
+        ("6.1.0-rc1", BEFORE_6_2),
         ("6.4.16", BEFORE_6_5),
-        ("6.5.0-rc1", EVERYTHING),
+        ("6.5.0-rc1", BEFORE_6_8),
+        ("6.8.0", BEFORE_6_10 - {"tcp_notsent_lowat"}),
+        ("6.9.0", BEFORE_6_10),
+        ("6.10.0", BEFORE_6_15),
+        ("6.15.0", BEFORE_6_17),
+        ("6.17.0-rc1", EVERYTHING),
     ],
 )
 def test_mainline_kernels_are_expected_to_have_what_their_version_brought(
@@ -112,16 +127,16 @@ def test_what_the_manifest_declares_is_strict() -> None:
 
 
 def test_a_declaration_leaves_the_others_to_the_version() -> None:
-    assert present("6.1.0", {"full_info": True}, debian=False) == BEFORE_6_5 | {"full_info"}
+    assert present("6.1.0", {"full_info": True}, debian=False) == BEFORE_6_2 | {"full_info"}
 
 
 def test_without_mptcp_nothing_that_needs_it_is_expected() -> None:
     assert present("7.3.4", {"mptcp": False}, debian=False) == {"ipv6"}
 
 
-def test_without_mptcp_info_no_packet_stats_are_expected() -> None:
+def test_without_mptcp_info_none_of_its_parts_is_expected() -> None:
     absent = EVERYTHING - present("7.3.4", {"mptcp_info": False}, debian=False)
-    assert absent == {"mptcp_info", "packet_stats"}
+    assert absent == {"mptcp_info", "packet_stats", "subflows_total", "last_data"}
 
 
 def test_what_follows_from_a_declaration_is_not_strict() -> None:

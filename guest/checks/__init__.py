@@ -110,6 +110,7 @@ def all_checks() -> Sequence[Check]:
         payload,
         subflow_addrs,
         subflow_data,
+        tcp_options,
         tcpinfo,
     )
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 from guest import abi
 from guest.checks import (
     CLOSED,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 NEEDS = ("mptcp_info",)
 COVERS = "do_getsockopt_mptcp_info"
+#: Milliseconds by which a time of the kernel's may exceed ours: ticks that an emulated VM lost.
+LATE = 1000
 
 
 def info_of(end: End) -> abi.View:
@@ -184,6 +188,33 @@ def token_is_kept(end: End) -> None:
     info = info_of(end)
     require("mptcpi_token", info.mptcpi_token != 0, "not 0", info.mptcpi_token, info.raw)
     equal("mptcpi_token", info.mptcpi_token, baseline(end).mptcpi_token, info.raw)
+
+
+@check(
+    "mptcp_info.subflows_total_is_one",
+    needs=(*NEEDS, "subflows_total"),
+    phases=(ESTABLISHED, TRANSFERRED),
+    covers="none",
+)
+def subflows_total_is_one(end: End) -> None:
+    """mptcpi_subflows_total counts the first subflow, which mptcpi_subflows does not."""
+    info = info_of(end)
+    equal("mptcpi_subflows_total", info.mptcpi_subflows_total, 1, info.raw)
+
+
+@check(
+    "mptcp_info.last_times_are_the_connections",
+    needs=(*NEEDS, "last_data"),
+    phases=(TRANSFERRED,),
+    covers="none",
+)
+def last_times_are_the_connections(end: End) -> None:
+    """Data was sent, received and acknowledged last since the connection was begun."""
+    info = info_of(end)
+    most = int((time.monotonic() - end.began) * 1000) + LATE
+    for field in ("mptcpi_last_data_sent", "mptcpi_last_data_recv", "mptcpi_last_ack_recv"):
+        ago = getattr(info, field)
+        require(field, ago <= most, "at most the age of the connection in ms", ago, info.raw)
 
 
 @check(

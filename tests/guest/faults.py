@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from guest import abi, sockopt
+from guest.options import Option
 
 EIO = errno.EIO
 
@@ -121,6 +122,16 @@ def fails(option: int, level: int = abi.SOL_MPTCP) -> Fault:
     def fault(call: Call) -> None:
         if (call.level, call.option) == (level, option):
             call.error = EIO
+
+    return fault
+
+
+def reads(option: Option, value: int) -> Fault:
+    """The option says ``value``, whatever was set."""
+
+    def fault(call: Call) -> None:
+        if (call.level, call.option) == (option.level, option.number) and call.error == 0:
+            struct.pack_into("=i", call.data, 0, value)
 
     return fault
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest import abi, connection, events, probe, runner, sockopt
+from guest import abi, connection, events, options, probe, runner, sockopt
 from guest import checks as guest_checks
 from guest.checks import EARLY, SEGMENT
 from tests.guest.faults import (
@@ -26,6 +26,7 @@ from tests.guest.faults import (
     bump_header,
     bump_info,
     fails,
+    reads,
     refuses_with,
     returned_length,
     writes_beyond,
@@ -99,6 +100,11 @@ def tos_negative_accepted(call: Call) -> None:
 def tos_stuck(call: Call) -> None:
     if (call.level, call.option) == (TOS_LEVEL, TOS) and not call.error and call.data:
         call.data[0] = 0x10
+
+
+def last_data_of_another_time(call: Call) -> None:
+    if call.of(INFO):
+        call.add(abi.MPTCP_INFO_LAYOUT.offsets["mptcpi_last_data_recv"], "=I", 3_600_000)
 
 
 #: A kernel's fault, and checks that must notice it.
@@ -189,7 +195,39 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "TOS wide": (tos_is_wide, {"ip_tos.is_one_byte", "ip_tos.length_zero_stays_zero"}),
     "TOS accepts -1": (tos_negative_accepted, {"ip_tos.negative_length_refused"}),
     "TOS writes beyond": (writes_beyond(TOS, TOS_LEVEL), {"ip_tos.is_one_byte"}),
+    "subflows_total": (
+        bump_info("mptcpi_subflows_total"),
+        {"mptcp_info.subflows_total_is_one"},
+    ),
+    "last data of another time": (
+        last_data_of_another_time,
+        {"mptcp_info.last_times_are_the_connections"},
+    ),
 }
+#: An option of TCP's or IP's, what it says whatever was set, and the check that must notice it.
+for _name, _value, _check in (
+    ("TCP_CORK", 0, "tcp_cork_nodelay.set_is_read_back"),
+    ("TCP_NODELAY", 1, "tcp_cork_nodelay.set_is_read_back"),
+    ("TCP_INQ", 0, "tcp_inq.set_is_read_back"),
+    ("TCP_NOTSENT_LOWAT", 0, "tcp_notsent_lowat.set_is_read_back"),
+    ("TCP_KEEPIDLE", 7200, "tcp_keepalive.set_is_read_back"),
+    ("TCP_KEEPINTVL", 75, "tcp_keepalive.set_is_read_back"),
+    ("TCP_KEEPCNT", 9, "tcp_keepalive.set_is_read_back"),
+    ("TCP_FASTOPEN_CONNECT", 1, "tcp_fastopen_connect.readable"),
+    ("TCP_FASTOPEN_NO_COOKIE", 1, "tcp_fastopen.readable"),
+    ("IP_LOCAL_PORT_RANGE", 1, "local_port_range.readable"),
+    ("IP_BIND_ADDRESS_NO_PORT", 1, "local_port_range.readable"),
+    ("IP_TRANSPARENT", 1, "transparent_get.readable"),
+    ("IP_FREEBIND", 1, "transparent_get.readable"),
+    ("TCP_IS_MPTCP", 0, "tcp_is_mptcp.true_of_a_connection"),
+    ("TCP_MAXSEG", 0, "tcp_maxseg.can_be_set"),
+):
+    _found = next(o for group in options.OPTIONS.values() for o in group if o.name == _name)
+    FAULTS |= {
+        f"{_name} stuck": (reads(_found, _value), {_check}),
+        f"{_name} fails": (fails(_found.number, _found.level), {_check}),
+        f"{_name} too long": (returned_length(_found.number, 4, _found.level), {_check}),
+    }
 for _name, _option in (("tcpinfo", TCP), ("subflow_addrs", ADDRS)):
     FAULTS |= {
         f"{_name} fails": (fails(_option), {f"{_name}.size_kernel_positive"}),
@@ -286,6 +324,10 @@ def test_a_sound_kernel_passes(family: str) -> None:
 def test_a_fault_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault, noticing = FAULTS[name]
     probed = probe.capabilities(_socket.AF_INET)
+    for check in guest_checks.all_checks():
+        lacking = [need for need in check.needs if not probed[need].present]
+        if check.id in noticing and lacking:
+            pytest.skip(f"the running kernel has no {', '.join(lacking)}")
     # What the kernel has is asked before it breaks: a fault must not pass for an absence.
     monkeypatch.setattr(probe, "capabilities", lambda family: probed)
     monkeypatch.setattr(sockopt, "_getsockopt", FaultyKernel(fault).getsockopt)
@@ -372,7 +414,15 @@ def test_plain_tcp_has_no_mptcp_option() -> None:
     """What a kernel without SOL_MPTCP answers, and an MPTCP socket after fallback to TCP."""
     for family in (_socket.AF_INET, _socket.AF_INET6):
         plain = connection.Connection(family, b"?", protocol=_socket.IPPROTO_TCP)
-        found = probe.options(plain.client)
+        found = probe.answers(plain.client)
         plain.close()
         absent = {name for name, finding in found.items() if not finding.present}
-        assert absent == {"mptcp_info", "tcpinfo", "subflow_addrs", "packet_stats", "full_info"}
+        assert absent - options.OPTIONS.keys() == {
+            "mptcp_info",
+            "tcpinfo",
+            "subflow_addrs",
+            "packet_stats",
+            "full_info",
+            "subflows_total",
+            "last_data",
+        }

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a kernel's answers are taken for: the running kernel's, altered."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+from collections.abc import Iterator
+
+import pytest
+
+from guest import abi, options, probe, sockopt
+from guest.connection import Connection
+from guest.options import Option
+from harness.capabilities import CAPABILITIES
+from tests.guest.faults import Call, Fault, FaultyKernel, writes_beyond
+
+pytestmark = pytest.mark.mptcp
+
+FAMILIES = {"ipv4": _socket.AF_INET, "ipv6": _socket.AF_INET6}
+#: Every option in each family that has it, with the capability that goes with it.
+CASES = [
+    pytest.param(family, name, option, id=f"{label}-{option.name}")
+    for label, family in FAMILIES.items()
+    for name in options.OPTIONS
+    for option in options.of_family(name, family)
+]
+SETTABLE = [case for case in CASES if case.values[2].values]  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def connections() -> Iterator[dict[int, Connection]]:
+    made = {family: Connection(family, b"payload" * 20) for family in FAMILIES.values()}
+    yield made
+    for connection in made.values():
+        connection.close()
+
+
+def answers(number: int, option: Option) -> Fault:
+    """getsockopt fails with ``number``."""
+
+    def fault(call: Call) -> None:
+        if (call.level, call.option) == (option.level, option.number):
+            call.error = number
+
+    return fault
+
+
+def refuse_to_set(number: int, option: Option, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sockopt.setsockopt
+
+    def setsockopt(fd: int, level: int, wanted: int, value: bytes) -> int:
+        if (level, wanted) == (option.level, option.number):
+            return number
+        return real(fd, level, wanted, value)
+
+    monkeypatch.setattr(sockopt, "setsockopt", setsockopt)
+
+
+def break_kernel(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockopt, "_getsockopt", FaultyKernel(fault).getsockopt)
+
+
+def test_the_host_knows_what_the_guest_asks_for() -> None:
+    assert {"ipv6", *probe.NAMES} == set(CAPABILITIES)
+
+
+@pytest.mark.parametrize("label", FAMILIES)
+def test_every_name_is_answered_for(label: str) -> None:
+    assert set(probe.NAMES) == set(probe.capabilities(FAMILIES[label])) - {"ipv6"}
+
+
+@pytest.mark.parametrize(("family", "name", "option"), CASES)
+@pytest.mark.parametrize("number", probe.ABSENT)
+def test_an_option_that_cannot_be_read_is_absent(
+    number: int,
+    family: int,
+    name: str,
+    option: Option,
+    connections: dict[int, Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    break_kernel(answers(number, option), monkeypatch)
+    found = probe.answers(connections[family].client)
+    assert not found[name].present
+    assert found[name].detail.startswith(f"getting {option.name}: E")
+
+
+@pytest.mark.parametrize(("family", "name", "option"), SETTABLE)
+def test_an_option_that_cannot_be_set_is_absent(
+    family: int,
+    name: str,
+    option: Option,
+    connections: dict[int, Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not probe.answers(connections[family].client)[name].present:
+        pytest.skip(f"the running kernel has no {name}")
+    refuse_to_set(errno.EOPNOTSUPP, option, monkeypatch)
+    found = probe.answers(connections[family].client)[name]
+    assert (found.present, found.detail) == (False, f"setting {option.name}: EOPNOTSUPP")
+
+
+@pytest.mark.parametrize(("family", "name", "option"), CASES)
+def test_an_option_that_fails_in_another_way_is_there_and_broken(
+    family: int,
+    name: str,
+    option: Option,
+    connections: dict[int, Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    break_kernel(answers(errno.EIO, option), monkeypatch)
+    found = probe.answers(connections[family].client)[name]
+    assert found.present
+    assert f"{option.name}: EIO" in found.detail
+
+
+def test_an_option_that_overruns_its_buffer_is_there_and_broken(
+    connections: dict[int, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = options.TCP_IS_MPTCP
+    break_kernel(writes_beyond(option.number, option.level), monkeypatch)
+    found = probe.answers(connections[_socket.AF_INET].client)["tcp_is_mptcp"]
+    assert found.present
+    assert "overwritten" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("length", "there"),
+    [
+        (48, set()),
+        (80, {"packet_stats"}),
+        (88, {"packet_stats", "subflows_total"}),
+        (96, {"packet_stats", "subflows_total", "last_data"}),
+    ],
+)
+def test_what_mptcp_info_has_shows_in_its_length(
+    length: int,
+    there: set[str],
+    connections: dict[int, Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cut(call: Call) -> None:
+        if call.of(abi.MPTCP_INFO):
+            call.length = length
+
+    break_kernel(cut, monkeypatch)
+    found = probe.answers(connections[_socket.AF_INET].client)
+    parts = {"packet_stats", "subflows_total", "last_data"}
+    assert {name for name in parts if found[name].present} == there
+
+
+@pytest.mark.parametrize("label", FAMILIES)
+def test_asking_leaves_the_connection_as_it_was(
+    label: str, connections: dict[int, Connection]
+) -> None:
+    client = connections[FAMILIES[label]].client
+
+    def state() -> list[object]:
+        wanted = [o for name in options.OPTIONS for o in options.of_family(name, client.family)]
+        info = abi.MPTCP_INFO_LAYOUT.view(client.mptcp_info().filled)
+        return [
+            [options.number_in(option.get(client.fd)) for option in wanted],
+            [info.mptcpi_write_seq, info.mptcpi_rcv_nxt, info.mptcpi_bytes_sent],
+        ]
+
+    before = state()
+    probe.answers(client)
+    assert state() == before
