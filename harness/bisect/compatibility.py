@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The compatibility map of a series: boots what :mod:`harness.bisect.boundaries` plans.
+
+What each kernel told is in a journal on the disk as soon as it is there: killed at any time, the
+same command goes on. A kernel about which nothing was learned, for a download failed or QEMU did,
+is not in it: it is tried again then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness import resume, reuse, session
+from harness.bisect import boundaries, state
+from harness.bisect.boundaries import Vector
+from harness.bisect.candidates import Candidate
+from harness.bisect.testing import Listening, Tester, on_ground
+from harness.capabilities import parse_release
+from harness.kernels import Cache, KernelUnavailable
+from harness.report.boundaries import (
+    Boundary,
+    CompatibilityMap,
+    Feature,
+    Kernel,
+    Kind,
+    Untestable,
+)
+from harness.report.terminal import plural
+from harness.results import Family, KernelResult, KernelVerdict
+from harness.session import Wishes
+from harness.vm import initramfs
+
+
+class Interrupted(Exception):
+    """The map is not complete; a sentence with how to go on."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of one kernel; ``vector`` is None where it could not be tested."""
+
+    vector: Vector | None
+    reason: str = ""
+    booted: bool = True
+    reused: bool = False
+
+    @classmethod
+    def by(cls, result: KernelResult) -> Told:
+        vector = boundaries.vector(result)
+        reused = result.reused_from is not None
+        booted = bool(result.attempts) and not reused
+        reason = f"{result.verdict}: {result.reason}" if vector is None else ""
+        return cls(vector, reason, booted, reused)
+
+
+def draw(
+    candidates: Sequence[Candidate],
+    wishes: Wishes,
+    cache: Cache,
+    say: Callable[[str], None],
+    listening: Listening,
+    stop: threading.Event,
+    *,
+    fresh: bool = False,
+    notes: Sequence[str] = (),
+) -> CompatibilityMap:
+    """The map of ``candidates``, oldest first; several are booted at a time as ``wishes`` say.
+
+    ``fresh`` forgets what an interrupted map found out. ``notes`` are to stand in the map.
+    Raises as :func:`harness.session.run` does, :class:`Interrupted`, KernelUnavailable where no
+    kernel can be tested, and what :func:`harness.bisect.state.opened` raises.
+    """
+    _, busybox = session.find_tools()
+    try:
+        guest = initramfs.prepare(cache.root, busybox).stem
+    except initramfs.RootUnavailable as error:
+        raise session.SessionUnavailable(str(error)) from error
+    asked = _asked(candidates, wishes, guest)
+    place = state.place(session.runs_directory().with_name("maps"), asked)
+    seed = session.new_run(asked, wishes.seed).seed
+    with state.opened(place, asked, seed, say, fresh=fresh) as journal:
+        entries = [candidate.entry for candidate in candidates]
+        search = Search(candidates, journal, say, notes)
+        if search.is_complete:
+            return search.map()
+        with on_ground(entries, wishes, asked, journal.seed, cache, listening, stop) as booting:
+            return replace(search.run(booting, booting.jobs), directory=str(booting.directory))
+
+
+class Search:
+    """The map of ``candidates`` as far as ``journal`` has it, and the way to the rest."""
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        journal: state.Journal,
+        say: Callable[[str], None],
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._candidates = candidates
+        self._versions = [parse_release(candidate.release) for candidate in candidates]
+        self._journal = journal
+        self._say = say
+        self._notes = notes
+        self._places = {candidate.entry.name: i for i, candidate in enumerate(candidates)}
+        self._told: dict[int, Told] = {}
+        self._rounds = 0
+        self._seconds = 0.0
+        for record in journal.records:
+            self._recall(record)
+        if self._told:
+            say(f"going on with what is known of {plural(len(self._told), 'kernel')}")
+
+    @property
+    def is_complete(self) -> bool:
+        return not self._plan(1)
+
+    def run(self, tester: Tester, jobs: int) -> CompatibilityMap:
+        """Test what is missing, at most ``jobs`` kernels at a time."""
+        while planned := self._plan(jobs):
+            self._announce(planned)
+            started = time.monotonic()
+            entries = [self._candidates[place].entry for place in planned]
+            tester.test(entries, self._keep, stored=True)
+            seconds = round(time.monotonic() - started, 3)
+            self._add({"e": "round", "seconds": seconds})
+            missing = [
+                entry.name for entry in entries if self._places[entry.name] not in self._told
+            ]
+            if missing:
+                raise Interrupted(
+                    f"interrupted before {', '.join(missing)} had a result; the same command goes "
+                    f"on, with what is known of {plural(len(self._told), 'kernel')}"
+                )
+        return self.map()
+
+    def map(self) -> CompatibilityMap:
+        """What was found out. Raises KernelUnavailable where no kernel could be tested."""
+        told = [place for place, told in sorted(self._told.items()) if told.vector is not None]
+        if not told:
+            first = next(iter(self._told.values()), None)
+            why = f"; the first: {first.reason}" if first else ""
+            raise KernelUnavailable(
+                f"none of {plural(len(self._candidates), 'kernel')} could be tested{why}"
+            )
+        return CompatibilityMap(
+            kernels=len(self._candidates),
+            oldest=self._kernel(0),
+            newest=self._kernel(len(self._candidates) - 1),
+            oldest_tested=self._kernel(told[0]),
+            newest_tested=self._kernel(told[-1]),
+            boundaries=tuple(
+                Boundary(
+                    last=self._kernel(gap.old),
+                    first=self._kernel(gap.new),
+                    changes=gap.changes,
+                    untestable=tuple(map(self._kernel, range(gap.old + 1, gap.new))),
+                )
+                for gap in boundaries.gaps(self._vectors())
+            ),
+            untestable=tuple(
+                Untestable(self._kernel(place), told.reason)
+                for place, told in sorted(self._told.items())
+                if told.vector is None
+            ),
+            booted=sum(told.booted for told in self._told.values()),
+            known=sum(told.reused for told in self._told.values()),
+            rounds=self._rounds,
+            seconds=self._seconds,
+            notes=tuple(self._notes),
+        )
+
+    def _plan(self, jobs: int) -> tuple[int, ...]:
+        return boundaries.plan(self._versions, self._vectors(), jobs)
+
+    def _vectors(self) -> Mapping[int, Vector | None]:
+        return {place: told.vector for place, told in self._told.items()}
+
+    def _kernel(self, place: int) -> Kernel:
+        candidate = self._candidates[place]
+        return Kernel(candidate.entry.name, candidate.release, candidate.version)
+
+    def _announce(self, planned: Sequence[int]) -> None:
+        names = ", ".join(self._candidates[place].entry.name for place in planned)
+        tested, count = len(self._told), len(self._candidates)
+        self._say(f"round {self._rounds + 1}: {names} ({tested} of {count} tested so far)")
+
+    def _keep(self, result: KernelResult) -> None:
+        """From any thread; a kernel's own place is only written once."""
+        told = Told.by(result)
+        if result.verdict is not KernelVerdict.INFRASTRUCTURE:
+            self._journal.add(_record(result.name, told))
+        self._told[self._places[result.name]] = told
+
+    def _add(self, record: state.Record) -> None:
+        self._journal.add(record)
+        self._recall(record)
+
+    def _recall(self, record: state.Record) -> None:
+        """Raises :class:`~harness.bisect.state.Damaged` for what :func:`_record` does not make."""
+        try:
+            if record["e"] == "round":
+                self._rounds += 1
+                self._seconds += float(record["seconds"])
+                return
+            self._told[self._places[record["kernel"]]] = _told(record)
+        except (LookupError, TypeError, ValueError) as error:
+            raise state.Damaged(
+                f"the state of this map is damaged ({type(error).__name__}: {error}); begin anew "
+                "with --fresh"
+            ) from error
+
+
+def _asked(candidates: Sequence[Candidate], wishes: Wishes, guest: str) -> str:
+    """All on which what the kernels tell depends; how many are booted at a time does not count.
+
+    A checker that asks for more would seem to find a change where the map was interrupted.
+    """
+    settings = {
+        "map": [[candidate.release, candidate.version] for candidate in candidates],
+        "families": wishes.families,
+        "checks": wishes.checks,
+        "accel": wishes.accel,
+        "seed": "random" if wishes.seed is None else wishes.seed,
+        "guest": guest,
+        "judging": reuse.judging(),
+    }
+    return resume.asked([candidate.entry for candidate in candidates], settings)
+
+
+def _record(name: str, told: Told) -> state.Record:
+    features = None
+    if told.vector is not None:
+        features = [
+            [feature.kind, feature.name, feature.family, value]
+            for feature, value in sorted(told.vector.items())
+        ]
+    return {
+        "e": "told",
+        "kernel": name,
+        "features": features,
+        "reason": told.reason,
+        "booted": told.booted,
+        "reused": told.reused,
+    }
+
+
+def _told(record: state.Record) -> Told:
+    flags = record["booted"], record["reused"]
+    texts = [record["reason"]]
+    vector: dict[Feature, str] | None = None
+    if record["features"] is not None:
+        vector = {}
+        for kind, name, family, value in record["features"]:
+            vector[Feature(Kind(kind), name, Family(family))] = value
+            texts += [name, value]
+    if not all(isinstance(flag, bool) for flag in flags):
+        raise TypeError("a flag is none")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is none")
+    return Told(vector, record["reason"], *flags)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``bisect``: between a good kernel and a bad one, or every change along a series."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import sys
+from pathlib import Path
+
+from guest import checks as guest_checks
+from harness import manifest, session
+from harness.bisect import candidates, changelog, predicate, runner, state
+from harness.capabilities import CAPABILITIES
+from harness.cli import arguments, boundaries
+from harness.cli.common import NotWritten, UsageError, check_writable, globs, listener, stopping
+from harness.judge import CAPABILITY
+from harness.kernels import Cache
+from harness.kernels.files import write_through
+from harness.report import bisect as report
+from harness.report import terminal
+from harness.results import Family
+
+
+def add(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "bisect", "find which of many prebuilt kernels changed something", run
+    )
+    arguments.add_manifest(command)
+    command.add_argument(
+        "--good",
+        "--from",
+        metavar="NAME",
+        help="a kernel that does not show it; with --boundaries simply the one end",
+    )
+    command.add_argument(
+        "--bad",
+        "--to",
+        metavar="NAME",
+        help="a kernel that shows it, which may be the older; with --boundaries the other end",
+    )
+    wanted = command.add_mutually_exclusive_group()
+    wanted.add_argument(
+        "--check",
+        metavar="PATTERN",
+        help="bad is where such a check fails, or the capability of capability.NAME is absent "
+        "(default: the checks that fail on the bad kernel and pass on the good one)",
+    )
+    wanted.add_argument(
+        "--incident", metavar="FINGERPRINT", help="bad is where the log has it; its beginning does"
+    )
+    wanted.add_argument(
+        "--any", action="store_true", help="bad is what starts and is not as expected"
+    )
+    command.add_argument(
+        "--boundaries",
+        action="store_true",
+        help="find where along all kernels, or those between the two, each check and capability "
+        "changed",
+    )
+    arguments.add_resources(command)
+    command.add_argument(
+        "--confirm",
+        type=arguments.Number(0, 1000),
+        default=0,
+        metavar="N",
+        help="boot each kernel N more times, for what does not show in every boot",
+    )
+    command.add_argument(
+        "--family", type=Family, choices=list(Family), help="one address family (default: both)"
+    )
+    command.add_argument(
+        "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="of the payloads"
+    )
+    command.add_argument(
+        "--fresh", action="store_true", help="forget what an earlier bisect for the same found out"
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    arguments.add_output(command)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Search, and say what was found."""
+    if given.boundaries:
+        return boundaries.run(given)
+    cache = Cache(given.cache)
+    check_writable(given.json)
+    wishes = session.Wishes(
+        families=(given.family,) if given.family else tuple(Family),
+        seed=given.seed,
+        jobs=given.jobs,
+        accel=given.accel,
+        output=given.output,
+        confirm=given.confirm,
+        manifest=given.manifest,
+    )
+    if given.good is None or given.bad is None:
+        raise UsageError("--good and --bad each want the name of a kernel")
+    found = _between(given, wishes, cache)
+    sys.stdout.write(report.render(found))
+    sys.stdout.flush()
+    _write(report.to_json(found), given.json)
+    return found.exit_status
+
+
+def _between(given: argparse.Namespace, wishes: session.Wishes, cache: Cache) -> report.Bisection:
+    entries = manifest.load(given.manifest).entries
+    check_pattern(given.check)
+    wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
+
+    changes = changelog.teller(cache, say)
+    with stopping(cache.stop) as stop:
+        try:
+            series = candidates.between(entries, given.good, given.bad, cache, say)
+            return runner.bisect(
+                series, wanted, wishes, cache, listener, say, changes, stop, fresh=given.fresh
+            )
+        except (candidates.UnknownKernel, state.Damaged, state.Busy) as error:
+            raise UsageError(str(error)) from None
+
+
+def check_pattern(pattern: str | None) -> None:
+    """Every part of it has to match something that kernels are asked."""
+    ids = [check.id for check in guest_checks.all_checks()]
+    known = [*ids, *(CAPABILITY + name for name in CAPABILITIES)]
+    for glob in globs(pattern) if pattern is not None else ():
+        if not fnmatch.filter(known, glob):
+            raise UsageError(
+                f"--check {glob!r} matches no check and no capability.NAME; `mptcp-harness list "
+                "checks` and `mptcp-harness list capabilities` show them"
+            )
+
+
+def say(text: str) -> None:
+    print(terminal.printable(text), flush=True)
+
+
+def _write(data: object, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        write_through(path, json.dumps(data, indent=1) + "\n")
+    except OSError as error:
+        raise NotWritten(f"--json {path}: it could not be written: {error.strerror}") from error
