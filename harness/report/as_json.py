@@ -23,6 +23,7 @@ from harness.results import (
     Incident,
     KernelResult,
     Phase,
+    Rounds,
     RunResult,
     Timing,
 )
@@ -37,7 +38,7 @@ def to_json(run: RunResult) -> str:
 
 def join(run: RunResult, kernels: Iterable[str]) -> str:
     """:func:`to_json` from the :func:`kernel_text` of each of its kernels, in their order."""
-    head = json.dumps({"schema": SCHEMA, "run": _clean(_run(run))}, indent=1, allow_nan=False)
+    head = json.dumps({"schema": SCHEMA, "run": clean(_run(run))}, indent=1, allow_nan=False)
     texts = ",\n".join(text.rstrip("\n") for text in kernels)
     return f'{head.removesuffix("}").rstrip()},\n "kernels": [\n{texts}\n]}}\n'
 
@@ -56,7 +57,7 @@ def kernel_text(kernel: KernelResult) -> str:
 
 def kernel_to_json(kernel: KernelResult) -> dict[str, Any]:
     """One element of ``kernels``: fit for any JSON writer, lone surrogates already replaced."""
-    cleaned: dict[str, Any] = _clean(_kernel(kernel))
+    cleaned: dict[str, Any] = clean(_kernel(kernel))
     return cleaned
 
 
@@ -78,6 +79,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "timing": _timing(kernel.timing),
         "reused_from": _earlier(kernel.reused_from),
         "confirmed": _confirmed(kernel.confirmed),
+        "rounds": _rounds(kernel.rounds),
     }
 
 
@@ -106,6 +108,31 @@ def _earlier(run: EarlierRun | None) -> dict[str, Any] | None:
 
 def _confirmed(confirmed: Confirmed | None) -> dict[str, Any] | None:
     return None if confirmed is None else asdict(confirmed)
+
+
+def _rounds(rounds: Rounds | None) -> dict[str, Any] | None:
+    if rounds is None:
+        return None
+    return {
+        "asked": rounds.asked,
+        "done": rounds.done,
+        "failed": rounds.failed,
+        "by_check": dict(rounds.by_check),
+        "failures": [
+            {
+                "family": failure.key.family,
+                "check": failure.key.id,
+                "payload": failure.key.payload,
+                "phase": failure.key.phase,
+                "side": failure.key.side,
+                "count": failure.count,
+                "first": failure.first,
+                "seed": failure.seed,
+            }
+            for failure in rounds.failures
+        ],
+        "cut": None if rounds.cut is None else asdict(rounds.cut),
+    }
 
 
 def _family(result: FamilyResult) -> dict[str, Any]:
@@ -182,13 +209,14 @@ def _seconds(value: float) -> float:
     return round(float(value), 3)
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
+    """``value``, its lone surrogates replaced by what Python writes for them."""
     if type(value) is str and value.isascii():
         return value
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, (list, tuple)):
-        return [_clean(item) for item in value]
+        return [clean(item) for item in value]
     if isinstance(value, (dict, Mapping)):
-        return {_clean(name): _clean(item) for name, item in value.items()}
+        return {clean(name): clean(item) for name, item in value.items()}
     return value

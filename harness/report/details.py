@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report.failures import Failure, Variant, failures, lost, phrases, place
+from harness.report.rounds import of_check, summary
 from harness.report.terminal import Glyphs, plural, style_of
 from harness.results import Attempt, Incident, KernelResult, KernelVerdict, RunResult
 
@@ -33,12 +34,14 @@ def kernel_details(
 ) -> Iterator[RenderableType]:
     """Nothing for a kernel that passed and has nothing to note, not even a known issue."""
     passed = kernel.verdict is KernelVerdict.PASS and not kernel.known
-    if passed and not kernel.notes and len(kernel.attempts) < 2:
+    if passed and not kernel.notes and len(kernel.attempts) < 2 and kernel.rounds is None:
         return
     heading = Text(glyphs.safe(kernel.name, 64), style="bold")
     yield heading.append(": ").append(kernel.verdict, style=style_of(kernel.verdict))
     if not passed:
         yield from _block(kernel.reason, MAX_REASON_LINES, 2, glyphs)
+    if kernel.rounds is not None:
+        yield _indented(2, _fields([("rounds", glyphs.safe(summary(kernel.rounds)))]))
     if kernel.known or not kernel.verdict.as_expected:
         yield from _failures(run, kernel, glyphs)
         yield from _lost(kernel, glyphs)
@@ -53,11 +56,11 @@ def kernel_details(
 def _failures(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
     found = failures(kernel)
     for failure in found[:MAX_FAILURES]:
-        yield _failure(failure, _rest(run, kernel), glyphs)
+        yield _failure(failure, kernel, _rest(run, kernel), glyphs)
     yield from _more(len(found) - MAX_FAILURES, "check", 2, _rest(run, kernel), glyphs)
 
 
-def _failure(failure: Failure, rest: str, glyphs: Glyphs) -> RenderableType:
+def _failure(failure: Failure, kernel: KernelResult, rest: str, glyphs: Glyphs) -> RenderableType:
     title = Text(glyphs.safe(failure.check, 64), style="bold")
     title.append(": ").append(failure.verdict, style=style_of(failure.verdict))
     title.append(f" at {failure.places} of {plural(failure.planned, 'place')}", style="not bold")
@@ -67,6 +70,7 @@ def _failure(failure: Failure, rest: str, glyphs: Glyphs) -> RenderableType:
     return Group(
         _indented(2, title),
         *_known(failure.known, glyphs),
+        *_often(failure.check, kernel, glyphs),
         *(_indented(4, _variant(variant, glyphs)) for variant in shown),
         *_more(others, "place", 4, rest, glyphs),
     )
@@ -75,6 +79,12 @@ def _failure(failure: Failure, rest: str, glyphs: Glyphs) -> RenderableType:
 def _known(text: str, glyphs: Glyphs) -> Iterator[RenderableType]:
     if text:
         yield _indented(4, _fields([("known", glyphs.safe(text.removeprefix("known ")))]))
+
+
+def _often(check: str, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
+    said = of_check(kernel.rounds, check) if kernel.rounds is not None else ""
+    if said:
+        yield _indented(4, _fields([("in", glyphs.safe(said))]))
 
 
 def _variant(variant: Variant, glyphs: Glyphs) -> Table:

@@ -21,6 +21,7 @@ from harness.results import (
     CheckResult,
     CheckVerdict,
     Confirmed,
+    CutRound,
     EarlierRun,
     Family,
     FamilyResult,
@@ -29,6 +30,8 @@ from harness.results import (
     KernelResult,
     KernelVerdict,
     Phase,
+    RoundFailures,
+    Rounds,
     Stream,
     Timing,
 )
@@ -108,6 +111,10 @@ class Fields:
             return None
         return self.take(name, kind)
 
+    def later(self, name: str, kind: type[_T]) -> _T | None:
+        """As :meth:`optional`, of a member that records of older harnesses do not have."""
+        return self.optional(name, kind) if name in self._left else None
+
     def fields(self, name: str) -> Fields:
         return Fields(f"{self._where}.{name}", self.take(name, dict))
 
@@ -152,6 +159,7 @@ def _kernel(given: Fields) -> KernelResult:
         timing=_timing(given.fields("timing")),
         reused_from=_earlier(given.optional("reused_from", dict)),
         confirmed=_confirmed(given.optional("confirmed", dict)),
+        rounds=_rounds(given.later("rounds", dict)),
     )
     given.end()
     return result
@@ -178,6 +186,41 @@ def _confirmed(value: dict[str, Any] | None) -> Confirmed | None:
     confirmed = Confirmed(given.take("boots", int), given.take("bad", int))
     given.end()
     return confirmed
+
+
+def _rounds(value: dict[str, Any] | None) -> Rounds | None:
+    if value is None:
+        return None
+    given = Fields("kernel.rounds", value)
+    rounds = Rounds(
+        asked=given.take("asked", int),
+        done=given.take("done", int),
+        failed=given.take("failed", int),
+        by_check=given.mapping("by_check", int),
+        failures=given.each("failures", _round_failures),
+        cut=_cut(given.optional("cut", dict)),
+    )
+    given.end()
+    return rounds
+
+
+def _round_failures(given: Fields) -> RoundFailures:
+    key = CheckKey(
+        given.word("family", Family),
+        *(given.text(name) for name in ("check", "payload", "phase", "side")),
+    )
+    failures = RoundFailures(key, *(given.take(name, int) for name in ("count", "first", "seed")))
+    given.end()
+    return failures
+
+
+def _cut(value: dict[str, Any] | None) -> CutRound | None:
+    if value is None:
+        return None
+    given = Fields("kernel.rounds.cut", value)
+    cut = CutRound(given.take("number", int), given.take("seed", int), given.text("during"))
+    given.end()
+    return cut
 
 
 def _family(name: str, value: Mapping[str, Any]) -> tuple[Family, FamilyResult]:

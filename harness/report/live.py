@@ -126,6 +126,8 @@ class Display:
         line.append(f"{elapsed:>8}")
         if progress.planned and not done:
             line.append(f"  {progress.done}/{progress.planned}")
+        elif progress.stage is Stage.REPEATING:
+            line.append(f"  {plural(progress.done, 'round')}")
         if progress.detail:
             line.append("  ").append(glyphs.safe(progress.detail), style="dim")
         if line.cell_len > width:

@@ -12,6 +12,9 @@ from typing import TextIO
 from harness.progress import Listener, Progress, Stage
 from harness.report.terminal import Writer, glyphs_for, plural
 
+#: Seconds between lines on the rounds of one kernel.
+REPEATING_EVERY = 30.0
+
 
 @contextmanager
 def plain(
@@ -37,17 +40,29 @@ class PlainProgress:
         self._start = clock()
         self._lock = threading.Lock()
         self._stages: dict[str, Stage] = {}
+        self._said: dict[str, float] = {}  # when a line on its rounds was written, by kernel
 
     def __call__(self, progress: Progress, /) -> None:
         with self._lock:
             known = self._stages.get(progress.kernel)
             self._stages[progress.kernel] = progress.stage
+            due = self._is_due(progress, known)
         if not progress.kernel:
             self.line(progress.detail)
-        elif progress.stage is Stage.RETRYING or (
-            progress.stage is not known and progress.stage is not Stage.QUEUED
-        ):
+        elif due:
             self.line(f"{progress.kernel}: {_sentence(progress)}")
+
+    def _is_due(self, progress: Progress, known: Stage | None) -> bool:
+        """A new stage, another try, and now and then how far the rounds are."""
+        if progress.stage is Stage.REPEATING:
+            now = self._clock()
+            due = now - self._said.get(progress.kernel, -REPEATING_EVERY) >= REPEATING_EVERY
+            if due:
+                self._said[progress.kernel] = now
+            return due
+        return progress.stage is Stage.RETRYING or (
+            progress.stage is not known and progress.stage is not Stage.QUEUED
+        )
 
     def line(self, text: str) -> None:
         with self._lock:
@@ -58,5 +73,8 @@ class PlainProgress:
 def _sentence(progress: Progress) -> str:
     if progress.stage is Stage.CHECKING:  # its detail is the check that happens to run
         return f"checking, {plural(progress.planned, 'result')} planned"
+    if progress.stage is Stage.REPEATING:
+        of = f" of {progress.planned}" if progress.planned else ""
+        return f"{progress.done}{of} rounds, {progress.detail}"
     word = progress.verdict if progress.stage is Stage.DONE else progress.stage
     return f"{word}: {progress.detail}" if progress.detail else word

@@ -32,6 +32,10 @@ from harness.results import (
 MIN_WIDTH = 72
 #: A guest is not trusted with the number of columns.
 MAX_CAPABILITIES = 16
+#: Kernels named in one line, where more are alike.
+MAX_NAMES = 4
+#: Capabilities without a column of their own: they are counted in one.
+MINOR = tuple(spec.name for spec in CAPABILITIES.values() if spec.minor)
 
 
 def render(run: RunResult, *, width: int, colour: bool, unicode: bool) -> str:
@@ -66,13 +70,14 @@ def _console(width: int, *, colour: bool) -> Console:
 def _report(run: RunResult, glyphs: Glyphs, console: Console) -> Iterator[RenderableType]:
     if run.kernels or run.missing:
         names = _capability_names(run.kernels)
-        table = _table(run, names, glyphs, gap=2)
-        unbounded = console.options.update_width(1000)
-        if console.measure(table, options=unbounded).maximum > console.width:
-            table = _table(run, names, glyphs, gap=1)
+        table = _fitting(run, names, glyphs, console)
         yield from _flags(table, names, glyphs, console)
         yield table
         yield ""
+        lacking = list(_lacking(run.kernels, glyphs))
+        if lacking:
+            yield from lacking
+            yield ""
     for kernel in run.kernels:
         details = list(kernel_details(run, kernel, glyphs))
         if details:
@@ -89,15 +94,30 @@ def _capability_names(kernels: Sequence[KernelResult]) -> list[str]:
     reported = dict.fromkeys(name for kernel in kernels for name in kernel.capabilities)
     if not reported:
         return []
+    own = [name for name in CAPABILITIES if name not in MINOR]
     others = sorted(name for name in reported if name not in CAPABILITIES)
-    return [*CAPABILITIES, *others][:MAX_CAPABILITIES]
+    return [*own, *others][:MAX_CAPABILITIES]
 
 
-def _table(run: RunResult, names: Sequence[str], glyphs: Glyphs, *, gap: int) -> Table:
+def _fitting(run: RunResult, names: Sequence[str], glyphs: Glyphs, console: Console) -> Table:
+    """The widest table that fits; where none does, the narrowest, whose names are folded."""
+    unbounded = console.options.update_width(1000)
+    for gap, counted in ((2, True), (1, True), (1, False)):
+        table = _table(run, names, glyphs, gap=gap, counted=counted)
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            break
+    return table
+
+
+def _table(
+    run: RunResult, names: Sequence[str], glyphs: Glyphs, *, gap: int, counted: bool
+) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     table.add_column("kernel", overflow="fold")
     table.add_column("release", overflow="fold")
     table.add_column(_leaders(names, glyphs), no_wrap=True)
+    if counted:
+        table.add_column("options", no_wrap=True, justify="right")
     table.add_column("IPv4", no_wrap=True)
     table.add_column("IPv6", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -107,6 +127,7 @@ def _table(run: RunResult, names: Sequence[str], glyphs: Glyphs, *, gap: int) ->
             Text(glyphs.safe(kernel.name, 64)),
             Text(glyphs.safe(kernel.release, 64) or glyphs.unknown),
             _marks(kernel, names, glyphs),
+            *([_count(kernel, glyphs)] if counted else []),
             _family(kernel, Family.IPV4, glyphs),
             _family(kernel, Family.IPV6, glyphs),
             _verdict(kernel),
@@ -117,7 +138,8 @@ def _table(run: RunResult, names: Sequence[str], glyphs: Glyphs, *, gap: int) ->
         marks = Text(" ".join(glyphs.unknown for _ in names), style="dim")
         shown = Text(glyphs.safe(name, 64))
         missing = Text("missing", style="bold red")
-        table.add_row(shown, unknown, marks, unknown, unknown, missing, unknown)
+        count = [unknown] if counted else []
+        table.add_row(shown, unknown, marks, *count, unknown, unknown, missing, unknown)
     return table
 
 
@@ -154,12 +176,7 @@ def _flags(
 
 
 def _marks(kernel: KernelResult, names: Sequence[str], glyphs: Glyphs) -> Text:
-    failed = {
-        check.key.id
-        for family in kernel.families.values()
-        for check in family.checks
-        if check.weight.is_bad
-    }
+    failed = _failed(kernel)
     marks = []
     for name in names:
         present = kernel.capabilities.get(name)
@@ -171,6 +188,38 @@ def _marks(kernel: KernelResult, names: Sequence[str], glyphs: Glyphs) -> Text:
             mark = Text(glyphs.yes, "green") if present else Text(glyphs.no, "dim")
         marks.append(mark)
     return Text(" ").join(marks)
+
+
+def _failed(kernel: KernelResult) -> set[str]:
+    return {
+        check.key.id
+        for family in kernel.families.values()
+        for check in family.checks
+        if check.weight.is_bad
+    }
+
+
+def _count(kernel: KernelResult, glyphs: Glyphs) -> Text:
+    """How many of the minor capabilities are there."""
+    found = [kernel.capabilities[name] for name in MINOR if name in kernel.capabilities]
+    if not found or not kernel.capabilities.get("mptcp"):
+        return Text(glyphs.unknown, style="dim")
+    unexpected = not _failed(kernel).isdisjoint(f"capability.{name}" for name in MINOR)
+    whole = "green" if sum(found) == len(MINOR) else "dim"
+    return Text(f"{sum(found)}/{len(MINOR)}", style="bold red" if unexpected else whole)
+
+
+def _lacking(kernels: Sequence[KernelResult], glyphs: Glyphs) -> Iterator[Text]:
+    """What the counts leave out, once for kernels that lack the same; not where all is absent."""
+    alike: dict[tuple[str, ...], list[KernelResult]] = {}
+    for kernel in kernels:
+        lacks = tuple(name for name in MINOR if kernel.capabilities.get(name) is False)
+        if lacks and any(kernel.capabilities.get(name) for name in MINOR):
+            alike.setdefault(lacks, []).append(kernel)
+    for lacks, same in alike.items():
+        more = f" and {len(same) - MAX_NAMES} more" if len(same) > MAX_NAMES else ""
+        verb = "lacks" if len(same) == 1 else "lack"
+        yield Text(f"{_names(same[:MAX_NAMES], glyphs)}{more} {verb} {', '.join(lacks)}")
 
 
 def _family(kernel: KernelResult, family: Family, glyphs: Glyphs) -> Text:

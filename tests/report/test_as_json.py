@@ -19,6 +19,7 @@ from harness.results import (
     CheckResult,
     CheckVerdict,
     Confirmed,
+    CutRound,
     EarlierRun,
     Family,
     FamilyResult,
@@ -27,6 +28,8 @@ from harness.results import (
     KernelResult,
     KernelVerdict,
     Phase,
+    RoundFailures,
+    Rounds,
     RunResult,
     Stream,
     Timing,
@@ -67,6 +70,7 @@ KERNEL_KEYS = {
     "timing": dict,
     "reused_from": (dict, type(None)),
     "confirmed": (dict, type(None)),
+    "rounds": (dict, type(None)),
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
 CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw", "known"}
@@ -147,6 +151,24 @@ ATTEMPTS = st.builds(
     phases=PHASES,
     verdict=st.none() | st.sampled_from(KernelVerdict),
 )
+ROUNDS = st.builds(
+    Rounds,
+    asked=st.integers(2, 10**6),
+    done=st.integers(0, 10**6),
+    failed=st.integers(0, 10**6),
+    by_check=st.dictionaries(TEXT, st.integers(1, 9), max_size=2),
+    failures=st.lists(
+        st.builds(
+            RoundFailures,
+            st.builds(CheckKey, st.sampled_from(Family), TEXT, TEXT, TEXT, TEXT),
+            st.integers(1, 9),
+            st.integers(0, 9),
+            st.integers(0, 2**63),
+        ),
+        max_size=1,
+    ).map(tuple),
+    cut=st.none() | st.builds(CutRound, st.integers(1, 9), st.integers(0, 2**63), TEXT),
+)
 KERNELS = st.builds(
     KernelResult,
     name=TEXT,
@@ -165,6 +187,7 @@ KERNELS = st.builds(
     timing=st.builds(Timing, SECONDS, SECONDS, SECONDS, SECONDS, PHASES),
     reused_from=st.none() | st.builds(EarlierRun, TEXT, TEXT, st.integers(0, 2**64), TEXT),
     confirmed=st.none() | st.builds(Confirmed, st.integers(1, 9), st.integers(1, 9)),
+    rounds=st.none() | ROUNDS,
 )
 RUNS = st.builds(
     RunResult,

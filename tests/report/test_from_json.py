@@ -18,11 +18,14 @@ from harness.results import (
     Attempt,
     CheckVerdict,
     Confirmed,
+    CutRound,
     EarlierRun,
     Family,
     KernelResult,
     KernelVerdict,
     Phase,
+    RoundFailures,
+    Rounds,
     Stream,
 )
 from tests import factories
@@ -30,9 +33,9 @@ from tests.report.support import UNHURRIED
 from tests.report.test_as_json import KERNELS
 
 #: Any name may stand in these, so that one more or one less is no mistake.
-OPEN = (("capabilities",), ("families",))
-OPTIONAL = ("payload", "expected", "got", "raw")
-NULLABLE = ("check", "reused_from", "confirmed")
+OPEN = (("capabilities",), ("families",), ("rounds", "by_check"))
+OPTIONAL = ("payload", "expected", "got", "raw", "rounds")
+NULLABLE = ("check", "reused_from", "confirmed", "rounds", "cut")
 JUNK: tuple[Any, ...] = (None, 1, 1.5, True, "junk", [], {}, ["junk", 1], {"junk": 1})
 
 Path = tuple[str | int, ...]
@@ -60,6 +63,14 @@ def sample() -> KernelResult:
         timing=replace(crashed.timing, phases=phases),
         reused_from=EarlierRun("20260101-000000-abcdef", "2026-01-01T00:00:01+00:00", 7, "/runs/1"),
         confirmed=Confirmed(4, 1),
+        rounds=Rounds(
+            asked=9,
+            done=5,
+            failed=1,
+            by_check={failed.key.id: 1},
+            failures=(RoundFailures(failed.key, 1, 3, 10),),
+            cut=CutRound(5, 12, "ipv4 byte checks"),
+        ),
     )
 
 
@@ -120,7 +131,8 @@ def test_a_value_of_another_type_is_refused(path: Path, value: Any) -> None:
     nullable = bool(path) and (path[-1] in NULLABLE or path == ("attempts", 0, "verdict"))
     for junk in JUNK:
         same = type(junk) is type(value) and junk not in (["junk", 1], {"junk": 1})
-        if same or (nullable and junk is None):
+        counts = path == ("rounds", "by_check") and junk == {"junk": 1}  # of a check's rounds
+        if same or counts or (nullable and junk is None):
             continue
         with pytest.raises(Malformed):
             kernel_from_json(changed(WHOLE, path, junk))

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``compare``: what changed between two runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from harness import compare, session, stored
+from harness.cli import arguments
+from harness.cli.common import UsageError
+from harness.compare import RunDifference
+from harness.report import compare as report
+from harness.report import terminal
+from harness.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, RunResult
+
+RUN_HELP = "its id or the beginning of that, 'last', its directory, or a file of --json"
+
+
+def add(commands: arguments.Commands) -> None:
+    command = arguments.command(commands, "compare", "show what changed between two runs", run)
+    command.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help=f"{RUN_HELP}; of one the one before it that was asked for the same is compared with "
+        "it, of none the last two",
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    """Compare two kept runs, the older with the newer as they are given."""
+    try:
+        before, after = _runs(given.runs)
+    except stored.NoSuchRun as error:
+        raise UsageError(str(error)) from None
+    difference = compare.runs(before, after)
+    print(report.render_runs(difference, terminal.glyphs_for(sys.stdout)), end="", flush=True)
+    return exit_status(difference)
+
+
+def exit_status(difference: RunDifference) -> int:
+    """A regression found outweighs what could not be compared."""
+    if difference.is_worse:
+        return EXIT_FAILED
+    return EXIT_OK if difference.is_complete else EXIT_INFRASTRUCTURE
+
+
+def _runs(words: list[str]) -> tuple[RunResult, RunResult]:
+    place = session.store_file()
+    match words:
+        case []:
+            return stored.last_two(place)
+        case [word]:
+            return stored.with_the_one_before(word, place)
+        case [before, after]:
+            return stored.find(before, place), stored.find(after, place)
+    raise UsageError(f"{len(words)} runs given; name two, or fewer")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``report``: a kept run, in one of several formats."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness import session, stored
+from harness.cli import arguments
+from harness.cli.common import NotWritten, UsageError
+from harness.cli.compare import RUN_HELP
+from harness.kernels.files import write_through
+from harness.report import as_json, html, junit, kcidb, ktap, markdown
+from harness.results import EXIT_OK, RunResult
+
+FORMATS: Mapping[str, Callable[[RunResult], str]] = {
+    "html": html.to_html,
+    "junit": junit.to_junit,
+    "ktap": ktap.to_ktap,
+    "json": as_json.to_json,
+    "markdown": markdown.to_markdown,
+    "kcidb": kcidb.to_kcidb,
+}
+
+
+def add(commands: arguments.Commands) -> None:
+    command = arguments.command(commands, "report", "show a kept run in another format", run)
+    command.add_argument(
+        "run_name", nargs="?", default=stored.LAST, metavar="RUN", help=f"{RUN_HELP} (the default)"
+    )
+    command.add_argument(
+        "--format", choices=sorted(FORMATS), default="markdown", help="(default: markdown)"
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it there (default: standard output)"
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    """Write the run; whatever its verdicts are, that is a success."""
+    try:
+        kept = stored.find(given.run_name, session.store_file())
+    except stored.NoSuchRun as error:
+        raise UsageError(str(error)) from None
+    text = FORMATS[given.format](kept)
+    if given.output is None:
+        sys.stdout.buffer.write(text.encode("utf-8"))  # all of these are UTF-8 by definition
+        return EXIT_OK
+    try:
+        write_through(given.output, text)
+    except OSError as error:
+        raise NotWritten(
+            f"--output {given.output}: it could not be written: {error.strerror or error}; name "
+            "another file"
+        ) from error
+    return EXIT_OK

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A run, or what changed since another, as Markdown for a mail or a merge-request comment.
+
+Whatever is foreign stands in code, whose fence is longer than any row of backticks in it: there
+neither HTML nor a mention or a link is anything but text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from harness.compare import RunDifference
+from harness.report.compare import render_runs
+from harness.report.failures import Failure, failures, lost, phrases
+from harness.report.terminal import UNICODE, plural, printable
+from harness.results import (
+    CheckVerdict,
+    Family,
+    Incident,
+    KernelResult,
+    KernelVerdict,
+    RunResult,
+)
+
+#: Bytes of UTF-8. The smallest bound of a merge request's comment that is in use is 65,536.
+MAX_BYTES = 60_000
+# Of anything beyond these the number is given.
+MAX_ROWS = 100
+MAX_FAILURES = 10
+MAX_PHRASES = 4
+MAX_INCIDENTS = 3
+MAX_EXCERPT_LINES = 25
+MAX_WIDTH = 200  # of a line of code
+
+
+def to_markdown(run: RunResult) -> str:
+    """Title, table, what is wrong in each kernel, and how it came about; at most MAX_BYTES."""
+    head = [_title(run), *table(run)]
+    foot = ["", *setting(run)]
+    sections = [_section(kernel) for kernel in run.kernels if kernel_needs_words(kernel)]
+    return bounded(head, sections, foot)
+
+
+def difference_to_markdown(difference: RunDifference) -> str:
+    """What changed between two runs; at most MAX_BYTES."""
+    title = "mptcp-harness: " + ("newly wrong" if difference.is_worse else "nothing newly wrong")
+    if not difference.is_complete:
+        title += ", and not all could be compared"
+    text = render_runs(difference, UNICODE)
+    room = MAX_BYTES - 1024
+    lines, size = [], 0
+    for line in text.splitlines():
+        size += len(line.encode()) + 1
+        if size > room:
+            lines.append("…")
+            break
+        lines.append(line)
+    return "\n".join([f"### {title}", "", *fenced(lines, escaped=True)]) + "\n"
+
+
+def bounded(head: Sequence[str], sections: Sequence[Sequence[str]], foot: Sequence[str]) -> str:
+    """As many whole ``sections`` as there is room for; how many are left out is said."""
+
+    def size(lines: Iterable[str]) -> int:
+        return sum(len(line.encode("utf-8", "replace")) + 1 for line in lines)
+
+    room = MAX_BYTES - size(head) - size(foot) - 100  # for the line about those left out
+    body: list[str] = []
+    left = 0
+    for section in sections:
+        if size(section) <= room:
+            body += section
+            room -= size(section)
+        else:
+            left += 1
+    if left:
+        body += [
+            "",
+            f"There is no room here for {plural(left, 'more kernel')} with something to say.",
+        ]
+    return "\n".join([*head, *body, *foot]) + "\n"
+
+
+def code(text: str, limit: int = 300) -> str:
+    """``text`` as inline code on one line, in at most about ``limit`` characters."""
+    shown = UNICODE.safe(text, limit)
+    if not shown.strip():
+        return "–"  # noqa: RUF001
+    fence = "`" * (_longest_row(shown) + 1)
+    pad = " " if shown[0] in "` " or shown[-1] in "` " else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def cell(text: str, limit: int = 160) -> str:
+    """:func:`code` in a table, where a bar ends the cell even within code."""
+    return code(text, limit).replace("|", "\\x7c")
+
+
+def fenced(lines: Iterable[str], *, escaped: bool = False) -> list[str]:
+    """``lines`` as a block that nothing in them ends."""
+    shown = [line if escaped else UNICODE.safe(line, MAX_WIDTH) for line in lines]
+    fence = "`" * max(3, 1 + max(map(_longest_row, shown), default=0))
+    return [fence + "text", *shown, fence]
+
+
+def kernel_needs_words(kernel: KernelResult) -> bool:
+    return bool(kernel.known) or not kernel.verdict.as_expected
+
+
+def _longest_row(text: str) -> int:
+    return max((len(row) for row in re.findall("`+", text)), default=0)
+
+
+def _title(run: RunResult) -> str:
+    verdicts = Counter(kernel.verdict for kernel in run.kernels)
+    tally = ", ".join(f"{verdicts[v]} {v}" for v in KernelVerdict if verdicts[v])
+    parts = [f"{plural(len(run.kernels), 'kernel')}{': ' if tally else ''}{tally}"]
+    if run.missing:
+        parts.append(f"{len(run.missing)} missing")
+    if run.interrupted:
+        parts.append("interrupted")
+    return f"### mptcp-harness: {', '.join(parts)}"
+
+
+def table(run: RunResult) -> Iterator[str]:
+    """A row for each kernel, those that are wrong first where there are too many."""
+    yield ""
+    yield "| kernel | release | IPv4 | IPv6 | verdict | reason |"
+    yield "|---|---|---|---|---|---|"
+    # Those that are wrong are not the ones to be left out.
+    ordered = sorted(run.kernels, key=lambda kernel: kernel.verdict.as_expected)
+    for kernel in ordered[:MAX_ROWS] if len(ordered) > MAX_ROWS else run.kernels:
+        known = f", {len(kernel.known)} known" if kernel.known else ""
+        cells = (
+            cell(kernel.name, 64),
+            cell(kernel.release, 64),
+            _family(kernel, Family.IPV4),
+            _family(kernel, Family.IPV6),
+            kernel.verdict if kernel.verdict.as_expected else f"**{kernel.verdict}**",
+            "" if kernel.verdict.as_expected else cell(kernel.reason),
+        )
+        cells = (*cells[:4], cells[4] + known, cells[5])
+        yield f"| {' | '.join(cells)} |"
+    for name in run.missing[:MAX_ROWS]:
+        yield f"| {cell(name, 64)} | | | | **missing** | |"
+    left = max(0, len(run.kernels) - MAX_ROWS) + max(0, len(run.missing) - MAX_ROWS)
+    if left:
+        yield f"| and {plural(left, 'more kernel')} | | | | | |"
+
+
+def _family(kernel: KernelResult, family: Family) -> str:
+    result = kernel.families.get(family)
+    if result is None or result.verdict is CheckVerdict.UNSUPPORTED:
+        return "–"  # noqa: RUF001
+    return result.verdict if result.verdict is CheckVerdict.PASS else f"**{result.verdict}**"
+
+
+def _section(kernel: KernelResult) -> list[str]:
+    lines = ["", f"#### {code(kernel.name, 64)}: {kernel.verdict}", ""]
+    if not kernel.verdict.as_expected:
+        lines.append(code(kernel.reason))
+    found = failures(kernel)
+    if found:
+        lines.append("")
+    for failure in found[:MAX_FAILURES]:
+        lines += _failure(failure)
+    if len(found) > MAX_FAILURES:
+        lines.append(f"- and {plural(len(found) - MAX_FAILURES, 'more check')}")
+    missing = lost(kernel)
+    if missing:
+        never = f"{plural(len(missing), 'result')} never came, the first: "
+        lines += ["", never + code(str(missing[0].key))]
+    for incident in kernel.incidents[:MAX_INCIDENTS]:
+        lines += _incident(incident)
+    if len(kernel.incidents) > MAX_INCIDENTS:
+        more = len(kernel.incidents) - MAX_INCIDENTS
+        lines += ["", f"And {plural(more, 'more incident')}."]
+    return lines
+
+
+def _failure(failure: Failure) -> Iterator[str]:
+    count = f"{failure.places} of {plural(failure.planned, 'place')}"
+    known = f", {code(failure.known)}" if failure.known else ""
+    yield f"- {code(failure.check, 64)}: {failure.verdict} at {count}{known}"
+    variant = failure.variants[0]
+    where = phrases([place for variant in failure.variants for place in variant.places])
+    more = "; …" if len(where) > MAX_PHRASES else ""
+    first = "first " if len(failure.variants) > 1 else ""
+    told = (
+        ("at", "; ".join(where[:MAX_PHRASES]) + more),
+        (f"{first}what", variant.first.detail),
+        (f"{first}expected", variant.first.expected),
+        (f"{first}got", variant.first.got),
+    )
+    for label, text in told:
+        if text:
+            yield f"  - {label} {code(text)}"
+
+
+def _incident(incident: Incident) -> Iterator[str]:
+    known = f", {code(incident.known)}" if incident.known else ""
+    yield ""
+    yield f"{incident.kind}: {code(incident.title)}{known}"
+    if incident.check:
+        yield f"during {code(incident.check)}"
+    lines = incident.excerpt.strip("\r\n").split("\n")
+    shown = [line.rstrip("\r").expandtabs() for line in lines[:MAX_EXCERPT_LINES]]
+    if len(lines) > MAX_EXCERPT_LINES:
+        shown.append(f"… {plural(len(lines) - MAX_EXCERPT_LINES, 'more line')}")
+    if any(line.strip() for line in shown):
+        yield ""
+        yield from fenced(shown)
+
+
+def setting(run: RunResult) -> Iterator[str]:
+    """By what the run was made, in one paragraph."""
+    for note in run.notes[:5]:
+        yield f"Note: {code(note)}"
+        yield ""
+    parts = [f"run {code(run.id, 64)}", code(printable(run.started), 64)]
+    parts += [f"{code(run.accel, 32)}"] if run.accel else []
+    parts += [f"QEMU {code(run.qemu, 32)}"] if run.qemu else []
+    parts += [f"virtme-ng {code(run.virtme_ng, 32)}"] if run.virtme_ng else []
+    parts += [f"seed {run.seed}"]
+    parts += [f"mptcp-harness {code(run.harness_version, 32)}"] if run.harness_version else []
+    yield ", ".join(parts)
