@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``replay``: a kernel that failed, booted again as it was then."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness import bundle, replay, session
+from harness.bundle import Bundle
+from harness.cli import arguments
+from harness.cli.common import UsageError, stopping
+from harness.kernels import Cache
+from harness.recurrence.conclusion import conclude
+from harness.report import replay as report
+from harness.report import terminal
+from harness.results import EXIT_INTERRUPTED
+
+#: How often each variation is booted, unless the user says.
+TIMES = 3
+
+
+def add(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "replay", "boot a kernel that failed again, from the bundle that it left", run
+    )
+    command.add_argument(
+        "bundle", type=Path, help="NAME.bundle.tar.zst, in a run's directory below kernels/NAME"
+    )
+    command.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="the kernel's image, where the bundle has none (default: found by its hash)",
+    )
+    command.add_argument(
+        "--vary",
+        action="store_true",
+        help="also under the other accelerator, with one and two processors and another QEMU, and "
+        "say what the failure follows: the kernel, the timing or the environment",
+    )
+    command.add_argument(
+        "--times",
+        type=arguments.Number(1, 1000),
+        metavar="N",
+        help=f"boots of each (default: 1, with --vary {TIMES})",
+    )
+    command.add_argument(
+        "--qemu",
+        type=Path,
+        metavar="FILE",
+        help="another qemu-system-x86_64; with --vary beside the usual one (default: one in PATH)",
+    )
+    arguments.add_output(command)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Boot the bundle's kernel again, and compare."""
+    try:
+        found = bundle.load(given.bundle)
+    except bundle.Damaged as error:
+        raise UsageError(str(error)) from error
+    cache = Cache(given.cache)
+    times = given.times or (TIMES if given.vary else 1)
+    wishes = replay.Wishes(given.image, given.qemu, given.vary, times)
+    _say(_about(found))
+    try:
+        with (
+            stopping(cache.stop) as stop,
+            session.ground(given.output, cache) as ground,
+        ):
+            tried = replay.run(
+                *(found, wishes, ground, cache, _say),
+                lambda row: print(report.line(row), flush=True),
+                stop,
+            )
+            stopped = stop.is_set()
+    except (replay.WrongImage, replay.WrongQemu) as error:
+        raise UsageError(str(error)) from error
+    if given.vary:
+        print("", report.table(tried, conclude(tried)), sep="\n")
+    else:
+        print(report.summary(tried))
+    _say(f"consoles and events: {ground.directory}")
+    return EXIT_INTERRUPTED if stopped else replay.exit_status(tried)
+
+
+def _about(found: Bundle) -> str:
+    failed = f"{found.entry.name} ({found.result.release}, seed {found.asked.seed})"
+    return f"{failed} failed on {found.created:%Y-%m-%d}: {found.result.reason}"
+
+
+def _say(text: str) -> None:
+    print(terminal.printable(text), flush=True)

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Boots the kernel of a bundle again as it failed, or in variations of that.
+
+:mod:`harness.replay.image` finds the kernel, :mod:`harness.replay.machines` what it may be booted
+on, :mod:`harness.replay.runner` boots and compares.
+"""
+
+from harness.replay.image import WrongImage
+from harness.replay.machines import WrongQemu
+from harness.replay.runner import Wishes, exit_status, run
+
+__all__ = ["Wishes", "WrongImage", "WrongQemu", "exit_status", "run"]

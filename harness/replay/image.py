@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where the kernel of a bundle is: in it, or elsewhere with the same hash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness import kernels
+from harness.bundle import Bundle
+from harness.kernels import Cache, KernelUnavailable, PreparedKernel, assemble, files, image
+from harness.kernels.cache import RECORD, Entry, file_sha256
+from harness.kernels.modules import Module, ModuleSet
+from harness.manifest import DebSource, ImageSource, KernelEntry, TreeSource, UpstreamSource
+
+Say = Callable[[str], None]
+
+
+class WrongImage(Exception):
+    """The image that the user named is not the bundle's; a sentence with the remedy."""
+
+
+def find(bundle: Bundle, given: Path | None, cache: Cache, say: Say) -> PreparedKernel:
+    """The kernel of ``bundle`` with its own modules, its image's hash verified.
+
+    Its image is ``given``; else that of the bundle; else one in the cache, or where it was; else
+    it is fetched again. Raises :class:`WrongImage` for ``given``, and KernelUnavailable.
+    """
+    if given is not None:
+        check(bundle, given)
+    # Whatever was named: one with these hashes is the same.
+    known = _prepared(bundle, cache)
+    if known is not None:
+        return known
+    if given is not None:
+        return _with_modules(bundle, given, cache, say)
+    if bundle.image is not None:
+        with cache.scratch() as directory:
+            file = directory / "image"
+            file.write_bytes(bundle.image)
+            return _with_modules(bundle, file, cache, say)
+    for place in (*(entry.image for entry in _cached(bundle, cache)), *_original(bundle.entry)):
+        with contextlib.suppress(OSError):
+            if file_sha256(place) == bundle.image_sha256:
+                say(f"the image is {place}")
+                return _with_modules(bundle, place, cache, say)
+    return _fetched(bundle, cache, say)
+
+
+def check(bundle: Bundle, given: Path) -> None:
+    """Raise :class:`WrongImage` unless the file ``given`` is the image of ``bundle``."""
+    try:
+        found = file_sha256(given)
+    except OSError as error:
+        raise WrongImage(f"--image {given}: it cannot be read: {error.strerror}") from error
+    if found != bundle.image_sha256:
+        raise WrongImage(
+            f"--image {given}: its SHA-256 is {found}, and the bundle is of {wanted(bundle)}"
+        )
+
+
+def wanted(bundle: Bundle) -> str:
+    """Which image it is, for people."""
+    return f"{bundle.origin}, release {bundle.release}, SHA-256 {bundle.image_sha256}"
+
+
+def _with_modules(bundle: Bundle, file: Path, cache: Cache, say: Say) -> PreparedKernel:
+    modules = ModuleSet(tuple(Module(name, data) for name, data in bundle.modules))
+    found = image.from_file(
+        bundle.entry.name,
+        file,
+        lambda _: modules,
+        cache,
+        say,
+        origin=bundle.origin,
+        sha256=bundle.image_sha256,
+    )
+    return replace(found, version=bundle.version)
+
+
+def _prepared(bundle: Bundle, cache: Cache) -> PreparedKernel | None:
+    """The kernel, if the cache has it with the same modules."""
+    modules = tuple(hashlib.sha256(data).hexdigest() for _, data in bundle.modules)
+    for entry in _cached(bundle, cache):
+        if entry.modules_sha256 == modules:
+            named = {"origin": bundle.origin, "version": bundle.version}
+            return assemble.prepared(bundle.entry.name, entry, **named)
+    return None
+
+
+def _cached(bundle: Bundle, cache: Cache) -> Iterator[Entry]:
+    """Sound entries of the cache with the image."""
+    for record in sorted(cache.directory("kernels").glob(f"*/{RECORD}")):
+        noted: Any = files.recall(record)
+        try:
+            name = f"root/{noted['built']['image']}"
+            is_it = noted["files"][name]["sha256"] == bundle.image_sha256
+        except (LookupError, TypeError):
+            continue
+        entry = cache.existing(record.parent.name) if is_it else None
+        if entry is not None and entry.image_sha256 == bundle.image_sha256:
+            yield entry
+
+
+def _original(entry: KernelEntry) -> tuple[Path, ...]:
+    match entry.source:
+        case ImageSource(image=place):
+            return (place,)
+        case TreeSource(tree=tree):
+            return (tree / "arch" / "x86" / "boot" / "bzImage", tree / "vmlinux")
+    return ()
+
+
+def _fetched(bundle: Bundle, cache: Cache, say: Say) -> PreparedKernel:
+    """The kernel from where the bundle's was fetched. Raises KernelUnavailable."""
+    entry, trouble = bundle.entry, "it is in no place that is known here"
+    for source in _sources(bundle):
+        say(f"fetching {bundle.origin} again")
+        try:
+            found = kernels.prepare(replace(entry, source=source), cache, say)
+        except KernelUnavailable as error:
+            trouble = str(error)
+            continue
+        if found.image_sha256 == bundle.image_sha256:
+            return _prepared(bundle, cache) or _with_modules(bundle, found.image, cache, say)
+        trouble = f"{found.origin} has the SHA-256 {found.image_sha256}"
+    raise KernelUnavailable(
+        f"the bundle holds no image, and needs that of {wanted(bundle)}: {trouble}; give it with "
+        "--image FILE, or let the failing run put it in with --bundle-image"
+    )
+
+
+def _sources(bundle: Bundle) -> Iterator[DebSource | UpstreamSource]:
+    match bundle.entry.source:
+        case DebSource(suite) as source:
+            # A metapackage stands for another kernel by now.
+            yield DebSource(suite, f"linux-image-{bundle.release}")
+            if source.package != f"linux-image-{bundle.release}":
+                yield source
+        case UpstreamSource() as source:
+            yield source

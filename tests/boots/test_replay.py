@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A real kernel that fails, and its bundle, from which it fails again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.bundle import archive, load, place
+from harness.kernels.cache import Cache
+from tests.boots.conftest import PATIENCE, Harness, manifest
+
+FAILING = (
+    "  - name: k\n    deb: {suite: bookworm, package: linux-image-amd64}\n"
+    "    expect: {full_info: true}\n"
+)
+OPTIONS = ("--check", "mptcp_info.readable", "--family", "ipv4", "--seed", "77")
+
+
+@pytest.fixture(scope="module")
+def bundle(harness: Harness, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("failing")
+    run = harness("matrix", str(manifest(directory, FAILING)), *OPTIONS, "--bundle-image")
+    assert run.status == 1
+    return Path(shutil.copy(place(run.directory, "k"), directory))
+
+
+def replay(directory: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", "replay", *arguments]
+    return subprocess.run(
+        [*command, "--cache", str(cache), "--output", str(directory)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def test_a_bundle_has_the_command_line_of_its_qemu(bundle: Path) -> None:
+    (command,) = archive.read(bundle)["attempt-1/qemu.txt"].decode().splitlines()
+    assert "qemu-system-x86_64 " in command
+    assert " -m 512M " in command
+    assert "virtserialport,bus=mptcpbus.0" in command
+
+
+def test_the_image_of_a_bundle_fails_again_with_nothing_cached(
+    bundle: Path, tmp_path: Path
+) -> None:
+    done = replay(tmp_path / "run", tmp_path / "cache", str(bundle))
+    assert done.returncode == 1, done.stderr
+    assert "fail: the same: fails in ipv4 capability.full_info" in done.stdout
+    assert (tmp_path / "run/tcg-1-1/kernels/k/attempt-1/console.log").stat().st_size > 10_000
+
+
+def test_another_checker_in_a_bundle_is_what_the_guest_runs(
+    bundle: Path, cache: Cache, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.bundle.tar.zst"
+    _with_file(other, archive.read(bundle), "checker/vm.py", b"raise SystemExit('this was run')\n")
+    done = replay(tmp_path / "run", cache.root, str(other))
+    assert "differs from the installed one in vm.py: the bundle's is used" in done.stdout
+    console = tmp_path / "run/tcg-1-1/kernels/k/attempt-1/console.log"
+    assert b"this was run" in console.read_bytes()
+
+
+def _with_file(path: Path, members: dict[str, bytes], name: str, content: bytes) -> None:
+    """Write the bundle of ``members`` with another file of that name."""
+    described = json.loads(members["bundle.json"])
+    digest = hashlib.sha256(content).hexdigest()
+    described["files"][name] = {"size": len(content), "sha256": digest}
+    archive.write(path, {**members, name: content, "bundle.json": json.dumps(described).encode()})
+
+
+def test_what_was_not_varied_for_want_of_kvm_is_said(
+    bundle: Path, cache: Cache, tmp_path: Path
+) -> None:
+    done = replay(tmp_path / "run", cache.root, str(bundle), "--vary", "--times", "1")
+    assert done.returncode == 1, done.stderr
+    assert "the failure follows the kernel: it came again in " in done.stdout
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        assert "KVM was not tried, for /dev/kvm is " in done.stdout
+
+
+def test_the_bundle_is_of_the_seed_that_was_given(bundle: Path) -> None:
+    assert load(bundle).asked.seed == 77
