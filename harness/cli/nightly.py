@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``nightly``: what a timer runs. Is something wrong that was not wrong before?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import manifest, nightly, programs, session
+from harness.bisect import candidates, changelog, runner, state
+from harness.bisect.predicate import Predicate
+from harness.cli import arguments
+from harness.cli.common import UsageError, chosen, complain, listener, stopping
+from harness.cli.testing import copy_record
+from harness.kernels import Cache
+from harness.kernels.files import write_atomically
+from harness.manifest import KernelEntry
+from harness.nightly.hunts import Ends, NoHunt
+from harness.report import bisect as bisect_report
+from harness.report import nightly as report
+from harness.report import terminal
+from harness.report.night import Night
+from harness.results import EXIT_INFRASTRUCTURE
+
+#: In the state directory: held by a nightly as long as it goes on.
+LOCK = "nightly.lock"
+#: In the run's directory, or in that of --output.
+TEXT, MARKDOWN = "nightly.txt", "nightly.md"
+#: Seconds that a notification may take: a mail server may be slow, a night must end.
+NOTIFYING = 120.0
+
+
+def add(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "nightly", "selftest, matrix, comparison with the last run, and bisects", run
+    )
+    arguments.add_manifest(command)
+    arguments.add_selection(command)
+    command.add_argument(
+        "--notify",
+        metavar="CMD",
+        help="run CMD at the end, with the path of the report (Markdown; as plain text it lies "
+        "beside it) and the exit status as two more arguments",
+    )
+    command.add_argument(
+        "--wait", action="store_true", help="if another nightly is under way, wait for its end"
+    )
+    command.add_argument(
+        "--no-selftest", action="store_true", help="do not prove first that faults would be seen"
+    )
+    command.add_argument(
+        "--no-bisect", action="store_true", help="do not look for the kernel that began it"
+    )
+    command.add_argument(
+        "--confirm",
+        type=arguments.Number(0, 100),
+        default=0,
+        metavar="N",
+        help="boot a kernel that fails N more times, and say whether it always does",
+    )
+    arguments.add_resources(command)
+    command.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the matrix's results there"
+    )
+    arguments.add_output(command)
+
+
+def run(given: argparse.Namespace) -> int:
+    """One night under the lock, then the report, then the notification."""
+    notification = _command(given.notify)
+    cache = Cache(given.cache)
+    lock = session.store_place(given.output).with_name(LOCK)
+    with stopping(cache.stop) as stop:
+        try:
+            with nightly.only_one(lock, say, stop, wait=given.wait):
+                night = _night(given, cache, stop)
+                place = _write(night, given)
+        except nightly.Busy as error:
+            complain(str(error))
+            status, place = EXIT_INFRASTRUCTURE, None
+        else:
+            status = night.status
+            glyphs = terminal.glyphs_for(sys.stdout)
+            width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+            sys.stdout.write(report.render(night, glyphs, width=width))
+            say(f"the report is in {place}")
+    if place is None or not notification:
+        return status
+    return _notify(notification, place, status)
+
+
+def _command(text: str | None) -> list[str]:
+    """The words of --notify; its program must be there before the night, not only after it."""
+    try:
+        words = shlex.split(text or "")
+    except ValueError as error:
+        raise UsageError(f"--notify {text!r}: {error}") from None
+    if text is not None and (not words or shutil.which(words[0]) is None):
+        raise UsageError(f"--notify {text!r}: there is no such program; give one with its path")
+    return words
+
+
+def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event) -> Night:
+    entries = manifest.load(given.manifest).entries
+    wishes = nightly.Wishes(
+        manifest=given.manifest,
+        entries=entries,
+        chosen=chosen(given, cache),
+        jobs=given.jobs,
+        accel=given.accel,
+        confirm=given.confirm,
+        output=given.output,
+        selftest=not given.no_selftest,
+        bisect=not given.no_bisect,
+    )
+    names = [entry.name for entry in wishes.chosen]
+    search = _search(entries, given, cache, stop)
+    return nightly.run(wishes, cache, lambda: listener(names), say, search, stop)
+
+
+def _search(
+    entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache, stop: threading.Event
+) -> nightly.Search:
+    """A bisect, as ``mptcp-harness bisect`` makes it, whose answer goes into the report."""
+
+    def search(ends: Ends, sought: Predicate) -> Sequence[str]:
+        wishes = session.Wishes(
+            jobs=given.jobs,
+            accel=given.accel,
+            confirm=given.confirm,
+            manifest=given.manifest,
+            output=given.output and given.output / "bisects" / ends.bad,
+        )
+        changes = changelog.teller(cache, say)
+        try:
+            series = candidates.between(entries, ends.good, ends.bad, cache, say)
+            found = runner.bisect(series, sought, wishes, cache, listener, say, changes, stop)
+        except (
+            *(candidates.UnknownKernel, state.Damaged, state.Busy),
+            *(session.SessionUnavailable, session.OutputRefused, OSError),
+        ) as error:
+            raise NoHunt(str(error)) from error
+        return bisect_report.render(found).splitlines()
+
+    return search
+
+
+def _write(night: Night, given: argparse.Namespace) -> Path:
+    """Text, Markdown and --json; the Markdown's path."""
+    directory = (given.output or Path(night.run.directory)).absolute()
+    write_atomically(directory / TEXT, report.render(night, terminal.UNICODE))
+    write_atomically(directory / MARKDOWN, report.to_markdown(night))
+    if given.json is not None:
+        copy_record(Path(night.run.directory, session.RECORD), given.json)
+    return directory / MARKDOWN
+
+
+def _notify(command: Sequence[str], place: Path, status: int) -> int:
+    """Run ``command``; a night whose message reached nobody is not a good one."""
+    trouble = ""
+    try:
+        done = programs.run(
+            [*command, str(place), str(status)],
+            os.environ,
+            stop=threading.Event(),  # an interrupted night is told, too
+            timeout=NOTIFYING,
+        )
+        if done.returncode:
+            trouble = f"status {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}"
+    except (OSError, programs.Interrupted, subprocess.TimeoutExpired) as error:
+        trouble = str(error)
+    if not trouble:
+        return status
+    complain(f"--notify {shlex.join(command)} failed ({trouble}); the report is in {place}")
+    return status or EXIT_INFRASTRUCTURE
+
+
+def say(text: str) -> None:
+    print(terminal.printable(text), flush=True)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What each kernel of a manifest was like when it was last tested.
+
+Not simply the last run: a kernel that could not be tested last night is compared with the night
+before, or its regression would go by unseen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from harness.report.from_json import kernel_from_text
+from harness.results import KernelResult, KernelVerdict
+from harness.store import Run, Store
+
+#: Of what a run was asked for, what must be alike for its results to be comparable.
+ALIKE = ("manifest", "families", "checks", "payload")
+#: How many runs are looked through. Runs of other manifests are among them.
+MAX_RUNS = 1000
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The last ``result`` of a kernel, and the ``run`` that it is of."""
+
+    result: KernelResult
+    run: Run
+
+
+def baselines(
+    store: Store, tonight: Run, kernels: Collection[str], say: Callable[[str], None]
+) -> dict[str, Baseline]:
+    """By name the last result of each of ``kernels`` before ``tonight``, where there is one.
+
+    ``say`` is told of results that are of no use. Raises StoreUnusable.
+    """
+    found: dict[str, Baseline] = {}
+    wanted = _question(tonight)
+    heads = [run for run in store.runs(MAX_RUNS) if run.id != tonight.id]
+    for head in heads:
+        if wanted is None or _question(head) != wanted:
+            continue
+        for kept in store.results(head.id):
+            if kept.kernel in found or kept.kernel not in kernels:
+                continue
+            if kept.verdict == KernelVerdict.INFRASTRUCTURE:
+                continue
+            try:
+                result = kernel_from_text(kept.record())
+            except ValueError as error:
+                say(f"{kept.kernel}: its result in run {head.id} is of no use ({error})")
+                continue
+            found[kept.kernel] = Baseline(result, head)
+        if len(found) == len(kernels):
+            break
+    return found
+
+
+def _question(run: Run) -> list[object] | None:
+    """What ``run`` was asked, but for which kernels; None where that cannot be read."""
+    try:
+        asked = json.loads(run.asked)
+        return [asked[key] for key in ALIKE]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One night: the selftest, the matrix, the comparison, and a bisect of each new regression."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness import compare, selftest, session
+from harness.bisect.predicate import Predicate
+from harness.kernels import Cache, KernelUnavailable
+from harness.manifest import Accel, KernelEntry
+from harness.nightly import hunts
+from harness.nightly.baseline import baselines
+from harness.nightly.hunts import Ends, NoHunt
+from harness.progress import Listener
+from harness.report.night import Compared, Hunt, Night, Selftest
+from harness.results import RunResult
+from harness.selftest import FAULTS
+from harness.store import Store
+
+Say = Callable[[str], None]
+#: Shows the progress of the matrix, as long as it lasts.
+Listening = Callable[[], contextlib.AbstractContextManager[Listener]]
+#: Searches between the ends for what the predicate says; the answer in lines. Raises NoHunt.
+Search = Callable[[Ends, Predicate], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for; None where the harness is to choose.
+
+    ``entries`` is the whole manifest, in which ``chosen`` are the kernels to be tested.
+    """
+
+    manifest: Path
+    entries: Sequence[KernelEntry]
+    chosen: Sequence[KernelEntry]
+    jobs: int | None = None
+    accel: Accel | None = None
+    confirm: int = 0
+    output: Path | None = None
+    selftest: bool = True
+    bisect: bool = True
+
+
+def run(
+    wishes: Wishes,
+    cache: Cache,
+    listening: Listening,
+    say: Say,
+    search: Search,
+    stop: threading.Event,
+) -> Night:
+    """One night. Raises as :func:`harness.session.run` does."""
+    tested = _selftest(wishes, cache, say, stop)
+    asked = session.Wishes(
+        jobs=wishes.jobs,
+        accel=wishes.accel,
+        output=wishes.output and wishes.output / "matrix",
+        confirm=wishes.confirm,
+        manifest=wishes.manifest,
+    )
+    with listening() as listener:
+        result = session.run(wishes.chosen, asked, cache, listener, stop)
+    notes: list[str] = []
+    compared, first = _compare(result, wishes, notes.append)
+    night = Night(
+        str(wishes.manifest),
+        tested,
+        result,
+        compared,
+        tuple(kernel for kernel in result.kernels if kernel.name in first),
+        notes=tuple(notes),
+    )
+    if not wishes.bisect or stop.is_set():
+        return night
+    found = [_hunt(c, wishes, cache, say, search) for c in night.regressions if not stop.is_set()]
+    return replace(night, hunts=tuple(found))
+
+
+def _selftest(wishes: Wishes, cache: Cache, say: Say, stop: threading.Event) -> Selftest:
+    """Whatever goes wrong here, the kernels are tested all the same: the report says both."""
+    if not wishes.selftest:
+        return Selftest(skipped=True)
+    say("selftest: would a fault be seen at all?")
+    started = time.monotonic()
+    asked = selftest.Wishes(
+        jobs=wishes.jobs,
+        accel=wishes.accel,
+        output=wishes.output and wishes.output / "selftest",
+    )
+    try:
+        rows = selftest.run(wishes.chosen, asked, cache, say, lambda _: None, stop)
+    except (session.SessionUnavailable, KernelUnavailable) as error:
+        return Selftest(trouble=str(error), wanted=len(FAULTS) + 1)
+    return Selftest(rows, len(FAULTS) + 1, time.monotonic() - started)
+
+
+def _compare(
+    result: RunResult, wishes: Wishes, say: Say
+) -> tuple[tuple[Compared, ...], frozenset[str]]:
+    """Each kernel against its last result, and the names of those that have none."""
+    names = [kernel.name for kernel in result.kernels]
+    with Store(session.store_place(wishes.output)) as store:
+        tonight = store.run(result.id)
+        if tonight is None:
+            raise session.SessionUnavailable(
+                f"run {result.id} is gone from {store.path}: it was pruned meanwhile; run it again"
+            )
+        before = baselines(store, tonight, names, say)
+    compared = tuple(
+        Compared(
+            compare.kernels(before[kernel.name].result, kernel),
+            before[kernel.name].run.id,
+            before[kernel.name].run.started,
+        )
+        for kernel in result.kernels
+        if kernel.name in before
+    )
+    return compared, frozenset(names) - before.keys()
+
+
+def _hunt(found: Compared, wishes: Wishes, cache: Cache, say: Say, search: Search) -> Hunt:
+    name = found.kernel.name
+    sought = hunts.sought(found.difference)
+    try:
+        ends = hunts.ends(wishes.entries, found.difference, cache, say)
+        say(f"{name}: bisecting {ends.series} from {ends.good} to {ends.bad} for {sought}")
+        answer = search(ends, sought)
+    except NoHunt as error:
+        return Hunt(name, str(sought), why_not=str(error))
+    noted = (ends.note, *answer) if ends.note else tuple(answer)
+    return Hunt(name, str(sought), noted)
