@@ -4,11 +4,13 @@
     nox -s matrix       boot and check every kernel of kernels.yaml
     nox -s tests        all tests, real boots among them
     nox -s selftest     prove on a real kernel that panics, hangs and lies are seen, 2 minutes
+    nox -s bisect_demo  let git bisect find a bad commit in a kernel tree, half an hour
+    nox -s nightly      selftest, matrix, comparison with the last run, bisects of what is new
     nox -s bench        measure speed against virtme-ng and QEMU alone, 20 minutes
     nox                 lint, types, tests
 
-Arguments after ``--`` go to ``mptcp-harness matrix`` or ``selftest``, to pytest, and to the
-benchmark.
+Arguments after ``--`` go to ``mptcp-harness matrix`` or ``selftest``, to pytest, to the
+benchmark and to the demonstration.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import tools  # noqa: E402  (these need nothing but the standard library)
 from harness import host  # noqa: E402
+from harness.step import toolchain  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "tests"]
@@ -68,11 +71,25 @@ def selftest(session: nox.Session) -> None:
 
 
 @nox.session
+def nightly(session: nox.Session) -> None:
+    """What a timer runs: is something wrong that was not wrong before? (docs/nightly.md)"""
+    run_harness(session, "nightly", {**MEANING, "1": "something is newly wrong"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure speed and memory side by side with virtme-ng's own and QEMU's (`-- --help`)."""
     install_host_tools(session, tools.missing())
     install(session, "-e", ".")
     session.run("python", "-m", "bench", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def bisect_demo(session: nox.Session) -> None:
+    """Let git bisect find a commit that breaks an option, in a kernel tree made for it."""
+    install_host_tools(session, (*host.missing(), *toolchain.missing()))
+    install(session, "-e", ".")
+    session.run("python", "-m", "bench.bisect_demo", *session.posargs, interrupt_timeout=PATIENCE)
 
 
 @nox.session

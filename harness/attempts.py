@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import host, judge, kernels, known_issues
@@ -36,8 +36,9 @@ from harness.results import (
     merge_capabilities,
 )
 from harness.reuse import Results
+from harness.rounds import MOST, ONCE, Repeat
 from harness.vm import boot, commandline, decode
-from harness.vm.boot import BootPlan, Deadlines
+from harness.vm.boot import BootPlan, Checking, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
 
 #: Seconds before the second and third attempt. Only infrastructure is tried again.
@@ -56,11 +57,14 @@ class Options:
     families: tuple[Family, ...] = tuple(Family)
     checks: tuple[str, ...] = ()  # all when empty
     payload: int | None = None
+    repeat: Repeat = ONCE
     accel: Accel | None = None  # over the manifest's
     results: Results | None = None  # those of earlier runs
     reuse: bool = False  # whether they may take the place of boots
     confirm: int = 0  # how many more boots a bad result is confirmed by
     known: KnownIssues | None = None  # else read from the files that the kernels name
+    extra: Mapping[str, bytes] = field(default_factory=dict)  # as in a BootPlan
+    on_boot: Callable[[BootPlan], None] = lambda _: None  # told of each boot before it begins
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Attempts:
         if result is None:
             return None
         bad = not result.verdict.as_expected and result.verdict is not KernelVerdict.INFRASTRUCTURE
-        if bad and self._options.confirm:
+        if bad and self._options.confirm and not self._stop.is_set():
             result = self._confirm(result)
         total_s = round(sum(attempt.total_s for attempt in self._made), 3)
         timing = replace(result.timing, total_s=total_s)
@@ -128,7 +132,10 @@ class Attempts:
         return confirmed(results, wanted)
 
     def _decide(self) -> KernelResult | None:
-        """Boot until something is learned, at most three times; None where interrupted."""
+        """Boot until something is learned, at most three times; None where interrupted.
+
+        Of an interrupted boot the rounds that were done are a result.
+        """
         for pause in (*BACK_OFF, None):
             try:
                 attempt = self._boot(len(self._made) + 1)
@@ -137,7 +144,8 @@ class Attempts:
             attempt, result = self._judge(attempt)
             self._made.append(attempt)
             if self._stop.is_set() and attempt.end is BootEnd.INTERRUPTED:
-                return None
+                rounds = attempt.stream.rounds
+                return result if rounds is not None and rounds.done else None
             if result.verdict is not KernelVerdict.INFRASTRUCTURE or pause is None:
                 return result
             self._tell(Stage.RETRYING, f"{result.reason}; again in {pause:.0f} s")
@@ -147,10 +155,15 @@ class Attempts:
     def _boot(self, number: int) -> Attempt:
         self._tell(Stage.BOOTING, "KVM" if self._subject.kvm else "TCG")
         plan = self._plan(number)
+        self._options.on_boot(plan)
 
-        def on_progress(done: int, planned: int, running: CheckKey | None) -> None:
-            detail = str(running) if running else ""
-            self._tell(Stage.CHECKING, detail, done=done, planned=planned)
+        def on_progress(at: Checking) -> None:
+            if not at.repeating:
+                self._tell(Stage.CHECKING, at.running, done=at.done, planned=at.planned)
+                return
+            asked = at.planned if at.planned < MOST else 0  # as much as saying: without end
+            detail = f"{at.failed or 'none'} failed"
+            self._tell(Stage.REPEATING, detail, done=at.done, planned=asked)
 
         attempt = self._decoded(boot.boot(plan, self._stop, on_progress))
         shown = commandline.for_display(attempt.command)
@@ -191,6 +204,7 @@ class Attempts:
                 families=tuple(options.families),
                 checks=options.checks,
                 payload=options.payload,
+                repeat=options.repeat,
             ),
             families=options.families,
             deadlines=Deadlines.scaled(
@@ -198,6 +212,7 @@ class Attempts:
             ),
             directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
             number=number,
+            extra=options.extra,
         )
 
     def _judge(self, attempt: Attempt) -> tuple[Attempt, KernelResult]:
@@ -229,13 +244,14 @@ class Attempts:
             capabilities=merge_capabilities(attempt.stream.capabilities),
             families=seen.families,
             incidents=attempt.incidents,
-            notes=(*attempt.stream.notes, *seen.notes),
+            notes=(*prepared.notes, *attempt.stream.notes, *seen.notes),
             timing=Timing(
                 prepare_s=prepare_s,
                 boot_s=attempt.boot_s,
                 checks_s=attempt.checks_s,
                 phases=(Phase("prepare", prepare_s), *attempt.phases),
             ),
+            rounds=attempt.stream.rounds,
         )
         return replace(attempt, verdict=verdict), result
 

@@ -23,6 +23,8 @@ SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 #: Not empty where dpkg manages the system; apt alone is also packaged for Fedora and others.
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 KVM = Path("/dev/kvm")
+#: Where a compiler looks for headers.
+HEADERS = Path("/usr/include")
 MPTCP_ENABLED = Path("/proc/sys/net/mptcp/enabled")
 #: Below it lie /proc and /sys; in tests a recording of them.
 SYSTEM = Path("/")
@@ -38,7 +40,7 @@ _ENOUGH_DISK_MIB = 2048
 
 @dataclass(frozen=True)
 class Tool:
-    """A program of the host: any one of ``programs`` serves.
+    """A program of the host: any one of ``programs`` serves; or a library, by its ``header``.
 
     ``minimum`` is the oldest version with which the harness is known to work.
     """
@@ -50,6 +52,7 @@ class Tool:
     elsewhere: str  # in Fedora and Arch
     statically_linked: bool = False
     minimum: tuple[int, ...] = ()
+    header: str = ""
 
 
 #: Without these no kernel can be booted.
@@ -121,7 +124,10 @@ def find(program: str) -> Path | None:
 
 
 def locate(tool: Tool) -> Path | None:
-    """The program that shows ``tool``, or None."""
+    """The program, or the header, that shows ``tool``; or None."""
+    if tool.header:
+        header = HEADERS / tool.header
+        return header if header.is_file() else None
     for program in tool.programs:
         path = find(program)
         if path and (not tool.statically_linked or _is_static(path)):

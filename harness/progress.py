@@ -14,6 +14,7 @@ class Stage(StrEnum):
     WAITING = "waiting"
     BOOTING = "booting"
     CHECKING = "checking"
+    REPEATING = "repeating"
     RETRYING = "retrying"
     CONFIRMING = "confirming"
     DONE = "done"
@@ -24,7 +25,8 @@ class Progress:
     """``kernel`` entered ``stage``, or went on within it; ``detail`` is text for a person.
 
     ``kernel`` is "" for what concerns the whole run, such as the choice of the accelerator.
-    ``done`` and ``planned`` count checks in CHECKING. A DONE carries the verdict.
+    ``done`` and ``planned`` count checks in CHECKING, rounds of all of them in REPEATING. A DONE
+    carries the verdict. ``planned`` is 0 where there is no end of rounds.
     """
 
     kernel: str

@@ -2,10 +2,10 @@
 """What the harness keeps, how large it is, and the removal of what has long not been used.
 
 The use of something is noted in the time of its file: ``entry.json`` of a prepared kernel, the
-archive of a guest's root. What was found in an image is as old as its last reading; a run, and its
-results in the store, as old as the run; a package index stays, for there is one for each suite, and
-no more. What a harness that runs has used or may still use stays, whatever its age: see
-Cache.frozen for the cache, :func:`in_use` for a run.
+archive of a guest's root, a change log. What was found in an image is as old as its last reading;
+a run, and its results in the store, as old as the run; a package index stays, for there is one for
+each suite, and no more. What a harness that runs has used or may still use stays, whatever its age:
+see Cache.frozen for the cache, :func:`in_use` for a run.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ KINDS = {
     "prepared kernels": "kernels",
     "guest roots": "roots",
     "notes on images": "images",
+    "change logs": "changelogs",
+    "copies of kernel trees": "builds",
 }
 #: What older harnesses kept in directories of the cache that nobody looks at any more.
 LEFT = "results of an older version"
@@ -42,7 +44,7 @@ RUNS = "runs"
 STORED = "runs in the store"
 INDEXES = "package indexes"
 #: The ending of what belongs to a kind; a guest's root has its checksum beside it.
-ENDINGS = {"roots": ".cpio", "images": ".json"}
+ENDINGS = {"roots": ".cpio", "images": ".json", "changelogs": ".gz"}
 CHECKSUM = ".sha256"
 #: The command for what has become too large.
 REMEDY = "mptcp-harness prune --keep 30d"
@@ -246,7 +248,7 @@ def _is_obsolete(name: str, path: Path) -> bool:
     """Whether no harness of this version or a newer one will look at ``path`` again."""
     if name == "kernels":
         return _format(path / kernel_cache.RECORD) < kernel_cache.FORMAT
-    return path.suffix != ENDINGS[name]
+    return path.suffix != ENDINGS.get(name, "")
 
 
 def _format(record: Path) -> int:

@@ -179,12 +179,51 @@ class BootEnd(Enum):
 
 
 @dataclass(frozen=True)
+class RoundFailures:
+    """That one result was bad in ``count`` rounds, ``first`` in the round with ``seed``."""
+
+    key: CheckKey
+    count: int
+    first: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class CutRound:
+    """A round that did not come to its end; ``during`` is the connection that was checked."""
+
+    number: int
+    seed: int
+    during: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.during or 'the start'} in round {self.number}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of a boot in which the checks were repeated; they count from 0.
+
+    ``failed`` of the ``done`` had a bad result; ``by_check`` says of each check in how many it was
+    bad at one place or another.
+    """
+
+    asked: int
+    done: int
+    failed: int = 0
+    by_check: Mapping[str, int] = field(default_factory=dict)
+    failures: tuple[RoundFailures, ...] = ()
+    cut: CutRound | None = None
+
+
+@dataclass(frozen=True)
 class Stream:
     """What the guest's event stream said, already checked against the protocol.
 
     ``errors`` are violations of the protocol, in order; any one makes the boot ``lost``.
     ``results`` holds every planned result, those not heard of as ``lost``. ``times_ms`` has the
-    guest's time at ``hello``, at each family's first check (``ipv4``, ``ipv6``) and at ``end``.
+    guest's time at ``hello``, at each family's first check (``ipv4``, ``ipv6``), at the second
+    round (``rounds``) and at ``end``. ``rounds`` is set where the checks were to be repeated.
     """
 
     said_hello: bool = False
@@ -199,6 +238,7 @@ class Stream:
     errors: tuple[str, ...] = ()
     new_taint: int = 0  # bits of /proc/sys/kernel/tainted set between hello and end
     times_ms: Mapping[str, int] = field(default_factory=dict)  # since boot
+    rounds: Rounds | None = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +334,13 @@ class KernelResult:
     timing: Timing = field(default_factory=Timing)
     reused_from: EarlierRun | None = None
     confirmed: Confirmed | None = None
+    rounds: Rounds | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Interrupted between rounds that were good: that says too little to be a result."""
+        interrupted = self.attempts and self.attempts[-1].end is BootEnd.INTERRUPTED
+        return bool(interrupted) and self.verdict is KernelVerdict.INFRASTRUCTURE
 
     @property
     def known(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from harness.known_issues import KnownIssues, digest
 from harness.manifest import DebSource, KernelEntry
 from harness.report.from_json import Malformed, kernel_from_text
 from harness.results import EarlierRun, Family, KernelResult, KernelVerdict, Timing
+from harness.rounds import ONCE, Repeat
 from harness.store import Kept, Store
 
 #: Of the keys: what another harness kept is found by none.
@@ -44,6 +45,7 @@ class Setting:
     payload: int | None
     seed: int | None
     known: KnownIssues = field(default_factory=KnownIssues)
+    repeat: Repeat = ONCE
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,15 @@ class Answer:
 
 
 class Results:
-    """The results in ``store``, for a run in ``setting``."""
+    """The results in ``store``, for a run in ``setting``.
 
-    def __init__(self, store: Store, setting: Setting) -> None:
+    For a bisect, bad ones are ``evidence`` too: also they then take the place of a boot.
+    """
+
+    def __init__(self, store: Store, setting: Setting, *, evidence: bool = False) -> None:
         self._store = store
         self._setting = setting
+        self._evidence = evidence
 
     def find(self, entry: KernelEntry, kernel: PreparedKernel, *, kvm: bool) -> Answer:
         """The last result of ``entry`` in these circumstances, as ``kernel`` is called now.
@@ -79,9 +85,11 @@ class Results:
             return Answer(
                 None, f"the result kept of run {last.run.id} is of no use ({error}): testing again"
             )
-        if not result.verdict.as_expected:
+        if not result.verdict.as_expected and not (self._evidence and _tells(result)):
             flaky = f" ({result.confirmed})" if result.confirmed else ""
             return Answer(None, f"the last result was {last.verdict}{flaky}: testing again")
+        if self._evidence and len(set(map(_shown, found))) > 1:
+            return Answer(None, "the last results were not alike: testing again")
         if len(set(verdicts)) > 1:
             several = ", ".join(verdicts)
             return Answer(None, f"the last results were {several}: testing again")
@@ -125,6 +133,7 @@ def circumstances_of(
         "families": [family.value for family in setting.families],
         "checks": list(setting.checks),
         "payload": setting.payload,
+        "repeat": asdict(setting.repeat),
         "seed": "random" if setting.seed is None else setting.seed,
         "expect": {name: [e.present, e.strict] for name, e in expected.items()},
         "known_issues": digest(known, entry.name, setting.known.today) if known else None,
@@ -143,13 +152,33 @@ def judging() -> str:
     here = Path(__file__).parent
     names = (
         *("attempts.py", "judge.py", "keeper.py", "known_issues.py"),
-        *("programs.py", "results.py"),
+        *("programs.py", "results.py", "rounds.py"),
     )
     sources = [*(here / name for name in names), *sorted((here / "vm").glob("*.py"))]
     digest = hashlib.sha256()
     for source in sources:
         digest.update(f"{source.name} {hashlib.sha256(source.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def _shown(kept: Kept) -> frozenset[tuple[str, str]] | None:
+    """What came of each check, and the incidents: two that fail may fail differently."""
+    try:
+        result = kernel_from_text(kept.record())
+    except ValueError:
+        return None
+    checks = {
+        (str(check.key), str(check.verdict))
+        for family in result.families.values()
+        for check in family.checks
+    }
+    return frozenset({*checks, *((i.fingerprint, i.kind) for i in result.incidents)})
+
+
+def _tells(result: KernelResult) -> bool:
+    """Whether the bad ``result`` says something that another boot would say again."""
+    flaky = result.confirmed is not None and result.confirmed.bad < result.confirmed.boots
+    return result.verdict is not KernelVerdict.BOOT_FAILURE and not flaky
 
 
 def _renewed(

@@ -14,13 +14,14 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import platformdirs
 
 from harness import __version__, host, prune, resume, reuse, store
 from harness.attempts import Options
+from harness.bundle import Bundles
 from harness.kernels import Cache
 from harness.kernels.files import NoHome, user_directory, write_atomically
 from harness.known_issues import KnownIssues
@@ -29,6 +30,7 @@ from harness.matrix import Matrix, default_jobs
 from harness.progress import Listener, Progress, Stage
 from harness.report import as_json
 from harness.results import Family, KernelResult, RunResult
+from harness.rounds import ONCE, Repeat
 from harness.store import Run, Store, StoreUnusable
 from harness.vm import initramfs
 from harness.vm.qemu import version as qemu_version
@@ -50,12 +52,13 @@ class Wishes:
     """What the user asked for; None where the harness is to choose.
 
     ``manifest`` is the file that the kernels are from, if any; ``confirm`` how many more boots a
-    bad result is confirmed by.
+    bad result is confirmed by; ``bundle_image`` puts the image into a failing kernel's bundle.
     """
 
     families: tuple[Family, ...] = tuple(Family)
     checks: tuple[str, ...] = ()
     payload: int | None = None
+    repeat: Repeat = ONCE
     seed: int | None = None
     jobs: int | None = None
     accel: Accel | None = None
@@ -64,6 +67,7 @@ class Wishes:
     resume: bool = False
     confirm: int = 0
     manifest: Path | None = None
+    bundle_image: bool = False
 
 
 def run(
@@ -83,16 +87,16 @@ def run(
     known = KnownIssues.read(entries)
     asked = _asked(entries, wishes)
     try:
-        old = resume.interrupted(_store_place(wishes.output), asked) if wishes.resume else None
+        old = resume.interrupted(store_place(wishes.output), asked) if wishes.resume else None
         if old is not None and wishes.output and wishes.output.absolute() != Path(old.directory):
             raise OutputRefused(
                 f"--output {wishes.output}: the interrupted run is in {old.directory}; leave "
                 "--output away to go on with it"
             )
-        begun = old or _begin(asked, wishes.seed)
+        begun = old or new_run(asked, wishes.seed)
         with (
             ground(wishes.output, cache, begun.id, Path(old.directory) if old else None) as found,
-            Store(_store_place(wishes.output)) as kept,
+            Store(store_place(wishes.output)) as kept,
         ):
             begun = replace(begun, directory=str(found.directory))
             session = _Session(entries, wishes, known, begun, found, kept, listener)
@@ -126,7 +130,7 @@ class _Session:
             "qemu": ground.qemu_version,
             "virtme_ng": importlib.metadata.version("virtme-ng"),
         }
-        self._host = f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors"
+        self._host = _host()
         self._notes: list[str] = []
         self._done: dict[str, KernelResult] = {}
 
@@ -135,13 +139,10 @@ class _Session:
         if self._store.set_aside is not None:
             self._notes.append(resume.damage(self._store.set_aside))
             self._say(self._notes[-1])
-        about = {
-            "harness": f"{__version__} {reuse.judging()[:16]}",
-            "guest": self._ground.base.stem,
-            "QEMU": self._versions["qemu"],
-            "virtme-ng": self._versions["virtme_ng"],
-            "host": self._host,
-        }
+        about = about_run(self._ground)
+        self._bundles = Bundles(
+            self._ground.directory, self._entries, about, with_image=self._wishes.bundle_image
+        )
         if self._wishes.resume:
             self._go_on(about)
         else:
@@ -179,6 +180,7 @@ class _Session:
             families=wishes.families,
             checks=wishes.checks,
             payload=wishes.payload,
+            repeat=wishes.repeat,
             seed=wishes.seed,
             known=self._known,
             **self._versions,
@@ -192,19 +194,28 @@ class _Session:
             families=wishes.families,
             checks=wishes.checks,
             payload=wishes.payload,
+            repeat=wishes.repeat,
             accel=wishes.accel,
             results=reuse.Results(self._store, setting),
             reuse=wishes.reuse,
             confirm=wishes.confirm,
             known=self._known,
+            on_boot=self._bundles.booting,
         )
 
     def _keep(self, result: KernelResult, circumstances: str) -> None:
         text = as_json.kernel_text(result)
         learned = result.reused_from is None
         verdict = result.verdict
+        if result.is_unfinished:  # to be shown, but not to be found by --resume
+            _write(self._place(result.name), text)
+            return
         self._store.add(self._begun.id, result.name, verdict, text, circumstances, learned=learned)
         _write(self._place(result.name), text)
+        trouble = self._bundles.keep(result)
+        if trouble:
+            self._notes.append(trouble)
+            self._say(trouble)
 
     def _place(self, name: str) -> Path:
         return self._ground.directory / "kernels" / name / "result.json"
@@ -215,9 +226,10 @@ class _Session:
         names = [entry.name for entry in self._entries]
         found = tuple(results[name] for name in names if name in results)
         missing = tuple(name for name in names if name not in results)
-        if missing and self._wishes.manifest is not None:
+        unfinished = any(result.is_unfinished for result in found)
+        if (missing or unfinished) and self._wishes.manifest is not None:
             self._notes.append("the same command with --resume boots what is missing")
-        elif not missing:
+        elif not missing and not unfinished:
             self._store.finish(self._begun.id)
             self._notes += self._idle(found)
         record = RunResult(
@@ -264,6 +276,7 @@ def _asked(entries: Sequence[KernelEntry], wishes: Wishes) -> str:
         "families": wishes.families,
         "checks": wishes.checks,
         "payload": wishes.payload,
+        "repeat": asdict(wishes.repeat),
         "accel": wishes.accel,
         "seed": "random" if wishes.seed is None else wishes.seed,
     }
@@ -278,6 +291,21 @@ class Ground:
     base: Path  # of the guest's root
     qemu: Path
     qemu_version: str
+
+
+def about_run(ground: Ground) -> dict[str, str]:
+    """What a run on ``ground`` notes about itself in the store."""
+    return {
+        "harness": f"{__version__} {reuse.judging()[:16]}",
+        "guest": ground.base.stem,
+        "QEMU": ground.qemu_version,
+        "virtme-ng": importlib.metadata.version("virtme-ng"),
+        "host": _host(),
+    }
+
+
+def _host() -> str:
+    return f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors"
 
 
 @contextlib.contextmanager
@@ -332,7 +360,7 @@ def _state() -> Path:
     )
 
 
-def _store_place(output: Path | None) -> Path:
+def store_place(output: Path | None) -> Path:
     """:func:`store_file`; for a user without a home the run's directory, if one is given."""
     try:
         place = store_file()
@@ -345,7 +373,8 @@ def _store_place(output: Path | None) -> Path:
     return place
 
 
-def _begin(asked: str, seed: int | None) -> Run:
+def new_run(asked: str, seed: int | None) -> Run:
+    """A run that begins now, for what was ``asked``; without a seed it gets one."""
     return Run(
         id=_identity(),
         started=_now(),

@@ -191,8 +191,24 @@ def test_a_capability_that_is_expected_and_not_spoken_of_fails() -> None:
 
 
 def test_nothing_is_unsupported_where_nothing_is_absent() -> None:
-    shy = replace(PASSED, verdict=CheckVerdict.UNSUPPORTED)
+    shy = replace(PASSED, verdict=CheckVerdict.UNSUPPORTED, detail="no mptcp: shy")
     assert verdict(with_stream(results=(PASSED, shy))) is KernelVerdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("detail", "outcome"),
+    [
+        ("no tcp_maxseg: EOPNOTSUPP", KernelVerdict.PASS),
+        ("no mptcp: EOPNOTSUPP", KernelVerdict.FAIL),
+        ("", KernelVerdict.FAIL),
+    ],
+)
+def test_what_is_unsupported_names_a_capability_that_is_absent(
+    detail: str, outcome: KernelVerdict
+) -> None:
+    found = (MPTCP, Capability("tcp_maxseg", Family.IPV4, False))
+    skipped = replace(PASSED, verdict=CheckVerdict.UNSUPPORTED, detail=detail)
+    assert verdict(with_stream(capabilities=found, results=(PASSED, skipped))) is outcome
 
 
 def test_the_running_check_is_named_with_a_crash() -> None:

@@ -23,13 +23,18 @@ LICENCE = "SPDX-License-Identifier: GPL-2.0-only"
 #: From the top down: a room imports from its own level and from those below it.
 LEVELS = (
     ("cli", "__main__"),
-    ("session", "selftest"),
+    ("nightly",),
+    ("session", "selftest", "bisect", "replay", "step"),
     (
         *("matrix", "attempts", "judge", "known_issues", "reuse", "resume", "prune"),
-        *("bisect", "compare", "report"),
+        "stored",
+        *("bundle", "compare", "recurrence", "report"),
     ),
     ("vm", "kernels", "store", "known_issues_schema"),
-    ("manifest", "manifest_schema", "manifest_yaml", "capabilities", "results", "progress", "host"),
+    (
+        *("manifest", "manifest_schema", "manifest_yaml", "capabilities", "results", "rounds"),
+        *("progress", "host"),
+    ),
     ("programs", "keeper", "memory"),
 )
 #: What of the guest the host may import beside guest.events, by room: the list of checks, and the

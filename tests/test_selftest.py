@@ -183,7 +183,7 @@ def emitted(when: str) -> list[str]:
     emitter = Subject(lambda data: seen.extend(events.parse(line)["e"] for line in lines(data)))
     emitter.emit("start", i=guest_faults.CHECK)
     emitter.emit("result", i=guest_faults.CHECK, verdict=events.PASS)
-    emitter.emit("end", nonce="n", results=1, taint=0)
+    emitter.emit("end", nonce="n", results=1, rounds=1, taint=0)
     return seen
 
 

@@ -9,7 +9,21 @@ import sys
 from collections.abc import Sequence
 
 from harness import __version__, programs, resume, session
-from harness.cli import check, housekeeping, kernels, matrix, selftest
+from harness.cli import (
+    bisect,
+    check,
+    compare,
+    config,
+    history,
+    housekeeping,
+    kernels,
+    matrix,
+    nightly,
+    replay,
+    report,
+    selftest,
+    step,
+)
 from harness.cli.arguments import DESCRIPTION, EPILOG
 from harness.cli.common import NotWritten, UsageError, complain
 from harness.kernels import KernelUnavailable
@@ -22,16 +36,30 @@ from harness.store import StoreUnusable
 COMMANDS = (
     matrix.add,
     check.add,
+    bisect.add,
+    nightly.add,
     kernels.add_prepare,
     kernels.add_list,
+    report.add,
+    compare.add,
+    history.add,
+    config.add,
+    step.add,
     housekeeping.add_doctor,
     selftest.add,
+    replay.add,
     housekeeping.add_prune,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (docs: README, "Exit status")."""
+    if list(sys.argv[1:] if argv is None else argv)[:1] == ["step"]:
+        return step.for_git(lambda: _main(argv))
+    return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     if sys.stdout is None:  # the shell's >&-
         complain("standard output is closed; give it a place to go, such as /dev/null")
         return EXIT_INFRASTRUCTURE

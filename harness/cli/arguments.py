@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from harness.manifest import Accel
 from harness.results import Family
+from harness.rounds import MOST
 
 DESCRIPTION = """\
 Does this kernel still do what user space relies on, on MPTCP sockets?
@@ -87,6 +88,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="one size instead of a byte, a segment and a stream",
     )
+    _add_repeat(command)
     command.add_argument(
         "--reuse",
         action="store_true",
@@ -100,8 +102,35 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="boot a kernel that fails N more times, and say whether it always does",
     )
+    command.add_argument(
+        "--bundle-image",
+        action="store_true",
+        help="put the image into what a failing kernel leaves for `replay`, too",
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     add_output(command)
+
+
+def _add_repeat(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--repeat",
+        type=Number(1, MOST),
+        metavar="N",
+        help="check N times in one boot, each time with the next seed, and say how often what "
+        "failed; --seed with that of a round repeats it",
+    )
+    command.add_argument(
+        "--until-fail",
+        action="store_true",
+        help=f"repeat until a check fails, --repeat times at most (default: {MOST})",
+    )
+    command.add_argument(
+        "--for",
+        dest="duration",
+        type=span,
+        metavar="TIME",
+        help="repeat no longer than 90s, 10m, 8h; the round that is under way is finished",
+    )
 
 
 def add_resources(command: argparse.ArgumentParser) -> None:
@@ -140,6 +169,19 @@ def seconds_of(duration: str) -> int:
             f"{duration!r} is no time such as 12h, 30d or 2w (hours, days, weeks)"
         )
     return int(match[1]) * _UNITS[match[2]]
+
+
+_SPAN_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def span(duration: str) -> int:
+    """``90s``, ``10m`` or ``8h`` in seconds."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})([smh])", duration)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{duration!r} is no time such as 90s, 10m or 8h (seconds, minutes, hours)"
+        )
+    return int(match[1]) * _SPAN_UNITS[match[2]]
 
 
 class Number:

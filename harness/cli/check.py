@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from harness import manifest
-from harness.cli import arguments
+from harness.cli import against, arguments, shell
 from harness.cli.testing import test
 from harness.kernels import Cache
 
@@ -21,6 +21,12 @@ def add(commands: arguments.Commands) -> None:
         metavar="DIR",
         help="a built tree, or a directory with lib/modules (default: found beside the image)",
     )
+    against.add(command)
+    command.add_argument(
+        "--shell",
+        action="store_true",
+        help="open a shell in the same guest, on this terminal, instead of running the checks",
+    )
     arguments.add_run_options(command)
     command.set_defaults(manifest=None, resume=False)
 
@@ -28,4 +34,9 @@ def add(commands: arguments.Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """Test one image."""
     entry = manifest.for_image(given.image, given.modules)
-    return test([entry], given, Cache(given.cache))
+    cache = Cache(given.cache)
+    if given.shell:
+        return shell.run(entry, given, cache)
+    if given.against is not None:
+        return against.check(entry, given, cache)
+    return test([entry], given, cache)

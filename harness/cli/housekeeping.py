@@ -10,13 +10,14 @@ from harness.cli import arguments
 from harness.kernels import Cache
 from harness.report import terminal
 from harness.results import EXIT_INFRASTRUCTURE, EXIT_OK
+from harness.step import toolchain
 
 
 def run_doctor(given: argparse.Namespace) -> int:
     """Say what this host lacks, and the command that mends it."""
     cache = Cache(given.cache).root
     kept = prune.doctor(cache, session.runs_directory(), session.store_file())
-    findings = (*host.doctor(cache), *kept)
+    findings = (*host.doctor(cache), toolchain.doctor(), *kept)
     for finding in findings:
         what = " ".join(word for word in (finding.found, finding.version) if word)
         print(f"{finding.standing:8} {finding.subject:22} {terminal.printable(what)}")

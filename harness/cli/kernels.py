@@ -75,7 +75,7 @@ def _list_checks(_: argparse.Namespace) -> None:
 def _list_capabilities(_: argparse.Namespace) -> None:
     for spec in CAPABILITIES.values():
         since = f"mainline {spec.since[0]}.{spec.since[1]}" if spec.since else "always"
-        print(f"{spec.name:14} {since:14} {spec.meaning}")
+        print(f"{spec.name:20} {since:14} {spec.meaning}")
 
 
 def add_prepare(commands: arguments.Commands) -> None:

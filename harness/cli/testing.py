@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import session
+from harness import bundle, session
 from harness.cli.common import (
     NotWritten,
+    UsageError,
     check_writable,
     colourful,
     listener,
@@ -23,13 +25,22 @@ from harness.kernels.files import write_through
 from harness.manifest import KernelEntry
 from harness.report import table, terminal
 from harness.results import Family, RunResult, exit_status
+from harness.rounds import MOST, Repeat
 
 
 def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> int:
+    run = make(entries, given, cache)
+    report(run, given.json)
+    return exit_status(run)
+
+
+def make(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> RunResult:
+    """Run the tests, and show nothing but their progress."""
     wishes = session.Wishes(
         families=(given.family,) if given.family else tuple(Family),
         checks=matching_checks(given.check),
         payload=given.payload,
+        repeat=_repeat(given),
         seed=given.seed,
         jobs=given.jobs,
         accel=given.accel,
@@ -38,31 +49,50 @@ def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache
         resume=given.resume,
         confirm=given.confirm,
         manifest=given.manifest,
+        bundle_image=given.bundle_image,
     )
     check_writable(given.json)
     names = [entry.name for entry in entries]
     with stopping(cache.stop) as stop, listener(names) as told:
-        run = session.run(entries, wishes, cache, told, stop)
-    _report(run, given.json)
-    return exit_status(run)
+        return session.run(entries, wishes, cache, told, stop)
 
 
-def _report(run: RunResult, json_file: Path | None) -> None:
+def _repeat(given: argparse.Namespace) -> Repeat:
+    endless = given.until_fail or given.duration is not None
+    if endless and given.repeat == 1:
+        raise UsageError("--repeat 1 repeats nothing; leave it out, or give a larger number")
+    rounds = given.repeat or (MOST if endless else 1)
+    return Repeat(rounds, given.until_fail, given.duration)
+
+
+def report(run: RunResult, json_file: Path | None) -> None:
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     glyphs = terminal.glyphs_for(sys.stdout)
     text = table.render(run, width=width, colour=colourful(), unicode=glyphs.unicode)
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(text + _replays(run))
         sys.stdout.flush()
     finally:
         if json_file is not None:
-            _copy_record(Path(run.directory, session.RECORD), json_file)
+            copy_record(Path(run.directory, session.RECORD), json_file)
 
 
-def _copy_record(record: Path, target: Path) -> None:
+def _replays(run: RunResult, most: int = 3) -> str:
+    """The commands that boot kernels which failed again, of ``most`` of them."""
+    places = [bundle.place(Path(run.directory), kernel.name) for kernel in run.kernels]
+    found = [place for place in places if place.is_file()]
+    commands = [shlex.join(["mptcp-harness", "replay", str(place)]) for place in found[:most]]
+    return "".join(f"again: {terminal.printable(command)}\n" for command in commands)
+
+
+def copy_record(record: Path, target: Path, more: str = "") -> None:
+    """``record`` under the user's own name, with the members ``more`` of JSON at its end."""
     try:
         # Not composed again: of sixty kernels that takes half a second.
-        write_through(target, record.read_text(encoding="utf-8"))
+        text = record.read_text(encoding="utf-8")
+        if more:
+            text = f"{text.rstrip().removesuffix('}').rstrip()},\n {more}\n}}\n"
+        write_through(target, text)
     except OSError as error:
         raise NotWritten(
             f"--json {target}: it could not be written: {error.strerror}; the same is in {record}"

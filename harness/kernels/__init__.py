@@ -7,7 +7,7 @@ import contextlib
 import errno
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.kernels import deb, image, tree, upstream
@@ -17,10 +17,12 @@ from harness.manifest import DebSource, ImageSource, KernelEntry, TreeSource, Up
 
 __all__ = [
     "Cache",
+    "Identity",
     "KernelUnavailable",
     "PreparedKernel",
     "debug_images",
     "expand",
+    "identify",
     "prepare",
 ]
 
@@ -75,6 +77,29 @@ def expand(
         )
         for package in found
     )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which kernel it is. ``version`` is that of its package, "" where it is in none."""
+
+    release: str
+    version: str = ""
+
+
+def identify(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Identity:
+    """Which kernel ``entry``, which is no series, leads to; nothing is downloaded for that.
+
+    Raises KernelUnavailable.
+    """
+    match entry.source:
+        case DebSource() as source:
+            with _filesystem_errors(entry, cache):
+                found = deb.identify(source, cache, say)
+            return Identity(found.release, found.version)
+        case UpstreamSource(tag=tag):
+            return Identity(tag.removeprefix("v"))
+    return Identity(prepare(entry, cache, say).release)
 
 
 @contextlib.contextmanager

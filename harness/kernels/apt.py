@@ -147,6 +147,16 @@ def download(
     return files
 
 
+def lookup(suite: str, name: str, version: str, cache: Cache) -> Package | None:
+    """The package ``name`` of ``suite`` in ``version``, which :func:`index` may leave out.
+
+    Looked for in what the last reading of the index left; None where it is not there.
+    """
+    run = _run(_state(suite, cache), cache.stop, "apt-cache", "show", f"{name}={version}")
+    found = distil(run.stdout).get(name)
+    return found if found is not None and found.version == version else None
+
+
 def _state(suite: str, cache: Cache) -> Path:
     return cache.directory("apt", suite.replace("/", "_"))
 

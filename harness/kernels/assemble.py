@@ -43,4 +43,5 @@ def prepared(name: str, entry: Entry, *, origin: str, version: str = "") -> Prep
         boot_image=entry.boot_image,
         modules=entry.modules,
         modules_sha256=entry.modules_sha256,
+        notes=entry.built.notes,
     )

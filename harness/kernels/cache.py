@@ -7,6 +7,7 @@ Layout below the root::
                             verified.json (harness.kernels.files)
     images/                 what was found in image files (harness.kernels.image)
     apt/SUITE/              the private state of apt for a suite (harness.kernels.apt)
+    changelogs/             those of packages (harness.kernels.changelog)
     locks/NAME              flock()ed files; the kernel releases a lock with its process
     tmp/                    builds under way, each with a locked file NAME.lock beside it
 
@@ -65,7 +66,7 @@ _T = TypeVar("_T")
 class Built:
     """What a build made, in words that do not depend on who asked; paths lie in its root.
 
-    ``modules`` are in the order in which they have to be loaded.
+    ``modules`` are in the order in which they have to be loaded, ``notes`` as in PreparedKernel.
     """
 
     release: str
@@ -73,6 +74,7 @@ class Built:
     image: str
     boot_image: str
     modules: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -370,7 +372,9 @@ def _load(place: Path, trusting: bool) -> Entry:
     try:
         _refuse_links(place)
         record = json.loads((place / RECORD).read_text())
-        built = Built(**{**record["built"], "modules": tuple(record["built"]["modules"])})
+        made = record["built"]
+        lists = {name: tuple(made.get(name, ())) for name in ("modules", "notes")}
+        built = Built(**{**made, **lists})
         files = record["files"]
         _verify(place, files, trusting)
         image_sha256 = files[f"root/{built.image}"]["sha256"]

@@ -19,7 +19,7 @@ from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.kernel_image import RELEASE, recognise
 from harness.kernels.modules import Module, ModuleSet
-from harness.kernels.packages import Package
+from harness.kernels.packages import KernelPackages, Package
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest import DebSource
 
@@ -70,6 +70,12 @@ def prepare(
         return _prepare(name, source, index, cache, say)
 
 
+def identify(source: DebSource, cache: Cache, say: Callable[[str], None]) -> KernelPackages:
+    """The kernel that ``source`` names, found through the index alone."""
+    _check_suite(source.suite)
+    return packages.resolve(apt.index(source.suite, cache, say), source.package, source.suite)
+
+
 def series(source: DebSource, cache: Cache, say: Callable[[str], None]) -> list[Package]:
     """The kernels that the pattern in ``source`` matches, oldest first."""
     _check_suite(source.suite)
@@ -118,7 +124,7 @@ def unpack(debs: Iterable[Path], root: Path, what: str, stop: threading.Event) -
 
     def fetch(names: frozenset[str]) -> Iterator[Module]:
         for deb in debs:
-            for path, data in _members(deb, lambda path: _is_wanted(path, names), stop):
+            for path, data in members(deb, lambda path: _is_wanted(path, names), stop):
                 if _IMAGE.fullmatch(path):
                     images[path] = data
                 elif _BUILTIN.fullmatch(path):
@@ -182,10 +188,13 @@ class _Budget:
             raise _Excess(f"more than {_WANTED_LIMIT >> 20} MiB of images and modules")
 
 
-def _members(
+def members(
     deb: Path, is_wanted: Callable[[str], bool], stop: threading.Event
 ) -> Iterator[tuple[str, bytes]]:
-    """The regular files in ``deb`` whose paths are wanted, in one pass: (path, contents)."""
+    """The regular files in ``deb`` whose paths are wanted, in one pass: (path, contents).
+
+    Raises KernelUnavailable, also where the package holds more than any of a kernel.
+    """
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0

@@ -8,10 +8,10 @@ import hashlib
 import mmap
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from harness.kernels import files, module_files, modules
+from harness.kernels import configured, files, module_files, modules
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.elf import Data
@@ -73,12 +73,17 @@ def from_file(
             )
         recognised = recognise(data, str(image))
         found = find(recognised.release)
-        modules.check_event_channel(found, str(image))
+        try:
+            modules.check_event_channel(found, str(image))
+        except KernelUnavailable:
+            configured.check(image, recognised, found)  # names all that is missing, if it is known
+            raise
         known = _Known(actual, recognised.release)
 
         def build(root: Path) -> Built:
             say(f"unpacking {image}")
-            return assemble(root, recognised, found)
+            notes = configured.check(image, recognised, found)
+            return replace(assemble(root, recognised, found), notes=notes)
 
         entry = cache.entry(_key(known, found), build, say)
     if seen is not None and files.is_settled(seen) and not cache.is_read_only:
@@ -154,8 +159,5 @@ def _beside(given: Path, release: str) -> ModuleSet:
     for place in places:
         if place.name == release and place.is_dir():
             return module_files.of_directory(place)
-    for ending in (Path("arch/x86/boot/bzImage"), Path("vmlinux")):
-        tree = image.parents[len(ending.parts) - 1 :][:1]
-        if tree and image == tree[0] / ending and module_files.is_tree(tree[0]):
-            return module_files.of_tree(tree[0])
-    return ModuleSet()
+    tree = module_files.tree_of(image)
+    return module_files.of_tree(tree) if tree else ModuleSet()

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from harness.kernels import modules
+from harness.kernels import kconfig, modules
 from harness.kernels.modules import BUILTIN, NEEDED, Module, ModuleSet
 from harness.kernels.prepared import KernelUnavailable
 
-_CONFIG_LINE = re.compile(r"(CONFIG_\w+)=(\S+)")
+#: Where a build leaves its images.
+_IMAGES = (PurePath("arch/x86/boot/bzImage"), PurePath("vmlinux"))
 
 
 def is_tree(directory: Path) -> bool:
@@ -20,6 +20,15 @@ def is_tree(directory: Path) -> bool:
     return (directory / ".config").is_file() or (
         directory / "include" / "config" / "kernel.release"
     ).is_file()
+
+
+def tree_of(image: Path) -> Path | None:
+    """The tree in which ``image``, a path without links, was built; None where it is in none."""
+    for ending in _IMAGES:
+        tree = image.parents[len(ending.parts) - 1 :][:1]
+        if tree and image == tree[0] / ending and is_tree(tree[0]):
+            return tree[0]
+    return None
 
 
 def find(given: Path, release: str) -> ModuleSet:
@@ -103,7 +112,7 @@ def read_config(tree: Path) -> dict[str, str]:
     """The options that ``tree/.config`` sets, such as CONFIG_MPTCP, to their text."""
     config = tree / ".config"
     text = config.read_text(errors="replace") if config.is_file() else ""
-    return {match[1]: match[2] for match in map(_CONFIG_LINE.fullmatch, text.split("\n")) if match}
+    return kconfig.parse(text)
 
 
 def _builtin(directory: Path) -> frozenset[str] | None:

@@ -25,6 +25,7 @@ class PreparedKernel:
     boot_image: Path  # what QEMU boots: an uncompressed vmlinux where one could be had
     modules: tuple[Path, ...] = ()  # in the order in which insmod has to load them
     modules_sha256: tuple[str, ...] = ()  # of their bytes, in the same order
+    notes: tuple[str, ...] = ()  # what is known before it boots, in sentences for its result
 
 
 class KernelUnavailable(Exception):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.kernels import image, module_files
+from harness.kernels import image, kconfig, module_files
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest import TreeSource
@@ -40,7 +40,7 @@ def _image(tree: Path) -> Path:
         raise KernelUnavailable(f"{tree} is not a kernel tree: it has neither Kbuild nor .config")
     command = f"make -C {tree} -j$(nproc)"
     if not (tree / ".config").is_file():
-        command = f"cd {tree} && vng --build"
+        command = f"cd {tree} && {kconfig.REMEDY}"
     raise KernelUnavailable(
         f"{tree} has no kernel for x86-64 (arch/x86/boot/bzImage or vmlinux); build it with: "
         f"{command}"

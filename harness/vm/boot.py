@@ -12,11 +12,11 @@ from enum import Enum
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
-from harness.results import Attempt, BootEnd, CheckKey, Family, Incident
+from harness.results import Attempt, BootEnd, Family, Incident
 from harness.vm import commandline, incidents, initramfs
-from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine, Request
+from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
 from harness.vm.process import VmProcess, read_available, work_directory
-from harness.vm.stream import StreamReader
+from harness.vm.stream import MAX_BYTES, StreamReader
 from harness.vm.timeline import Mark, Timeline
 
 #: Bytes of console that are kept; a boot has about 40 KB, an endless splat any amount.
@@ -29,6 +29,8 @@ NAP = 0.005
 #: Seconds in which the pipes of a killed process group end.
 DRAIN = 2.0
 CONSOLE, EVENTS = "console.log", "events.jsonl"
+#: QEMU's own command line, as virtme-ng made it.
+QEMU_SHOWN = "qemu.txt"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Deadlines:
     boot: float  # virtme-ng's start to the guest's hello
     silence: float  # one event to the next
     power_off: float  # the closing event to QEMU's end
-    total: float
+    total: float  # up to the first round of checks, and of each further round anew
 
     @classmethod
     def scaled(cls, timeout: float, *, kvm: bool, share: float = 1.0) -> Deadlines:
@@ -78,8 +80,22 @@ class _Stage(Enum):
     POWER_OFF = "power-off"
 
 
-#: Called as things go on: the number of results, of planned ones, and the running check.
-OnProgress = Callable[[int, int, CheckKey | None], None]
+@dataclass(frozen=True)
+class Checking:
+    """How far the checks are: how many results are ``done`` of those planned.
+
+    From the second round on of repeated checks: how many rounds, of which some ``failed``.
+    """
+
+    done: int
+    planned: int
+    running: str  # the check, or the part of a round; "" between them
+    repeating: bool = False
+    failed: int = 0
+
+
+#: Called as things go on.
+OnProgress = Callable[[Checking], None]
 
 
 def boot(plan: BootPlan, stop: threading.Event, on_progress: OnProgress) -> Attempt:
@@ -100,10 +116,15 @@ class _Boot:
         self._stop = stop
         self._on_progress = on_progress
         self._reader = StreamReader(
-            plan.request.nonce, plan.families, plan.kernel.release, plan.request.seed
+            plan.request.nonce,
+            plan.families,
+            plan.kernel.release,
+            plan.request.seed,
+            plan.request.repeat,
         )
         self._console = bytearray()
         self._running: list[tuple[int, str]] = []  # console length, check: for incidents
+        self._events_size = 0
         self._reached: dict[_Stage, float] = {}
         self._exited = False
         self._open: set[Callable[[], bool]] = {self._read_console}
@@ -120,7 +141,7 @@ class _Boot:
         )
         arguments = commandline.command(work, plan.machine)
         environment = commandline.environment(work)
-        self._started = self._last_event = self._timeline.reach(Mark.VIRTME_NG)
+        self._started = self._last_event = self._last_round = self._timeline.reach(Mark.VIRTME_NG)
         with (
             (plan.directory / CONSOLE).open("wb") as self._console_file,
             (plan.directory / EVENTS).open("wb") as self._events_file,
@@ -135,6 +156,7 @@ class _Boot:
             self._vm.kill()
             self._drain()
             ended = time.monotonic()
+        _show_command(work / QEMU_COMMAND, plan.directory / QEMU_SHOWN)
         return self._attempt(end, status, arguments, ended)
 
     def _watch(self) -> BootEnd:
@@ -179,7 +201,7 @@ class _Boot:
             _Stage.CHECKS: (BootEnd.SILENCE_DEADLINE, self._last_event + deadlines.silence),
             _Stage.POWER_OFF: (BootEnd.POWER_OFF_DEADLINE, self._last_event + deadlines.power_off),
         }
-        total = (BootEnd.TOTAL_DEADLINE, self._started + deadlines.total)
+        total = (BootEnd.TOTAL_DEADLINE, self._last_round + deadlines.total)
         end, at = min(limits[self._stage()], total, key=lambda limit: limit[1])
         return (end, 0) if now >= at else (None, at - now)
 
@@ -209,27 +231,45 @@ class _Boot:
         assert self._vm.events is not None
         data = read_available(self._vm.events.fileno())
         if data and not self._reader.broken:
-            self._events_file.write(data)
+            rounds = self._reader.rounds
+            self._keep(data)
             self._reader.feed(data)
             self._last_event = time.monotonic()
+            if self._reader.rounds > rounds:
+                self._last_round = self._last_event
             if self._reader.said_hello:
                 self._timeline.reach(Mark.PROBES)
             self._reached.setdefault(self._stage(), self._last_event)
-            running = self._reader.running
-            if running is not None:
-                self._running.append((len(self._console), str(running)))
-            if self._reader.done or running is not None:
-                self._on_progress(self._reader.done, self._reader.planned, running)
+            self._say_progress()
         if data == b"":
             self._timeline.reach(Mark.VIRTME_NG_END)
         return data != b""
+
+    def _keep(self, data: bytes) -> None:
+        """In a file that many rounds do not make larger than one endless stream would be."""
+        self._events_file.write(data[: MAX_BYTES - self._events_size])
+        self._events_size = min(self._events_size + len(data), MAX_BYTES)
+
+    def _say_progress(self) -> None:
+        reader, running = self._reader, self._reader.running
+        if running:
+            here = len(self._console)
+            if self._running and self._running[-1][0] == here:
+                self._running.pop()  # nothing was printed while that one ran
+            self._running.append((here, running))
+        if reader.rounds:
+            asked = self._plan.request.repeat.rounds
+            failed = reader.failed_rounds
+            self._on_progress(Checking(reader.rounds, asked, running, True, failed))
+        elif reader.done or running:
+            self._on_progress(Checking(reader.done, reader.planned, running))
 
     def _attempt(
         self, end: BootEnd, status: int | None, arguments: list[str], ended: float
     ) -> Attempt:
         console = bytes(self._console)
         spoke = incidents.kernel_spoke(console)
-        qemu_status = _read_status(self._work / QEMU_STATUS)
+        qemu_status = read_status(self._work / QEMU_STATUS)
         detail = ""
         if end is BootEnd.POWERED_OFF and qemu_status != 0:
             end = BootEnd.VMM_DIED if spoke else BootEnd.LAUNCH_FAILED
@@ -243,7 +283,7 @@ class _Boot:
             detail = f"the console ends with: {last_words(console)}"
         hello = self._reached.get(_Stage.CHECKS, ended)
         closed = self._reached.get(_Stage.POWER_OFF, ended)
-        stream = self._reader.finish()
+        stream = self._reader.finish(interrupted=end is BootEnd.INTERRUPTED)
         return Attempt(
             number=self._plan.number,
             end=end,
@@ -279,7 +319,15 @@ def last_words(console: bytes) -> str:
     return " | ".join(words[-5:])[-600:] or "nothing at all"
 
 
-def _read_status(path: Path) -> int | None:
+def _show_command(command: Path, target: Path) -> None:
+    """Write down what QEMU was started with, if it was, as a person would type it."""
+    if command.is_file():
+        words = command.read_text(errors="backslashreplace").split("\0")[:-1]
+        target.write_text(commandline.for_display(words) + "\n")
+
+
+def read_status(path: Path) -> int | None:
+    """What the QEMU wrapper wrote down, if it did: see commandline.py."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

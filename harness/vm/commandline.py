@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
+from harness.rounds import ONCE, Repeat
 from harness.vm.initramfs import CHECKER, REQUEST
 
 #: Name of the virtio port that carries the events.
@@ -24,7 +25,9 @@ PORT = "mptcp.events"
 #: In the work directory.
 EVENTS_SOCKET = "events"
 INITRAMFS = "initramfs"
+CONSOLE_SOCKET = "console"
 QEMU_STATUS = "qemu.status"
+QEMU_COMMAND = "qemu.command"  # each argument ends in a NUL
 STAND_INS = "python"
 
 #: virtme-ng asks file(1), or strings(1), for the kernel's release, to find modules. We know it:
@@ -54,7 +57,7 @@ while [ $left -gt 0 ]; do
     -device|-chardev|-fsdev)
         case $2 in
         virtio-9p-pci,*|local,*|virtserialport,name=virtme.*|virtio-serial-pci|i6300esb,*) ;;
-        *,id=stdin,*|*,id=stdout,*|*,id=stderr,*|*,id=dev_std*|*,id=ret,*) ;;
+        {console}*,id=stdin,*|*,id=stdout,*|*,id=stderr,*|*,id=dev_std*|*,id=ret,*) ;;
         *) set -- "$@" "$option" "$2" ;;
         esac
         shift 2
@@ -68,11 +71,15 @@ done
 trap '' XFSZ
 ulimit -f 65536
 ulimit -c 0
+printf '%s\\0' {qemu} "$@" > {command_file}
 {qemu} "$@"
 status=$?
 echo $status > {status_file}
 exit $status
 """
+
+#: A case of the wrapper: in place of the file that virtme-ng's serial console goes to.
+_CONSOLE = 'file,id=console,*) set -- "$@" "$option" socket,id=console,path={socket} ;;\n        '
 
 #: virtme-ng imports requests, which takes 50 ms, for downloads of kernels that no boot asks for.
 _REQUESTS = '"""Stands in for a library that virtme-ng does not need to boot."""\n'
@@ -105,6 +112,7 @@ class Request:
     families: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
     payload: int | None = None
+    repeat: Repeat = ONCE
 
     def arguments(self) -> list[str]:
         given = {"port": PORT, "nonce": self.nonce, "seed": str(self.seed)}
@@ -114,6 +122,12 @@ class Request:
             given["checks"] = ",".join(self.checks)
         if self.payload is not None:
             given["payload"] = str(self.payload)
+        if self.repeat.repeats:
+            given["rounds"] = str(self.repeat.rounds)
+            if self.repeat.seconds is not None:
+                given["seconds"] = str(self.repeat.seconds)
+            if self.repeat.until_fail:
+                given["until_fail"] = "yes"
         for name, value in given.items():
             if not _GUEST_VALUE.fullmatch(value):
                 raise Unsafe(f"{name} {value!r} cannot be passed to the guest")
@@ -125,8 +139,13 @@ def is_harmless(path: str) -> bool:
     return _HARMLESS_PATH.fullmatch(path) is not None
 
 
-def lay_out(work: Path, kernel: PreparedKernel, qemu: Path) -> None:
-    """Fill the empty directory ``work`` with a link to the kernel, and virtme-ng's surroundings."""
+def lay_out(
+    work: Path, kernel: PreparedKernel, qemu: Path, *, console: Path | None = None
+) -> None:
+    """Fill the empty directory ``work`` with a link to the kernel, and virtme-ng's surroundings.
+
+    ``console`` is a socket that the serial console is connected to, both ways.
+    """
     if not is_harmless(str(work)):
         raise Unsafe(f"the work directory {str(work)!r} has characters that a shell would take")
     if not _RELEASE.fullmatch(kernel.release):
@@ -144,7 +163,10 @@ def lay_out(work: Path, kernel: PreparedKernel, qemu: Path) -> None:
     stand_ins.mkdir()
     (stand_ins / "requests.py").write_text(_REQUESTS)
     wrapper = _QEMU_WRAPPER.format(
-        qemu=shlex.quote(str(qemu)), status_file=shlex.quote(str(work / QEMU_STATUS))
+        qemu=shlex.quote(str(qemu)),
+        status_file=shlex.quote(str(work / QEMU_STATUS)),
+        command_file=shlex.quote(str(work / QEMU_COMMAND)),
+        console="" if console is None else _CONSOLE.format(socket=console),
     )
     _script(programs / qemu.name, wrapper)
     config = work / "home/.config/virtme-ng"
@@ -158,10 +180,12 @@ def _script(path: Path, text: str) -> None:
     path.chmod(0o700)
 
 
-def command(work: Path, machine: Machine) -> list[str]:
+#: What the guest runs: the checker.
+CHECK = ("python3", "-I", "-S", f"/{CHECKER}/__main__.py", "--vm", f"@/{REQUEST}")
+
+
+def command(work: Path, machine: Machine, script: Sequence[str] = CHECK) -> list[str]:
     """virtme-ng's command line for a ``work`` directory that :func:`lay_out` made."""
-    checker = f"/{CHECKER}/__main__.py"
-    script = shlex.join(["python3", "-I", "-S", checker, "--vm", f"@/{REQUEST}"])
     arguments = [
         *("vng", "--run", str(work / "kernel"), "--root", str(work / "root")),
         # The console: with it the kernel logs to standard error from its first byte on.
@@ -176,7 +200,7 @@ def command(work: Path, machine: Machine) -> list[str]:
         arguments.append("--disable-kvm")
     for argument in machine.append:
         arguments += ["--append", argument]
-    return [*arguments, f"--qemu-opts={_qemu_options(work, machine)}", "--exec", script]
+    return [*arguments, f"--qemu-opts={_qemu_options(work, machine)}", "--exec", shlex.join(script)]
 
 
 def _qemu_options(work: Path, machine: Machine) -> str:

@@ -21,7 +21,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 import guest
@@ -153,9 +153,33 @@ def write(
             # INIT loads them in the order of their names.
             writer.file(f"modules/{number:02}-{module.name}", module.read_bytes())
         writer.file(REQUEST, "".join(line + "\n" for line in request).encode())
+        for parent in sorted({str(p) for name in extra for p in PurePosixPath(name).parents[:-1]}):
+            writer.directory(parent)  # the kernel makes none for a file
         for name, content in extra.items():
             writer.file(name, content)
         writer.close()
+
+
+def checker() -> dict[str, bytes]:
+    """The sources of the checker that :func:`prepare` lays out, by their paths in its package."""
+    package = Path(guest.__file__).parent
+    return {str(path.relative_to(package)): path.read_bytes() for path in _sources(package)}
+
+
+def instead_of_checker(sources: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What :func:`write` takes as ``extra`` so that the guest runs ``sources``, by path.
+
+    Nothing of them is run or compiled here. What importing the installed checker loads is all of
+    the standard library that they find.
+    """
+    extra = {}
+    for name in {**checker(), **sources}:
+        path = PurePosixPath(CHECKER, name)
+        # The base's bytecode is not compared with its source; an empty file is passed over.
+        compiled = path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc"
+        extra[str(path)] = sources.get(name, b"")
+        extra[str(compiled)] = b""
+    return extra
 
 
 def _key(interpreter: Interpreter, busybox: Path, checker: Path) -> str:
@@ -237,6 +261,23 @@ def _install_python(root: Path, interpreter: Interpreter, checker: Path) -> None
 def _loaded_modules(interpreter: Interpreter, checker: Path) -> Iterator[Path]:
     names = [f"guest.{_module(source, checker)}" for source in _sources(checker)]
     wanted = [name for name in names if not name.endswith(("__main__", ".cli", ".ktap"))]
+    return _loaded_by(wanted, interpreter, checker)
+
+
+def for_a_person() -> dict[str, bytes]:
+    """What the checker's own command line needs beyond :func:`prepare`'s, as ``extra``."""
+    interpreter, checker = Interpreter.of_host(), Path(guest.__file__).parent
+    # argparse imports these only when it has something to say.
+    modules = _loaded_by(["guest.cli", "locale", "shutil"], interpreter, checker)
+    stdlib = f"usr/lib/python{interpreter.version}"
+    return {
+        f"{stdlib}/{path.relative_to(interpreter.stdlib)}": path.read_bytes()
+        for path in modules
+        if path.suffix == ".py" and path.is_relative_to(interpreter.stdlib)
+    }
+
+
+def _loaded_by(wanted: Sequence[str], interpreter: Interpreter, checker: Path) -> Iterator[Path]:
     answer = subprocess.run(
         [
             *(str(interpreter.executable), "-I", "-S", "-c", _CLOSURE),

@@ -25,6 +25,7 @@ class Mark(StrEnum):
     PROBES = "probes"  # the checker's hello: capabilities and the plan
     IPV4 = "ipv4"  # the family's first check begins
     IPV6 = "ipv6"
+    ROUNDS = "rounds"  # the second round of repeated checks begins
     POWER_OFF = "power-off"  # the closing event
     QEMU_END = "qemu-end"  # the kernel's last line
     VIRTME_NG_END = "virtme-ng-end"  # QEMU has closed the event channel
@@ -38,7 +39,7 @@ _CONSOLE = {
 }
 _LONGEST = max(map(len, _CONSOLE.values()))
 #: The guest's own times, see Stream.times_ms.
-_GUEST = {"ipv4": Mark.IPV4, "ipv6": Mark.IPV6, "end": Mark.POWER_OFF}
+_GUEST = {"ipv4": Mark.IPV4, "ipv6": Mark.IPV6, "rounds": Mark.ROUNDS, "end": Mark.POWER_OFF}
 
 
 class Timeline:

@@ -27,7 +27,7 @@ from harness.kernels import prepare
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest import DebSource, KernelEntry
-from harness.results import Attempt, BootEnd, CheckKey, Family, KernelVerdict
+from harness.results import Attempt, BootEnd, Family, KernelVerdict
 from harness.vm import boot, cpio, initramfs
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import PORT, Machine, Request
@@ -115,7 +115,7 @@ def booted(kernel: PreparedKernel, base: Path, qemu: Qemu, tmp_path: Path) -> Bo
             extra=extra or {},
         )
 
-        def on_progress(done: int, planned: int, running: CheckKey | None) -> None:
+        def on_progress(_: boot.Checking) -> None:
             on_check()
 
         attempt = boot.boot(plan, threading.Event(), on_progress)

@@ -8,21 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.boots.conftest import Harness, Run
+from tests.factories import ALL_CAPABILITIES as EVERYTHING
+from tests.factories import DEBIAN_6_1_LACKS
 
 ROOT = Path(__file__).parents[2]
-EVERYTHING = {
-    "mptcp": True,
-    "ipv6": True,
-    "mptcp_info": True,
-    "tcpinfo": True,
-    "subflow_addrs": True,
-    "packet_stats": True,
-    "full_info": True,
-    "ip_tos": True,
-}
 ROWS = {
-    "debian-6.1": {**EVERYTHING, "packet_stats": False, "full_info": False},
-    "debian-6.12": EVERYTHING,
+    "debian-6.1": EVERYTHING | dict.fromkeys(DEBIAN_6_1_LACKS, False),
+    "debian-6.12": EVERYTHING | {"tcp_maxseg": False},
     "debian-newest": EVERYTHING,
 }
 

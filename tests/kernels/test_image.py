@@ -376,7 +376,9 @@ def test_the_newer_of_bzimage_and_vmlinux_is_taken(
     ("files", "reason"),
     [
         pytest.param({".config": b""}, r"build it with: make -C .*linux -j", id="configured"),
-        pytest.param({"Kbuild": b""}, r"build it with: cd .*linux && vng --build", id="pristine"),
+        pytest.param(
+            {"Kbuild": b""}, r"build it with: cd .*linux && mptcp-harness config \|", id="pristine"
+        ),
         pytest.param({"README": b""}, "is not a kernel tree", id="something else"),
     ],
 )

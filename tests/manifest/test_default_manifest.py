@@ -39,8 +39,18 @@ def test_only_bullseye_is_declared_to_lack_anything(entries: dict[str, KernelEnt
     assert declared == {"debian-5.10": {"mptcp": False}}
 
 
-def test_it_holds_two_series(entries: dict[str, KernelEntry]) -> None:
-    assert [name for name, e in entries.items() if e.is_series] == ["trixie-6.12", "backports"]
+def test_it_holds_a_series_for_each_suite_with_several_kernels(
+    entries: dict[str, KernelEntry],
+) -> None:
+    series = {
+        entry.source.suite
+        for entry in entries.values()
+        if entry.is_series and isinstance(entry.source, DebSource)
+    }
+    assert series == {
+        *("bookworm-security", "bookworm-backports"),
+        *("trixie", "trixie-security", "trixie-backports"),
+    }
 
 
 @pytest.mark.parametrize("version", BACKPORTS)

@@ -24,6 +24,11 @@ class Guest:
     def _write(self, data: bytes) -> None:
         self.sent += data
 
+    @property
+    def said(self) -> bytes:
+        """With what waits for the next event."""
+        return self.sent + self._emitter._pending
+
     def say(self, kind: str, **fields: Any) -> Guest:
         self._emitter.emit(kind, **fields)
         return self
@@ -53,8 +58,16 @@ class Guest:
         self.say("start", i=index)
         return self.say("result", i=index, verdict=verdict, **told)
 
+    def further(self, number: int, verdicts: str = "pp", *told: dict[str, Any]) -> Guest:
+        """A further round on one connection, with the failures that are ``told``."""
+        self.say("round", r=number, seed=7 + number).say("connection", c=0)
+        for failure in told:
+            self.say("failure", **failure)
+        return self.say("outcome", r=number, verdicts=verdicts)
+
     def end(self, results: int = len(ENTRIES), **changes: Any) -> Guest:
-        return self.say("end", **{"nonce": NONCE, "results": results, "taint": 0, **changes})
+        fields = {"nonce": NONCE, "results": results, "rounds": 1, "taint": 0, **changes}
+        return self.say("end", **fields)
 
 
 def sound() -> bytes:

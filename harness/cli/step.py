@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``step``: what ``git bisect run`` calls in a kernel tree, for each commit that it checks out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from harness import host, session
+from harness.bisect import predicate
+from harness.bisect.predicate import Outcome
+from harness.cli import arguments
+from harness.cli.bisect import check_pattern
+from harness.cli.common import UsageError, complain, stopping
+from harness.kernels import Cache, KernelUnavailable, kconfig
+from harness.programs import Interrupted
+from harness.report import terminal
+from harness.report.plain import PlainProgress
+from harness.results import EXIT_INTERRUPTED, Family
+from harness.step.build import Recipe
+from harness.step.runner import Answer, Step, Wishes
+from harness.step.source import Stop
+
+#: git takes 0 for good, 125 for untestable, all else below 128 for bad, and stops at the rest.
+EXIT = {Outcome.GOOD: 0, Outcome.BAD: 1, Outcome.UNTESTABLE: 125}
+EXIT_STOP = 128
+#: The last line begins with one of these.
+WORD = {Outcome.GOOD: "good", Outcome.BAD: "bad", Outcome.UNTESTABLE: "skip"}
+
+
+def add(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "step", "build, boot and judge one commit, for git bisect run", run
+    )
+    command.epilog = (
+        "exit status, as git bisect run reads it: 0 good; 1 bad; 125 it cannot be tested; 128 or "
+        "more stop: nothing can be learned here, or interrupted"
+    )
+    wanted = command.add_mutually_exclusive_group(required=True)
+    wanted.add_argument(
+        "--check",
+        metavar="PATTERN",
+        help="bad is where such a check fails, or the capability of capability.NAME is absent",
+    )
+    wanted.add_argument(
+        "--incident", metavar="FINGERPRINT", help="bad is where the log has it; its beginning does"
+    )
+    wanted.add_argument(
+        "--any", action="store_true", help="bad is what starts and is not as expected"
+    )
+    command.add_argument(
+        "--patch",
+        dest="patches",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="apply it for the build, never to the tree itself; may be given several times",
+    )
+    command.add_argument(
+        "--config",
+        dest="fragments",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="lines of a .config, or a whole one, that count over those of `mptcp-harness config`",
+    )
+    command.add_argument(
+        "--confirm",
+        type=arguments.Number(0, 1000),
+        default=0,
+        metavar="N",
+        help="boot a commit that seems good N more times, for what does not show in every boot",
+    )
+    command.add_argument(
+        "--save", type=Path, metavar="FILE", help="copy the image there, for check and --against"
+    )
+    command.add_argument(
+        "--fresh", action="store_true", help="build and boot it even if its results are known"
+    )
+    command.add_argument(
+        "--family", type=Family, choices=list(Family), help="one address family (default: both)"
+    )
+    command.add_argument(
+        "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="of the payloads"
+    )
+    arguments.add_resources(command)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Judge the commit that is checked out; the last line says what it is."""
+    cache = Cache(given.cache)
+    wishes = _wishes(given)
+    told = PlainProgress(sys.stdout, time.monotonic)
+    with stopping(cache.stop) as stop:
+        try:
+            answer = Step(Path.cwd(), wishes, cache, told.line, told, stop).run()
+        except (Interrupted, KernelUnavailable) as error:
+            if not stop.is_set():
+                raise
+            complain(f"interrupted: {error}")
+            return EXIT_INTERRUPTED
+        except Stop as error:
+            complain(str(error))
+            return EXIT_STOP
+    _show(answer)
+    return EXIT[answer.outcome]
+
+
+def for_git(run: Callable[[], int]) -> int:
+    """The exit status of ``run``, or one at which git stops: what went wrong here is not "bad"."""
+    try:
+        status = run()
+    except SystemExit as end:  # wrong arguments, or --help
+        return EXIT_STOP if end.code else 0
+    except Exception:
+        complain(traceback.format_exc())
+        return EXIT_STOP
+    return status if status in EXIT.values() or status >= EXIT_STOP else EXIT_STOP
+
+
+def _wishes(given: argparse.Namespace) -> Wishes:
+    check_pattern(given.check)
+    wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
+    assert wanted is not None, "the grammar asks for one"
+    for path in given.patches:
+        if not path.is_file():
+            raise UsageError(f"--patch {path}: there is no such file")
+    return Wishes(
+        predicate=wanted,
+        recipe=Recipe(
+            (kconfig.fragment(), *map(_read, given.fragments)), given.jobs or host.processors()
+        ),
+        boots=session.Wishes(
+            families=(given.family,) if given.family else tuple(Family),
+            seed=given.seed,
+            jobs=1,
+            accel=given.accel,
+        ),
+        patches=tuple(path.absolute() for path in given.patches),
+        confirm=given.confirm,
+        fresh=given.fresh,
+        save=given.save,
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: it cannot be read ({error})") from error
+
+
+def _show(answer: Answer) -> None:
+    for line in f"{WORD[answer.outcome]}: {answer.commit}: {answer.why}".splitlines():
+        print(terminal.printable(line), flush=True)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A kernel built by virtme-ng in the copy of a tree, with the harness's configuration.
+
+Only the image is built: what a boot needs is built in (harness.kernels.kconfig). The configuration
+of a commit depends on that commit and the fragment alone, not on the commits built before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import host, programs
+from harness.kernels import kconfig
+from harness.kernels.cache import digest
+from harness.kernels.files import recall, remember
+from harness.step import toolchain
+from harness.step.source import Commit, Copy, Stop, without_git
+
+IMAGE = Path("arch/x86/boot/bzImage")
+#: Seconds; a hundred times what it takes.
+_TIMEOUT = 24 * 3600
+#: Lines of a log that are shown.
+SHOWN = 8
+#: What else make(1) and the kernel's build take from the environment: a configuration elsewhere,
+#: another machine's compiler, the jobs of the make that we may run under.
+_LEADING = ("KBUILD_", "KCONFIG_", "KCFLAGS", "MAKE", "MFLAGS", "GNUMAKEFLAGS", "LLVM", "CROSS_")
+_DROPPED = ("ARCH", "O", "M", "V", "W", "CC", "LD", "LOCALVERSION", "INSTALL_MOD_PATH")
+#: Of a tree, the files on which its configuration depends.
+_CONFIGURING = re.compile(
+    r"\t(?:Makefile|.*Kconfig[^/]*|arch/x86/configs/.*|kernel/configs/.*|scripts/.*|arch/x86/Makefile)$"
+)
+_COMPLAINT = re.compile(r"\berror\b|\bError \d|\*\*\*|undefined reference|not found|FAILED", re.I)
+
+
+class NotBuilt(Exception):
+    """This commit cannot be built; a sentence, and what the build said last."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How kernels are built: ``fragments`` are texts of configuration, the later the stronger."""
+
+    fragments: tuple[str, ...]
+    jobs: int
+
+    def key(self, tree: str) -> str:
+        """What the image of ``tree`` is known by: whatever makes another one is in it."""
+        return digest([tree, self.fragments, toolchain.version()])
+
+
+class Build:
+    """The build in ``copy``, which is checked out, below ``place``."""
+
+    def __init__(
+        self,
+        place: Path,
+        copy: Copy,
+        recipe: Recipe,
+        log: Path,
+        say: Callable[[str], None],
+        stop: threading.Event,
+        lock: int,
+    ) -> None:
+        self._place = place
+        self._copy = copy
+        self._recipe = recipe
+        self._log = log
+        self._say = say
+        self._stop = stop
+        self._lock = lock  # a descriptor: what is killed last holds it longest
+
+    def run(self, commit: Commit, tree: str) -> Path:
+        """The image of ``tree``, which is ``commit`` with patches.
+
+        Raises NotBuilt, Stop, and programs.Interrupted.
+        """
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log.write_text(f"# {commit}, tree {tree}\n")
+        arguments, environment = self._environment(commit)
+        self._configure(tree, environment)
+        image = self._copy.directory / IMAGE
+        image.unlink(missing_ok=True)  # that there is one again is what success is known by
+        self._say(f"building it; log: {self._log}")
+        jobs = ["-j", str(self._recipe.jobs)]
+        self._vng(environment, "--build", "--skip-modules", "--verbose", *jobs, *arguments)
+        if not image.is_file():
+            raise self._failure("the build left no image")
+        return image
+
+    def _configure(self, tree: str, environment: dict[str, str]) -> None:
+        """Set up .config, unless nothing changed that it depends on."""
+        known = self._place / "configured.json"
+        names = [name for name in self._copy.names(tree) if _CONFIGURING.search(name)]
+        key = digest([names, self._recipe.fragments, toolchain.version()])
+        config = self._copy.directory / ".config"
+        found = recall(known)
+        text = config.read_bytes() if config.is_file() else b""
+        stamp = {"key": key, "sha256": hashlib.sha256(text).hexdigest()}
+        if text and found == stamp:
+            return
+        self._say("configuring it")
+        fragment = self._place / "fragment"
+        fragment.write_text("\n".join(self._recipe.fragments) + "\n")
+        config.unlink(missing_ok=True)
+        self._vng(environment, "--kconfig", "--config", str(fragment))
+        if not config.is_file():
+            raise self._failure("configuring it left no .config")
+        text = config.read_bytes()
+        lacking, _ = kconfig.missing(kconfig.parse(text.decode("utf-8", "replace")))
+        if lacking:
+            raise NotBuilt(f"it cannot be configured with {kconfig.in_words(lacking)}")
+        remember(known, {"key": key, "sha256": hashlib.sha256(text).hexdigest()})
+
+    def _environment(self, commit: Commit) -> tuple[list[str], dict[str, str]]:
+        """Variables for make, and the environment: nothing of the user's gets into the image."""
+        inherited = {
+            name: value
+            for name, value in without_git(os.environ).items()
+            if name not in _DROPPED and not name.startswith(_LEADING)
+        }
+        home = self._place / "home"
+        home.mkdir(exist_ok=True)  # without virtme-ng's own configuration, which would be added
+        compiler, cached = toolchain.ccache(os.environ)
+        return compiler, {
+            **inherited,
+            **cached,
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home),
+            "PATH": host.virtme_ng_path(),
+            "LC_ALL": "C",
+            # The same source gives the same image.
+            "KBUILD_BUILD_TIMESTAMP": f"@{commit.time}",
+            "KBUILD_BUILD_USER": "mptcp-harness",
+            "KBUILD_BUILD_HOST": "step",
+            "KBUILD_BUILD_VERSION": "1",
+        }
+
+    def _vng(self, environment: dict[str, str], *arguments: str) -> None:
+        with self._log.open("ab") as log:
+            try:
+                with programs.Kept(
+                    ["vng", *arguments],
+                    environment,
+                    output=log,
+                    errors=subprocess.STDOUT,
+                    directory=self._copy.directory,
+                    pass_fds=(self._lock,),
+                ) as kept:
+                    status = kept.wait(self._stop, _TIMEOUT)
+            except subprocess.TimeoutExpired as error:
+                raise Stop(f"the build takes longer than a day; its log is {self._log}") from error
+        if status != 0:
+            raise self._failure(f"vng {arguments[0]} ended with status {status}")
+
+    def _failure(self, what: str) -> NotBuilt | Stop:
+        """What to raise for a build that failed: the source's fault, or the host's."""
+        lines = last_lines(self._log)
+        why = toolchain.host_failure(lines, self._place)
+        said = "".join(f"\n    {line}" for line in complaints(lines))
+        if why is not None:
+            return Stop(f"{why}; log: {self._log}{said}")
+        return NotBuilt(f"{what}; log: {self._log}{said}")
+
+
+def last_lines(log: Path, most: int = 1 << 17) -> list[str]:
+    """The end of ``log``, of which ``most`` bytes are read."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - most))
+        return file.read().decode("utf-8", "replace").splitlines()
+
+
+def complaints(lines: Sequence[str]) -> list[str]:
+    """The last lines of a build that say what went wrong; its last ones where none does."""
+    found = [line for line in lines if _COMPLAINT.search(line)]
+    return (found or list(lines))[-SHOWN:]

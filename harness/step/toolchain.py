@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the host must have to build a kernel, beside what it needs to boot one. Standard library
+only: noxfile.py imports this before any dependency is installed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness import host
+from harness.host import Finding, Standing, Tool
+from harness.step.source import Stop
+
+#: Without these no kernel can be built; all others can be booted.
+TOOLS = (
+    Tool("git", ("git",), "reads the tree", "git", "git"),
+    Tool("make", ("make",), "builds the kernel", "make", "make"),
+    Tool("gcc", ("gcc",), "compiles the kernel", "gcc", "gcc"),
+    Tool("ld", ("ld",), "links the kernel", "binutils", "binutils"),
+    Tool("flex", ("flex",), "builds the kernel's configurator", "flex", "flex"),
+    Tool("bison", ("bison",), "builds it too", "bison", "bison"),
+    Tool("bc", ("bc",), "computes constants of the kernel", "bc", "bc"),
+    Tool("perl", ("perl",), "runs scripts of the kernel's build", "perl", "perl"),
+    Tool(
+        *("headers of libc", (), "are for the build's own programs", "libc6-dev", "glibc-devel"),
+        header="stdio.h",
+    ),
+    Tool(
+        *("headers of libelf", (), "are for objtool", "libelf-dev", "elfutils-libelf-devel"),
+        header="gelf.h",
+    ),
+)
+#: What only some configurations ask for.
+OPENSSL = Tool(
+    *("headers of OpenSSL", (), "are for certificates", "libssl-dev", "openssl-devel"),
+    header="openssl/opensslv.h",
+)
+
+_NO_HEADER = re.compile(r"fatal error: (\S+): No such file or directory")
+_NO_PROGRAM = re.compile(r"(?:sh: \d+: |sh: line \d+: |make\S*: )(\S+): (?:command )?[Nn]o[t ]")
+#: What says that the host failed, not the kernel's source; with the remedy.
+_FAILURES = (
+    (
+        re.compile(r"No space left on device|Disk quota exceeded"),
+        "the disk is full; make room on it (`mptcp-harness prune` removes what is old)",
+    ),
+    (
+        re.compile(r"Killed signal terminated program|virtual memory exhausted|out of memory"),
+        "the compiler ran out of memory; build with fewer jobs (-j), or end other programs",
+    ),
+    (re.compile(r"Read-only file system|Input/output error"), "the disk failed; look at it"),
+)
+
+
+def missing() -> tuple[Tool, ...]:
+    """The tools without which no kernel can be built, and which this host lacks."""
+    return tuple(tool for tool in TOOLS if host.locate(tool) is None)
+
+
+def check() -> None:
+    """Raise Stop with the command that installs what is missing."""
+    absent = missing()
+    if absent:
+        raise Stop(str(host.ToolsMissing(absent, "needed to build a kernel")))
+
+
+def doctor() -> Finding:
+    """Whether kernels can be built here, which only ``step`` asks for."""
+    absent = missing()
+    if not absent:
+        return Finding("kernel builds", Standing.OK, version())
+    lacking = host.ToolsMissing(absent)
+    return Finding("kernel builds", Standing.LIMITED, "for step only", "", str(lacking))
+
+
+def version() -> str:
+    """The compiler, as it calls itself."""
+    run = subprocess.run(["gcc", "--version"], capture_output=True, text=True)
+    return run.stdout.partition("\n")[0]
+
+
+def ccache(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """What make(1) is told to compile through ccache, and where that keeps what it knows.
+
+    Nothing where there is no ccache.
+    """
+    program = host.find("ccache")
+    if program is None:
+        return [], {}
+    # Asked in the user's own environment: the build has a home of its own.
+    asked = [str(program), "--get-config", "cache_dir"]
+    run = subprocess.run(asked, capture_output=True, text=True, env=dict(environment))
+    place = run.stdout.strip()
+    return (["CC=ccache gcc"], {"CCACHE_DIR": place}) if place else ([], {})
+
+
+def host_failure(lines: Sequence[str], place: Path) -> str | None:
+    """Why a build failed that says ``lines``, if that was the host's fault; a sentence.
+
+    ``place`` is where it was built. A missing file of the kernel's own is not the host's.
+    """
+    for line in lines:
+        for pattern, sentence in _FAILURES:
+            if pattern.search(line):
+                return sentence
+        header = _NO_HEADER.search(line)
+        if header and header[1].startswith("openssl/"):
+            return str(host.ToolsMissing([OPENSSL], "needed to build this kernel"))
+        program = _NO_PROGRAM.search(line)
+        if program and "/" not in program[1] and not shutil.which(program[1]):
+            return f"the build needs {program[1]}, which this host lacks; install it"
+    if shutil.disk_usage(place).free < 1 << 20:
+        return _FAILURES[0][1]
+    return None

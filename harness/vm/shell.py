@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A shell in the guest instead of the checks: its serial console, connected to a terminal.
+
+Kernel, command line, initramfs and devices are those of any boot, but for what stands in the
+serial port: a socket instead of a file. To connect them is our part, for QEMU is in a process
+group of its own, which may not read from a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.kernels.prepared import PreparedKernel
+from harness.programs import TICK
+from harness.vm import commandline, initramfs
+from harness.vm.boot import DRAIN, last_words, read_status
+from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine
+from harness.vm.process import VmProcess, read_available, work_directory
+
+#: Ctrl-A, which begins a command to us; what ends the VM behind it, and what sends the byte itself.
+ESCAPE, QUIT, LITERAL = b"\x01", b"xX", b"\x01aA"
+#: How the checker is called in the guest.
+CHECKER = "check"
+
+_SCRIPT = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin 2>/dev/null
+printf '#!/bin/sh\\nexec python3 -I -S /opt/guest/__main__.py "$@"\\n' > /bin/{checker}
+chmod +x /bin/{checker}
+export HOME=/ PATH=/bin:/usr/bin ENV=/opt/profile TERM={term}
+cd /
+# Who leads a session gets the first terminal that it opens as its own, and job control with it.
+exec setsid sh -c 'exec sh -i < /dev/ttyS0 > /dev/ttyS0 2>&1'
+"""
+_PROFILE = """\
+stty rows {rows} columns {columns}
+# Without -f they ask init to do it, which here is a script.
+alias poweroff='poweroff -f' reboot='reboot -f' halt='halt -f'
+PS1='guest:\\w# '
+echo
+echo "{greeting}"
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is booted; ``base`` as in a BootPlan."""
+
+    kernel: PreparedKernel
+    base: Path
+    qemu: Path
+    machine: Machine
+    greeting: str
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """The user's, already raw: two descriptors, and what the guest is told of it."""
+
+    read: int
+    write: int
+    rows: int = 24
+    columns: int = 80
+    name: str = "vt100"
+
+
+class ShellFailed(Exception):
+    """QEMU did not run the kernel: how it ended, and its last words."""
+
+
+def run(plan: Plan, terminal: Terminal, stop: threading.Event) -> None:
+    """Boot, and connect ``terminal`` until the VM ends, the user leaves it, or ``stop`` is set.
+
+    Raises :class:`ShellFailed`, and OSError where the host's disk fails.
+    """
+    with work_directory() as work:
+        console = work / commandline.CONSOLE_SOCKET
+        commandline.lay_out(work, plan.kernel, plan.qemu, console=console)
+        initramfs.write(
+            work / commandline.INITRAMFS,
+            plan.base,
+            plan.kernel,
+            (),
+            {**initramfs.for_a_person(), **_files(plan.greeting, terminal)},
+        )
+        arguments = commandline.command(work, plan.machine, ["sh", "/opt/shell"])
+        environment = commandline.environment(work)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(console))
+            listener.listen(1)
+            with VmProcess(arguments, environment, work, EVENTS_SOCKET) as vm:
+                if _Link(vm, listener, terminal, stop).serve():
+                    return
+                # QEMU closes the console before it has quite ended.
+                select.select([vm.exited], [], [], DRAIN)
+                words = read_available(vm.console) or b""
+            status = read_status(work / QEMU_STATUS)
+            if status != 0:
+                raise ShellFailed(f"QEMU ended with status {status}; {last_words(words)}")
+
+
+def _files(greeting: str, terminal: Terminal) -> dict[str, bytes]:
+    term = terminal.name if re.fullmatch("[A-Za-z0-9+-]+", terminal.name) else "vt100"
+    harmless = re.sub(r"[^A-Za-z0-9 ,.:;+()'/_-]", "?", greeting)
+    profile = _PROFILE.format(rows=terminal.rows, columns=terminal.columns, greeting=harmless)
+    script = _SCRIPT.format(checker=CHECKER, term=term)
+    return {"opt/shell": script.encode(), "opt/profile": profile.encode()}
+
+
+class Keys:
+    """What is typed, without what is meant for us."""
+
+    def __init__(self) -> None:
+        self._escaped = False
+        self.left = False
+
+    def pass_on(self, typed: bytes) -> bytes:
+        """The part of ``typed`` that the guest gets; :attr:`left` is set once the user leaves."""
+        kept = b""
+        for byte in (typed[i : i + 1] for i in range(len(typed))):
+            if self._escaped:
+                self._escaped = False
+                if byte in QUIT:
+                    self.left = True
+                    break
+                kept += ESCAPE if byte in LITERAL else ESCAPE + byte
+            elif byte == ESCAPE:
+                self._escaped = True
+            else:
+                kept += byte
+        return kept
+
+
+class _Link:
+    """Bytes to and fro, neither way waiting for the other."""
+
+    def __init__(
+        self,
+        vm: VmProcess,
+        listener: socket.socket,
+        terminal: Terminal,
+        stop: threading.Event,
+    ) -> None:
+        self._vm = vm
+        self._listener = listener
+        self._terminal = terminal
+        self._stop = stop
+        self._keys = Keys()
+        self._console: socket.socket | None = None
+        self._typed = b""  # what the guest has not taken yet
+
+    def serve(self) -> bool:
+        """Until the VM ends: False; or until the user or the program ends it: True."""
+        try:
+            while not self._stop.is_set() and not self._keys.left:
+                ready = self._wait()
+                for descriptor, act in self._actions().items():
+                    if descriptor in ready and not act():
+                        return False
+            return True
+        finally:
+            if self._console is not None:
+                self._console.close()
+
+    def _actions(self) -> dict[int, Callable[[], bool]]:
+        """By descriptor what is to be done when it is ready; each says whether to go on."""
+        if self._console is None:
+            return {self._vm.exited: lambda: False, self._listener.fileno(): self._accept}
+        return {
+            self._console.fileno(): self._exchange,
+            self._terminal.read: self._read_keys,
+        }
+
+    def _wait(self) -> set[int]:
+        poll = select.poll()
+        for descriptor in self._actions():
+            if descriptor != self._terminal.read or not self._typed:
+                poll.register(descriptor, select.POLLIN)
+        if self._console is not None and self._typed:
+            poll.register(self._console.fileno(), select.POLLIN | select.POLLOUT)
+        return {descriptor for descriptor, _ in poll.poll(1000 * TICK)}
+
+    def _accept(self) -> bool:
+        self._console, _ = self._listener.accept()
+        self._console.setblocking(False)
+        return True
+
+    def _read_keys(self) -> bool:
+        typed = os.read(self._terminal.read, 1024)
+        self._typed += self._keys.pass_on(typed)
+        self._keys.left = self._keys.left or not typed
+        return True
+
+    def _exchange(self) -> bool:
+        """False at the end of what the guest has to say."""
+        assert self._console is not None
+        if self._typed:
+            try:
+                self._typed = self._typed[self._console.send(self._typed) :]
+            except BlockingIOError:
+                pass  # its buffer is full: the next time
+            except OSError:
+                return False
+        said = read_available(self._console.fileno())
+        if said:
+            self._show(said)
+        return said != b""
+
+    def _show(self, said: bytes) -> None:
+        while said:
+            said = said[os.write(self._terminal.write, said) :]
