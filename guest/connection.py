@@ -25,6 +25,8 @@ LOOPBACK = {_socket.AF_INET: "127.0.0.1", _socket.AF_INET6: "::1"}
 IO_DEADLINE = 10.0
 #: Seconds to wait for data or acknowledgements in flight; loopback needs microseconds.
 SETTLE_DEADLINE = 5.0
+#: The same for a check that has once waited so long in vain.
+RETRY_DEADLINE = 0.2
 #: Bytes asked of one recv(2), so that a stream takes several.
 READ_SIZE = 8192
 #: Bytes written and not read yet, at most: one read. With more, a last piece waits for Nagle and
@@ -36,11 +38,31 @@ class TransferFailed(Exception):
     """The connection broke, or data did not arrive; nothing after this point can be checked."""
 
 
+class Patience:
+    """How long a check waits for a value to settle.
+
+    A check that has waited in vain fails wherever it is made: to wait as long at each of its
+    places, and in each round, would make minutes of a second on a broken kernel.
+    """
+
+    def __init__(self) -> None:
+        self.check = ""  # the one that runs
+        self._in_vain: set[str] = set()
+
+    @property
+    def seconds(self) -> float:
+        return RETRY_DEADLINE if self.check in self._in_vain else SETTLE_DEADLINE
+
+    def exhausted(self) -> None:
+        self._in_vain.add(self.check)
+
+
 class End:
     """One side of a connection, and what is known to have gone through it."""
 
-    def __init__(self, side: str, sock: _socket.socket, began: float) -> None:
+    def __init__(self, side: str, sock: _socket.socket, began: float, patience: Patience) -> None:
         self.side = side
+        self.patience = patience
         self.sock = sock
         self.fd = sock.fileno()
         self.family = sock.family
@@ -69,8 +91,15 @@ class End:
 class Connection:
     """An established connection. ``payload`` is what the client sends and the server echoes."""
 
-    def __init__(self, family: int, payload: bytes, protocol: int = abi.IPPROTO_MPTCP) -> None:
+    def __init__(
+        self,
+        family: int,
+        payload: bytes,
+        protocol: int = abi.IPPROTO_MPTCP,
+        patience: Optional[Patience] = None,
+    ) -> None:
         self.payload = payload
+        patience = patience or Patience()
         began = time.monotonic()
         listener = _socket.socket(family, _socket.SOCK_STREAM, protocol)
         client = _socket.socket(family, _socket.SOCK_STREAM, protocol)
@@ -89,8 +118,8 @@ class Connection:
             listener.close()
         server = _socket.socket(family, _socket.SOCK_STREAM, protocol, server_fd)
         server.settimeout(IO_DEADLINE)
-        self.client = End(CLIENT, client, began)
-        self.server = End(SERVER, server, began)
+        self.client = End(CLIENT, client, began, patience)
+        self.server = End(SERVER, server, began, patience)
         self.client.peer, self.server.peer = self.server, self.client
 
     def end(self, side: str) -> End:
@@ -184,16 +213,19 @@ def _try_read(sink: End) -> bytes:
     return chunk
 
 
-def settle(sample: Callable[[], T], settled: Callable[[T], bool]) -> T:
-    """``sample()`` once it is ``settled``, or its last value at the deadline.
+def settle(end: End, sample: Callable[[], T], settled: Callable[[T], bool]) -> T:
+    """``sample()`` of ``end`` once it is ``settled``, or its last value at the deadline.
 
     Data and acknowledgements in flight need a moment: poll with short, growing pauses.
     """
-    deadline = time.monotonic() + SETTLE_DEADLINE
+    deadline = time.monotonic() + end.patience.seconds
     pause = 0.0002
     while True:
         value = sample()
-        if settled(value) or time.monotonic() > deadline:
+        if settled(value):
+            return value
+        if time.monotonic() > deadline:
+            end.patience.exhausted()
             return value
         time.sleep(pause)
         pause = min(pause * 2, 0.1)

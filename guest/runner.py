@@ -20,7 +20,7 @@ from guest.checks import (
     STREAM,
     TRANSFERRED,
 )
-from guest.connection import Connection, TransferFailed
+from guest.connection import Connection, Patience, TransferFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class Runner:
         self._options = options
         self._emit = emitter.emit
         self._capabilities: dict[str, dict[str, probe.Finding]] = {}
+        self._patience = Patience()
         self.failed = 0
         self.rounds = 0
 
@@ -231,7 +232,7 @@ class Runner:
         missing = self._missing(planned.family)
         left = sum(map(len, planned.checks.values()))
         try:
-            connection = Connection(FAMILIES[planned.family], content)
+            connection = Connection(FAMILIES[planned.family], content, patience=self._patience)
         except OSError as error:
             yield from _give_up(left, "no connection: %s" % error, start)
             return
@@ -267,6 +268,7 @@ def _outcome(item: Check, end: End, missing: Mapping[str, str]) -> Outcome:
     for need in item.needs:
         if need in missing:
             return events.UNSUPPORTED, {"detail": "no %s: %s" % (need, missing[need])}
+    end.patience.check = item.id
     try:
         item.function(end)
     except checks.Failed as failed:

@@ -85,7 +85,5 @@ def main(arguments: Sequence[str]) -> int:
     )
     runner = Runner(options, emitter)
     results = runner.run()
-    emitter.emit(
-        "end", nonce=given["nonce"], results=results, rounds=runner.rounds, taint=taint()
-    )
+    emitter.emit("end", nonce=given["nonce"], results=results, rounds=runner.rounds, taint=taint())
     return 1 if runner.failed else 0

@@ -12,6 +12,7 @@ import pytest
 
 from harness import cli, reuse
 from harness.cli import testing
+from harness.cli.common import UsageError
 from harness.progress import Progress, Stage
 from harness.report import plain, table
 from harness.report.rounds import of_check, summary
@@ -71,7 +72,7 @@ def test_what_the_user_says_is_how_often_is_checked(
 
 @pytest.mark.parametrize("more", [["--until-fail"], ["--for", "10m"]])
 def test_once_and_until_fail_contradict_each_other(more: list[str]) -> None:
-    with pytest.raises(testing.UsageError, match="repeats nothing"):
+    with pytest.raises(UsageError, match="repeats nothing"):
         asked("--repeat", "1", *more)
 
 

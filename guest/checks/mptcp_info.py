@@ -39,7 +39,7 @@ def info_of(end: End) -> abi.View:
 
 
 def settled_info(end: End, settled: Callable[[abi.View], bool]) -> abi.View:
-    return settle(lambda: info_of(end), settled)
+    return settle(end, lambda: info_of(end), settled)
 
 
 def baseline(end: End) -> abi.View:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def settled_tcp_info(end: End, settled: Callable[[abi.View], bool]) -> abi.View:
     """struct tcp_info of the first subflow, once ``settled``."""
-    return settle(lambda: TCPINFO.read(end).first, settled)
+    return settle(end, lambda: TCPINFO.read(end).first, settled)
 
 
 def sent_again(end: End) -> int:

@@ -139,9 +139,7 @@ def is_harmless(path: str) -> bool:
     return _HARMLESS_PATH.fullmatch(path) is not None
 
 
-def lay_out(
-    work: Path, kernel: PreparedKernel, qemu: Path, *, console: Path | None = None
-) -> None:
+def lay_out(work: Path, kernel: PreparedKernel, qemu: Path, *, console: Path | None = None) -> None:
     """Fill the empty directory ``work`` with a link to the kernel, and virtme-ng's surroundings.
 
     ``console`` is a socket that the serial console is connected to, both ways.
