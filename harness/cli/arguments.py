@@ -22,9 +22,12 @@ EPILOG = """\
 examples:
   mptcp-harness matrix                               every kernel of ./kernels.yaml
   mptcp-harness matrix -k 'debian-6.*' --json r.json some of them, with a record for scripts
-  mptcp-harness check arch/x86/boot/bzImage          one image, modules found beside it
-  mptcp-harness matrix --check 'full_info.*' --family ipv6
   mptcp-harness matrix --resume                      what an interrupted run did not get to
+  mptcp-harness check arch/x86/boot/bzImage          one image, modules found beside it
+  mptcp-harness check bzImage --against debian-6.12  only what differs
+  mptcp-harness bisect --good A --bad B              which kernel of a series began it
+  git bisect run mptcp-harness step --check ID       which commit of a tree
+  mptcp-harness nightly --notify CMD                 what a timer runs
   mptcp-harness doctor                               what this host lacks
 
 exit status: 0 all as expected; 1 a kernel fails, crashes, hangs or warns; 2 wrong arguments or

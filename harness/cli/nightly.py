@@ -19,7 +19,7 @@ from harness.bisect.predicate import Predicate
 from harness.cli import arguments
 from harness.cli.common import UsageError, chosen, complain, listener, stopping
 from harness.cli.testing import copy_record
-from harness.kernels import Cache
+from harness.kernels import Cache, KernelUnavailable
 from harness.kernels.files import write_atomically
 from harness.manifest import KernelEntry
 from harness.nightly.hunts import Ends, NoHunt
@@ -28,9 +28,12 @@ from harness.report import nightly as report
 from harness.report import terminal
 from harness.report.night import Night
 from harness.results import EXIT_INFRASTRUCTURE
+from harness.store import Store, StoreUnusable
 
 #: In the state directory: held by a nightly as long as it goes on.
 LOCK = "nightly.lock"
+#: Beside it: there as long as somebody is to be told of a night.
+UNTOLD = "nightly.untold"
 #: In the run's directory, or in that of --output.
 TEXT, MARKDOWN = "nightly.txt", "nightly.md"
 #: Seconds that a notification may take: a mail server may be slow, a night must end.
@@ -76,24 +79,31 @@ def run(given: argparse.Namespace) -> int:
     """One night under the lock, then the report, then the notification."""
     notification = _command(given.notify)
     cache = Cache(given.cache)
-    lock = session.store_place(given.output).with_name(LOCK)
+    results = session.store_place(given.output)
     with stopping(cache.stop) as stop:
         try:
-            with nightly.only_one(lock, say, stop, wait=given.wait):
-                night = _night(given, cache, stop)
-                place = _write(night, given)
+            with nightly.only_one(results.with_name(LOCK), say, stop, wait=given.wait):
+                with Store(results) as store:
+                    newest = next((run.id for run in store.runs(1)), "")
+                note = results.with_name(UNTOLD)
+                night = _night(given, cache, stop, nightly.begin(note, newest))
+                told = _tell(night, given, notification)
+                if told and not night.run.interrupted:
+                    nightly.end(note)
         except nightly.Busy as error:
             complain(str(error))
-            status, place = EXIT_INFRASTRUCTURE, None
-        else:
-            status = night.status
-            glyphs = terminal.glyphs_for(sys.stdout)
-            width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-            sys.stdout.write(report.render(night, glyphs, width=width))
-            say(f"the report is in {place}")
-    if place is None or not notification:
-        return status
-    return _notify(notification, place, status)
+            return EXIT_INFRASTRUCTURE
+    return night.status if told else night.status or EXIT_INFRASTRUCTURE
+
+
+def _tell(night: Night, given: argparse.Namespace, notification: Sequence[str]) -> bool:
+    """Report, and notify where that is wanted; whether it reached somebody."""
+    place = _write(night, given)
+    glyphs = terminal.glyphs_for(sys.stdout)
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+    sys.stdout.write(report.render(night, glyphs, width=width))
+    say(f"the report is in {place}")
+    return not notification or _notify(notification, place, night.status)
 
 
 def _command(text: str | None) -> list[str]:
@@ -107,7 +117,9 @@ def _command(text: str | None) -> list[str]:
     return words
 
 
-def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event) -> Night:
+def _night(
+    given: argparse.Namespace, cache: Cache, stop: threading.Event, told: nightly.Told
+) -> Night:
     entries = manifest.load(given.manifest).entries
     wishes = nightly.Wishes(
         manifest=given.manifest,
@@ -119,6 +131,7 @@ def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event) -> Ni
         output=given.output,
         selftest=not given.no_selftest,
         bisect=not given.no_bisect,
+        told=told,
     )
     names = [entry.name for entry in wishes.chosen]
     search = _search(entries, given, cache, stop)
@@ -143,8 +156,8 @@ def _search(
             series = candidates.between(entries, ends.good, ends.bad, cache, say)
             found = runner.bisect(series, sought, wishes, cache, listener, say, changes, stop)
         except (
-            *(candidates.UnknownKernel, state.Damaged, state.Busy),
-            *(session.SessionUnavailable, session.OutputRefused, OSError),
+            *(candidates.UnknownKernel, KernelUnavailable, state.Damaged, state.Busy),
+            *(session.SessionUnavailable, session.OutputRefused, StoreUnusable, OSError),
         ) as error:
             raise NoHunt(str(error)) from error
         return bisect_report.render(found).splitlines()
@@ -162,8 +175,8 @@ def _write(night: Night, given: argparse.Namespace) -> Path:
     return directory / MARKDOWN
 
 
-def _notify(command: Sequence[str], place: Path, status: int) -> int:
-    """Run ``command``; a night whose message reached nobody is not a good one."""
+def _notify(command: Sequence[str], place: Path, status: int) -> bool:
+    """Run ``command``; whether it did well: who did not hear of a night knows nothing of it."""
     trouble = ""
     try:
         done = programs.run(
@@ -176,10 +189,9 @@ def _notify(command: Sequence[str], place: Path, status: int) -> int:
             trouble = f"status {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}"
     except (OSError, programs.Interrupted, subprocess.TimeoutExpired) as error:
         trouble = str(error)
-    if not trouble:
-        return status
-    complain(f"--notify {shlex.join(command)} failed ({trouble}); the report is in {place}")
-    return status or EXIT_INFRASTRUCTURE
+    if trouble:
+        complain(f"--notify {shlex.join(command)} failed ({trouble}); the report is in {place}")
+    return not trouble
 
 
 def say(text: str) -> None:
