@@ -1,9 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``python -m harness``."""
+"""``python -m harness``, and the console script."""
 
 import sys
 
-from harness.cli import main
+STOP = 128  # of git bisect run: nothing is learned of the commit
+
+
+def main() -> int:
+    """The command line. A harness that cannot even be imported must not call a commit bad:
+
+    Python's own status for that is 1.
+    """
+    try:
+        from harness.cli import main as run
+    except Exception:
+        if sys.argv[1:2] != ["step"]:
+            raise
+        sys.excepthook(*sys.exc_info())
+        return STOP
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

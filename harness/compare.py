@@ -53,11 +53,11 @@ class Change:
 
     @property
     def is_worse(self) -> bool:
-        """A failure, or a check that passed and says nothing any more.
+        """A failure, one that counts from now on, or a check that passed and says nothing any more.
 
         What was lost or in error and is so in another way is not: it was wrong before.
         """
-        if self.kind is Kind.FAILING:
+        if self.kind in (Kind.FAILING, Kind.COUNTING):
             return True
         if self.kind in (Kind.LOST, Kind.ERROR):
             return any(not before.weight.is_bad for before, _ in self.places)
@@ -242,7 +242,8 @@ def kernels(before: KernelResult, after: KernelResult) -> Difference:
     if cannot:
         return Difference(before, after, cannot)
     common = [(result, now[key]) for key, result in then.items() if key in now]
-    known = {incident.fingerprint for incident in before.incidents}
+    # What was known, and is so no longer, counts for the first time.
+    counted = {incident.fingerprint for incident in before.incidents if not incident.known}
     seen = {incident.fingerprint for incident in after.incidents}
     return Difference(
         before,
@@ -250,7 +251,7 @@ def kernels(before: KernelResult, after: KernelResult) -> Difference:
         changes=_changes(common),
         capabilities=_capabilities(before, after, common),
         new_incidents=_each_once(
-            i for i in after.incidents if i.fingerprint not in known and not i.known
+            i for i in after.incidents if i.fingerprint not in counted and not i.known
         ),
         gone_incidents=_each_once(i for i in before.incidents if i.fingerprint not in seen),
         still=_names(

@@ -159,12 +159,12 @@ def _launch(attempt: Attempt, judged: _Judged) -> _Decision:
 
 
 def _interrupted(attempt: Attempt, judged: _Judged) -> tuple[KernelVerdict, str]:
-    """Of repeated checks, a round that failed decides; good ones do not, for more were to come."""
+    """Of repeated checks, what was wrong decides; good rounds do not, for more were to come."""
     rounds = attempt.stream.rounds
     if rounds is None or not rounds.done or attempt.stream.errors:
         return KernelVerdict.INFRASTRUCTURE, "interrupted"
     after = f"interrupted after {rounds.done} of {rounds.asked} rounds"
-    decided = _checks(attempt, judged)
+    decided = _checks(attempt, judged) or _log(attempt, judged)
     if decided is None:
         return KernelVerdict.INFRASTRUCTURE, f"{after}, none of which failed"
     return decided[0], f"{decided[1]}; {after}"

@@ -3,9 +3,10 @@
 
 The use of something is noted in the time of its file: ``entry.json`` of a prepared kernel, the
 archive of a guest's root, a change log. What was found in an image is as old as its last reading;
-a run, and its results in the store, as old as the run; a package index stays, for there is one for
-each suite, and no more. What a harness that runs has used or may still use stays, whatever its age:
-see Cache.frozen for the cache, :func:`in_use` for a run.
+a run, and its results in the store, as old as the run, a bisect as old as its last boot; a package
+index stays, for there is one for each suite, and no more. What a harness that runs has used or may
+still use stays, whatever its age: see Cache.frozen for the cache and what step knows,
+:func:`in_use` for a run and a bisect.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from harness.host import Finding, Standing
 from harness.kernels import Cache
 from harness.kernels import cache as kernel_cache
-from harness.store import Store
+from harness.store import Run, Store
 
 #: More than this in bytes is worth a word.
 LARGE = 10 << 30
@@ -41,6 +42,12 @@ KINDS = {
 LEFT = "results of an older version"
 LEFT_IN = ("results",)
 RUNS = "runs"
+#: By kind of thing, the directory beside that of the runs that holds them.
+BESIDE = {"bisects": "bisects", "compatibility maps": "maps"}
+STEPS = "trees that step knows"
+STEPS_IN = "step"
+#: All kinds that are not in the cache.
+KEPT = (RUNS, *BESIDE, STEPS)
 STORED = "runs in the store"
 INDEXES = "package indexes"
 #: The ending of what belongs to a kind; a guest's root has its checksum beside it.
@@ -50,6 +57,8 @@ CHECKSUM = ".sha256"
 REMEDY = "mptcp-harness prune --keep 30d"
 # What a session calls its directory; others in the same place are not ours to remove.
 _RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+#: What harness.bisect.state and harness.step call a directory.
+_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def doctor(cache: Path, runs: Path, store: Path) -> tuple[Finding, ...]:
 
     With the remedy where it has become large.
     """
-    items = [*cached(cache), *runs_in(runs)]
+    items = [*cached(cache), *runs_in(runs), *bisects(runs), *steps(runs)]
     indexes = _entries(cache / "apt")
     in_cache = [
         *(total(items, kind) for kind in (*KINDS, LEFT)),
@@ -93,6 +102,7 @@ def doctor(cache: Path, runs: Path, store: Path) -> tuple[Finding, ...]:
     return (
         _finding("cache", cache, in_cache),
         _finding("runs", runs, [total(items, RUNS)]),
+        _finding("bisects", runs.parent, [total(items, kind) for kind in (*BESIDE, STEPS)]),
         _finding("results", store, [Usage("", 0, _size_of(store))]),
     )
 
@@ -126,7 +136,8 @@ def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Ite
     """
     before = time.time() - keep_s
     removed = _prune_cache(cache, before, dry_run) if cache.root.is_dir() else []
-    for item in runs_in(runs):
+    removed += _prune_steps(cache, runs, before, dry_run)
+    for item in (*runs_in(runs), *bisects(runs)):
         if item.used < before and _remove_run(item.paths[0], dry_run):
             removed.append(item)
     return removed
@@ -146,7 +157,7 @@ def prune_store(path: Path, keep_s: float, *, dry_run: bool) -> Usage:
             run.id
             for run in store.runs()
             if datetime.datetime.fromisoformat(run.started) < before
-            and (run.finished or not _goes_on(Path(run.directory)))
+            and (run.finished or not _goes_on(run))
         ]
         if old and not dry_run:
             store.prune(old)
@@ -169,6 +180,17 @@ def _prune_cache(cache: Cache, before: float, dry_run: bool) -> list[Item]:
     return removed
 
 
+def _prune_steps(cache: Cache, runs: Path, before: float, dry_run: bool) -> list[Item]:
+    old = [item for item in steps(runs) if item.used < before]
+    if not old:
+        return []
+    with cache.frozen() as oldest_use:
+        unused = [item for item in old if _last_used(item.paths[0]) < min(before, oldest_use)]
+        for item in () if dry_run else unused:
+            shutil.rmtree(item.paths[0])
+    return unused
+
+
 @contextlib.contextmanager
 def in_use(run: Path) -> Iterator[None]:
     """While this lasts, the run in the directory is not removed, and nobody else goes on with it.
@@ -189,9 +211,15 @@ def in_use(run: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _goes_on(run: Path) -> bool:
+def _goes_on(run: Run) -> bool:
+    """Whether a harness is at work on it; further boots of a bisect are within its first run."""
+    directory = Path(run.directory)
+    return any(map(_is_locked, (directory, directory.parent)))
+
+
+def _is_locked(directory: Path) -> bool:
     try:
-        with in_use(run):
+        with in_use(directory):
             return False
     except InUse:
         return True
@@ -226,6 +254,32 @@ def runs_in(runs: Path) -> Iterator[Item]:
                 record = path / "run.json"
                 used = (record if record.exists() else path).stat().st_mtime
                 yield Item(RUNS, (path,), used, disk_usage(path))
+
+
+def bisects(runs: Path) -> Iterator[Item]:
+    """What bisects and maps found out, beside the directory ``runs``."""
+    for kind, name in BESIDE.items():
+        for path in _keyed(runs.with_name(name)):
+            with contextlib.suppress(FileNotFoundError):
+                yield Item(kind, (path,), _last_used(path), disk_usage(path))
+
+
+def steps(runs: Path) -> Iterator[Item]:
+    """What step knows of the commits of each tree, beside the directory ``runs``."""
+    for path in _keyed(runs.with_name(STEPS_IN)):
+        with contextlib.suppress(FileNotFoundError):
+            yield Item(STEPS, (path,), _last_used(path), disk_usage(path))
+
+
+def _keyed(directory: Path) -> Iterator[Path]:
+    for path in _entries(directory):
+        if _KEY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            yield path
+
+
+def _last_used(directory: Path) -> float:
+    """When it was used, or something put into it or into what it holds."""
+    return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
 
 
 def disk_usage(path: Path) -> int:

@@ -151,7 +151,7 @@ def judging() -> str:
     """SHA-256 of the code by which the harness boots and judges, so that a change of it counts."""
     here = Path(__file__).parent
     names = (
-        *("attempts.py", "judge.py", "keeper.py", "known_issues.py"),
+        *("attempts.py", "capabilities.py", "judge.py", "keeper.py", "known_issues.py"),
         *("programs.py", "results.py", "rounds.py"),
     )
     sources = [*(here / name for name in names), *sorted((here / "vm").glob("*.py"))]

@@ -15,6 +15,8 @@ from harness.results import CheckResult, CheckVerdict, CutRound, RoundFailures, 
 MOST = 1_000_000
 _LETTERS = {letter: CheckVerdict(verdict) for verdict, letter in events.LETTERS.items()}
 _ORDER = list(CheckVerdict)
+#: What is there in one round is there in all.
+_CONTRARY = {CheckVerdict.PASS, CheckVerdict.UNSUPPORTED}
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,6 @@ class Tally:
         self._seed = seed
         self._keys = [result.key for result in first]
         self._letters = "".join(events.LETTERS[result.verdict.value] for result in first)
-        self._skipped = [result.verdict is CheckVerdict.UNSUPPORTED for result in first]
         self._first = first
         self._bad: dict[int, _Bad] = {}
         self._by_check: dict[str, int] = {}
@@ -115,7 +116,8 @@ class Tally:
             verdict = _LETTERS.get(letter)
             if verdict is None:
                 raise Impossible(f"unknown verdict {letter!r}")
-            if (verdict is CheckVerdict.UNSUPPORTED) is not self._skipped[index]:
+            # Without a connection all of its checks fail, those that would be skipped, too.
+            if {verdict, self._first[index].verdict} == _CONTRARY:
                 raise Impossible(f"{self._keys[index]} is {verdict}, unlike in the first round")
             if verdict.is_bad:
                 detail = f"not told: the round had more than {events.MAX_FAILURES} failures"
@@ -153,7 +155,7 @@ class Tally:
             lost = lost_from is not None and index >= lost_from
             if bad is not None and not (lost and bad.worst.verdict is CheckVerdict.ERROR):
                 yield self._dated(bad.worst, bad.number)
-            elif lost and not self._skipped[index]:
+            elif lost and result.verdict is not CheckVerdict.UNSUPPORTED:
                 yield self._dated(CheckResult(result.key, CheckVerdict.LOST), self.done)
             else:
                 yield result

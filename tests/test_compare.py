@@ -124,6 +124,14 @@ def test_a_failure_that_is_known_no_longer_makes_the_kernel_worse() -> None:
     assert difference.is_worse
 
 
+def test_a_failure_that_is_known_no_longer_is_worse_beside_another_one() -> None:
+    other = factories.check("a.b", FAIL)
+    known = replace(factories.check(verdict=FAIL), known=KNOWN)
+    before = replace(with_checks(known, other), verdict=KernelVerdict.FAIL)
+    after = replace(with_checks(replace(known, known=""), other), verdict=KernelVerdict.FAIL)
+    assert compare.kernels(before, after).is_worse
+
+
 def capabilities(**details: tuple[CheckVerdict, str]) -> KernelResult:
     return with_checks(
         factories.check(),
@@ -219,6 +227,13 @@ def test_incidents_are_matched_by_their_fingerprints() -> None:
 def test_an_incident_that_is_known_is_not_new() -> None:
     after = replace(factories.kernel(), incidents=(warning("a", KNOWN),))
     assert not compare.kernels(factories.kernel(), after).is_worse
+
+
+def test_an_incident_that_is_known_no_longer_is_new() -> None:
+    before = replace(factories.kernel(), incidents=(warning("a"), warning("b", KNOWN)))
+    after = replace(factories.kernel(), incidents=(warning("a"), warning("b")))
+    difference = compare.kernels(before, after)
+    assert [incident.fingerprint for incident in difference.new_incidents] == ["b"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,16 @@ def test_a_run_that_goes_on_stays_in_the_store(stored: Stored, kept: Kept) -> No
     assert stored.prune() == 1
 
 
+def test_further_boots_of_a_bisect_that_goes_on_stay_in_the_store(
+    stored: Stored, kept: Kept
+) -> None:
+    with Store(stored.path) as file:
+        file.begin(replace(stored.run, id=f"{RUN}-2", directory=str(kept.run / "boot-2")))
+    with prune.in_use(kept.run):
+        assert stored.prune() == 0
+    assert stored.prune() == 2
+
+
 def test_a_run_whose_directory_is_gone_goes_from_the_store(stored: Stored, kept: Kept) -> None:
     shutil.rmtree(kept.run)
     assert stored.prune() == 1
@@ -283,6 +294,50 @@ def findings(kept: Kept) -> dict[str, Finding]:
     return {finding.subject: finding for finding in found}
 
 
+def beside(kept: Kept, name: str, *, days: float = 40) -> Path:
+    """A thing of a bisect or of step, that old."""
+    place = kept.runs.with_name(name) / "0123456789abcdef"
+    place.mkdir(parents=True)
+    (place / "bisect.jsonl").write_text("x" * 5000)
+    kept.age(place / "bisect.jsonl", place, days=days)
+    return place
+
+
+@pytest.mark.parametrize("name", ["bisects", "maps", "step"])
+def test_what_a_bisect_or_step_found_out_goes_when_it_is_old(kept: Kept, name: str) -> None:
+    old = beside(kept, name)
+    assert kept.removed() == {old}
+    assert not old.exists()
+    beside(kept, name, days=20)
+    assert kept.removed() == set()
+
+
+@pytest.mark.parametrize("name", ["bisects", "maps"])
+def test_a_bisect_that_goes_on_stays(kept: Kept, name: str) -> None:
+    with prune.in_use(beside(kept, name)):
+        assert kept.removed() == set()
+
+
+def test_what_a_step_that_goes_on_knows_stays(kept: Kept) -> None:
+    place = beside(kept, "step")
+    with kept.cache.scratch():
+        os.utime(place)
+        assert kept.removed(-DAY) & {place} == set()
+
+
+def test_what_others_put_beside_the_runs_stays(kept: Kept) -> None:
+    other = kept.runs.with_name("bisects") / "notes"
+    other.mkdir(parents=True)
+    kept.age(other)
+    assert kept.removed() == set()
+
+
+def test_the_doctor_counts_bisects(kept: Kept) -> None:
+    beside(kept, "bisects")
+    beside(kept, "step")
+    assert "bisects 1, trees that step knows 1" in findings(kept)["bisects"].found
+
+
 def test_the_doctor_says_what_there_is(kept: Kept) -> None:
     found = findings(kept)
     assert "prepared kernels 1, guest roots 1, notes on images 1" in found["cache"].found
@@ -304,4 +359,4 @@ def test_the_doctor_names_the_remedy_for_what_is_large(
 
 def test_the_doctor_of_a_new_host_finds_nothing(tmp_path: Path) -> None:
     found = prune.doctor(tmp_path / "cache", tmp_path / "runs", tmp_path / store.FILE)
-    assert [finding.found[:10] for finding in found] == ["0.0 MiB in"] * 3
+    assert [finding.found[:10] for finding in found] == ["0.0 MiB in"] * 4

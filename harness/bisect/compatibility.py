@@ -17,7 +17,7 @@ from harness import resume, reuse, session
 from harness.bisect import boundaries, state
 from harness.bisect.boundaries import Vector
 from harness.bisect.candidates import Candidate
-from harness.bisect.testing import Listening, Tester, on_ground
+from harness.bisect.testing import Listening, Tester, guest_root, on_ground
 from harness.capabilities import parse_release
 from harness.kernels import Cache, KernelUnavailable
 from harness.report.boundaries import (
@@ -31,7 +31,6 @@ from harness.report.boundaries import (
 from harness.report.terminal import plural
 from harness.results import Family, KernelResult, KernelVerdict
 from harness.session import Wishes
-from harness.vm import initramfs
 
 
 class Interrupted(Exception):
@@ -73,12 +72,7 @@ def draw(
     Raises as :func:`harness.session.run` does, :class:`Interrupted`, KernelUnavailable where no
     kernel can be tested, and what :func:`harness.bisect.state.opened` raises.
     """
-    _, busybox = session.find_tools()
-    try:
-        guest = initramfs.prepare(cache.root, busybox).stem
-    except initramfs.RootUnavailable as error:
-        raise session.SessionUnavailable(str(error)) from error
-    asked = _asked(candidates, wishes, guest)
+    asked = _asked(candidates, wishes, guest_root(cache))
     place = state.place(session.runs_directory().with_name("maps"), asked)
     seed = session.new_run(asked, wishes.seed).seed
     with state.opened(place, asked, seed, say, fresh=fresh) as journal:

@@ -46,7 +46,7 @@ def bisect(
     and state.Damaged, state.Busy.
     """
     entries = [candidate.entry for candidate in series.candidates]
-    asked = question(series, wanted, wishes)
+    asked = question(series, wanted, wishes, testing.guest_root(cache))
     place = state.place(session.runs_directory().with_name("bisects"), asked)
     seed = session.new_run(asked, wishes.seed).seed
     with (
@@ -57,8 +57,11 @@ def bisect(
         return replace(run.run(changes), directory=str(booting.directory))
 
 
-def question(series: Series, wanted: Predicate | None, wishes: session.Wishes) -> str:
-    """All on which the outcomes depend, as canonical JSON; how many boots are made is not in it."""
+def question(series: Series, wanted: Predicate | None, wishes: session.Wishes, guest: str) -> str:
+    """All on which the outcomes depend, as canonical JSON; how many boots are made is not in it.
+
+    ``guest`` is the key of its root: another checker may find otherwise of the same kernels.
+    """
     settings = {
         "bisect": str(wanted) if wanted else "difference",
         "reversed": series.reversed,
@@ -66,6 +69,7 @@ def question(series: Series, wanted: Predicate | None, wishes: session.Wishes) -
         "families": wishes.families,
         "accel": wishes.accel,
         "seed": "random" if wishes.seed is None else wishes.seed,
+        "guest": guest,
         "judging": reuse.judging(),
     }
     return resume.asked([candidate.entry for candidate in series.candidates], settings)

@@ -24,6 +24,7 @@ from harness.progress import Listener, Progress, Stage
 from harness.report import as_json
 from harness.results import KernelResult
 from harness.store import Run, Store
+from harness.vm import initramfs
 
 #: Shows the progress of the kernels named, as long as it lasts.
 Listening = Callable[[Sequence[str]], contextlib.AbstractContextManager[Listener]]
@@ -157,6 +158,15 @@ class Booting:
         trouble = made.bundles.keep(result)
         if trouble:
             listener(Progress("", Stage.DONE, trouble))
+
+
+def guest_root(cache: Cache) -> str:
+    """The key of the guest's root, and so of the checker in it. Raises SessionUnavailable."""
+    _, busybox = session.find_tools()
+    try:
+        return initramfs.prepare(cache.root, busybox).stem
+    except (initramfs.RootUnavailable, OSError) as error:
+        raise session.SessionUnavailable(str(error)) from error
 
 
 @contextlib.contextmanager

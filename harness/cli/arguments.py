@@ -114,6 +114,23 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     add_output(command)
 
 
+def add_predicate(command: argparse.ArgumentParser, default: str = "") -> None:
+    """What is looked for; one of them has to be given where there is no ``default``."""
+    wanted = command.add_mutually_exclusive_group(required=not default)
+    wanted.add_argument(
+        "--check",
+        metavar="PATTERN",
+        help="bad is where such a check fails, or the capability of capability.NAME is absent"
+        + (f" (default: {default})" if default else ""),
+    )
+    wanted.add_argument(
+        "--incident", metavar="FINGERPRINT", help="bad is where the log has it; its beginning does"
+    )
+    wanted.add_argument(
+        "--any", action="store_true", help="bad is what starts and is not as expected"
+    )
+
+
 def _add_repeat(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--repeat",

@@ -14,12 +14,18 @@ from harness import manifest, session
 from harness.bisect import candidates, changelog, predicate, runner, state
 from harness.capabilities import CAPABILITIES
 from harness.cli import arguments, boundaries
-from harness.cli.common import NotWritten, UsageError, check_writable, globs, listener, stopping
+from harness.cli.common import (
+    UsageError,
+    check_writable,
+    globs,
+    listener,
+    say,
+    stopping,
+    write,
+)
 from harness.judge import CAPABILITY
 from harness.kernels import Cache
-from harness.kernels.files import write_through
 from harness.report import bisect as report
-from harness.report import terminal
 from harness.results import Family
 
 
@@ -40,18 +46,8 @@ def add(commands: arguments.Commands) -> None:
         metavar="NAME",
         help="a kernel that shows it, which may be the older; with --boundaries the other end",
     )
-    wanted = command.add_mutually_exclusive_group()
-    wanted.add_argument(
-        "--check",
-        metavar="PATTERN",
-        help="bad is where such a check fails, or the capability of capability.NAME is absent "
-        "(default: the checks that fail on the bad kernel and pass on the good one)",
-    )
-    wanted.add_argument(
-        "--incident", metavar="FINGERPRINT", help="bad is where the log has it; its beginning does"
-    )
-    wanted.add_argument(
-        "--any", action="store_true", help="bad is what starts and is not as expected"
+    arguments.add_predicate(
+        command, "the checks that fail on the bad kernel and pass on the good one"
     )
     command.add_argument(
         "--boundaries",
@@ -100,7 +96,8 @@ def run(given: argparse.Namespace) -> int:
     found = _between(given, wishes, cache)
     sys.stdout.write(report.render(found))
     sys.stdout.flush()
-    _write(report.to_json(found), given.json)
+    if given.json is not None:
+        write("--json", given.json, json.dumps(report.to_json(found), indent=1) + "\n")
     return found.exit_status
 
 
@@ -130,16 +127,3 @@ def check_pattern(pattern: str | None) -> None:
                 f"--check {glob!r} matches no check and no capability.NAME; `mptcp-harness list "
                 "checks` and `mptcp-harness list capabilities` show them"
             )
-
-
-def say(text: str) -> None:
-    print(terminal.printable(text), flush=True)
-
-
-def _write(data: object, path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        write_through(path, json.dumps(data, indent=1) + "\n")
-    except OSError as error:
-        raise NotWritten(f"--json {path}: it could not be written: {error.strerror}") from error

@@ -11,19 +11,18 @@ from harness.bisect import compatibility
 from harness.bisect.candidates import Series, UnknownKernel, between, whole
 from harness.bisect.state import Busy, Damaged
 from harness.cli.common import (
-    NotWritten,
     UsageError,
     check_writable,
     complain,
     listener,
     matching_checks,
+    say,
     stopping,
+    write,
 )
 from harness.kernels import Cache
-from harness.kernels.files import write_through
 from harness.manifest import load
 from harness.report import boundaries, terminal
-from harness.report.terminal import printable
 from harness.results import EXIT_INTERRUPTED, EXIT_OK, Family
 
 
@@ -52,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
                 series.candidates,
                 wishes,
                 cache,
-                _say,
+                say,
                 listener,
                 stop,
                 fresh=given.fresh,
@@ -65,13 +64,8 @@ def run(given: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     sys.stdout.write(boundaries.render(found, terminal.glyphs_for(sys.stdout)))
     if given.json is not None:
-        try:
-            write_through(given.json, boundaries.to_json(found))
-        except OSError as error:
-            raise NotWritten(
-                f"--json {given.json}: it could not be written: {error.strerror}; the same command "
-                "boots nothing again, and writes it elsewhere"
-            ) from error
+        remedy = "the same command boots nothing again, and writes it elsewhere"
+        write("--json", given.json, boundaries.to_json(found), remedy)
     return EXIT_OK
 
 
@@ -83,9 +77,5 @@ def _series(given: argparse.Namespace, cache: Cache) -> Series:
             "of the manifest"
         )
     if given.good is None:
-        return whole(entries, cache, _say)
-    return between(entries, given.good, given.bad, cache, _say)
-
-
-def _say(text: str) -> None:
-    print(printable(text), flush=True)
+        return whole(entries, cache, say)
+    return between(entries, given.good, given.bad, cache, say)

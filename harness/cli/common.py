@@ -17,6 +17,7 @@ from typing import Any
 from guest import checks as guest_checks
 from harness import kernels, manifest, matrix
 from harness.kernels import Cache
+from harness.kernels.files import write_through
 from harness.manifest import KernelEntry
 from harness.progress import Listener
 from harness.report import plain, terminal
@@ -79,6 +80,16 @@ def check_writable(path: Path | None) -> None:
         raise UsageError(f"--json {path}: its directory does not exist or is not writable")
 
 
+def write(option: str, path: Path, text: str, remedy: str = "") -> None:
+    """Put ``text`` where the user's ``option`` says. Raises NotWritten, with the ``remedy``."""
+    try:
+        write_through(path, text)
+    except OSError as error:
+        hint = f"; {remedy}" if remedy else ""
+        why = error.strerror or error
+        raise NotWritten(f"{option} {path}: it could not be written: {why}{hint}") from error
+
+
 @contextlib.contextmanager
 def stopping(stop: threading.Event) -> Iterator[threading.Event]:
     """``stop``, set by the first Ctrl-C, SIGTERM or hang-up; the second ends the program."""
@@ -110,6 +121,11 @@ def listener(names: Sequence[str]) -> contextlib.AbstractContextManager[Listener
 
 def colourful() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def say(text: str) -> None:
+    """One line on standard output, with nothing in it that a terminal would obey."""
+    print(terminal.printable(text), flush=True)
 
 
 def complain(text: str) -> None:

@@ -37,7 +37,7 @@ def run_prune(given: argparse.Namespace) -> int:
             f"{prune.mebibytes(item.size):>12}  {'obsolete' if item.obsolete else 'old':8}  {path}"
         )
     stored = prune.prune_store(session.store_file(), given.keep, dry_run=given.dry_run)
-    kinds = (*prune.KINDS, prune.LEFT, prune.RUNS)
+    kinds = (*prune.KINDS, prune.LEFT, *prune.KEPT)
     totals = [*(prune.total(removed, kind) for kind in kinds), stored]
     what = prune.summary(totals) or "nothing"
     size = sum(kind.size for kind in totals)

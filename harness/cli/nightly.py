@@ -13,11 +13,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import manifest, nightly, programs, session
+from harness import manifest, nightly, programs, resume, session
 from harness.bisect import candidates, changelog, runner, state
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments
-from harness.cli.common import UsageError, chosen, complain, listener, stopping
+from harness.cli.common import UsageError, chosen, complain, listener, say, stopping
 from harness.cli.testing import copy_record
 from harness.kernels import Cache, KernelUnavailable
 from harness.kernels.files import write_atomically
@@ -83,13 +83,10 @@ def run(given: argparse.Namespace) -> int:
     with stopping(cache.stop) as stop:
         try:
             with nightly.only_one(results.with_name(LOCK), say, stop, wait=given.wait):
-                with Store(results) as store:
-                    newest = next((run.id for run in store.runs(1)), "")
-                note = results.with_name(UNTOLD)
-                night = _night(given, cache, stop, nightly.begin(note, newest))
+                night = _night(given, cache, stop, results)
                 told = _tell(night, given, notification)
                 if told and not night.run.interrupted:
-                    nightly.end(note)
+                    nightly.end(results.with_name(UNTOLD))
         except nightly.Busy as error:
             complain(str(error))
             return EXIT_INFRASTRUCTURE
@@ -117,9 +114,7 @@ def _command(text: str | None) -> list[str]:
     return words
 
 
-def _night(
-    given: argparse.Namespace, cache: Cache, stop: threading.Event, told: nightly.Told
-) -> Night:
+def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, results: Path) -> Night:
     entries = manifest.load(given.manifest).entries
     wishes = nightly.Wishes(
         manifest=given.manifest,
@@ -131,11 +126,20 @@ def _night(
         output=given.output,
         selftest=not given.no_selftest,
         bisect=not given.no_bisect,
-        told=told,
+        told=_begin(results),
     )
     names = [entry.name for entry in wishes.chosen]
     search = _search(entries, given, cache, stop)
     return nightly.run(wishes, cache, lambda: listener(names), say, search, stop)
+
+
+def _begin(results: Path) -> nightly.Told:
+    """Note in the store ``results`` and beside it that a night begins of which nobody knows."""
+    with Store(results) as store:
+        if store.set_aside is not None:
+            complain(resume.damage(store.set_aside))
+        newest = next((run.id for run in store.runs(1)), "")
+    return nightly.begin(results.with_name(UNTOLD), newest)
 
 
 def _search(
@@ -192,7 +196,3 @@ def _notify(command: Sequence[str], place: Path, status: int) -> bool:
     if trouble:
         complain(f"--notify {shlex.join(command)} failed ({trouble}); the report is in {place}")
     return not trouble
-
-
-def say(text: str) -> None:
-    print(terminal.printable(text), flush=True)

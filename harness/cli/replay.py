@@ -9,11 +9,10 @@ from pathlib import Path
 from harness import bundle, replay, session
 from harness.bundle import Bundle
 from harness.cli import arguments
-from harness.cli.common import UsageError, stopping
+from harness.cli.common import UsageError, say, stopping
 from harness.kernels import Cache
 from harness.recurrence.conclusion import conclude
 from harness.report import replay as report
-from harness.report import terminal
 from harness.results import EXIT_INTERRUPTED
 
 #: How often each variation is booted, unless the user says.
@@ -63,14 +62,14 @@ def run(given: argparse.Namespace) -> int:
     cache = Cache(given.cache)
     times = given.times or (TIMES if given.vary else 1)
     wishes = replay.Wishes(given.image, given.qemu, given.vary, times)
-    _say(_about(found))
+    say(_about(found))
     try:
         with (
             stopping(cache.stop) as stop,
             session.ground(given.output, cache) as ground,
         ):
             tried = replay.run(
-                *(found, wishes, ground, cache, _say),
+                *(found, wishes, ground, cache, say),
                 lambda row: print(report.line(row), flush=True),
                 stop,
             )
@@ -81,14 +80,10 @@ def run(given: argparse.Namespace) -> int:
         print("", report.table(tried, conclude(tried)), sep="\n")
     else:
         print(report.summary(tried))
-    _say(f"consoles and events: {ground.directory}")
+    say(f"consoles and events: {ground.directory}")
     return EXIT_INTERRUPTED if stopped else replay.exit_status(tried)
 
 
 def _about(found: Bundle) -> str:
     failed = f"{found.entry.name} ({found.result.release}, seed {found.asked.seed})"
     return f"{failed} failed on {found.created:%Y-%m-%d}: {found.result.reason}"
-
-
-def _say(text: str) -> None:
-    print(terminal.printable(text), flush=True)

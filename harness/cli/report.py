@@ -10,9 +10,8 @@ from pathlib import Path
 
 from harness import session, stored
 from harness.cli import arguments
-from harness.cli.common import NotWritten, UsageError
+from harness.cli.common import UsageError, write
 from harness.cli.compare import RUN_HELP
-from harness.kernels.files import write_through
 from harness.report import as_json, html, junit, kcidb, ktap, markdown
 from harness.results import EXIT_OK, RunResult
 
@@ -49,11 +48,5 @@ def run(given: argparse.Namespace) -> int:
     if given.output is None:
         sys.stdout.buffer.write(text.encode("utf-8"))  # all of these are UTF-8 by definition
         return EXIT_OK
-    try:
-        write_through(given.output, text)
-    except OSError as error:
-        raise NotWritten(
-            f"--output {given.output}: it could not be written: {error.strerror or error}; name "
-            "another file"
-        ) from error
+    write("--output", given.output, text, "name another file")
     return EXIT_OK

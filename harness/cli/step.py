@@ -40,18 +40,7 @@ def add(commands: arguments.Commands) -> None:
         "exit status, as git bisect run reads it: 0 good; 1 bad; 125 it cannot be tested; 128 or "
         "more stop: nothing can be learned here, or interrupted"
     )
-    wanted = command.add_mutually_exclusive_group(required=True)
-    wanted.add_argument(
-        "--check",
-        metavar="PATTERN",
-        help="bad is where such a check fails, or the capability of capability.NAME is absent",
-    )
-    wanted.add_argument(
-        "--incident", metavar="FINGERPRINT", help="bad is where the log has it; its beginning does"
-    )
-    wanted.add_argument(
-        "--any", action="store_true", help="bad is what starts and is not as expected"
-    )
+    arguments.add_predicate(command)
     command.add_argument(
         "--patch",
         dest="patches",

@@ -3,5 +3,6 @@
 
 from harness.nightly.lock import Busy, only_one
 from harness.nightly.runner import Search, Wishes, run
+from harness.nightly.told import Told, begin, end
 
-__all__ = ["Busy", "Search", "Wishes", "only_one", "run"]
+__all__ = ["Busy", "Search", "Told", "Wishes", "begin", "end", "only_one", "run"]

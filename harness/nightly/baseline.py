@@ -7,8 +7,9 @@ before, or its regression would go by unseen.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from harness.report.from_json import kernel_from_text
@@ -30,18 +31,19 @@ class Baseline:
 
 
 def baselines(
-    store: Store, tonight: Run, kernels: Collection[str], say: Callable[[str], None]
+    store: Store,
+    tonight: Run,
+    kernels: Collection[str],
+    say: Callable[[str], None],
+    newest: str | None = None,
 ) -> dict[str, Baseline]:
     """By name the last result of each of ``kernels`` before ``tonight``, where there is one.
 
-    ``say`` is told of results that are of no use. Raises StoreUnusable.
+    ``newest`` is the last run that is looked at; None: the last before ``tonight``. ``say`` is
+    told of results that are of no use. Raises StoreUnusable.
     """
     found: dict[str, Baseline] = {}
-    wanted = _question(tonight)
-    heads = [run for run in store.runs(MAX_RUNS) if run.id != tonight.id]
-    for head in heads:
-        if wanted is None or _question(head) != wanted:
-            continue
+    for head in _heads(store, tonight, newest):
         for kept in store.results(head.id):
             if kept.kernel in found or kept.kernel not in kernels:
                 continue
@@ -56,6 +58,26 @@ def baselines(
         if len(found) == len(kernels):
             break
     return found
+
+
+def left_out(
+    store: Store, tonight: Run, names: Collection[str], newest: str | None = None
+) -> list[str]:
+    """The kernels of the last run for the same as ``tonight`` that are not among ``names``."""
+    last = next(_heads(store, tonight, newest), None)
+    kept = store.results(last.id) if last is not None else ()
+    return sorted({result.kernel for result in kept} - set(names))
+
+
+def _heads(store: Store, tonight: Run, newest: str | None) -> Iterator[Run]:
+    """The runs for the same as ``tonight``, the last one first."""
+    wanted = _question(tonight)
+    runs = iter(store.runs(MAX_RUNS))
+    if newest is not None:
+        runs = itertools.dropwhile(lambda run: run.id != newest, runs)
+    for run in runs:
+        if run.id != tonight.id and wanted is not None and _question(run) == wanted:
+            yield run
 
 
 def _question(run: Run) -> list[object] | None:

@@ -15,8 +15,9 @@ from harness.bisect.predicate import Predicate
 from harness.kernels import Cache, KernelUnavailable
 from harness.manifest import Accel, KernelEntry
 from harness.nightly import hunts
-from harness.nightly.baseline import baselines
+from harness.nightly.baseline import baselines, left_out
 from harness.nightly.hunts import Ends, NoHunt
+from harness.nightly.told import Told
 from harness.progress import Listener
 from harness.report.night import Compared, Hunt, Night, Selftest
 from harness.results import RunResult
@@ -34,7 +35,8 @@ Search = Callable[[Ends, Predicate], Sequence[str]]
 class Wishes:
     """What the user asked for; None where the harness is to choose.
 
-    ``entries`` is the whole manifest, in which ``chosen`` are the kernels to be tested.
+    ``entries`` is the whole manifest, in which ``chosen`` are the kernels to be tested. ``told``
+    is up to which run results may be compared with; None: all that came before.
     """
 
     manifest: Path
@@ -46,6 +48,7 @@ class Wishes:
     output: Path | None = None
     selftest: bool = True
     bisect: bool = True
+    told: Told | None = None
 
 
 def run(
@@ -106,13 +109,22 @@ def _compare(
 ) -> tuple[tuple[Compared, ...], frozenset[str]]:
     """Each kernel against its last result, and the names of those that have none."""
     names = [kernel.name for kernel in result.kernels]
+    newest = wishes.told.run if wishes.told else None
     with Store(session.store_place(wishes.output)) as store:
         tonight = store.run(result.id)
         if tonight is None:
             raise session.SessionUnavailable(
                 f"run {result.id} is gone from {store.path}: it was pruned meanwhile; run it again"
             )
-        before = baselines(store, tonight, names, say)
+        before = baselines(store, tonight, names, say, newest)
+        gone = left_out(store, tonight, [*names, *(e.name for e in wishes.entries)], newest)
+    if wishes.told and wishes.told.late:
+        say(
+            "an earlier night ended before its report was with anybody: what it found is looked at "
+            "as if it had not been"
+        )
+    if gone and not result.interrupted:
+        say(f"tested before, and not in the manifest any more: {', '.join(gone)}")
     compared = tuple(
         Compared(
             compare.kernels(before[kernel.name].result, kernel),

@@ -35,6 +35,7 @@ class Memory:
         self._logs = state / "logs"
         for place in (self._images, self._results, self._failures, self._logs):
             place.mkdir(parents=True, exist_ok=True)
+        touch(state)
 
     def log(self, name: str) -> Path:
         """Where the log of the build ``name`` goes."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import shutil
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import manifest, reuse, session
+from harness import __version__, manifest, prune, reuse, session
 from harness.bisect.predicate import Judged, Outcome, Predicate
 from harness.kernels import Cache
 from harness.kernels.cache import digest
@@ -97,7 +98,8 @@ class Step:
                 tree = copy.patched(commit.tree, self._wishes.patches)
             except PatchRefused as refused:
                 return Answer(Outcome.UNTESTABLE, commit, str(refused))
-            memory = Memory(place, session.runs_directory().parent / "step" / source.key)
+            state = session.runs_directory().with_name(prune.STEPS_IN)
+            memory = Memory(place, state / source.key)
             judged = self._judge(_Subject(place, copy, commit, tree, lock), memory)
         return Answer(judged.outcome, commit, judged.why)
 
@@ -171,7 +173,9 @@ class Step:
         qemu, busybox = session.find_tools()
         boots = self._wishes.boots
         return [
+            __version__,
             reuse.judging(),
+            importlib.metadata.version("virtme-ng"),
             initramfs.prepare(self._cache.root, busybox).stem,
             qemu_version(qemu, self._cache),
             [family.value for family in boots.families],

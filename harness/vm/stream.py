@@ -161,7 +161,7 @@ class StreamReader:
         What is missing of a further round is lost, unless it was ``interrupted`` by the user.
         """
         if not self.broken:
-            if self._buffer:
+            if self._buffer and not interrupted:
                 self._errors.append(f"the stream was cut within event {self._expected_number}")
             elif self.closed:
                 self._errors += self._omissions()

@@ -88,6 +88,17 @@ def test_every_boot_is_kept_in_the_store_and_the_run_directory(laboratory: Labor
         assert Path(found.directory, "kernels", name, "result.json").is_file()
 
 
+def test_what_another_checker_told_is_no_evidence(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory.bisect()
+    booted = len(laboratory.booted)
+    other = laboratory.directory / "other.cpio"
+    monkeypatch.setattr("harness.vm.initramfs.prepare", lambda *_: other)
+    assert first_bad(laboratory.bisect()) == NAMES[10]
+    assert len(laboratory.booted) == 2 * booted
+
+
 def test_each_further_boot_of_a_kernel_has_a_place_of_its_own(laboratory: Laboratory) -> None:
     found = laboratory.bisect(confirm=2)
     assert all(laboratory.booted.count(name) == 3 for name in set(laboratory.booted))

@@ -35,6 +35,12 @@ def _compare(end: End) -> None:
     if len(end.expected) % 5 == 0:
         raise Failed("made to fail", "other", str(len(end.expected)))
 """
+#: One in which the kernel panics there.
+PANICS = """\
+def _compare(end: End) -> None:
+    if len(end.expected) % 5 == 0:
+        open("/proc/sysrq-trigger", "w").write("c")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +54,14 @@ Boot = Callable[..., Attempt]
 
 @pytest.fixture
 def booted(kernel: PreparedKernel, cache: Cache, tmp_path: Path) -> Boot:
-    """Boots with the flaky checker."""
+    """Boots with the flaky checker, or with another one."""
     qemu, busybox = find_tools()
     base = initramfs.prepare(cache.root, busybox)
     source = (Path(guest.__file__).parent / "checks" / "payload.py").read_text()
-    flaky = source.replace("def _compare(end: End) -> None:\n", FLAKY)
-    assert flaky != source
 
-    def run(name: str, seed: int, repeat: Repeat) -> Attempt:
+    def run(name: str, seed: int, repeat: Repeat, compare: str = FLAKY) -> Attempt:
+        spoiled = source.replace("def _compare(end: End) -> None:\n", compare)
+        assert spoiled != source
         families = (Family.IPV4,)
         plan = BootPlan(
             kernel=kernel,
@@ -67,7 +73,7 @@ def booted(kernel: PreparedKernel, cache: Cache, tmp_path: Path) -> Boot:
             deadlines=Deadlines.scaled(120, kvm=False),
             directory=tmp_path / name,
             extra=initramfs.instead_of_checker(
-                {**initramfs.checker(), "checks/payload.py": flaky.encode()}
+                {**initramfs.checker(), "checks/payload.py": spoiled.encode()}
             ),
         )
         return boot.boot(plan, threading.Event(), lambda _: None)
@@ -109,6 +115,17 @@ def test_failing_rounds_are_counted_and_do_not_end_the_others(booted: Boot) -> N
     assert 0 < rounds.failed < 60
     assert rounds.by_check["payload.arrives"] == rounds.failed
     assert f"{rounds.failed} of 60 rounds failed" in verdict(attempt)[1]
+
+
+def test_a_crash_in_a_later_round_is_a_crash_and_names_the_round(booted: Boot) -> None:
+    attempt = booted("crash", SEED, Repeat(60), PANICS)
+    rounds = attempt.stream.rounds
+    assert rounds is not None
+    assert rounds.cut is not None
+    assert (rounds.done, rounds.cut.seed) == (7, SEED + 7)
+    found, reason = verdict(attempt)
+    assert found is KernelVerdict.CRASH
+    assert f"in round 7, seed {SEED + 7}" in reason
 
 
 def test_many_rounds_of_all_checks_pass(harness: Harness, kernel: PreparedKernel) -> None:

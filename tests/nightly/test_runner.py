@@ -18,6 +18,7 @@ from harness.kernels import Cache
 from harness.manifest import DebSource, ImageSource, KernelEntry
 from harness.nightly import hunts
 from harness.nightly.hunts import Ends, NoHunt
+from harness.nightly.told import Told
 from harness.progress import Listener
 from harness.report import nightly as report
 from harness.report.night import Night
@@ -135,6 +136,23 @@ def test_a_night_without_a_result_is_passed_over_in_the_comparison(nights: Night
     nights.night(NOT_STARTED)
     found = nights.night(FAILS)
     assert [c.run for c in found.regressions] == [good.run.id]
+
+
+def test_a_night_that_nobody_was_told_of_is_passed_over_in_the_comparison(
+    nights: Nights,
+) -> None:
+    good = nights.night()
+    nights.night(FAILS)
+    found = nights.night(FAILS, told=Told(good.run.id, late=True))
+    assert [c.run for c in found.regressions] == [good.run.id]
+    assert "before its report was with anybody" in text(found)
+
+
+def test_a_kernel_that_left_the_manifest_is_named(nights: Nights, tmp_path: Path) -> None:
+    before = nights.night()
+    with Store(tmp_path / "state" / "mptcp-harness" / FILE) as store:
+        store.add(before.run.id, "debian-6.1", "pass", "{}")
+    assert "not in the manifest any more: debian-6.1" in text(nights.night())
 
 
 def test_a_damaged_result_is_said_and_passed_over(nights: Nights, tmp_path: Path) -> None:

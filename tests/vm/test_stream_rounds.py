@@ -18,6 +18,8 @@ from harness.results import (
     CutRound,
     Expectation,
     Family,
+    Incident,
+    IncidentKind,
     KernelVerdict,
     Stream,
 )
@@ -115,7 +117,7 @@ def test_more_failures_than_are_told_in_full_are_counted() -> None:
 def test_a_stream_cut_at_any_byte_is_not_believed() -> None:
     data = first().further(1, "pf", BAD).further(2).end(rounds=3).said
     for length in range(len(first().said), len(data)):
-        assert judged(read(data[:length]))[0] in (KernelVerdict.LOST, KernelVerdict.FAIL), length
+        assert judged(read(data[:length]))[0] is KernelVerdict.LOST, length
         assert not read(data[:length]).closed
 
 
@@ -219,6 +221,36 @@ def test_a_failure_before_the_interruption_counts() -> None:
     verdict, reason = judged(stream, BootEnd.INTERRUPTED)
     assert verdict is KernelVerdict.FAIL
     assert "interrupted after 2 of 3 rounds" in reason
+
+
+def test_a_failure_counts_though_the_interruption_cut_an_event() -> None:
+    data = first().further(1, "pf", BAD).say("round", r=2, seed=9).say("connection", c=0).said
+    verdict, _ = judged(read(data[:-5], interrupted=True), BootEnd.INTERRUPTED)
+    assert verdict is KernelVerdict.FAIL
+
+
+def test_a_warning_before_the_interruption_counts() -> None:
+    stream = read(first().further(1).said, interrupted=True)
+    said = Incident(IncidentKind.WARNING, "WARNING in mptcp_x", "warning:mptcp_x", "")
+    attempt = Attempt(1, BootEnd.INTERRUPTED, kernel_spoke=True, stream=stream, incidents=(said,))
+    verdict, reason = judge.kernel(attempt, judge.families(attempt, FAMILIES, EXPECTED))
+    assert verdict is KernelVerdict.WARNING
+    assert reason == "WARNING in mptcp_x; interrupted after 2 of 3 rounds"
+
+
+@pytest.mark.parametrize(("before", "after"), [("unsupported", "ff"), ("fail", "pu")])
+def test_a_round_without_a_connection_fails_what_is_skipped_in_others(
+    before: str, after: str
+) -> None:
+    absent = "no full_info: asked"
+    guest = Guest().hello().capability().capability("full_info", present=False).plan()
+    guest.check(0, before.replace("unsupported", "pass"), detail="no connection")
+    guest.check(1, before, detail=absent if before == "unsupported" else "no connection")
+    failures = [{**BAD, "i": i} for i, letter in enumerate(after) if letter == "f"]
+    stream = read(guest.further(1, after, *failures).end(rounds=2).said, Repeat(2))
+    assert stream.errors == ()
+    assert stream.results[1].verdict is CheckVerdict.FAIL
+    assert judged(stream)[0] is KernelVerdict.FAIL
 
 
 def test_until_fail_may_end_only_after_a_failure() -> None:
