@@ -69,16 +69,20 @@ def ends(
         members = sorted(found, key=age)
         bad = _which(members, after)
         if bad is not None:
-            return _ends(entry.name, members[: members.index(bad)], bad, before)
+            return _ends(entry.name, members, bad, before)
     why = "; ".join(problems) or f"no series of the manifest holds {after.release}"
     raise NoHunt(f"{why}: add one that does, as kernels.yaml explains, and it will be bisected")
 
 
-def _ends(series: str, older: Sequence[Candidate], bad: Candidate, before: KernelResult) -> Ends:
-    """From the kernel that was good, or where it is gone from one that is as near as can be."""
-    exact = _which(older, before)
+def _ends(series: str, members: Sequence[Candidate], bad: Candidate, before: KernelResult) -> Ends:
+    """From the kernel that was good, or where it is gone from one that is as near as can be.
+
+    The good one is the newer where somebody went back to an older kernel.
+    """
+    exact = _which(members, before)
     if exact is not None:
         return Ends(exact.entry.name, bad.entry.name, series)
+    older = members[: members.index(bad)]
     if not older:
         raise NoHunt(f"{bad.release} is the oldest kernel of {series}: none is left to compare")
     like = Candidate(bad.entry, before.release, before.version)

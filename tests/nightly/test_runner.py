@@ -202,6 +202,28 @@ def test_a_new_regression_is_bisected_in_its_series(
     assert "the first bad kernel is 6.12.9" in report.to_markdown(found)
 
 
+def test_who_went_back_to_an_older_kernel_has_it_bisected_the_other_way(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [member("4.19.0", "v"), member("6.12.8", "6.12.8-1")]
+    monkeypatch.setattr(hunts, "everything", lambda *_: (members, ()))
+    monkeypatch.setattr(hunts, "age", members.index)
+    rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
+    nights.night(FAILS)
+    assert nights.searched[0][0] == Ends("series-6.12.8", "series-4.19.0", "series")
+
+
+def test_where_the_good_kernel_is_gone_its_nearest_elder_is_taken(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuilt(nights, monkeypatch, "6.12.7", "6.12.7-1")
+    order = {"6.12.8": 3, "6.12.7": 2, "4.19.0": 4}
+    monkeypatch.setattr(hunts, "age", lambda candidate: order[candidate.release])
+    found = nights.night(FAILS)
+    assert nights.searched[0][0].good == "series-6.12.8"
+    assert "6.12.7, which was good, is gone from series; 6.12.8 is taken" in text(found)
+
+
 def test_a_user_who_wants_no_bisect_gets_none(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
