@@ -228,7 +228,7 @@ class _Session:
         missing = tuple(name for name in names if name not in results)
         unfinished = any(result.is_unfinished for result in found)
         if (missing or unfinished) and self._wishes.manifest is not None:
-            self._notes.append("the same command with --resume boots what is missing")
+            self._notes.append("`matrix --resume`, for the same kernels, boots what is missing")
         elif not missing and not unfinished:
             self._store.finish(self._begun.id)
             self._notes += self._idle(found)
@@ -325,8 +325,13 @@ def ground(
             held.enter_context(prune.in_use(directory))
         except prune.InUse as error:
             raise OutputRefused(str(error)) from error
-        except (initramfs.RootUnavailable, OSError) as error:
+        except initramfs.RootUnavailable as error:
             raise SessionUnavailable(str(error)) from error
+        except OSError as error:
+            raise SessionUnavailable(
+                f"{error.filename or 'the disk'} cannot be used ({error.strerror or error}): make "
+                "it and its directory writable, and room on the disk"
+            ) from error
         yield Ground(directory, base, qemu, qemu_version(qemu, cache))
 
 
@@ -388,22 +393,33 @@ def _identity() -> str:
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
+_INSTEAD = "give --output a new or empty directory of this run's own"
+
+
 def _new_directory(wanted: Path | None, identity: str) -> Path:
     if wanted is None:
         directory = runs_directory() / identity
         directory.mkdir(parents=True)
         return directory
-    instead = "give --output a new or empty directory of this run's own"
+    directory = new_or_empty(wanted)
+    try:
+        (directory / "kernels").mkdir()
+    except OSError as error:
+        raise OutputRefused(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
+    return directory
+
+
+def new_or_empty(wanted: Path) -> Path:
+    """The user's directory, made if need be. Raises :class:`OutputRefused`."""
     directory = wanted.absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
-            raise OutputRefused(f"--output {wanted}: it is not empty; {instead}")
-        (directory / "kernels").mkdir()
+            raise OutputRefused(f"--output {wanted}: it is not empty; {_INSTEAD}")
     except (FileExistsError, NotADirectoryError):
-        raise OutputRefused(f"--output {wanted}: that is a file; {instead}") from None
+        raise OutputRefused(f"--output {wanted}: that is a file; {_INSTEAD}") from None
     except OSError as error:
-        raise OutputRefused(f"--output {wanted}: {error.strerror}; {instead}") from error
+        raise OutputRefused(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
     return directory
 
 

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from harness import resume
 from harness.report.from_json import kernel_from_text
 from harness.report.run_from_json import run_from_text
 from harness.results import KernelResult, RunResult
 from harness.store import Kept, Run, Store
 
 LAST = "last"
+MAKE = "make one with `mptcp-harness matrix`"
 #: In a run's directory.
 RECORD = "run.json"
 #: No record of a run is as large: that of sixty kernels has 10 MB.
@@ -35,7 +37,7 @@ def find(word: str, place: Path) -> RunResult:
     Raises :class:`NoSuchRun`, and StoreUnusable.
     """
     path = Path(word)
-    if word != LAST and (path.is_dir() or path.is_file()):
+    if word not in ("", LAST) and (path.is_dir() or path.is_file()):
         return read(path)
     with _opened(place) as store:
         return load(store, _head(store, word))
@@ -71,7 +73,7 @@ def last_two(place: Path) -> tuple[RunResult, RunResult]:
             results = store.results(head.id)
             if results:
                 return _before(store, head), _load(head, results)
-        raise NoSuchRun("no run has a result yet: make one with `mptcp-harness matrix`")
+        raise NoSuchRun(f"no run has a result yet: {MAKE}")
 
 
 def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
@@ -104,8 +106,12 @@ def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[Run
                 found.append(_load(head, results))
             if len(found) == count:
                 break
+        if not found and not any(store.results(head.id) for head in store.runs()):
+            raise NoSuchRun(f"no run has a result yet: {MAKE}")
     if not found:
-        raise NoSuchRun("no run has a result of such a kernel; see `mptcp-harness history`")
+        raise NoSuchRun(
+            "no run has a result of such a kernel; `mptcp-harness history` shows all kernels"
+        )
     return tuple(reversed(found))
 
 
@@ -126,16 +132,19 @@ def question(run: Run) -> str:
 
 def _opened(place: Path) -> Store:
     if not place.exists():
-        raise NoSuchRun(
-            f"no run is kept in {place} yet: make one with `mptcp-harness matrix`, or name a "
-            "run's directory"
-        )
-    return Store(place)
+        raise NoSuchRun(f"no run is kept in {place} yet: {MAKE}, or name a run's directory")
+    store = Store(place)
+    if store.set_aside is not None:
+        with store:
+            raise NoSuchRun(f"{resume.damage(store.set_aside)}; no other is kept: {MAKE}")
+    return store
 
 
 def _head(store: Store, word: str) -> Run:
     heads = store.runs()
-    if word == LAST and heads:
+    if not heads:
+        raise NoSuchRun(f"no run is kept yet: {MAKE}, or name a run's directory")
+    if word == LAST:
         return heads[0]
     exact = [head for head in heads if head.id == word]
     found = exact or [head for head in heads if word and head.id.startswith(word)]
@@ -144,7 +153,7 @@ def _head(store: Store, word: str) -> Run:
     if found:
         ids = ", ".join(head.id for head in found[:5]) + (", …" if len(found) > 5 else "")
         raise NoSuchRun(f"{len(found)} runs begin with {word!r}: {ids}; give more of it")
-    recent = ", ".join(head.id for head in heads[:5]) or "none"
+    recent = ", ".join(head.id for head in heads[:5])
     raise NoSuchRun(f"no run is called {word!r}; the last ones are {recent}")
 
 

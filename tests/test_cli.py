@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -210,3 +211,36 @@ def test_the_doctor_shows_what_is_kept(tmp_path: Path, capsys: pytest.CaptureFix
     assert re.search(r"^ok +cache +0\.0 MiB in ", said, re.MULTILINE)
     assert re.search(r"^ok +runs +[0-9.]+ MiB in .*: runs 1$", said, re.MULTILINE)
     assert re.search(r"^ok +results +[0-9.]+ MiB in .*results\.sqlite$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "option", [("--reuse",), ("--confirm", "2"), ("--family", "ipv4"), ("--output", "new")]
+)
+def test_a_shell_takes_no_option_that_means_nothing_to_it(
+    image: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", str(image), "--shell", *option]) == 2
+    assert f"so that {option[0]} means nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EROFS, "the host failed: Read-only file system (/x); make it writable\n"),
+        (errno.ENOSPC, "the host failed: No space left on device (/x); make room on the disk\n"),
+        (errno.EISDIR, "the host failed: Is a directory (/x)\n"),
+    ],
+)
+def test_a_disk_that_cannot_be_used_comes_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+    image: Path,
+    number: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> RunResult:
+        raise OSError(number, os.strerror(number), "/x")
+
+    monkeypatch.setattr(session, "run", fail)
+    assert cli.main(["check", str(image)]) == 3
+    assert capsys.readouterr().err == said

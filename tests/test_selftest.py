@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from guest import events
 from guest import faults as guest_faults
 from harness import selftest
-from harness.kernels import btf, elf
+from harness.kernels import Cache, btf, elf
 from harness.kernels.prepared import PreparedKernel
+from harness.manifest import ImageSource, KernelEntry
 from harness.report import selftest as report
 from harness.report.selftest import Row
 from harness.results import (
@@ -25,9 +27,10 @@ from harness.results import (
     IncidentKind,
     KernelVerdict,
 )
-from harness.selftest import Fault, Wishes, module
+from harness.selftest import Fault, Wishes, module, runner
 from harness.selftest.module import Code, Layout
-from harness.vm import initramfs
+from harness.session import Ground
+from harness.vm import accelerator, initramfs
 
 PANIC = Fault("panic", KernelVerdict.CRASH, "sysrq triggered", IncidentKind.PANIC)
 EARLY_END = Fault("early-end", KernelVerdict.LOST, "without its closing event")
@@ -167,8 +170,34 @@ def test_an_image_that_tells_nothing_is_an_error(tmp_path: Path, content: bytes)
 def test_an_image_without_btf_is_an_error(tmp_path: Path) -> None:
     image = tmp_path / "vmlinux"
     image.write_bytes(module.build(Code.OOPS, LAYOUT))  # an ELF file like any other
-    with pytest.raises(module.Impossible, match="struct module"):
+    with pytest.raises(module.Impossible, match="no BTF that describes them"):
         Layout.of(image, "6.12.9")
+
+
+def test_a_kernel_that_no_fault_can_be_made_in_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one of one's own, without modules, beside a distribution's."""
+    found = []
+    for release in ("7.3.0", "6.12.9"):
+        image = tmp_path / release
+        image.write_bytes(b"\x7fELF")
+        found.append(
+            (
+                KernelEntry(release, ImageSource(image), "here"),
+                PreparedKernel("k", release, "", "", image, "", tmp_path, image),
+            )
+        )
+    monkeypatch.setattr(runner, "_prepare", lambda *_: found)
+    monkeypatch.setattr(accelerator, "choose", lambda *_: accelerator.Choice(False, "no KVM"))
+    monkeypatch.setattr(runner._Subject, "row", lambda *_: GOOD)
+    said: list[str] = []
+    ground = Ground(tmp_path, tmp_path, tmp_path, "7.2")
+    subject, _ = runner._good_kernel(
+        [], Wishes(), ground, Cache(tmp_path / "cache"), said.append, threading.Event()
+    )
+    assert subject.entry.name == "6.12.9"
+    assert said[1].endswith("; so the next older kernel is tried")
 
 
 def emitted(when: str) -> list[str]:

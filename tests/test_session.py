@@ -93,7 +93,7 @@ def test_an_interrupted_run_names_what_is_missing(desk: Desk) -> None:
     run = desk.interrupted()
     record = json.loads(Path(run.directory, "run.json").read_text())
     assert record["run"]["missing"] == ["kernel-1", "kernel-2"]
-    assert "the same command with --resume boots what is missing" in run.notes
+    assert "`matrix --resume`, for the same kernels, boots what is missing" in run.notes
 
 
 def test_an_interrupted_run_has_no_end_in_the_store(desk: Desk) -> None:
@@ -341,3 +341,12 @@ def test_fifty_kills_lose_no_result_and_each_run_goes_on(tmp_path: Path) -> None
                     (run,) = store.runs()
                     assert done <= {result.kernel for result in store.results(run.id)}
     assert 20 < len(done) < MANY
+
+
+def test_a_state_directory_that_cannot_be_made_comes_with_its_remedy(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk.directory / "file").touch()
+    monkeypatch.setattr(session, "runs_directory", lambda: desk.directory / "file")
+    with pytest.raises(SessionUnavailable, match=r"cannot be used \(Not a directory\): make it"):
+        desk.run()

@@ -175,3 +175,25 @@ def test_a_question_that_was_edited_is_no_crash(place: Path) -> None:
     head = Run("1", "", "[[[", 1, "")
     assert stored.question(head) == "{}"
     assert stored.question(replace(head, asked='{"kernels": [1, {}]}')) == '{"kernels": [1, {}]}'
+
+
+def test_a_store_that_was_damaged_is_said_to_be_set_aside(place: Path) -> None:
+    place.write_text("no database")
+    with pytest.raises(stored.NoSuchRun, match=r"was damaged, and is set aside as .*damaged-"):
+        stored.history(place, 20, lambda _: True)
+
+
+def test_in_an_empty_store_there_is_no_last_run(place: Path) -> None:
+    with Store(place), pytest.raises(stored.NoSuchRun, match="no run is kept yet: make one"):
+        stored.find("last", place)
+
+
+def test_in_an_empty_store_history_says_how_to_make_a_run(place: Path) -> None:
+    with Store(place), pytest.raises(stored.NoSuchRun, match="no run has a result yet: make one"):
+        stored.history(place, 20, lambda _: True)
+
+
+def test_an_empty_word_is_not_the_working_directory(place: Path) -> None:
+    keep(place, "20260801-1", factories.kernel())
+    with pytest.raises(stored.NoSuchRun, match="no run is called ''"):
+        stored.find("", place)

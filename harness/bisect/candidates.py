@@ -13,6 +13,9 @@ from harness.kernels import Cache, KernelUnavailable
 from harness.kernels.packages import version_key
 from harness.manifest import DebSource, KernelEntry
 
+#: Entries of the manifest that cannot be had, and why.
+_Failed = list[tuple[KernelEntry, KernelUnavailable]]
+
 
 class UnknownKernel(Exception):
     """A name that leads to no kernel, or the two to the same; a sentence with the remedy."""
@@ -62,9 +65,9 @@ def between(
             ]
             if {good, bad} <= {candidate.entry.name for candidate in found}:
                 return _cut(found, _named(found, good), _named(found, bad))
-    found, notes = everything(entries, cache, say)
-    ends = (_named(found, good), _named(found, bad))
-    return _cut(_once(found, ends), *ends, notes)
+    found, failed = _all(entries, cache, say)
+    ends = (_had(found, failed, good), _had(found, failed, bad))
+    return _cut(_once(found, ends), *ends, _notes(failed))
 
 
 def everything(
@@ -74,15 +77,26 @@ def everything(
 
     Some may be there under two names: :func:`whole` has each once, in order.
     """
+    found, failed = _all(entries, cache, say)
+    return found, _notes(failed)
+
+
+def _all(
+    entries: Sequence[KernelEntry], cache: Cache, say: Callable[[str], None]
+) -> tuple[list[Candidate], _Failed]:
     found: list[Candidate] = []
-    notes: list[str] = []
+    failed: _Failed = []
     for entry in entries:
         try:
             members = kernels.expand(entry, cache, say)
             found += [_identified(member, cache, say) for member in members]
         except KernelUnavailable as error:
-            notes.append(f"{entry.name} is left out: {error}")
-    return found, tuple(notes)
+            failed.append((entry, error))
+    return found, failed
+
+
+def _notes(failed: _Failed) -> tuple[str, ...]:
+    return tuple(f"{entry.name} is left out: {error}" for entry, error in failed)
 
 
 def whole(
@@ -142,6 +156,17 @@ def _same(one: Candidate, other: Candidate) -> bool:
     debs = isinstance(one.entry.source, DebSource) and isinstance(other.entry.source, DebSource)
     package = debs and (one.release, one.version) == (other.release, other.version)
     return package or one.entry.source == other.entry.source
+
+
+def _had(found: Sequence[Candidate], failed: _Failed, name: str) -> Candidate:
+    """As :func:`_named`; a kernel of the manifest that cannot be had is not an unknown one."""
+    try:
+        return _named(found, name)
+    except UnknownKernel:
+        for entry, error in failed:
+            if name == entry.name or (entry.is_series and name.startswith(f"{entry.name}-")):
+                raise KernelUnavailable(f"{name} cannot be had: {error}") from error
+        raise
 
 
 def _named(found: Sequence[Candidate], name: str) -> Candidate:

@@ -32,7 +32,9 @@ def command(
     if not all(tags):
         return Continuing(notes=("no git bisect is named: of a kernel its tag is not known",))
     if tags[0] == tags[1]:
-        why = f"both kernels are made of {tags[0]}: what differs is in Debian's patches or settings"
+        debian = any(isinstance(c.entry.source, DebSource) for c in (good, bad))
+        whose = "Debian's" if debian else "their"
+        why = f"both kernels are made of {tags[0]}: what differs is in {whose} patches or settings"
         return Continuing(notes=(why,))
     step = f"mptcp-harness step {_argument(wanted)}"
     if reverse:

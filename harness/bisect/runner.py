@@ -174,11 +174,18 @@ class Bisect:
             + (f" ({results[0].reason})" * bool(results[0].reason))
             for name, results in zip(names, (good, bad), strict=True)
         )
-        told = self._no_answer(
-            Ending.NO_DIFFERENCE,
-            f"no check fails on {names[1]} and passes on {names[0]}: {said}; say what to look for "
-            "with --check, --incident or --any",
-        )
+        if predicate.difference(bad, good) is not None:
+            told = self._no_answer(
+                Ending.SWAPPED,
+                f"the ends are swapped: what fails on {names[0]} passes on {names[1]} ({said}); "
+                f"give --good {names[1]} --bad {names[0]}",
+            )
+        else:
+            told = self._no_answer(
+                Ending.NO_DIFFERENCE,
+                f"no check fails on {names[1]} and passes on {names[0]}: {said}; say what to look "
+                "for with --check, --incident or --any",
+            )
         # None of them is kept, for nobody knows what they are to be judged by.
         return replace(told, boots=sum(1 for r in (*good, *bad) if r.reused_from is None))
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -35,6 +36,12 @@ COMMANDS = {
     "doctor": ("housekeeping", "add_doctor"),
     "selftest": ("selftest", "add"),
     "prune": ("housekeeping", "add_prune"),
+}
+
+
+_REMEDY = {
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "; make it writable"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room on the disk"),
 }
 
 
@@ -78,7 +85,9 @@ def _main(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except OSError as error:  # a full disk, a directory that went away: of the host, not a kernel
         _abandon_output()
-        hint = "" if error.filename else "; look at the disk, and at where standard output goes"
+        hint = _REMEDY.get(error.errno or 0, "")
+        if not error.filename:
+            hint = "; look at the disk, and at where standard output goes"
         complain(f"the host failed: {error.strerror or error}{_file_of(error)}{hint}")
         return EXIT_INFRASTRUCTURE
 

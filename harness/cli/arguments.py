@@ -23,6 +23,11 @@ examples:
   mptcp-harness matrix                               every kernel of ./kernels.yaml
   mptcp-harness matrix -k 'debian-6.*' --json r.json some of them, with a record for scripts
   mptcp-harness matrix --resume                      what an interrupted run did not get to
+  mptcp-harness check bzImage --against debian-6.12  what differs between two kernels
+  mptcp-harness bisect --good debian-6.12 --bad debian-newest
+                                                     which kernel between them changed it
+  git bisect run mptcp-harness step --any            which commit, in a kernel tree
+  mptcp-harness nightly                              what is newly wrong, for a timer
   mptcp-harness check arch/x86/boot/bzImage          one image, modules found beside it
   mptcp-harness check bzImage --against debian-6.12  only what differs
   mptcp-harness bisect --good A --bad B              which kernel of a series began it
@@ -31,7 +36,8 @@ examples:
   mptcp-harness doctor                               what this host lacks
 
 exit status: 0 all as expected; 1 a kernel fails, crashes, hangs or warns; 2 wrong arguments or
-manifest; 3 some kernel could not be tested; 130 interrupted.
+manifest; 3 some kernel could not be tested; 130 interrupted. A command whose own statuses mean
+something else says so in its --help.
 """
 
 #: What argparse calls its subcommands.

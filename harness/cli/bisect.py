@@ -16,6 +16,7 @@ from harness.capabilities import CAPABILITIES
 from harness.cli import arguments, boundaries
 from harness.cli.common import (
     UsageError,
+    check_fingerprint,
     check_writable,
     globs,
     listener,
@@ -32,6 +33,12 @@ from harness.results import Family
 def add(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "bisect", "find which of many prebuilt kernels changed something", run
+    )
+    command.epilog = (
+        "exit status: 0 a kernel or a range is named, or with --boundaries the map; 1 no answer, "
+        "for the ends do not differ or are swapped, or the evidence contradicts itself; 2 wrong "
+        "arguments or manifest; 3 an end could not be tested, or another harness is at the same; "
+        "130 interrupted: the same command goes on"
     )
     arguments.add_manifest(command)
     command.add_argument(
@@ -97,13 +104,15 @@ def run(given: argparse.Namespace) -> int:
     sys.stdout.write(report.render(found))
     sys.stdout.flush()
     if given.json is not None:
-        write("--json", given.json, json.dumps(report.to_json(found), indent=1) + "\n")
+        remedy = "the same command boots nothing again, and writes it elsewhere"
+        write("--json", given.json, json.dumps(report.to_json(found), indent=1) + "\n", remedy)
     return found.exit_status
 
 
 def _between(given: argparse.Namespace, wishes: session.Wishes, cache: Cache) -> report.Bisection:
     entries = manifest.load(given.manifest).entries
     check_pattern(given.check)
+    check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
 
     changes = changelog.teller(cache, say)
@@ -113,8 +122,10 @@ def _between(given: argparse.Namespace, wishes: session.Wishes, cache: Cache) ->
             return runner.bisect(
                 series, wanted, wishes, cache, listener, say, changes, stop, fresh=given.fresh
             )
-        except (candidates.UnknownKernel, state.Damaged, state.Busy) as error:
+        except (candidates.UnknownKernel, state.Damaged) as error:
             raise UsageError(str(error)) from None
+        except state.Busy as error:
+            raise session.SessionUnavailable(str(error)) from None
 
 
 def check_pattern(pattern: str | None) -> None:

@@ -60,8 +60,10 @@ def run(given: argparse.Namespace) -> int:
     except compatibility.Interrupted as interruption:
         complain(str(interruption))
         return EXIT_INTERRUPTED
-    except (UnknownKernel, Damaged, Busy) as error:
+    except (UnknownKernel, Damaged) as error:
         raise UsageError(str(error)) from None
+    except Busy as error:
+        raise session.SessionUnavailable(str(error)) from None
     sys.stdout.write(boundaries.render(found, terminal.glyphs_for(sys.stdout)))
     if given.json is not None:
         remedy = "the same command boots nothing again, and writes it elsewhere"

@@ -67,6 +67,14 @@ def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
     return found
 
 
+def check_fingerprint(text: str | None) -> None:
+    """An empty one would be the beginning of every incident's."""
+    if text is not None and not text.strip():
+        raise UsageError(
+            "--incident '': that is no fingerprint; give one as the report of a run shows it"
+        )
+
+
 def check_writable(path: Path | None) -> None:
     """Better now than after ten minutes of booting."""
     if path is None:

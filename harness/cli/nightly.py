@@ -17,7 +17,15 @@ from harness import manifest, nightly, programs, resume, session
 from harness.bisect import candidates, changelog, runner, state
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments
-from harness.cli.common import UsageError, chosen, complain, listener, say, stopping
+from harness.cli.common import (
+    UsageError,
+    check_writable,
+    chosen,
+    complain,
+    listener,
+    say,
+    stopping,
+)
 from harness.cli.testing import copy_record
 from harness.kernels import Cache, KernelUnavailable
 from harness.kernels.files import write_atomically
@@ -43,6 +51,11 @@ NOTIFYING = 120.0
 def add(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "nightly", "selftest, matrix, comparison with the last run, and bisects", run
+    )
+    command.epilog = (
+        "exit status: 0 nothing new is wrong, and everything was tested; 1 something is newly "
+        "wrong, or a fault would not be seen; 2 wrong arguments or manifest; 3 something could not "
+        "be tested, another nightly is under way, or the notification failed; 130 interrupted"
     )
     arguments.add_manifest(command)
     arguments.add_selection(command)
@@ -78,6 +91,9 @@ def add(commands: arguments.Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """One night under the lock, then the report, then the notification."""
     notification = _command(given.notify)
+    check_writable(given.json)
+    if given.output is not None:
+        session.new_or_empty(given.output)
     cache = Cache(given.cache)
     results = session.store_place(given.output)
     with stopping(cache.stop) as stop:

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness import bundle, replay, session
 from harness.bundle import Bundle
 from harness.cli import arguments
-from harness.cli.common import UsageError, say, stopping
+from harness.cli.common import UsageError, complain, say, stopping
 from harness.kernels import Cache
 from harness.recurrence.conclusion import conclude
 from harness.report import replay as report
@@ -22,6 +22,11 @@ TIMES = 3
 def add(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "replay", "boot a kernel that failed again, from the bundle that it left", run
+    )
+    command.epilog = (
+        "exit status: 0 the failure did not come again, and nothing else failed; 1 a boot failed; "
+        "2 no sound bundle, or a wrong argument; 3 nothing, or not enough, was learned; "
+        "130 interrupted"
     )
     command.add_argument(
         "bundle", type=Path, help="NAME.bundle.tar.zst, in a run's directory below kernels/NAME"
@@ -81,7 +86,10 @@ def run(given: argparse.Namespace) -> int:
     else:
         print(report.summary(tried))
     say(f"consoles and events: {ground.directory}")
-    return EXIT_INTERRUPTED if stopped else replay.exit_status(tried)
+    if stopped:
+        complain("interrupted: not every boot was made")
+        return EXIT_INTERRUPTED
+    return replay.exit_status(tried)
 
 
 def _about(found: Bundle) -> str:

@@ -21,7 +21,10 @@ from harness.vm import accelerator, initramfs, shell
 from harness.vm.commandline import Machine, Unsafe
 
 #: Options of `check` that mean nothing where no checks are run.
-_OF_CHECKS = ("against", "repeat", "until_fail", "duration", "check", "seed", "payload", "json")
+_OF_CHECKS = (
+    *("against", "repeat", "until_fail", "duration", "check", "family", "seed", "payload"),
+    *("confirm", "reuse", "bundle_image", "json", "output"),
+)
 HOW = f"run the checker with: {shell.CHECKER} (see {shell.CHECKER} --help); leave with: exit"
 
 

@@ -15,7 +15,7 @@ from harness.bisect import predicate
 from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.bisect import check_pattern
-from harness.cli.common import UsageError, complain, stopping
+from harness.cli.common import UsageError, check_fingerprint, complain, stopping
 from harness.kernels import Cache, KernelUnavailable, kconfig
 from harness.programs import Interrupted
 from harness.report import terminal
@@ -115,6 +115,7 @@ def for_git(run: Callable[[], int]) -> int:
 
 def _wishes(given: argparse.Namespace) -> Wishes:
     check_pattern(given.check)
+    check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
     assert wanted is not None, "the grammar asks for one"
     for path in given.patches:

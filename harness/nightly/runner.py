@@ -20,6 +20,7 @@ from harness.nightly.hunts import Ends, NoHunt
 from harness.nightly.told import Told
 from harness.progress import Listener
 from harness.report.night import Compared, Hunt, Night, Selftest
+from harness.report.selftest import Row, line
 from harness.results import RunResult
 from harness.selftest import FAULTS
 from harness.store import Store
@@ -97,8 +98,13 @@ def _selftest(wishes: Wishes, cache: Cache, say: Say, stop: threading.Event) -> 
         accel=wishes.accel,
         output=wishes.output and wishes.output / "selftest",
     )
+
+    def told(row: Row) -> None:
+        for text in line(row).splitlines():
+            say(text)
+
     try:
-        rows = selftest.run(wishes.chosen, asked, cache, say, lambda _: None, stop)
+        rows = selftest.run(wishes.chosen, asked, cache, say, told, stop)
     except (session.SessionUnavailable, KernelUnavailable) as error:
         return Selftest(trouble=str(error), wanted=len(FAULTS) + 1)
     return Selftest(rows, len(FAULTS) + 1, time.monotonic() - started)

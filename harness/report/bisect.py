@@ -168,7 +168,7 @@ def _tested(tested: KernelEvidence) -> str:
 
 
 def _effort(found: Bisection) -> str:
-    earlier = f" ({found.earlier} of them before it was interrupted)" if found.earlier else ""
+    earlier = f" ({found.earlier} of them earlier)" if found.earlier else ""
     return (
         f"{plural(found.kernels, 'kernel')}, {plural(found.rounds, 'round')}, "
         f"{plural(found.boots, 'boot')}{earlier}, {found.seconds:.0f} s"

@@ -171,7 +171,7 @@ def _rows(changes: Iterable[Change]) -> Iterator[_Row]:
 def _cost(found: CompatibilityMap) -> str:
     told = f"{found.booted} of {plural(found.kernels, 'kernel')} booted"
     if found.known:
-        told += f", of {found.known} earlier results were used"
+        told += f", {plural(found.known, 'result')} of earlier runs used"
     return f"{told}, in {plural(found.rounds, 'round')} and {found.seconds:.0f} s."
 
 

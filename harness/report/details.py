@@ -134,7 +134,8 @@ def _incident(incident: Incident, rest: str, glyphs: Glyphs) -> Iterator[Rendera
     title = Text("  ").append(incident.kind, style="bold red")
     yield title.append(f": {glyphs.safe(incident.title)}{', known' if incident.known else ''}")
     yield from _known(incident.known, glyphs)
-    yield _indented(4, _fields([("during", glyphs.safe(incident.check or ""))]))
+    known_by = [("during", incident.check or ""), ("fingerprint", incident.fingerprint)]
+    yield _indented(4, _fields([(name, glyphs.safe(text)) for name, text in known_by]))
     lines = incident.excerpt.strip("\r\n").split("\n")
     yield from _block(incident.excerpt, MAX_EXCERPT_LINES, 4, glyphs)
     yield from _more(len(lines) - MAX_EXCERPT_LINES, "line", 4, rest, glyphs)

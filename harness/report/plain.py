@@ -74,7 +74,8 @@ def _sentence(progress: Progress) -> str:
     if progress.stage is Stage.CHECKING:  # its detail is the check that happens to run
         return f"checking, {plural(progress.planned, 'result')} planned"
     if progress.stage is Stage.REPEATING:
-        of = f" of {progress.planned}" if progress.planned else ""
-        return f"{progress.done}{of} rounds, {progress.detail}"
+        rounds = plural(progress.planned or progress.done, "round")
+        of = f"{progress.done} of " if progress.planned else ""
+        return f"{of}{rounds}, {progress.detail}"
     word = progress.verdict if progress.stage is Stage.DONE else progress.stage
     return f"{word}: {progress.detail}" if progress.detail else word

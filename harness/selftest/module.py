@@ -79,7 +79,8 @@ class Layout:
         data = image.read_bytes()
         vermagic = re.search(re.escape(release.encode()) + rb" (?:\w+ )*(?=\0)", data)
         try:
-            found = btf.structures(elf.section(data, btf.SECTION), _NEEDED.keys())
+            described = elf.section(data, btf.SECTION)
+            found = btf.structures(described, _NEEDED.keys()) if described else {}
             versions = _versions(data)
         except (elf.Malformed, btf.Malformed, struct.error) as error:
             raise Impossible(

@@ -112,8 +112,11 @@ def _good_kernel(
         say(f"{entry.name}: {kernel.release} under {'KVM' if choice.kvm else 'TCG'} ({choice.why})")
         jobs = wishes.jobs or default_jobs([entry] * len(FAULTS))
         subject = _Subject(entry, kernel, ground, choice.kvm, jobs, stop)
-        row = subject.row(NONE)
         last = wishes.exact or place == len(prepared) - 1
+        if not last and (why := subject.withstands(wishes.faults)):
+            say(f"{entry.name}: {why}; so the next older kernel is tried")
+            continue
+        row = subject.row(NONE)
         if row is None or row.ok or last:
             return subject, row
         say(f"{entry.name}: {row.got}, so the next older kernel is tried")
@@ -181,8 +184,12 @@ class _Subject:
         try:
             extra = self._files(fault)
         except module.Impossible as error:
-            objection = f"the fault cannot be provoked in this kernel: {error}"
-            return Row(fault.name, fault.expected, "-", KernelVerdict.UNSUPPORTED, 0.0, objection)
+            objection = (
+                f"the fault cannot be provoked in this kernel: {error}; have a distribution's "
+                "kernel in the manifest, too"
+            )
+            nothing_learned = KernelVerdict.INFRASTRUCTURE
+            return Row(fault.name, fault.expected, "-", nothing_learned, 0.0, objection)
         families = tuple(Family) if fault is NONE else (FAMILY,)
         attempt = boot.boot(self._plan(fault, families, extra), self.stop, lambda *_: None)
         if self.stop.is_set():
@@ -197,6 +204,15 @@ class _Subject:
             objection=fault.objection(verdict, reason, attempt.incidents),
             console=attempt.console,
         )
+
+    def withstands(self, faults: Sequence[Fault]) -> str:
+        """Why one of ``faults`` cannot be provoked in this kernel; "" if all can."""
+        coded = next((fault for fault in faults if fault.code is not None), NONE)
+        try:
+            self._files(coded)
+        except module.Impossible as error:
+            return str(error)
+        return ""
 
     def _files(self, fault: Fault) -> Mapping[str, bytes]:
         """What makes the guest misbehave; nothing for a boot without a fault."""

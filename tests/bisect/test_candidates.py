@@ -111,3 +111,14 @@ def test_a_suite_that_cannot_be_read_is_left_out_in_words(between: Between, tmp_
 def test_kernels_without_a_package_are_ordered_by_their_releases(older: str, newer: str) -> None:
     entry = KernelEntry("k", UpstreamSource("v6.6"), "the tests")
     assert candidates.age(Candidate(entry, older, "")) < candidates.age(Candidate(entry, newer, ""))
+
+
+@pytest.mark.parametrize("name", ["gone", "lost-6.17.8+deb13-amd64"])
+def test_an_end_that_cannot_be_had_is_not_called_unknown(
+    between: Between, tmp_path: Path, name: str
+) -> None:
+    source = DebSource("nowhere", "linux-image-amd64")
+    series = KernelEntry("lost", source, "the tests", is_series=True)
+    entries = (KernelEntry("gone", source, "the tests"), series, *ENTRIES)
+    with pytest.raises(KernelUnavailable, match=r"cannot be had: the mirror has no suite nowhere"):
+        candidates.between(entries, "debian-6.1", name, Cache(tmp_path))

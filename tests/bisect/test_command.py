@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import cli
-from harness.bisect import candidates, runner
+from harness.bisect import candidates, runner, state
 from harness.bisect.predicate import Checks
 from harness.kernels import Cache
 from harness.report.bisect import Bisection, Ending
@@ -108,3 +108,19 @@ def test_the_series_is_asked_for_by_its_names(
     bisect("--good", "a", "--bad", "b", "--confirm", "3", "-j", "4")
     series, wanted, wishes = asked[0][:3]
     assert (series, wanted, wishes.confirm, wishes.jobs) == (SERIES, None, 3, 4)
+
+
+def test_no_fingerprint_is_not_the_beginning_of_all(bisect: Bisect, asked: list[Any]) -> None:
+    assert bisect(*ENDS, "--incident", "") == 2
+    assert asked == []
+
+
+def test_two_at_the_same_bisect_are_no_wrong_argument(
+    bisect: Bisect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def busy(*_: object, **__: object) -> Bisection:
+        raise state.Busy("another harness is at the same bisect: wait for it")
+
+    monkeypatch.setattr(runner, "bisect", busy)
+    assert bisect(*ENDS, "--any") == 3
+    assert "another harness" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from harness.bisect import continuing
 from harness.bisect.candidates import Candidate
 from harness.bisect.predicate import Anything, Checks
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest import DebSource, KernelEntry, UpstreamSource
 
 ENTRY = KernelEntry("k", DebSource("sid", "linux-image-amd64"), "the tests")
 WANTED = Checks(("full_info.*",))
@@ -66,3 +66,12 @@ def test_two_packages_of_one_release_have_nothing_between_them_upstream() -> Non
 
 def test_without_a_tag_there_is_no_command() -> None:
     assert continuing.command(kernel("", "custom"), kernel("6.17.8-1"), WANTED).text == ""
+
+
+def test_of_two_builds_of_ones_own_debian_is_not_spoken_of() -> None:
+    entry = KernelEntry("k", UpstreamSource("v6.12"), "the tests")
+    mine = Candidate(entry, "6.12.117-dirty", "")
+    found = continuing.command(mine, mine, WANTED)
+    assert found.notes == (
+        "both kernels are made of v6.12.117: what differs is in their patches or settings",
+    )

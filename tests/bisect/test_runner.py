@@ -176,6 +176,13 @@ def test_without_a_wish_the_check_that_tells_the_ends_apart_is_looked_for(tmp_pa
     assert names(found) == (NAMES[5], NAMES[6])
 
 
+def test_without_a_wish_swapped_ends_are_named_as_such(tmp_path: Path) -> None:
+    series = Series(SERIES.candidates, reversed=True)
+    found = search(Laboratory(from_on(7)), tmp_path, series=series, wanted=None)
+    assert found.ending is Ending.SWAPPED
+    assert f"--good {NAMES[0]} --bad {NAMES[-1]}" in found.text
+
+
 def test_without_a_wish_and_a_difference_it_says_so(tmp_path: Path) -> None:
     found = search(Laboratory(from_on(COUNT)), tmp_path, wanted=None)
     assert found.ending is Ending.NO_DIFFERENCE

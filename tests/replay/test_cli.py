@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from harness import cli
 from harness.bundle import place
-from harness.results import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from harness.recurrence.conclusion import Tried
+from harness.results import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from tests.fake_boots import GOOD, Outcomes
 from tests.replay.conftest import NAME, Bench
 
@@ -71,3 +74,15 @@ def test_another_image_is_status_2(bench: Bench, bundle: Path, tmp_path: Path) -
 
 def test_a_qemu_that_is_none_is_status_2(bench: Bench, bundle: Path, tmp_path: Path) -> None:
     assert replay(bench, bundle, "--qemu", tmp_path / "nothing") == EXIT_USAGE
+
+
+def test_an_interrupted_replay_says_so(
+    bench: Bench, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> tuple[Tried, ...]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return ()
+
+    monkeypatch.setattr("harness.replay.run", interrupted)
+    assert replay(bench, bundle) == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "interrupted: not every boot was made\n"

@@ -92,7 +92,7 @@ def test_what_is_beyond_the_tested_ends_is_said_to_be_unknown() -> None:
 
 def test_results_of_earlier_runs_are_counted_apart() -> None:
     shown = render(replace(MAP, booted=3, known=9), ASCII)
-    assert "3 of 54 kernels booted, of 9 earlier results were used" in shown
+    assert "3 of 54 kernels booted, 9 results of earlier runs used" in shown
 
 
 @pytest.mark.parametrize("glyphs", [ASCII, UNICODE])

@@ -6,6 +6,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 
+import pytest
+
 from harness.progress import Progress, Stage
 from harness.report.plain import plain
 from tests.report.support import Clock, Encoded, Gone
@@ -110,3 +112,12 @@ def test_lines_of_threads_do_not_mix() -> None:
         list(pool.map(lambda name: listener(Progress(name, Stage.BOOTING)), names))
     lines = stream.getvalue().splitlines()[1:]
     assert sorted(lines) == sorted(f"[  0.0s] {name}: booting" for name in names)
+
+
+@pytest.mark.parametrize(
+    ("done", "planned", "said"),
+    [(1, 0, "1 round, none"), (14, 0, "14 rounds, none"), (1, 5000, "1 of 5000 rounds, none")],
+)
+def test_rounds_are_counted_in_words(done: int, planned: int, said: str) -> None:
+    progress = Progress("k", Stage.REPEATING, "none failed", done=done, planned=planned)
+    assert lines_of(progress) == [f"[  1.0s] k: {said} failed"]

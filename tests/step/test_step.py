@@ -82,7 +82,9 @@ def test_outside_of_a_kernel_tree_the_bisect_stops(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--any", "--nonsense"], ["--check", "no.such"], ["--check"]], ids=str
+    "arguments",
+    [[], ["--any", "--nonsense"], ["--check", "no.such"], ["--check"], ["--incident", ""]],
+    ids=str,
 )
 def test_wrong_arguments_are_not_taken_for_a_bad_commit(
     tree: Tree, boots: Boots, arguments: list[str]

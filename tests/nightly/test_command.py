@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``mptcp-harness nightly``: what is refused before a night, and what is said during it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness import cli, nightly, selftest
+from harness.kernels import Cache
+from harness.nightly import runner
+from harness.report.night import Night
+from harness.report.selftest import Row
+from harness.results import KernelVerdict
+
+MANIFEST = """
+kernels:
+  - {name: stable, deb: {suite: trixie, package: linux-image-amd64}}
+"""
+SEEN = Row("panic", "crash", "crash", KernelVerdict.CRASH, 3.0)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A manifest, and a home in which no night ever begins."""
+
+    def run(*_: object) -> Night:
+        raise AssertionError("a night has begun")
+
+    monkeypatch.setattr(nightly, "run", run)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "kernels.yaml"
+    path.write_text(MANIFEST)
+    return path
+
+
+@pytest.mark.parametrize("option", ["--json", "--output"])
+def test_a_bad_place_for_the_results_is_refused_before_the_night(
+    manifest: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["nightly", str(manifest), option, str(manifest.parent)]) == 2
+    assert capsys.readouterr().err.startswith(f"{option} {manifest.parent}: it is ")
+
+
+def test_each_fault_of_the_selftest_is_said_as_it_is_seen(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def run(*given: object) -> tuple[Row, ...]:
+        given[4](SEEN)  # type: ignore[operator]
+        assert any("panic" in text for text in said)
+        return (SEEN,)
+
+    monkeypatch.setattr(selftest, "run", run)
+    wishes = nightly.Wishes(manifest, [], [])
+    runner._selftest(wishes, Cache(manifest.parent / "cache"), said.append, threading.Event())
