@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,11 @@ def test_an_end_that_cannot_be_had_is_not_called_unknown(
     entries = (KernelEntry("gone", source, "the tests"), series, *ENTRIES)
     with pytest.raises(KernelUnavailable, match=r"cannot be had: the mirror has no suite nowhere"):
         candidates.between(entries, "debian-6.1", name, Cache(tmp_path))
+
+
+def test_the_same_package_with_other_kernel_arguments_is_another_kernel(
+    between: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nosmp = replace(PLAIN, name="debian-6.1-nosmp", append=("nosmp",))
+    monkeypatch.setattr(sys.modules[__name__], "ENTRIES", (*ENTRIES, nosmp))
+    assert names(between("debian-6.1", "debian-6.1-nosmp")) == ["debian-6.1", "debian-6.1-nosmp"]
