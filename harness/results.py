@@ -294,13 +294,15 @@ class Timing:
 class EarlierRun:
     """The run that a result was reused from: its id, when the kernel was done, where it was kept.
 
-    ``finished`` is ISO 8601 in UTC. The directory may have been removed since.
+    ``finished`` is ISO 8601 in UTC, ``total_s`` the seconds that its boots took then. The directory
+    may have been removed since.
     """
 
     run: str
     finished: str
     seed: int
     directory: str
+    total_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -193,5 +193,7 @@ def _renewed(
         origin=kernel.origin,
         attempts=(),
         timing=Timing(),
-        reused_from=EarlierRun(run.id, kept.finished, run.seed, run.directory),
+        reused_from=EarlierRun(
+            run.id, kept.finished, run.seed, run.directory, result.timing.total_s
+        ),
     )

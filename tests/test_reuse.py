@@ -129,7 +129,9 @@ def test_the_run_is_named_that_a_result_came_from(past: Past, results: Results) 
     past.keep(PASSED)
     earlier = found(results).reused_from
     assert earlier is not None
-    assert replace(earlier, finished="") == EarlierRun(RUNS[0].id, "", 7, "/runs/0")
+    assert replace(earlier, finished="") == EarlierRun(
+        RUNS[0].id, "", 7, "/runs/0", PASSED.timing.total_s
+    )
     assert earlier.finished.startswith("20")
 
 

@@ -224,7 +224,7 @@ class Bisect:
             expected = f"about {math.ceil(rounds * self._wanted * slowest)} s"
             time_said = f"{expected} at {slowest:.1f} s a boot, downloads not counted"
         else:
-            time_said = "the time is not known, for both ends are from earlier runs"
+            time_said = "the time is not known: both ends were booted by an older harness"
         more = ", more if it proves flaky" if self._wanted > 1 else ""
         self._say(
             f"{plural(count, 'kernel')}: at most {plural(rounds, 'round')} of {self._jobs}, "
@@ -269,7 +269,7 @@ class Bisect:
                 why=judged.why,
                 verdict=result.verdict,
                 round=self._round,
-                seconds=result.timing.total_s,
+                seconds=reused.total_s if reused else result.timing.total_s,
                 reused_from=reused.run if reused else "",
             )
         )

@@ -115,6 +115,10 @@ class Fields:
         """As :meth:`optional`, of a member that records of older harnesses do not have."""
         return self.optional(name, kind) if name in self._left else None
 
+    def added(self, name: str, kind: type[_T], otherwise: _T) -> _T:
+        """As :meth:`take`; ``otherwise`` is what records of older harnesses mean, which lack it."""
+        return self.take(name, kind) if name in self._left else otherwise
+
     def fields(self, name: str) -> Fields:
         return Fields(f"{self._where}.{name}", self.take(name, dict))
 
@@ -174,6 +178,7 @@ def _earlier(value: dict[str, Any] | None) -> EarlierRun | None:
         finished=given.text("finished"),
         seed=given.take("seed", int),
         directory=given.text("directory"),
+        total_s=given.added("total_s", float, 0.0),
     )
     given.end()
     return run

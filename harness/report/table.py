@@ -261,7 +261,9 @@ def _reused(run: RunResult, glyphs: Glyphs) -> Iterator[Text]:
     for kernel in run.kernels:
         if kernel.reused_from is not None:
             # Of one run each kernel's result is from a time of its own.
-            earlier.setdefault(replace(kernel.reused_from, finished=""), []).append(kernel)
+            earlier.setdefault(replace(kernel.reused_from, finished="", total_s=0.0), []).append(
+                kernel
+            )
     for old, kernels in earlier.items():
         which = plural(len(kernels), "kernel") if len(earlier) == 1 else _names(kernels, glyphs)
         where = f", kept in {old.directory}" if old.directory else ""
