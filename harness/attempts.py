@@ -229,8 +229,9 @@ class Attempts:
             release,
             self._known.today,
         )
+        families = judge.unexcused(seen.families, attempt.stream.rounds)
         attempt = replace(attempt, incidents=seen.incidents)
-        verdict, reason = judge.kernel(attempt, seen.families)
+        verdict, reason = judge.kernel(attempt, families)
         prepare_s = round(self._subject.prepare_s, 3)
         result = KernelResult(
             name=entry.name,
@@ -242,7 +243,7 @@ class Attempts:
             image_sha256=prepared.image_sha256,
             accel=attempt.accel,
             capabilities=merge_capabilities(attempt.stream.capabilities),
-            families=seen.families,
+            families=families,
             incidents=attempt.incidents,
             notes=(*prepared.notes, *attempt.stream.notes, *seen.notes),
             timing=Timing(

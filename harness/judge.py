@@ -18,6 +18,7 @@ from harness.results import (
     FamilyResult,
     IncidentKind,
     KernelVerdict,
+    Rounds,
     known_issues_of,
     worst,
 )
@@ -56,6 +57,24 @@ def families(
         ]
         judged[family] = family_result(checks)
     return judged
+
+
+def unexcused(
+    families: Mapping[Family, FamilyResult], rounds: Rounds | None
+) -> dict[Family, FamilyResult]:
+    """``families``, in which no known failure hides that the check broke in another round."""
+    broken = {failure.key: failure.errors for failure in rounds.failures} if rounds else {}
+
+    def counted(check: CheckResult) -> CheckResult:
+        if not (check.known and broken.get(check.key)):
+            return check
+        detail = f"{check.detail}; and in error in {broken[check.key]} rounds"
+        return replace(check, verdict=CheckVerdict.ERROR, detail=detail, known="")
+
+    return {
+        family: family_result([counted(check) for check in result.checks])
+        for family, result in families.items()
+    }
 
 
 def family_result(checks: Sequence[CheckResult]) -> FamilyResult:

@@ -180,12 +180,16 @@ class BootEnd(Enum):
 
 @dataclass(frozen=True)
 class RoundFailures:
-    """That one result was bad in ``count`` rounds, ``first`` in the round with ``seed``."""
+    """That one result was bad in ``count`` rounds, ``first`` in the round with ``seed``.
+
+    In ``errors`` of them the check itself broke.
+    """
 
     key: CheckKey
     count: int
     first: int
     seed: int
+    errors: int = 0
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class _Bad:
     number: int  # of the round that worst is from
     first: int
     count: int = 1
+    errors: int = 0
 
 
 class Tally:
@@ -131,11 +132,13 @@ class Tally:
     def _merge(self, bad: Mapping[int, CheckResult]) -> None:
         """These were ``bad`` in the round that is under way."""
         for index, result in bad.items():
+            broke = result.verdict is CheckVerdict.ERROR
             known = self._bad.get(index)
             if known is None:
-                self._bad[index] = _Bad(result, self.done, self.done)
+                self._bad[index] = _Bad(result, self.done, self.done, errors=int(broke))
                 continue
             known.count += 1
+            known.errors += broke
             if _ORDER.index(result.verdict) < _ORDER.index(known.worst.verdict):
                 known.worst, known.number = result, self.done
 
@@ -172,6 +175,7 @@ class Tally:
                 bad.count,
                 bad.first,
                 events.round_seed(self._seed, bad.first),
+                bad.errors,
             )
             for index, bad in sorted(self._bad.items())
         )

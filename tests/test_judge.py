@@ -20,6 +20,8 @@ from harness.results import (
     Incident,
     IncidentKind,
     KernelVerdict,
+    RoundFailures,
+    Rounds,
     RunResult,
     Stream,
     exit_status,
@@ -250,3 +252,14 @@ def test_exit_status(verdicts: list[KernelVerdict], status: int) -> None:
 
 def test_an_interrupted_run_exits_with_130() -> None:
     assert exit_status(replace(run(KernelVerdict.PASS), interrupted=True)) == 130
+
+
+@pytest.mark.parametrize(("errors", "expected"), [(0, CheckVerdict.PASS), (2, CheckVerdict.ERROR)])
+def test_a_known_failure_hides_no_error_of_another_round(
+    errors: int, expected: CheckVerdict
+) -> None:
+    known = CheckResult(KEY, CheckVerdict.FAIL, "wrong", known="until 2027: queued")
+    family = judge.family_result([known, replace(PASSED, key=replace(KEY, id="payload.other"))])
+    rounds = Rounds(10, 10, 5, {}, (RoundFailures(KEY, 5, 0, 1, errors),))
+    found = judge.unexcused({Family.IPV4: family}, rounds)
+    assert found[Family.IPV4].verdict is expected

@@ -128,6 +128,7 @@ def _rounds(rounds: Rounds | None) -> dict[str, Any] | None:
                 "count": failure.count,
                 "first": failure.first,
                 "seed": failure.seed,
+                "errors": failure.errors,
             }
             for failure in rounds.failures
         ],

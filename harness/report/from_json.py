@@ -214,7 +214,8 @@ def _round_failures(given: Fields) -> RoundFailures:
         given.word("family", Family),
         *(given.text(name) for name in ("check", "payload", "phase", "side")),
     )
-    failures = RoundFailures(key, *(given.take(name, int) for name in ("count", "first", "seed")))
+    numbers = (given.take(name, int) for name in ("count", "first", "seed", "errors"))
+    failures = RoundFailures(key, *numbers)
     given.end()
     return failures
 

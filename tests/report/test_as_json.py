@@ -164,6 +164,7 @@ ROUNDS = st.builds(
             st.integers(1, 9),
             st.integers(0, 9),
             st.integers(0, 2**63),
+            st.integers(0, 9),
         ),
         max_size=1,
     ).map(tuple),
