@@ -3,6 +3,7 @@
 
 import sys
 
+INTERRUPTED = 130  # harness.results has it, too, which is not imported yet
 STOP = 128  # of git bisect run: nothing is learned of the commit
 
 
@@ -13,6 +14,8 @@ def main() -> int:
     """
     try:
         from harness.cli import main as run
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except Exception:
         if sys.argv[1:2] != ["step"]:
             raise

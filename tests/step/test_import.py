@@ -13,19 +13,31 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("command", "status"), [("step", 128), ("matrix", 1)])
-def test_a_harness_that_cannot_be_imported_calls_no_commit_bad(
-    command: str, status: int, tmp_path: Path
-) -> None:
-    (tmp_path / "platformdirs.py").write_text("raise ImportError('half an upgrade')\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = subprocess.run(
+def started(command: str, library: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """The harness, where a library that it imports holds ``library``."""
+    (directory / "platformdirs.py").write_text(library)
+    return subprocess.run(
         [sys.executable, "-m", "harness", command],
-        cwd=tmp_path,
-        env=environment,
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": f"{directory}:{ROOT}"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize(("command", "status"), [("step", 128), ("matrix", 1)])
+def test_a_harness_that_cannot_be_imported_calls_no_commit_bad(
+    command: str, status: int, tmp_path: Path
+) -> None:
+    done = started(command, "raise ImportError('half an upgrade')\n", tmp_path)
     assert done.returncode == status
     assert "half an upgrade" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["step", "matrix"])
+def test_an_interruption_while_modules_load_shows_no_traceback(
+    command: str, tmp_path: Path
+) -> None:
+    done = started(command, "raise KeyboardInterrupt\n", tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
