@@ -20,7 +20,7 @@ from harness import host, kernels, manifest
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest import Accel, DebSource, KernelEntry
 from harness.results import KernelVerdict, Phase
-from harness.session import RECORD
+from harness.stored import RECORD
 from harness.vm import accelerator
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One run from end to end: what the host must have, the run directory, the kernels, the record."""
+"""One run from end to end: its kernels, what is kept of each, and the record of all."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -13,17 +12,15 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import platformdirs
-
-from harness import __version__, host, prune, resume, reuse, store
+from harness import __version__, grounds, resume, reuse, stored
 from harness.attempts import Options
 from harness.bundle import Bundles
 from harness.kernels import Cache
-from harness.kernels.files import NoHome, user_directory, write_atomically
+from harness.kernels.files import write_atomically
 from harness.known_issues import KnownIssues
 from harness.manifest import Accel, KernelEntry
 from harness.matrix import Matrix, default_jobs
@@ -32,19 +29,6 @@ from harness.report import as_json
 from harness.results import Family, KernelResult, RunResult
 from harness.rounds import ONCE, Repeat
 from harness.store import Run, Store, StoreUnusable
-from harness.vm import initramfs
-from harness.vm.qemu import version as qemu_version
-
-#: In a run's directory: what --json writes.
-RECORD = "run.json"
-
-
-class SessionUnavailable(Exception):
-    """The run cannot even start: a sentence with the remedy."""
-
-
-class OutputRefused(Exception):
-    """What the user named as the run's directory cannot be it: a sentence with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -79,31 +63,36 @@ def run(
 ) -> RunResult:
     """Test ``entries`` and keep everything in the run's directory, each result in the store too.
 
-    Raises :class:`SessionUnavailable` where a host tool is missing or the disk cannot be used,
-    :class:`OutputRefused` for a directory of the user's choice that cannot be used,
+    Raises :class:`~harness.grounds.SessionUnavailable` where a host tool is missing or the disk
+    cannot be used, :class:`~harness.grounds.OutputRefused` for a directory of the user's choice
+    that cannot be used,
     :class:`~harness.resume.NothingToResume` where that is asked for,
     :class:`~harness.manifest.ManifestError` for a wrong file of known issues.
     """
     known = KnownIssues.read(entries)
     asked = _asked(entries, wishes)
     try:
-        old = resume.interrupted(store_place(wishes.output), asked) if wishes.resume else None
+        old = (
+            resume.interrupted(grounds.store_place(wishes.output), asked) if wishes.resume else None
+        )
         if old is not None and wishes.output and wishes.output.absolute() != Path(old.directory):
-            raise OutputRefused(
+            raise grounds.OutputRefused(
                 f"--output {wishes.output}: the interrupted run is in {old.directory}; leave "
                 "--output away to go on with it"
             )
         begun = old or new_run(asked, wishes.seed)
         with (
-            ground(wishes.output, cache, begun.id, Path(old.directory) if old else None) as found,
-            Store(store_place(wishes.output)) as kept,
+            grounds.ground(
+                wishes.output, cache, begun.id, Path(old.directory) if old else None
+            ) as found,
+            Store(grounds.store_place(wishes.output)) as kept,
         ):
             begun = replace(begun, directory=str(found.directory))
             session = _Session(entries, wishes, known, begun, found, kept, listener)
             session.begin()
             return session.run(cache, stop)
     except StoreUnusable as error:
-        raise SessionUnavailable(str(error)) from error
+        raise grounds.SessionUnavailable(str(error)) from error
 
 
 class _Session:
@@ -115,7 +104,7 @@ class _Session:
         wishes: Wishes,
         known: KnownIssues,
         begun: Run,
-        ground: Ground,
+        ground: grounds.Ground,
         kept: Store,
         listener: Listener,
     ) -> None:
@@ -249,7 +238,7 @@ class _Session:
             **self._versions,
         )
         texts = (self._place(kernel.name).read_text() for kernel in found)
-        write_atomically(self._ground.directory / RECORD, as_json.join(record, texts))
+        write_atomically(self._ground.directory / stored.RECORD, as_json.join(record, texts))
         return record
 
     def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:
@@ -283,17 +272,7 @@ def _asked(entries: Sequence[KernelEntry], wishes: Wishes) -> str:
     return resume.asked(entries, settings)
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What every boot of a run stands on."""
-
-    directory: Path  # of the run
-    base: Path  # of the guest's root
-    qemu: Path
-    qemu_version: str
-
-
-def about_run(ground: Ground) -> dict[str, str]:
+def about_run(ground: grounds.Ground) -> dict[str, str]:
     """What a run on ``ground`` notes about itself in the store."""
     return {
         "harness": f"{__version__} {reuse.judging()[:16]}",
@@ -308,119 +287,15 @@ def _host() -> str:
     return f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors"
 
 
-@contextlib.contextmanager
-def ground(
-    output: Path | None, cache: Cache, identity: str = "", resumed: Path | None = None
-) -> Iterator[Ground]:
-    """Tools found, the guest's root built, a directory made: nothing is pruned that is used.
-
-    ``resumed`` is the directory of a run that is gone on with. Raises as :func:`run` does.
-    """
-    qemu, busybox = find_tools()
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(cache.scratch())  # from now on nothing is pruned that is used
-            base = initramfs.prepare(cache.root, busybox)
-            directory = resumed or _new_directory(output, identity or _identity())
-            held.enter_context(prune.in_use(directory))
-        except prune.InUse as error:
-            raise OutputRefused(str(error)) from error
-        except initramfs.RootUnavailable as error:
-            raise SessionUnavailable(str(error)) from error
-        except OSError as error:
-            raise SessionUnavailable(
-                f"{error.filename or 'the disk'} cannot be used ({error.strerror or error}): make "
-                "it and its directory writable, and room on the disk"
-            ) from error
-        yield Ground(directory, base, qemu, qemu_version(qemu, cache))
-
-
-def find_tools() -> tuple[Path, Path]:
-    """The host's QEMU and busybox; SessionUnavailable names all that is missing."""
-    missing = host.missing()
-    if missing:
-        raise SessionUnavailable(str(host.ToolsMissing(missing)))
-    if host.find_virtme_ng() is None:
-        raise SessionUnavailable(f"virtme-ng was not found; {host.VIRTME_NG_REMEDY}")
-    qemu, busybox = host.find("qemu-system-x86_64"), host.find_static_busybox()
-    assert qemu is not None, "host.missing() looked for it"
-    assert busybox is not None, "host.missing() looked for it"
-    return qemu, busybox
-
-
-def runs_directory() -> Path:
-    """Where runs are kept unless the user says otherwise. Raises files.NoHome."""
-    return _state() / "runs"
-
-
-def store_file() -> Path:
-    """Where results of all runs are kept. Raises files.NoHome."""
-    return _state() / store.FILE
-
-
-def _state() -> Path:
-    return user_directory(
-        lambda: platformdirs.user_state_path("mptcp-harness"),
-        "XDG_STATE_HOME, or give --output DIR",
-    )
-
-
-def store_place(output: Path | None) -> Path:
-    """:func:`store_file`; for a user without a home the run's directory, if one is given."""
-    try:
-        place = store_file()
-        if output is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-    except (NoHome, OSError):
-        if output is None:
-            raise
-        return output.absolute() / store.FILE
-    return place
-
-
 def new_run(asked: str, seed: int | None) -> Run:
     """A run that begins now, for what was ``asked``; without a seed it gets one."""
     return Run(
-        id=_identity(),
+        id=grounds.identity_of_now(),
         started=_now(),
         asked=asked,
         seed=secrets.randbits(32) if seed is None else seed,
         directory="",
     )
-
-
-def _identity() -> str:
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-
-
-_INSTEAD = "give --output a new or empty directory of this run's own"
-
-
-def _new_directory(wanted: Path | None, identity: str) -> Path:
-    if wanted is None:
-        directory = runs_directory() / identity
-        directory.mkdir(parents=True)
-        return directory
-    directory = new_or_empty(wanted)
-    try:
-        (directory / "kernels").mkdir()
-    except OSError as error:
-        raise OutputRefused(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
-    return directory
-
-
-def new_or_empty(wanted: Path) -> Path:
-    """The user's directory, made if need be. Raises :class:`OutputRefused`."""
-    directory = wanted.absolute()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise OutputRefused(f"--output {wanted}: it is not empty; {_INSTEAD}")
-    except (FileExistsError, NotADirectoryError):
-        raise OutputRefused(f"--output {wanted}: that is a file; {_INSTEAD}") from None
-    except OSError as error:
-        raise OutputRefused(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
-    return directory
 
 
 def seconds_since_start() -> float:

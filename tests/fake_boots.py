@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness import kernels, resume, reuse, session
+from harness import grounds, kernels, resume, reuse, session
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest import ImageSource, KernelEntry
 from harness.progress import Listener, Progress, Stage
@@ -80,8 +80,8 @@ class Outcomes:
         """Instead of what a session would do, by ``setattr`` or that of a MonkeyPatch."""
         true = Path("/bin/true")
         choice = accelerator.Choice(False, "for the tests")
-        setattr(session, "find_tools", lambda: (true, true))
-        setattr(session, "qemu_version", lambda *_: "7.2")
+        setattr(grounds, "find_tools", lambda: (true, true))
+        setattr(grounds, "qemu_version", lambda *_: "7.2")
         setattr(initramfs, "prepare", lambda *_: self.directory / "base.cpio")
         setattr(kernels, "prepare", self.prepare)
         setattr(boot, "boot", self.boot)

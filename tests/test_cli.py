@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, session
+from harness import cli, grounds, session, stored
 from harness.cli.arguments import seconds_of
 from harness.manifest import KernelEntry
 from harness.results import RunResult
@@ -63,7 +63,7 @@ def no_boot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A run of one kernel is over at once; what stands in its directory, which is returned."""
     directory = tmp_path / "run"
     directory.mkdir()
-    (directory / session.RECORD).write_text('{"schema": 1}\n')
+    (directory / stored.RECORD).write_text('{"schema": 1}\n')
 
     def run(entries: list[KernelEntry], *_: object) -> RunResult:
         passed = factories.run(factories.kernel(entries[0].name))
@@ -94,7 +94,7 @@ def test_a_record_that_cannot_be_written_is_said_with_where_it_still_is(
     assert cli.main(["check", str(image), "--json", "/dev/full"]) == 3
     said = capsys.readouterr().err
     assert said.startswith("--json /dev/full: it could not be written: No space left on device")
-    assert str(no_boot / session.RECORD) in said
+    assert str(no_boot / stored.RECORD) in said
 
 
 @pytest.mark.usefixtures("no_boot")
@@ -115,24 +115,24 @@ def test_a_bad_directory_for_the_output_is_refused(tmp_path: Path, output: str, 
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
-    with pytest.raises(session.OutputRefused, match=f"--output .*: {said}; give --output a new"):
-        session._new_directory(tmp_path / output, "id")
+    with pytest.raises(grounds.OutputRefused, match=f"--output .*: {said}; give --output a new"):
+        grounds._new_directory(tmp_path / output, "id")
 
 
 def test_a_directory_that_may_not_be_made_is_refused() -> None:
-    with pytest.raises(session.OutputRefused, match="--output /proc/run: No such file"):
-        session._new_directory(Path("/proc/run"), "id")
+    with pytest.raises(grounds.OutputRefused, match="--output /proc/run: No such file"):
+        grounds._new_directory(Path("/proc/run"), "id")
 
 
 def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
-    assert session._new_directory(tmp_path, "id") == tmp_path
+    assert grounds._new_directory(tmp_path, "id") == tmp_path
 
 
 def test_refused_output_is_a_wrong_argument(
     monkeypatch: pytest.MonkeyPatch, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> RunResult:
-        raise session.OutputRefused("--output x: no")
+        raise grounds.OutputRefused("--output x: no")
 
     monkeypatch.setattr(session, "run", refuse)
     assert cli.main(["check", str(image)]) == 2
@@ -170,7 +170,7 @@ def test_what_is_no_duration_is_refused(text: str, capsys: pytest.CaptureFixture
 @pytest.fixture
 def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    run = session.runs_directory() / "20260101-000000-abcdef"
+    run = grounds.runs_directory() / "20260101-000000-abcdef"
     run.mkdir(parents=True)
     (run / "run.json").write_text("{}")
     then = time.time() - 40 * 86400

@@ -25,6 +25,7 @@ LEVELS = (
     ("cli", "__main__"),
     ("nightly",),
     ("session", "selftest", "bisect", "replay", "step"),
+    ("grounds",),
     (
         *("matrix", "attempts", "judge", "known_issues", "reuse", "resume", "prune"),
         "stored",

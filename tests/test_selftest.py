@@ -14,6 +14,7 @@ import pytest
 from guest import events
 from guest import faults as guest_faults
 from harness import selftest
+from harness.grounds import Ground
 from harness.kernels import Cache, btf, elf
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest import ImageSource, KernelEntry
@@ -29,7 +30,6 @@ from harness.results import (
 )
 from harness.selftest import Fault, Wishes, module, runner
 from harness.selftest.module import Code, Layout
-from harness.session import Ground
 from harness.vm import accelerator, initramfs
 
 PANIC = Fault("panic", KernelVerdict.CRASH, "sysrq triggered", IncidentKind.PANIC)

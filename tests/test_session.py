@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from harness import prune, session
+from harness import grounds, prune
+from harness.grounds import OutputRefused, SessionUnavailable
 from harness.kernels.files import NoHome
 from harness.manifest import ImageSource, KernelEntry
 from harness.progress import Progress, Stage
 from harness.results import BootEnd, RunResult
 from harness.resume import NothingToResume
-from harness.session import OutputRefused, SessionUnavailable, Wishes
+from harness.session import Wishes
 from harness.store import FILE, Store
 from tests import fake_boots
 from tests.fake_boots import GOOD, MANY, Outcomes
@@ -228,7 +229,7 @@ def test_a_run_of_another_qemu_is_not_gone_on_with(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.interrupted()
-    monkeypatch.setattr(session, "qemu_version", lambda *_: "99")
+    monkeypatch.setattr(grounds, "qemu_version", lambda *_: "99")
     with pytest.raises(NothingToResume, match="these have changed: QEMU;"):
         desk.resume()
 
@@ -288,7 +289,7 @@ def test_without_a_home_the_store_is_in_the_output(
             raise NoHome("set HOME")
         return Path("/proc/nobody")
 
-    monkeypatch.setattr(session, "_state", nowhere)
+    monkeypatch.setattr(grounds, "_state", nowhere)
     output = desk.directory / "output"
     desk.run(stop_after=NAMES[0], output=output)
     assert (output / FILE).exists()
@@ -347,6 +348,6 @@ def test_a_state_directory_that_cannot_be_made_comes_with_its_remedy(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (desk.directory / "file").touch()
-    monkeypatch.setattr(session, "runs_directory", lambda: desk.directory / "file")
+    monkeypatch.setattr(grounds, "runs_directory", lambda: desk.directory / "file")
     with pytest.raises(SessionUnavailable, match=r"cannot be used \(Not a directory\): make it"):
         desk.run()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness import resume, reuse, session
+from harness import grounds, resume, reuse, session
 from harness.bisect import boundaries, state
 from harness.bisect.boundaries import Vector
 from harness.bisect.candidates import Candidate
@@ -73,7 +73,7 @@ def draw(
     kernel can be tested, and what :func:`harness.bisect.state.opened` raises.
     """
     asked = _asked(candidates, wishes, guest_root(cache))
-    place = state.place(session.runs_directory().with_name("maps"), asked)
+    place = state.place(grounds.runs_directory().with_name("maps"), asked)
     seed = session.new_run(asked, wishes.seed).seed
     with state.opened(place, asked, seed, say, fresh=fresh) as journal:
         entries = [candidate.entry for candidate in candidates]

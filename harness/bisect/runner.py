@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from harness import resume, reuse, session
+from harness import grounds, resume, reuse, session
 from harness.bisect import continuing, predicate, search, state, testing
 from harness.bisect.candidates import Candidate, Series
 from harness.bisect.evidence import Evidence, Made
@@ -47,7 +47,7 @@ def bisect(
     """
     entries = [candidate.entry for candidate in series.candidates]
     asked = question(series, wanted, wishes, testing.guest_root(cache))
-    place = state.place(session.runs_directory().with_name("bisects"), asked)
+    place = state.place(grounds.runs_directory().with_name("bisects"), asked)
     seed = session.new_run(asked, wishes.seed).seed
     with (
         state.opened(place, asked, seed, say, fresh=fresh) as journal,

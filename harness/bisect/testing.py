@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness import reuse, session
+from harness import grounds, reuse, session
 from harness.attempts import Options
 from harness.bundle import Bundles
 from harness.kernels import Cache
@@ -63,7 +63,7 @@ class Booting:
     def __init__(
         self,
         entries: Sequence[KernelEntry],
-        ground: session.Ground,
+        ground: grounds.Ground,
         store: Store,
         options: Options,
         cache: Cache,
@@ -162,11 +162,11 @@ class Booting:
 
 def guest_root(cache: Cache) -> str:
     """The key of the guest's root, and so of the checker in it. Raises SessionUnavailable."""
-    _, busybox = session.find_tools()
+    _, busybox = grounds.find_tools()
     try:
         return initramfs.prepare(cache.root, busybox).stem
     except (initramfs.RootUnavailable, OSError) as error:
-        raise session.SessionUnavailable(str(error)) from error
+        raise grounds.SessionUnavailable(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -186,8 +186,8 @@ def on_ground(
     known = KnownIssues.read(entries)
     first = session.new_run(asked, seed)
     with (
-        session.ground(wishes.output, cache, first.id) as ground,
-        Store(session.store_place(wishes.output)) as store,
+        grounds.ground(wishes.output, cache, first.id) as ground,
+        Store(grounds.store_place(wishes.output)) as store,
     ):
         about = session.about_run(ground)
         setting = reuse.Setting(

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness import __version__, programs, resume, session
+from harness import __version__, grounds, programs, resume
 from harness.cli.arguments import DESCRIPTION, EPILOG
 from harness.cli.common import NotWritten, UsageError, complain
 from harness.kernels import KernelUnavailable
@@ -67,11 +67,11 @@ def _main(arguments: Sequence[str]) -> int:
             return status
         finally:
             sys.stdout.flush()
-    except (UsageError, ManifestError, session.OutputRefused, resume.NothingToResume) as error:
+    except (UsageError, ManifestError, grounds.OutputRefused, resume.NothingToResume) as error:
         complain(str(error))
         return EXIT_USAGE
     except (
-        *(session.SessionUnavailable, KernelUnavailable, StoreUnusable),
+        *(grounds.SessionUnavailable, KernelUnavailable, StoreUnusable),
         *(NoHome, NotWritten),
     ) as error:
         complain(str(error))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import compare, kernels, manifest, session, stored
+from harness import compare, grounds, kernels, manifest, stored
 from harness.cli import testing
 from harness.cli.common import UsageError, complain
 from harness.compare import Difference
@@ -77,7 +77,7 @@ def check(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
     _show(run, difference)
     if given.json is not None:
         more = json.dumps({COMPARISON: as_json.clean(report.to_json(difference))})[1:-1]
-        testing.copy_record(Path(run.directory, session.RECORD), given.json, more)
+        testing.copy_record(Path(run.directory, stored.RECORD), given.json, more)
     return EXIT_INTERRUPTED if run.interrupted else exit_status(difference)
 
 
@@ -143,7 +143,7 @@ def _of_run(word: str, entry: KernelEntry, names: Sequence[str], file: Path | No
     if ":" in word and not Path(word).exists():
         name, _, wanted = word.rpartition(":")
     try:
-        run = stored.find(name, session.store_file())
+        run = stored.find(name, grounds.store_file())
     except stored.NoSuchRun as error:
         if Path(name).exists():
             raise UsageError(f"--against {word}: {error}") from None

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from guest import checks as guest_checks
-from harness import manifest, session
+from harness import grounds, manifest, session
 from harness.bisect import candidates, changelog, predicate, runner, state
 from harness.capabilities import CAPABILITIES
 from harness.cli import arguments, boundaries
@@ -125,7 +125,7 @@ def _between(given: argparse.Namespace, wishes: session.Wishes, cache: Cache) ->
         except (candidates.UnknownKernel, state.Damaged) as error:
             raise UsageError(str(error)) from None
         except state.Busy as error:
-            raise session.SessionUnavailable(str(error)) from None
+            raise grounds.SessionUnavailable(str(error)) from None
 
 
 def check_pattern(pattern: str | None) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from harness import session
+from harness import grounds, session
 from harness.bisect import compatibility
 from harness.bisect.candidates import Series, UnknownKernel, between, whole
 from harness.bisect.state import Busy, Damaged
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> int:
     except (UnknownKernel, Damaged) as error:
         raise UsageError(str(error)) from None
     except Busy as error:
-        raise session.SessionUnavailable(str(error)) from None
+        raise grounds.SessionUnavailable(str(error)) from None
     sys.stdout.write(boundaries.render(found, terminal.glyphs_for(sys.stdout)))
     if given.json is not None:
         remedy = "the same command boots nothing again, and writes it elsewhere"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from harness import compare, session, stored
+from harness import compare, grounds, stored
 from harness.cli import arguments
 from harness.cli.common import UsageError
 from harness.compare import RunDifference
@@ -51,7 +51,7 @@ def exit_status(difference: RunDifference) -> int:
 
 
 def _runs(words: list[str]) -> tuple[RunResult, RunResult]:
-    place = session.store_file()
+    place = grounds.store_file()
     match words:
         case []:
             return stored.last_two(place)

@@ -8,7 +8,7 @@ import fnmatch
 import sys
 from collections.abc import Callable
 
-from harness import session, stored
+from harness import grounds, stored
 from harness.cli import arguments
 from harness.cli.common import UsageError, globs
 from harness.report import history, terminal
@@ -40,7 +40,7 @@ def run(given: argparse.Namespace) -> int:
     """Show a line for each kernel, or for each check that was ever bad."""
     wanted = _matching(given.kernels)
     try:
-        runs = stored.history(session.store_file(), given.last, wanted)
+        runs = stored.history(grounds.store_file(), given.last, wanted)
     except stored.NoSuchRun as error:
         raise UsageError(str(error)) from None
     if given.check is None:

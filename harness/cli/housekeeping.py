@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from harness import host, prune, session
+from harness import grounds, host, prune
 from harness.cli import arguments
 from harness.kernels import Cache
 from harness.report import terminal
@@ -16,7 +16,7 @@ from harness.step import toolchain
 def run_doctor(given: argparse.Namespace) -> int:
     """Say what this host lacks, and the command that mends it."""
     cache = Cache(given.cache).root
-    kept = prune.doctor(cache, session.runs_directory(), session.store_file())
+    kept = prune.doctor(cache, grounds.runs_directory(), grounds.store_file())
     findings = (*host.doctor(cache), toolchain.doctor(), *kept)
     for finding in findings:
         what = " ".join(word for word in (finding.found, finding.version) if word)
@@ -29,14 +29,14 @@ def run_doctor(given: argparse.Namespace) -> int:
 
 def run_prune(given: argparse.Namespace) -> int:
     """Remove what has long not been used, and say what that was."""
-    runs = session.runs_directory()
+    runs = grounds.runs_directory()
     removed = prune.prune(Cache(given.cache), runs, given.keep, dry_run=given.dry_run)
     for item in removed:
         path = terminal.printable(str(item.paths[0]))
         print(
             f"{prune.mebibytes(item.size):>12}  {'obsolete' if item.obsolete else 'old':8}  {path}"
         )
-    stored = prune.prune_store(session.store_file(), given.keep, dry_run=given.dry_run)
+    stored = prune.prune_store(grounds.store_file(), given.keep, dry_run=given.dry_run)
     kinds = (*prune.KINDS, prune.LEFT, *prune.KEPT)
     totals = [*(prune.total(removed, kind) for kind in kinds), stored]
     what = prune.summary(totals) or "nothing"

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import manifest, nightly, programs, resume, session
+from harness import grounds, manifest, nightly, programs, resume, session, stored
 from harness.bisect import candidates, changelog, runner, state
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments
@@ -93,9 +93,9 @@ def run(given: argparse.Namespace) -> int:
     notification = _command(given.notify)
     check_writable(given.json)
     if given.output is not None:
-        session.new_or_empty(given.output)
+        grounds.new_or_empty(given.output)
     cache = Cache(given.cache)
-    results = session.store_place(given.output)
+    results = grounds.store_place(given.output)
     with stopping(cache.stop) as stop:
         try:
             with nightly.only_one(results.with_name(LOCK), say, stop, wait=given.wait):
@@ -177,7 +177,7 @@ def _search(
             found = runner.bisect(series, sought, wishes, cache, listener, say, changes, stop)
         except (
             *(candidates.UnknownKernel, KernelUnavailable, state.Damaged, state.Busy),
-            *(session.SessionUnavailable, session.OutputRefused, StoreUnusable, OSError),
+            *(grounds.SessionUnavailable, grounds.OutputRefused, StoreUnusable, OSError),
         ) as error:
             raise NoHunt(str(error)) from error
         return bisect_report.render(found).splitlines()
@@ -191,7 +191,7 @@ def _write(night: Night, given: argparse.Namespace) -> Path:
     write_atomically(directory / TEXT, report.render(night, terminal.UNICODE))
     write_atomically(directory / MARKDOWN, report.to_markdown(night))
     if given.json is not None:
-        copy_record(Path(night.run.directory, session.RECORD), given.json)
+        copy_record(Path(night.run.directory, stored.RECORD), given.json)
     return directory / MARKDOWN
 
 

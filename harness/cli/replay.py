@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness import bundle, replay, session
+from harness import bundle, grounds, replay
 from harness.bundle import Bundle
 from harness.cli import arguments
 from harness.cli.common import UsageError, complain, say, stopping
@@ -71,7 +71,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         with (
             stopping(cache.stop) as stop,
-            session.ground(given.output, cache) as ground,
+            grounds.ground(given.output, cache) as ground,
         ):
             tried = replay.run(
                 *(found, wishes, ground, cache, say),

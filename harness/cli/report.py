@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness import session, stored
+from harness import grounds, stored
 from harness.cli import arguments
 from harness.cli.common import UsageError, write
 from harness.cli.compare import RUN_HELP
@@ -41,7 +41,7 @@ def add(commands: arguments.Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """Write the run; whatever its verdicts are, that is a success."""
     try:
-        kept = stored.find(given.run_name, session.store_file())
+        kept = stored.find(given.run_name, grounds.store_file())
     except stored.NoSuchRun as error:
         raise UsageError(str(error)) from None
     text = FORMATS[given.format](kept)

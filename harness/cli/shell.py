@@ -12,7 +12,7 @@ import termios
 import tty
 from collections.abc import Iterator
 
-from harness import kernels, session
+from harness import grounds, kernels
 from harness.cli.common import UsageError, complain, stopping
 from harness.kernels import Cache
 from harness.manifest import KernelEntry
@@ -49,7 +49,7 @@ def run(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
 
 @contextlib.contextmanager
 def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.Plan]:
-    qemu, busybox = session.find_tools()
+    qemu, busybox = grounds.find_tools()
     try:
         with cache.scratch():  # nothing is pruned that is used
             base = initramfs.prepare(cache.root, busybox)
@@ -60,7 +60,7 @@ def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterat
             machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
             yield shell.Plan(kernel, base, qemu, machine, HOW)
     except (initramfs.RootUnavailable, accelerator.AcceleratorUnavailable) as error:
-        raise session.SessionUnavailable(str(error)) from error
+        raise grounds.SessionUnavailable(str(error)) from error
 
 
 def _terminal() -> shell.Terminal:

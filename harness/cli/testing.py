@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import bundle, session
+from harness import bundle, session, stored
 from harness.cli.common import (
     UsageError,
     check_writable,
@@ -73,7 +73,7 @@ def report(run: RunResult, json_file: Path | None) -> None:
         sys.stdout.flush()
     finally:
         if json_file is not None:
-            copy_record(Path(run.directory, session.RECORD), json_file)
+            copy_record(Path(run.directory, stored.RECORD), json_file)
 
 
 def _replays(run: RunResult, most: int = 3) -> str:

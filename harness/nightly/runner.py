@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import compare, selftest, session
+from harness import compare, grounds, selftest, session
 from harness.bisect.predicate import Predicate
 from harness.kernels import Cache, KernelUnavailable
 from harness.manifest import Accel, KernelEntry
@@ -105,7 +105,7 @@ def _selftest(wishes: Wishes, cache: Cache, say: Say, stop: threading.Event) -> 
 
     try:
         rows = selftest.run(wishes.chosen, asked, cache, say, told, stop)
-    except (session.SessionUnavailable, KernelUnavailable) as error:
+    except (grounds.SessionUnavailable, KernelUnavailable) as error:
         return Selftest(trouble=str(error), wanted=len(FAULTS) + 1)
     return Selftest(rows, len(FAULTS) + 1, time.monotonic() - started)
 
@@ -116,10 +116,10 @@ def _compare(
     """Each kernel against its last result, and the names of those that have none."""
     names = [kernel.name for kernel in result.kernels]
     newest = wishes.told.run if wishes.told else None
-    with Store(session.store_place(wishes.output)) as store:
+    with Store(grounds.store_place(wishes.output)) as store:
         tonight = store.run(result.id)
         if tonight is None:
-            raise session.SessionUnavailable(
+            raise grounds.SessionUnavailable(
                 f"run {result.id} is gone from {store.path}: it was pruned meanwhile; run it again"
             )
         before = baselines(store, tonight, names, say, newest)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guest import events
-from harness import session
+from harness import grounds
 from harness.attempts import Attempts, Options, Subject
 from harness.bundle import Bundle
 from harness.capabilities import expectations
@@ -41,7 +41,7 @@ class Wishes:
 def run(
     bundle: Bundle,
     wishes: Wishes,
-    ground: session.Ground,
+    ground: grounds.Ground,
     cache: Cache,
     say: Say,
     on_row: Callable[[Row], object],
@@ -80,7 +80,7 @@ class _Replay:
         self,
         bundle: Bundle,
         kernel: PreparedKernel,
-        ground: session.Ground,
+        ground: grounds.Ground,
         extra: Mapping[str, bytes],
         say: Say,
         stop: threading.Event,
@@ -154,7 +154,7 @@ class _Replay:
             self._say(progress.detail)
 
 
-def _checker(bundle: Bundle, ground: session.Ground, say: Say) -> dict[str, bytes]:
+def _checker(bundle: Bundle, ground: grounds.Ground, say: Say) -> dict[str, bytes]:
     """What has to be put into the guest's root so that it has the checker of ``bundle``."""
     installed = initramfs.checker()
     if bundle.checker == installed:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from harness import host, judge, kernels, session
+from harness import grounds, host, judge, kernels
 from harness.capabilities import expectations
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.manifest import Accel, DebSource, KernelEntry
@@ -73,7 +73,7 @@ def run(
     Rows are missing after the first where that kernel does not pass, or once ``stop`` is set.
     Raises as :func:`harness.session.run` does, and KernelUnavailable.
     """
-    with session.ground(wishes.output, cache) as ground:
+    with grounds.ground(wishes.output, cache) as ground:
         try:
             subject, first = _good_kernel(entries, wishes, ground, cache, say, stop)
             if first is None:
@@ -83,7 +83,7 @@ def run(
             if first.ok:
                 rows += _strike(subject, wishes.faults, on_row, stop)
         except (AcceleratorUnavailable, Unsafe) as error:
-            raise session.SessionUnavailable(str(error)) from error
+            raise grounds.SessionUnavailable(str(error)) from error
     return tuple(rows)
 
 
@@ -98,7 +98,7 @@ def exit_status(rows: Sequence[Row], wishes: Wishes) -> int:
 def _good_kernel(
     entries: Sequence[KernelEntry],
     wishes: Wishes,
-    ground: session.Ground,
+    ground: grounds.Ground,
     cache: Cache,
     say: Say,
     stop: threading.Event,
@@ -171,7 +171,7 @@ class _Subject:
 
     entry: KernelEntry
     kernel: PreparedKernel
-    ground: session.Ground
+    ground: grounds.Ground
     kvm: bool
     jobs: int
     stop: threading.Event

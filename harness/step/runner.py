@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import __version__, manifest, prune, reuse, session
+from harness import __version__, grounds, manifest, prune, reuse, session
 from harness.bisect.predicate import Judged, Outcome, Predicate
 from harness.kernels import Cache
 from harness.kernels.cache import digest
@@ -86,7 +86,7 @@ class Step:
         learned from any commit.
         """
         toolchain.check()
-        session.find_tools()
+        grounds.find_tools()
         source = Source(self._directory, self._stop)
         with self._cache.scratch(), self._cache.lock(f"build-{source.key}", self._say) as lock:
             place = self._cache.directory(BUILDS, source.key)
@@ -98,7 +98,7 @@ class Step:
                 tree = copy.patched(commit.tree, self._wishes.patches)
             except PatchRefused as refused:
                 return Answer(Outcome.UNTESTABLE, commit, str(refused))
-            state = session.runs_directory().with_name(prune.STEPS_IN)
+            state = grounds.runs_directory().with_name(prune.STEPS_IN)
             memory = Memory(place, state / source.key)
             judged = self._judge(_Subject(place, copy, commit, tree, lock), memory)
         return Answer(judged.outcome, commit, judged.why)
@@ -170,7 +170,7 @@ class Step:
 
     def _circumstances(self) -> list[object]:
         """All that a result depends on, beside the image."""
-        qemu, busybox = session.find_tools()
+        qemu, busybox = grounds.find_tools()
         boots = self._wishes.boots
         return [
             __version__,

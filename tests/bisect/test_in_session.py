@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from harness.bisect import runner
+from harness.grounds import store_file
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest import KernelEntry
 from harness.progress import Listener
 from harness.report.bisect import Bisection, Ending
 from harness.results import Attempt, Family
-from harness.session import Wishes, store_file
+from harness.session import Wishes
 from harness.store import Store
 from harness.vm.boot import BootPlan
 from tests.bisect.simulated import NAMES, SERIES, WANTED, Guests, attempt_of, flaky, from_on, told

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import replay, session
+from harness import grounds, replay
 from harness.bundle import Bundle, Bundles, load, place
 from harness.kernels import Cache
 from harness.kernels.image import from_file
@@ -97,7 +97,7 @@ class Bench:
         directory.mkdir(exist_ok=True)
         qemu = self.directory / "qemu-system-x86_64"
         qemu.touch()
-        ground = session.Ground(directory, Path("base.cpio"), qemu, "7.2")
+        ground = grounds.Ground(directory, Path("base.cpio"), qemu, "7.2")
         return replay.run(
             *(bundle or self.bundle(), Wishes(**wishes), ground, self.cache),  # type: ignore[arg-type]
             *(self.said.append, self.rows.append, threading.Event()),

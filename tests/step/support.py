@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import cli, host, session
+from harness import cli, grounds, host, session
 from harness.manifest import ImageSource, KernelEntry
 from harness.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
 from harness.step import runner, toolchain
@@ -112,7 +112,7 @@ class Boots:
         true = Path("/bin/true")
         path = os.environ["PATH"]
         setattr(session, "run", self.run)
-        setattr(session, "find_tools", lambda: (true, true))
+        setattr(grounds, "find_tools", lambda: (true, true))
         setattr(runner, "qemu_version", lambda *_: "7.2")
         setattr(initramfs, "prepare", lambda *_: Path("base.cpio"))
         setattr(host, "virtme_ng_path", lambda: path)

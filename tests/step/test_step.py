@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, session
+from harness import cli, grounds, session
 from harness.cli import step as command
 from harness.kernels import kconfig
 from harness.step import toolchain
@@ -68,9 +68,9 @@ def test_without_a_compiler_the_bisect_stops(step: Step, monkeypatch: pytest.Mon
 
 def test_without_qemu_the_bisect_stops(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_tools() -> tuple[Path, Path]:
-        raise session.SessionUnavailable("this host lacks qemu-system-x86_64")
+        raise grounds.SessionUnavailable("this host lacks qemu-system-x86_64")
 
-    monkeypatch.setattr(session, "find_tools", find_tools)
+    monkeypatch.setattr(grounds, "find_tools", find_tools)
     assert step() == 128
 
 
