@@ -80,7 +80,7 @@ def run(
                 f"--output {wishes.output}: the interrupted run is in {old.directory}; leave "
                 "--output away to go on with it"
             )
-        begun = old or new_run(asked, wishes.seed)
+        begun = old or new_run(asked, seed_of(wishes))
         with (
             grounds.ground(
                 wishes.output, cache, begun.id, Path(old.directory) if old else None
@@ -115,11 +115,9 @@ class _Session:
         self._ground = ground
         self._store = kept
         self._listener = listener
-        self._versions = {
-            "qemu": ground.qemu_version,
-            "virtme_ng": importlib.metadata.version("virtme-ng"),
-        }
-        self._host = _host()
+        self._about = about_run(ground)
+        bundles = Bundles(ground.directory, entries, self._about, with_image=wishes.bundle_image)
+        self._keeper = Keeper(begun, kept, bundles)
         self._notes: list[str] = []
         self._done: dict[str, KernelResult] = {}
 
@@ -128,27 +126,23 @@ class _Session:
         if self._store.set_aside is not None:
             self._notes.append(resume.damage(self._store.set_aside))
             self._say(self._notes[-1])
-        about = about_run(self._ground)
-        self._bundles = Bundles(
-            self._ground.directory, self._entries, about, with_image=self._wishes.bundle_image
-        )
         if self._wishes.resume:
-            self._go_on(about)
+            self._go_on()
         else:
-            self._store.begin(replace(self._begun, about=json.dumps(about)))
+            self._store.begin(replace(self._begun, about=json.dumps(self._about)))
 
-    def _go_on(self, about: dict[str, str]) -> None:
+    def _go_on(self) -> None:
         # Another harness may have finished it, until the directory was locked.
         resume.check_unfinished(self._store.run(self._begun.id) or self._begun)
-        resume.check_alike(self._begun, about)
+        resume.check_alike(self._begun, self._about)
         self._done = resume.finished(self._store, self._begun, self._say)
         for name, result in self._done.items():
-            _write(self._place(name), as_json.kernel_text(result))
+            self._keeper.write(result)
             detail = f"from the interrupted run {self._begun.id}"
             self._listener(Progress(name, Stage.DONE, detail, verdict=result.verdict))
         for entry in self._entries:
             if entry.name not in self._done:  # what was cut off is no attempt
-                shutil.rmtree(self._place(entry.name).parent, ignore_errors=True)
+                shutil.rmtree(self._keeper.place(entry.name).parent, ignore_errors=True)
         self._notes.append(
             f"interrupted, and gone on with at {_now()}: {len(self._done)} of "
             f"{len(self._entries)} kernels had a result"
@@ -163,51 +157,19 @@ class _Session:
         return self._record(results, startup, interrupted=stop.is_set())
 
     def _options(self, missing: Sequence[KernelEntry]) -> Options:
-        wishes = self._wishes
-        setting = reuse.Setting(
-            base=self._ground.base.stem,
-            families=wishes.families,
-            checks=wishes.checks,
-            payload=wishes.payload,
-            repeat=wishes.repeat,
-            seed=wishes.seed,
-            known=self._known,
-            **self._versions,
+        options = options_on(
+            self._ground, self._store, missing, self._wishes, self._known, self._begun.seed
         )
-        return Options(
-            directory=self._ground.directory,
-            base=self._ground.base,
-            qemu=self._ground.qemu,
-            seed=self._begun.seed,
-            jobs=wishes.jobs or default_jobs(missing),
-            families=wishes.families,
-            checks=wishes.checks,
-            payload=wishes.payload,
-            repeat=wishes.repeat,
-            accel=wishes.accel,
-            results=reuse.Results(self._store, setting),
-            reuse=wishes.reuse,
-            confirm=wishes.confirm,
-            known=self._known,
-            on_boot=self._bundles.booting,
-        )
+        return replace(options, on_boot=self._keeper.bundles.booting)
 
     def _keep(self, result: KernelResult, circumstances: str) -> None:
-        text = as_json.kernel_text(result)
-        learned = result.reused_from is None
-        verdict = result.verdict
         if result.is_unfinished:  # to be shown, but not to be found by --resume
-            _write(self._place(result.name), text)
+            self._keeper.write(result)
             return
-        self._store.add(self._begun.id, result.name, verdict, text, circumstances, learned=learned)
-        _write(self._place(result.name), text)
-        trouble = self._bundles.keep(result)
+        trouble = self._keeper.keep(result, circumstances)
         if trouble:
             self._notes.append(trouble)
             self._say(trouble)
-
-    def _place(self, name: str) -> Path:
-        return self._ground.directory / "kernels" / name / "result.json"
 
     def _record(
         self, results: dict[str, KernelResult], startup_s: float, *, interrupted: bool
@@ -226,7 +188,9 @@ class _Session:
             started=self._begun.started,
             finished=_now(),
             harness_version=__version__,
-            host=self._host,
+            host=self._about["host"],
+            qemu=self._about["QEMU"],
+            virtme_ng=self._about["virtme-ng"],
             accel=", ".join(sorted({result.accel for result in found if result.accel})),
             seed=self._begun.seed,
             kernels=found,
@@ -235,9 +199,8 @@ class _Session:
             missing=missing,
             startup_s=startup_s,
             notes=tuple(self._notes),
-            **self._versions,
         )
-        texts = (self._place(kernel.name).read_text() for kernel in found)
+        texts = (self._keeper.place(kernel.name).read_text() for kernel in found)
         write_atomically(self._ground.directory / stored.RECORD, as_json.join(record, texts))
         return record
 
@@ -253,9 +216,79 @@ class _Session:
         self._listener(Progress("", Stage.PREPARING, text))
 
 
-def _write(place: Path, text: str) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(place, text)
+@dataclass(frozen=True)
+class Keeper:
+    """Where the results of ``run`` go: the store, its directory, and ``bundles`` of bad ones."""
+
+    run: Run
+    store: Store
+    bundles: Bundles
+
+    def place(self, name: str) -> Path:
+        """The file with the result of the kernel ``name``."""
+        return Path(self.run.directory) / "kernels" / name / "result.json"
+
+    def keep(self, result: KernelResult, circumstances: str) -> str:
+        """Keep ``result``, to be found by ``circumstances``; what is to be said of its bundle.
+
+        It is on the disk before anything else is done with it. Raises StoreUnusable, OSError.
+        """
+        text = as_json.kernel_text(result)
+        learned = result.reused_from is None
+        name, verdict = result.name, result.verdict
+        self.store.add(self.run.id, name, verdict, text, circumstances, learned=learned)
+        self._write(name, text)
+        return self.bundles.keep(result)
+
+    def write(self, result: KernelResult) -> None:
+        """Only into the run's directory. Raises OSError."""
+        self._write(result.name, as_json.kernel_text(result))
+
+    def _write(self, name: str, text: str) -> None:
+        place = self.place(name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, text)
+
+
+def options_on(
+    ground: grounds.Ground,
+    store: Store,
+    entries: Sequence[KernelEntry],
+    wishes: Wishes,
+    known: KnownIssues,
+    seed: int,
+    *,
+    evidence: bool = False,
+) -> Options:
+    """How ``entries`` are tested on ``ground``; ``evidence`` is as in reuse.Results."""
+    about = about_run(ground)
+    setting = reuse.Setting(
+        base=about["guest"],
+        qemu=about["QEMU"],
+        virtme_ng=about["virtme-ng"],
+        families=wishes.families,
+        checks=wishes.checks,
+        payload=wishes.payload,
+        repeat=wishes.repeat,
+        seed=wishes.seed,
+        known=known,
+    )
+    return Options(
+        directory=ground.directory,
+        base=ground.base,
+        qemu=ground.qemu,
+        seed=seed,
+        jobs=wishes.jobs or default_jobs(entries),
+        families=wishes.families,
+        checks=wishes.checks,
+        payload=wishes.payload,
+        repeat=wishes.repeat,
+        accel=wishes.accel,
+        results=reuse.Results(store, setting, evidence=evidence),
+        reuse=wishes.reuse,
+        confirm=wishes.confirm,
+        known=known,
+    )
 
 
 def _asked(entries: Sequence[KernelEntry], wishes: Wishes) -> str:
@@ -279,21 +312,22 @@ def about_run(ground: grounds.Ground) -> dict[str, str]:
         "guest": ground.base.stem,
         "QEMU": ground.qemu_version,
         "virtme-ng": importlib.metadata.version("virtme-ng"),
-        "host": _host(),
+        "host": f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors",
     }
 
 
-def _host() -> str:
-    return f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors"
+def seed_of(wishes: Wishes) -> int:
+    """The seed that the user gave, or one of this run's own."""
+    return secrets.randbits(32) if wishes.seed is None else wishes.seed
 
 
-def new_run(asked: str, seed: int | None) -> Run:
-    """A run that begins now, for what was ``asked``; without a seed it gets one."""
+def new_run(asked: str, seed: int) -> Run:
+    """A run that begins now, for what was ``asked``."""
     return Run(
         id=grounds.identity_of_now(),
         started=_now(),
         asked=asked,
-        seed=secrets.randbits(32) if seed is None else seed,
+        seed=seed,
         directory="",
     )
 

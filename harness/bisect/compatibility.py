@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness import grounds, resume, reuse, session
 from harness.bisect import boundaries, state
 from harness.bisect.boundaries import Vector
 from harness.bisect.candidates import Candidate
-from harness.bisect.testing import Listening, Tester, guest_root, on_ground
+from harness.bisect.testing import Listening, Tester, on_ground, remembered
 from harness.capabilities import parse_release
 from harness.kernels import Cache, KernelUnavailable
 from harness.report.boundaries import (
@@ -72,10 +71,8 @@ def draw(
     Raises as :func:`harness.session.run` does, :class:`Interrupted`, KernelUnavailable where no
     kernel can be tested, and what :func:`harness.bisect.state.opened` raises.
     """
-    asked = _asked(candidates, wishes, guest_root(cache))
-    place = state.place(grounds.runs_directory().with_name("maps"), asked)
-    seed = session.new_run(asked, wishes.seed).seed
-    with state.opened(place, asked, seed, say, fresh=fresh) as journal:
+    what = {"bisect": "boundaries", "checks": wishes.checks}
+    with remembered("maps", candidates, wishes, what, cache, say, fresh=fresh) as (asked, journal):
         entries = [candidate.entry for candidate in candidates]
         search = Search(candidates, journal, say, notes)
         if search.is_complete:
@@ -206,23 +203,6 @@ class Search:
                 f"the state of this map is damaged ({type(error).__name__}: {error}); begin anew "
                 "with --fresh"
             ) from error
-
-
-def _asked(candidates: Sequence[Candidate], wishes: Wishes, guest: str) -> str:
-    """All on which what the kernels tell depends; how many are booted at a time does not count.
-
-    A checker that asks for more would seem to find a change where the map was interrupted.
-    """
-    settings = {
-        "map": [[candidate.release, candidate.version] for candidate in candidates],
-        "families": wishes.families,
-        "checks": wishes.checks,
-        "accel": wishes.accel,
-        "seed": "random" if wishes.seed is None else wishes.seed,
-        "guest": guest,
-        "judging": reuse.judging(),
-    }
-    return resume.asked([candidate.entry for candidate in candidates], settings)
 
 
 def _record(name: str, told: Told) -> state.Record:

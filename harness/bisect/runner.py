@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from harness import grounds, resume, reuse, session
+from harness import session
 from harness.bisect import continuing, predicate, search, state, testing
 from harness.bisect.candidates import Candidate, Series
 from harness.bisect.evidence import Evidence, Made
@@ -46,33 +46,16 @@ def bisect(
     and state.Damaged, state.Busy.
     """
     entries = [candidate.entry for candidate in series.candidates]
-    asked = question(series, wanted, wishes, testing.guest_root(cache))
-    place = state.place(grounds.runs_directory().with_name("bisects"), asked)
-    seed = session.new_run(asked, wishes.seed).seed
+    what = {"bisect": str(wanted) if wanted else "difference", "reversed": series.reversed}
     with (
-        state.opened(place, asked, seed, say, fresh=fresh) as journal,
+        testing.remembered("bisects", series.candidates, wishes, what, cache, say, fresh=fresh) as (
+            asked,
+            journal,
+        ),
         testing.on_ground(entries, wishes, asked, journal.seed, cache, listening, stop) as booting,
     ):
         run = Bisect(series, wanted, booting, journal, booting.jobs, wishes.confirm, say, stop)
         return replace(run.run(changes), directory=str(booting.directory))
-
-
-def question(series: Series, wanted: Predicate | None, wishes: session.Wishes, guest: str) -> str:
-    """All on which the outcomes depend, as canonical JSON; how many boots are made is not in it.
-
-    ``guest`` is the key of its root: another checker may find otherwise of the same kernels.
-    """
-    settings = {
-        "bisect": str(wanted) if wanted else "difference",
-        "reversed": series.reversed,
-        "versions": [[c.release, c.version] for c in series.candidates],
-        "families": wishes.families,
-        "accel": wishes.accel,
-        "seed": "random" if wishes.seed is None else wishes.seed,
-        "guest": guest,
-        "judging": reuse.judging(),
-    }
-    return resume.asked([candidate.entry for candidate in series.candidates], settings)
 
 
 class Bisect:

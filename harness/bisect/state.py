@@ -72,16 +72,14 @@ def opened(
     Raises :class:`Damaged`, :class:`Busy` and OSError.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    try:
-        held = prune.in_use(directory)
-        held.__enter__()
-    except prune.InUse:
-        raise Busy(
-            f"another harness is at the same bisect (its state is in {directory}): wait for it, "
-            "or end it"
-        ) from None
     with contextlib.ExitStack() as stack:
-        stack.push(held)
+        try:
+            stack.enter_context(prune.in_use(directory))
+        except prune.InUse:
+            raise Busy(
+                f"another harness is at the same bisect (its state is in {directory}): wait for "
+                "it, or end it"
+            ) from None
         path = directory / FILE
         if fresh:
             path.unlink(missing_ok=True)

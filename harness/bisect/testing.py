@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How kernels are tested: some at once, each boot's result as soon as it is there."""
+"""How kernels are tested, some at once, and where what is known of them is found again."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from harness import grounds, reuse, session
+from harness import grounds, resume, reuse, session
 from harness.attempts import Options
+from harness.bisect import state
+from harness.bisect.candidates import Candidate
 from harness.bundle import Bundles
 from harness.kernels import Cache
-from harness.kernels.files import write_atomically
 from harness.known_issues import KnownIssues
 from harness.manifest import KernelEntry
-from harness.matrix import Matrix, default_jobs
+from harness.matrix import Matrix
 from harness.progress import Listener, Progress, Stage
-from harness.report import as_json
 from harness.results import KernelResult
 from harness.store import Run, Store
 from harness.vm import initramfs
@@ -48,15 +48,6 @@ class Tester(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """The boots of that number of all kernels: a run in the store, with a directory."""
-
-    run: Run
-    directory: Path
-    bundles: Bundles
-
-
 class Booting:
     """Boots on one ground; made by :func:`on_ground`."""
 
@@ -80,7 +71,7 @@ class Booting:
         self._stop = stop
         self._first = first
         self._boots: Counter[str] = Counter()
-        self._passes: dict[int, _Pass] = {}
+        self._passes: dict[int, session.Keeper] = {}
         self._told: set[str] = set()  # of what concerns no single kernel
 
     @property
@@ -102,13 +93,13 @@ class Booting:
         """As in :class:`Tester`. Raises StoreUnusable, OSError."""
         number = 1 + max(self._boots[entry.name] for entry in entries)
         self._boots.update({entry.name: number - self._boots[entry.name] for entry in entries})
-        made = self._pass(number)
+        keeper = self._pass(number)
         options = replace(
             self._options,
-            directory=made.directory,
+            directory=Path(keeper.run.directory),
             jobs=min(self._options.jobs, len(entries)),
             reuse=stored,
-            on_boot=made.bundles.booting,
+            on_boot=keeper.bundles.booting,
         )
         with self._listening([entry.name for entry in entries]) as shown:
 
@@ -119,17 +110,19 @@ class Booting:
                     self._told.add(progress.detail)
 
             def keep(result: KernelResult, circumstances: str) -> None:
-                self._keep(made, result, circumstances, listener)
+                trouble = keeper.keep(result, circumstances)
+                if trouble:
+                    listener(Progress("", Stage.DONE, trouble))
                 on_result(result)
 
             Matrix(entries, options, self._cache, listener, keep, self._stop).run()
 
     def finish(self) -> None:
         """What was to be booted has been."""
-        for made in self._passes.values():
-            self._store.finish(made.run.id)
+        for keeper in self._passes.values():
+            self._store.finish(keeper.run.id)
 
-    def _pass(self, number: int) -> _Pass:
+    def _pass(self, number: int) -> session.Keeper:
         """A kernel has one result in a run: each further boot of it is in a run of its own."""
         if number not in self._passes:
             directory, identity = self._ground.directory, self._first.id
@@ -142,22 +135,8 @@ class Booting:
             )
             self._store.begin(run)
             bundles = Bundles(directory, self._entries, about)
-            self._passes[number] = _Pass(run, directory, bundles)
+            self._passes[number] = session.Keeper(run, self._store, bundles)
         return self._passes[number]
-
-    def _keep(
-        self, made: _Pass, result: KernelResult, circumstances: str, listener: Listener
-    ) -> None:
-        text = as_json.kernel_text(result)
-        learned = result.reused_from is None
-        name = result.name
-        self._store.add(made.run.id, name, result.verdict, text, circumstances, learned=learned)
-        place = made.directory / "kernels" / name / "result.json"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, text)
-        trouble = made.bundles.keep(result)
-        if trouble:
-            listener(Progress("", Stage.DONE, trouble))
 
 
 def guest_root(cache: Cache) -> str:
@@ -167,6 +146,51 @@ def guest_root(cache: Cache) -> str:
         return initramfs.prepare(cache.root, busybox).stem
     except (initramfs.RootUnavailable, OSError) as error:
         raise grounds.SessionUnavailable(str(error)) from error
+
+
+@contextlib.contextmanager
+def remembered(
+    kind: str,
+    candidates: Sequence[Candidate],
+    wishes: session.Wishes,
+    what: Mapping[str, Any],
+    cache: Cache,
+    say: Callable[[str], None],
+    *,
+    fresh: bool,
+) -> Iterator[tuple[str, state.Journal]]:
+    """What was asked, and what is known of that: all on which the outcomes depend counts.
+
+    ``kind`` is one of prune.BESIDE's directories, ``what`` is asked beside the kernels and
+    ``wishes``. Raises SessionUnavailable, and as :func:`harness.bisect.state.opened` does.
+    """
+    asked = question(candidates, wishes, what, guest_root(cache))
+    place = state.place(grounds.runs_directory().with_name(kind), asked)
+    with state.opened(place, asked, session.seed_of(wishes), say, fresh=fresh) as journal:
+        yield asked, journal
+
+
+def question(
+    candidates: Sequence[Candidate],
+    wishes: session.Wishes,
+    what: Mapping[str, Any],
+    guest: str,
+) -> str:
+    """As canonical JSON; how many boots are made, and how many at a time, is not in it.
+
+    ``guest`` is the key of its root: another checker may find otherwise of the same kernels, and
+    would seem to find a change where this was interrupted.
+    """
+    settings = {
+        **what,
+        "versions": [[candidate.release, candidate.version] for candidate in candidates],
+        "families": wishes.families,
+        "accel": wishes.accel,
+        "seed": "random" if wishes.seed is None else wishes.seed,
+        "guest": guest,
+        "judging": reuse.judging(),
+    }
+    return resume.asked([candidate.entry for candidate in candidates], settings)
 
 
 @contextlib.contextmanager
@@ -189,30 +213,8 @@ def on_ground(
         grounds.ground(wishes.output, cache, first.id) as ground,
         Store(grounds.store_place(wishes.output)) as store,
     ):
-        about = session.about_run(ground)
-        setting = reuse.Setting(
-            base=ground.base.stem,
-            qemu=about["QEMU"],
-            virtme_ng=about["virtme-ng"],
-            families=wishes.families,
-            checks=wishes.checks,
-            payload=wishes.payload,
-            seed=wishes.seed,
-            known=known,
-        )
-        options = Options(
-            directory=ground.directory,
-            base=ground.base,
-            qemu=ground.qemu,
-            seed=seed,
-            jobs=wishes.jobs or default_jobs(entries),
-            families=wishes.families,
-            checks=wishes.checks,
-            payload=wishes.payload,
-            accel=wishes.accel,
-            results=reuse.Results(store, setting, evidence=True),
-            known=known,
-        )
+        each_once = replace(wishes, confirm=0)  # further boots are the bisect's to ask for
+        options = session.options_on(ground, store, entries, each_once, known, seed, evidence=True)
         booting = Booting(entries, ground, store, options, cache, listening, stop, first)
         yield booting
         if not stop.is_set():

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from guest import checks as guest_checks
 from harness import grounds, manifest, session
-from harness.bisect import candidates, changelog, predicate, runner, state
+from harness.bisect import candidates, changelog, compatibility, predicate, runner, state
 from harness.capabilities import CAPABILITIES
 from harness.cli import arguments, boundaries
 from harness.cli.common import (
     UsageError,
     check_fingerprint,
     check_writable,
+    complain,
+    families,
     globs,
     listener,
     say,
@@ -27,7 +29,7 @@ from harness.cli.common import (
 from harness.judge import CAPABILITY
 from harness.kernels import Cache
 from harness.report import bisect as report
-from harness.results import Family
+from harness.results import EXIT_INTERRUPTED, Family
 
 
 def add(commands: arguments.Commands) -> None:
@@ -85,12 +87,9 @@ def add(commands: arguments.Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Search, and say what was found."""
-    if given.boundaries:
-        return boundaries.run(given)
-    cache = Cache(given.cache)
     check_writable(given.json)
     wishes = session.Wishes(
-        families=(given.family,) if given.family else tuple(Family),
+        families=families(given),
         seed=given.seed,
         jobs=given.jobs,
         accel=given.accel,
@@ -98,34 +97,45 @@ def run(given: argparse.Namespace) -> int:
         confirm=given.confirm,
         manifest=given.manifest,
     )
-    if given.good is None or given.bad is None:
-        raise UsageError("--good and --bad each want the name of a kernel")
-    found = _between(given, wishes, cache)
-    sys.stdout.write(report.render(found))
+    search = boundaries.search if given.boundaries else _search
+    try:
+        text, data, status = search(given, wishes, Cache(given.cache))
+    except compatibility.Interrupted as interruption:
+        complain(str(interruption))
+        return EXIT_INTERRUPTED
+    except (candidates.UnknownKernel, state.Damaged) as error:
+        raise UsageError(str(error)) from None
+    except state.Busy as error:
+        raise grounds.SessionUnavailable(str(error)) from None
+    sys.stdout.write(text)
     sys.stdout.flush()
     if given.json is not None:
         remedy = "the same command boots nothing again, and writes it elsewhere"
-        write("--json", given.json, json.dumps(report.to_json(found), indent=1) + "\n", remedy)
-    return found.exit_status
+        write("--json", given.json, data, remedy)
+    return status
 
 
-def _between(given: argparse.Namespace, wishes: session.Wishes, cache: Cache) -> report.Bisection:
+def _search(
+    given: argparse.Namespace, wishes: session.Wishes, cache: Cache
+) -> tuple[str, str, int]:
+    """What is to be shown, the same as JSON, and the exit status."""
+    if given.good is None or given.bad is None:
+        raise UsageError("--good and --bad each want the name of a kernel")
     entries = manifest.load(given.manifest).entries
     check_pattern(given.check)
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
-
     changes = changelog.teller(cache, say)
     with stopping(cache.stop) as stop:
-        try:
-            series = candidates.between(entries, given.good, given.bad, cache, say)
-            return runner.bisect(
-                series, wanted, wishes, cache, listener, say, changes, stop, fresh=given.fresh
-            )
-        except (candidates.UnknownKernel, state.Damaged) as error:
-            raise UsageError(str(error)) from None
-        except state.Busy as error:
-            raise grounds.SessionUnavailable(str(error)) from None
+        series = candidates.between(entries, given.good, given.bad, cache, say)
+        found = runner.bisect(
+            series, wanted, wishes, cache, listener, say, changes, stop, fresh=given.fresh
+        )
+    return (
+        report.render(found),
+        json.dumps(report.to_json(found), indent=1) + "\n",
+        found.exit_status,
+    )
 
 
 def check_pattern(pattern: str | None) -> None:

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import fnmatch
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from harness.kernels.files import write_through
 from harness.manifest import KernelEntry
 from harness.progress import Listener
 from harness.report import plain, terminal
+from harness.results import Family
 
 
 class UsageError(Exception):
@@ -129,6 +131,16 @@ def listener(names: Sequence[str]) -> contextlib.AbstractContextManager[Listener
 
 def colourful() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def families(given: argparse.Namespace) -> tuple[Family, ...]:
+    """The one of --family, or both."""
+    return (given.family,) if given.family else tuple(Family)
+
+
+def width() -> int:
+    """Columns of standard output; of what is no terminal a hundred."""
+    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
 
 
 def say(text: str) -> None:

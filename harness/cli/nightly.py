@@ -25,6 +25,7 @@ from harness.cli.common import (
     listener,
     say,
     stopping,
+    width,
 )
 from harness.cli.testing import copy_record
 from harness.kernels import Cache, KernelUnavailable
@@ -113,8 +114,7 @@ def _tell(night: Night, given: argparse.Namespace, notification: Sequence[str]) 
     """Report, and notify where that is wanted; whether it reached somebody."""
     place = _write(night, given)
     glyphs = terminal.glyphs_for(sys.stdout)
-    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-    sys.stdout.write(report.render(night, glyphs, width=width))
+    sys.stdout.write(report.render(night, glyphs, width=width()))
     say(f"the report is in {place}")
     return not notification or _notify(notification, place, night.status)
 

@@ -15,7 +15,7 @@ from harness.bisect import predicate
 from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.bisect import check_pattern
-from harness.cli.common import UsageError, check_fingerprint, complain, stopping
+from harness.cli.common import UsageError, check_fingerprint, complain, families, stopping
 from harness.kernels import Cache, KernelUnavailable, kconfig
 from harness.programs import Interrupted
 from harness.report import terminal
@@ -127,7 +127,7 @@ def _wishes(given: argparse.Namespace) -> Wishes:
             (kconfig.fragment(), *map(_read, given.fragments)), given.jobs or host.processors()
         ),
         boots=session.Wishes(
-            families=(given.family,) if given.family else tuple(Family),
+            families=families(given),
             seed=given.seed,
             jobs=1,
             accel=given.accel,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +14,17 @@ from harness.cli.common import (
     UsageError,
     check_writable,
     colourful,
+    families,
     listener,
     matching_checks,
     stopping,
+    width,
     write,
 )
 from harness.kernels import Cache
 from harness.manifest import KernelEntry
 from harness.report import table, terminal
-from harness.results import Family, RunResult, exit_status
+from harness.results import RunResult, exit_status
 from harness.rounds import MOST, Repeat
 
 
@@ -36,7 +37,7 @@ def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache
 def make(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> RunResult:
     """Run the tests, and show nothing but their progress."""
     wishes = session.Wishes(
-        families=(given.family,) if given.family else tuple(Family),
+        families=families(given),
         checks=matching_checks(given.check),
         payload=given.payload,
         repeat=_repeat(given),
@@ -65,9 +66,8 @@ def _repeat(given: argparse.Namespace) -> Repeat:
 
 
 def report(run: RunResult, json_file: Path | None) -> None:
-    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     glyphs = terminal.glyphs_for(sys.stdout)
-    text = table.render(run, width=width, colour=colourful(), unicode=glyphs.unicode)
+    text = table.render(run, width=width(), colour=colourful(), unicode=glyphs.unicode)
     try:
         sys.stdout.write(text + _replays(run))
         sys.stdout.flush()
