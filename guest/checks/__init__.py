@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from typing import Callable, Optional, Sequence
 
     from guest.connection import End
+    from guest.lab import Lab
     from guest.sockopt import Answer
 
     Function = Callable[[End], None]
+    LabFunction = Callable[[Lab], None]
 
 ESTABLISHED = "established"  # no data yet
 TRANSFERRED = "transferred"  # data went both ways
@@ -48,7 +50,7 @@ class Failed(Exception):
 class Check:
     """A named property of the kernel. ``covers`` names functions of the kernel's selftest."""
 
-    __slots__ = ("covers", "function", "id", "needs", "payloads", "phases", "sides")
+    __slots__ = ("covers", "families", "function", "id", "needs", "payloads", "phases", "sides")
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Check:
         sides: Sequence[str],
         payloads: Sequence[str],
         covers: str,
+        families: Sequence[str] = ("ipv4", "ipv6"),
     ) -> None:
         self.id = id
         self.function = function
@@ -67,6 +70,7 @@ class Check:
         self.sides = tuple(sides)
         self.payloads = tuple(payloads)
         self.covers = covers
+        self.families = tuple(families)
 
     @property
     def summary(self) -> str:
@@ -90,6 +94,40 @@ def check(
 
     def register(function: Function) -> Function:
         add(Check(id, function, needs, phases, sides, payloads, covers))
+        return function
+
+    return register
+
+
+def scenario_check(
+    id: str,
+    *,
+    scenario: str,
+    needs: Sequence[str] = (),
+    families: Sequence[str] = ("ipv4", "ipv6"),
+    phases: Sequence[str] = ("run",),
+    sides: Sequence[str] = ("both",),
+    covers: str = "",
+) -> Callable[[LabFunction], LabFunction]:
+    """Register the decorated function of a :class:`~guest.lab.Lab` as the check ``id``.
+
+    It runs in ``scenario`` (:mod:`guest.scenarios`), once for each of ``families``, ``phases`` and
+    ``sides``; the lab says which.
+    """
+
+    def register(function: LabFunction) -> LabFunction:
+        add(
+            Check(
+                id,
+                function,  # type: ignore[arg-type]
+                needs,
+                phases,
+                sides,
+                (scenario,),
+                covers,
+                families,
+            )
+        )
         return function
 
     return register
