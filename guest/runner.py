@@ -87,6 +87,7 @@ class Options:
         rounds: int = 1,
         until_fail: bool = False,
         seconds: Optional[int] = None,
+        profile: str = checks.FULL,
     ) -> None:
         self.families = families
         self.seed = seed
@@ -95,6 +96,7 @@ class Options:
         self.rounds = rounds
         self.until_fail = until_fail
         self.seconds = seconds
+        self.profile = profile
 
 
 class Planned:
@@ -170,7 +172,8 @@ class Runner:
 
     def _plan(self) -> Iterator[Planned]:
         selected = self._options.selected
-        wanted = [c for c in checks.all_checks() if selected is None or selected(c.id)]
+        all = checks.all_checks(self._options.profile)
+        wanted = [c for c in all if selected is None or selected(c.id)]
         for family in self._options.families:
             mptcp = self._capabilities[family].get("mptcp")
             if mptcp is None or not mptcp.present:

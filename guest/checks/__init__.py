@@ -36,6 +36,26 @@ PAYLOADS = (BYTE, SEGMENT, STREAM)
 EARLY = "early"
 
 
+QUICK = "quick"
+FULL = "full"
+#: What to run: the checks that look at both ends of a loopback connection, or all.
+PROFILES = (QUICK, FULL)
+
+#: The modules of checks, in the order in which they run. Those of connections (`check`):
+QUICK_MODULES = (
+    "full_info",
+    "ip_tos",
+    "mptcp_info",
+    "payload",
+    "subflow_addrs",
+    "subflow_data",
+    "tcp_options",
+    "tcpinfo",
+)
+#: Those of scenarios (`scenario_check`), loaded only where they are wanted. Sorted, one a line.
+FULL_MODULES: Sequence[str] = ()
+
+
 class Failed(Exception):
     """The kernel did not behave: what was expected, what came, and the bytes it came in."""
 
@@ -50,7 +70,17 @@ class Failed(Exception):
 class Check:
     """A named property of the kernel. ``covers`` names functions of the kernel's selftest."""
 
-    __slots__ = ("covers", "families", "function", "id", "needs", "payloads", "phases", "sides")
+    __slots__ = (
+        "covers",
+        "families",
+        "function",
+        "id",
+        "needs",
+        "payloads",
+        "phases",
+        "scenario",
+        "sides",
+    )
 
     def __init__(
         self,
@@ -62,6 +92,7 @@ class Check:
         payloads: Sequence[str],
         covers: str,
         families: Sequence[str] = ("ipv4", "ipv6"),
+        scenario: str = "",
     ) -> None:
         self.id = id
         self.function = function
@@ -71,6 +102,7 @@ class Check:
         self.payloads = tuple(payloads)
         self.covers = covers
         self.families = tuple(families)
+        self.scenario = scenario  # "" for a check of a connection
 
     @property
     def summary(self) -> str:
@@ -126,6 +158,7 @@ def scenario_check(
                 (scenario,),
                 covers,
                 families,
+                scenario,
             )
         )
         return function
@@ -138,21 +171,12 @@ def add(item: Check) -> None:
     _registry[item.id] = item
 
 
-def all_checks() -> Sequence[Check]:
-    """Every check there is, in a fixed order."""
+def all_checks(profile: str = FULL) -> Sequence[Check]:
+    """Every check of ``profile``, in a fixed order."""
     # The modules register themselves when they are imported, and import this one.
-    from guest.checks import (  # noqa: F401
-        full_info,
-        ip_tos,
-        mptcp_info,
-        payload,
-        subflow_addrs,
-        subflow_data,
-        tcp_options,
-        tcpinfo,
-    )
-
-    return list(_registry.values())
+    for name in QUICK_MODULES if profile == QUICK else (*QUICK_MODULES, *FULL_MODULES):
+        __import__("guest.checks." + name)
+    return [item for item in _registry.values() if profile == FULL or not item.scenario]
 
 
 def equal(what: str, got: object, expected: object, raw: bytes = b"") -> None:

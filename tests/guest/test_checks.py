@@ -300,7 +300,8 @@ def run(family: str = "ipv4", seed: int = 1) -> dict[str, set[str]]:
     """Check ids by verdict."""
     written: list[bytes] = []
     runner.Runner(
-        runner.Options(families=(family,), seed=seed), events.Emitter(written.append)
+        runner.Options(families=(family,), seed=seed, profile=guest_checks.QUICK),
+        events.Emitter(written.append),
     ).run()
     names: list[str] = []
     found: dict[str, set[str]] = {verdict: set() for verdict in events.VERDICTS}
@@ -324,7 +325,7 @@ def test_a_sound_kernel_passes(family: str) -> None:
 def test_a_fault_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault, noticing = FAULTS[name]
     probed = probe.capabilities(_socket.AF_INET)
-    for check in guest_checks.all_checks():
+    for check in guest_checks.all_checks(guest_checks.QUICK):
         lacking = [need for need in check.needs if not probed[need].present]
         if check.id in noticing and lacking:
             pytest.skip(f"the running kernel has no {', '.join(lacking)}")
@@ -338,7 +339,9 @@ def test_a_fault_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_check_notices_some_fault() -> None:
     noticed = set().union(*(noticing for _, noticing in FAULTS.values()))
-    assert {check.id for check in guest_checks.all_checks()} == noticed | ELSEWHERE
+    assert {
+        check.id for check in guest_checks.all_checks(guest_checks.QUICK)
+    } == noticed | ELSEWHERE
 
 
 def test_the_same_seed_gives_the_same_payload() -> None:
@@ -357,7 +360,9 @@ def transferred() -> Iterator[connection.Connection]:
 
 
 def fails_at(check: str, end: connection.End) -> None:
-    function = next(c.function for c in guest_checks.all_checks() if c.id == check)
+    function = next(
+        c.function for c in guest_checks.all_checks(guest_checks.QUICK) if c.id == check
+    )
     with pytest.raises(guest_checks.Failed):
         function(end)
 
@@ -403,7 +408,7 @@ def test_a_check_that_breaks_is_an_error_and_the_rest_goes_on(
     def broken(end: connection.End) -> None:
         raise ZeroDivisionError("of its own making")
 
-    first = guest_checks.all_checks()[0]
+    first = guest_checks.all_checks(guest_checks.QUICK)[0]
     monkeypatch.setattr(first, "function", broken)
     found = run()
     assert found["error"] == {first.id}

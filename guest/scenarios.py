@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The scenarios that checks run in: what each prepares, and how long it may take.
+
+The checks of one scenario and one family run in order, in a process and a network namespace of
+their own. A module of checks declares the scenarios it needs::
+
+    declare(Scenario("two_paths", setup=add_second_path, waits=True))
+
+A scenario that checks name and nobody declares has no setup and keeps the processor busy.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional
+
+    from guest.lab import Lab
+
+    Setup = Callable[[Lab], object]
+
+#: Seconds that one check may take. An emulated processor is 20 to 30 times slower than this one.
+DEADLINE_S = 60.0
+
+
+class Scenario:
+    """Where checks run.
+
+    ``setup`` prepares the network namespace (addresses, endpoints, sysctls), once for all checks
+    of a family; what it adopts into its lab stays open until the last check is done. Set ``waits``
+    where the checks mostly sleep: such scenarios run at the same time as others. A check that
+    takes longer than ``deadline_s`` fails, and the rest of its scenario is not run.
+    """
+
+    __slots__ = ("deadline_s", "name", "setup", "waits")
+
+    def __init__(
+        self,
+        name: str,
+        setup: Optional[Setup] = None,
+        waits: bool = False,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self.name = name
+        self.setup = setup
+        self.waits = waits
+        self.deadline_s = deadline_s
+
+
+_declared: dict[str, Scenario] = {}
+
+
+def declare(scenario: Scenario) -> Scenario:
+    """Make ``scenario`` known under its name, which must be new."""
+    assert scenario.name not in _declared, scenario.name
+    _declared[scenario.name] = scenario
+    return scenario
+
+
+def named(name: str) -> Scenario:
+    """The scenario declared as ``name``, or a plain one."""
+    return _declared.get(name) or Scenario(name)
