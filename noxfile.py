@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from bench import tools  # noqa: E402  (these need nothing but the standard library)
-from harness import host  # noqa: E402
+from harness.host import tools as host_tools  # noqa: E402
 from harness.step import toolchain  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
@@ -59,7 +59,7 @@ def matrix(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests, those that boot kernels among them."""
     if not session.posargs:  # a selection may need no tool; a test that does says what is missing
-        install_host_tools(session, host.missing())
+        install_host_tools(session, host_tools.missing())
     install(session, "-e", ".", *group("test"))
     session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
 
@@ -87,7 +87,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def bisect_demo(session: nox.Session) -> None:
     """Let git bisect find a commit that breaks an option, in a kernel tree made for it."""
-    install_host_tools(session, (*host.missing(), *toolchain.missing()))
+    install_host_tools(session, (*host_tools.missing(), *toolchain.missing()))
     install(session, "-e", ".")
     session.run("python", "-m", "bench.bisect_demo", *session.posargs, interrupt_timeout=PATIENCE)
 
@@ -109,7 +109,7 @@ def types(session: nox.Session) -> None:
 
 def run_harness(session: nox.Session, command: str, meaning: Mapping[str, str]) -> None:
     """``mptcp-harness COMMAND``; ``meaning`` says in words what its exit status tells."""
-    install_host_tools(session, host.missing())
+    install_host_tools(session, host_tools.missing())
     install(session, "-e", ".")
     try:
         session.run("mptcp-harness", command, *session.posargs, interrupt_timeout=PATIENCE)
@@ -119,11 +119,11 @@ def run_harness(session: nox.Session, command: str, meaning: Mapping[str, str]) 
         session.error(f"exit status {status}: {meaning.get(status, 'see above')}")
 
 
-def install_host_tools(session: nox.Session, missing: Sequence[host.Tool]) -> None:
+def install_host_tools(session: nox.Session, missing: Sequence[host_tools.Tool]) -> None:
     """``missing``, where they can be installed without asking; else stop with the command."""
     try:
-        host.install(missing, session.log)
-    except host.ToolsMissing as error:
+        host_tools.install(missing, session.log)
+    except host_tools.ToolsMissing as error:
         session.warn(str(error))  # error() would put a full stop behind the command
         session.error("tools of the host are missing, see above")
 

@@ -18,11 +18,11 @@ from bench.figures import Figure, Standing
 from bench.lab import Lab
 from bench.measure import Observations, Times
 from bench.runner import Failed
-from harness.host import ToolsMissing
+from harness.host.tools import ToolsMissing
 from harness.kernels import KernelUnavailable
-from harness.manifest import ManifestError
+from harness.manifest.kernels_yaml import ManifestError
 from harness.report import waterfall
-from harness.results import (
+from harness.verdict.results import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_INTERRUPTED,

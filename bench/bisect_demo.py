@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import host
+from harness.host import tools
 
 PACKAGE = "linux-source-6.12"
 CHECK = "mptcp_info.bytes_received_exact"
@@ -94,7 +94,7 @@ def demonstrate(directory: Path, given: argparse.Namespace, record: Record) -> N
         f"{history.commits.index(history.faulty) + 1}, {history.faulty[:12]}, breaks "
         f"`{CHECK}` (seed {seed})"
     )
-    record.add(f"* host: {host.processors()} processors, {_ccache()}")
+    record.add(f"* host: {tools.processors()} processors, {_ccache()}")
     _compare_ends(directory, tree, record)
     found = _bisect(tree, history, record)
     record.add(f"* all of it: {time.monotonic() - started:.0f} s")
@@ -296,7 +296,7 @@ def _subject(tree: Path, commit: str) -> str:
 
 
 def _ccache() -> str:
-    used = host.find("ccache") is not None and "CCACHE_DISABLE" not in os.environ
+    used = tools.find("ccache") is not None and "CCACHE_DISABLE" not in os.environ
     return "ccache" if used else "no ccache"
 
 

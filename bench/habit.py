@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.runner import Failed
-from harness import host
+from harness.host import tools
 from harness.kernels import Cache, PreparedKernel, apt, modules, packages
 from harness.kernels.modules import Module
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
 #: What virtme-ng 1.42 asks modprobe for (virtme/virtmods.py), what its guest mounts, and all that
 #: these depend on in Debian's kernels from 5.10 to 7.3.
@@ -117,7 +117,7 @@ def _complete(root: Path, kernel: PreparedKernel) -> None:
         raise Failed(f"the modules of {kernel.release} for virtme-ng {what}; see {__name__}")
     (root / "boot").mkdir()
     shutil.copyfile(kernel.image, root / "boot" / f"vmlinuz-{kernel.release}")
-    depmod = host.find("depmod")
+    depmod = tools.find("depmod")
     assert depmod is not None, "bench.tools.missing() looked for it"
     subprocess.run([str(depmod), "-b", str(root), kernel.release], check=True)
 

@@ -16,11 +16,13 @@ import platformdirs
 
 from bench import check, floor, habit, manifests
 from bench.runner import Failed, Run, Runner
-from harness import host, kernels, manifest
+from harness import kernels
+from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest import Accel, DebSource, KernelEntry
-from harness.results import KernelVerdict, Phase
-from harness.stored import RECORD
+from harness.manifest import kernels_yaml
+from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
+from harness.records.stored_runs import RECORD
+from harness.verdict.results import KernelVerdict, Phase
 from harness.vm import accelerator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +52,7 @@ def entries() -> tuple[KernelEntry, ...]:
     """The kernels of the default manifest, which are packages; a series is not among them."""
     return tuple(
         entry
-        for entry in manifest.load(MANIFEST).entries
+        for entry in kernels_yaml.load(MANIFEST).entries
         if not entry.is_series and isinstance(entry.source, DebSource)
     )
 
@@ -72,11 +74,11 @@ class Lab:
         self._cache = Cache()
         self._say = say
         self._number = 0
-        qemu, busybox = host.find("qemu-system-x86_64"), host.find_static_busybox()
+        qemu, busybox = tools.find("qemu-system-x86_64"), tools.find_static_busybox()
         assert qemu is not None, "bench.tools.missing() looked for it"
         assert busybox is not None, "bench.tools.missing() looked for it"
         self.qemu = qemu
-        self._runner = Runner(self._fresh(), qemu, host.find("apt-get"))
+        self._runner = Runner(self._fresh(), qemu, tools.find("apt-get"))
         # Not in /tmp, which virtme-ng's guest has of its own.
         keep = platformdirs.user_cache_path("mptcp-harness-bench")
         self._check = check.build(keep)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
 
 def small(entries: Sequence[KernelEntry], memory: str) -> str:

@@ -12,7 +12,7 @@ from bench import figures, lab
 from bench.figures import Figure, Unit, absolute
 from bench.lab import MANY, SMALL, Lab, Observation
 from bench.runner import Failed
-from harness.manifest import KernelEntry
+from harness.manifest.kernels_yaml import KernelEntry
 
 #: Of the wall time of `vng -r bzImage`, by the manifest's name; OF_HABIT for all others.
 OF_HABIT_BY_NAME = {"debian-6.1": 0.60}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.figures import Figure, Sample
-from harness.results import Phase
+from harness.verdict.results import Phase
 
 
 def as_json(

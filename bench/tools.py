@@ -5,8 +5,8 @@ noxfile.py imports this before any dependency is installed.
 
 from __future__ import annotations
 
-from harness import host
-from harness.host import Tool
+from harness.host import tools
+from harness.host.tools import Tool
 
 #: For the compiled check, and for virtme-ng as people use it: with the modules of a kernel, whose
 #: release it asks file(1) for.
@@ -22,5 +22,5 @@ TOOLS = (
 
 def missing() -> tuple[Tool, ...]:
     """The tools without which nothing can be compared, and which this host lacks."""
-    absent = tuple(tool for tool in TOOLS if host.locate(tool) is None)
-    return (*host.missing(), *absent)
+    absent = tuple(tool for tool in TOOLS if tools.locate(tool) is None)
+    return (*tools.missing(), *absent)

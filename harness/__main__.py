@@ -3,7 +3,7 @@
 
 import sys
 
-INTERRUPTED = 130  # harness.results has it, too, which is not imported yet
+INTERRUPTED = 130  # harness.verdict.results has it, too, which is not imported yet
 STOP = 128  # of git bisect run: nothing is learned of the commit
 
 

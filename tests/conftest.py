@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import host
+from harness.host import tools
 
 if TYPE_CHECKING:
     from harness.kernels.cache import Cache
@@ -45,14 +45,14 @@ def all_required() -> bool:
 def _lacking_for_boots() -> str:
     if platform.machine() != "x86_64":
         return f"kernels are booted on x86_64 only, this is {platform.machine()}"
-    tools = host.missing()
-    return str(host.ToolsMissing(tools)) if tools else _lacking_for_apt()
+    missing = tools.missing()
+    return str(tools.ToolsMissing(missing)) if missing else _lacking_for_apt()
 
 
 @functools.cache
 def _lacking_for_apt() -> str:
-    tools = [tool for tool in host.DEB_TOOLS if host.locate(tool) is None]
-    return str(host.ToolsMissing(tools)) if tools else ""
+    missing = [tool for tool in tools.DEB_TOOLS if tools.locate(tool) is None]
+    return str(tools.ToolsMissing(missing)) if missing else ""
 
 
 @functools.cache

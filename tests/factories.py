@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from harness.results import (
+from harness.verdict.results import (
     Attempt,
     BootEnd,
     CheckKey,

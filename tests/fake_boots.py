@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness import grounds, kernels, resume, reuse, session
+from harness import kernels
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest import ImageSource, KernelEntry
-from harness.progress import Listener, Progress, Stage
-from harness.results import (
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.records import resume, reuse
+from harness.run import session, workspace
+from harness.run.progress import Listener, Progress, Stage
+from harness.run.session import Wishes
+from harness.verdict.results import (
     Attempt,
     BootEnd,
     Capability,
@@ -29,7 +32,6 @@ from harness.results import (
     RunResult,
     Stream,
 )
-from harness.session import Wishes
 from harness.vm import accelerator, boot, initramfs
 
 #: So many that fifty kills come before the last.
@@ -80,8 +82,8 @@ class Outcomes:
         """Instead of what a session would do, by ``setattr`` or that of a MonkeyPatch."""
         true = Path("/bin/true")
         choice = accelerator.Choice(False, "for the tests")
-        setattr(grounds, "find_tools", lambda: (true, true))
-        setattr(grounds, "qemu_version", lambda *_: "7.2")
+        setattr(workspace, "find_tools", lambda: (true, true))
+        setattr(workspace, "qemu_version", lambda *_: "7.2")
         setattr(initramfs, "prepare", lambda *_: self.directory / "base.cpio")
         setattr(kernels, "prepare", self.prepare)
         setattr(boot, "boot", self.boot)

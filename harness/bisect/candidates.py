@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness import kernels
 from harness.kernels import Cache, KernelUnavailable
 from harness.kernels.packages import version_key
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
 #: Entries of the manifest that cannot be had, and why.
 _Failed = list[tuple[KernelEntry, KernelUnavailable]]

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 from harness.bisect.candidates import Candidate
 from harness.bisect.predicate import Checks, Predicate
-from harness.judge import CAPABILITY
+from harness.bisect.results import Change
 from harness.kernels import Cache, KernelUnavailable, changelog
 from harness.kernels.changelog import Changes, Entry
 from harness.kernels.packages import version_key
-from harness.manifest import DebSource
-from harness.report.bisect import Change
+from harness.manifest.kernels_yaml import DebSource
+from harness.verdict.judge import CAPABILITY
 
 __all__ = ["Changes", "ChangesUnavailable", "entries_between", "teller"]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The compatibility map of a series: boots what :mod:`harness.bisect.boundaries` plans.
+"""The compatibility map of a series: boots what :mod:`harness.bisect.boundary_search` plans.
 
 What each kernel told is in a journal on the disk as soon as it is there: killed at any time, the
 same command goes on. A kernel about which nothing was learned, for a download failed or QEMU did,
@@ -13,23 +13,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.bisect import boundaries, state
-from harness.bisect.boundaries import Vector
+from harness.bisect import boundary_search, state
+from harness.bisect.boundary_search import Vector
 from harness.bisect.candidates import Candidate
+from harness.bisect.compatibility_map import Boundary, CompatibilityMap, Feature, Kind, Untestable
+from harness.bisect.results import Kernel
 from harness.bisect.testing import Listening, Tester, on_ground, remembered
-from harness.capabilities import parse_release
 from harness.kernels import Cache, KernelUnavailable
-from harness.report.boundaries import (
-    Boundary,
-    CompatibilityMap,
-    Feature,
-    Kernel,
-    Kind,
-    Untestable,
-)
-from harness.report.terminal import plural
-from harness.results import Family, KernelResult, KernelVerdict
-from harness.session import Wishes
+from harness.manifest.expectations import parse_release
+from harness.run.session import Wishes
+from harness.text import plural
+from harness.verdict.results import Family, KernelResult, KernelVerdict
 
 
 class Interrupted(Exception):
@@ -47,7 +41,7 @@ class Told:
 
     @classmethod
     def by(cls, result: KernelResult) -> Told:
-        vector = boundaries.vector(result)
+        vector = boundary_search.vector(result)
         reused = result.reused_from is not None
         booted = bool(result.attempts) and not reused
         reason = f"{result.verdict}: {result.reason}" if vector is None else ""
@@ -68,7 +62,7 @@ def draw(
     """The map of ``candidates``, oldest first; several are booted at a time as ``wishes`` say.
 
     ``fresh`` forgets what an interrupted map found out. ``notes`` are to stand in the map.
-    Raises as :func:`harness.session.run` does, :class:`Interrupted`, KernelUnavailable where no
+    Raises as :func:`harness.run.session.run` does, :class:`Interrupted`, KernelUnavailable where no
     kernel can be tested, and what :func:`harness.bisect.state.opened` raises.
     """
     what = {"bisect": "boundaries", "checks": wishes.checks}
@@ -150,7 +144,7 @@ class Search:
                     changes=gap.changes,
                     untestable=tuple(map(self._kernel, range(gap.old + 1, gap.new))),
                 )
-                for gap in boundaries.gaps(self._vectors())
+                for gap in boundary_search.gaps(self._vectors())
             ),
             untestable=tuple(
                 Untestable(self._kernel(place), told.reason)
@@ -165,7 +159,7 @@ class Search:
         )
 
     def _plan(self, jobs: int) -> tuple[int, ...]:
-        return boundaries.plan(self._versions, self._vectors(), jobs)
+        return boundary_search.plan(self._versions, self._vectors(), jobs)
 
     def _vectors(self) -> Mapping[int, Vector | None]:
         return {place: told.vector for place, told in self._told.items()}

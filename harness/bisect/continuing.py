@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.bisect.candidates import Candidate
 from harness.bisect.predicate import Predicate
-from harness.manifest import DebSource, UpstreamSource
+from harness.manifest.kernels_yaml import DebSource, UpstreamSource
 
 # "6.17.8-1~bpo13+1", "6.17~rc3-1~exp1", "6.6", "6.12.117-dirty", "6.12.0-rc3+".
 _VERSION = re.compile(r"(\d+\.\d+)(?:\.(\d+))?(?:[~-]rc(\d+))?")

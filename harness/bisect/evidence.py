@@ -10,7 +10,7 @@ from typing import Any
 from harness.bisect.predicate import Checks, Outcome, Predicate
 from harness.bisect.search import Boots
 from harness.bisect.state import Damaged, Journal, Record
-from harness.results import KernelVerdict
+from harness.verdict.results import KernelVerdict
 
 _BOOT, _PREDICATE = "boot", "predicate"
 #: Of several outcomes the one whose reason says most.

@@ -12,8 +12,8 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from harness.judge import CAPABILITY
-from harness.results import CheckResult, CheckVerdict, KernelResult, KernelVerdict
+from harness.verdict.judge import CAPABILITY
+from harness.verdict.results import CheckResult, CheckVerdict, KernelResult, KernelVerdict
 
 #: Nothing that these say is believed: no boot, or a stream that does not hold together.
 SILENT = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.BOOT_FAILURE, KernelVerdict.LOST)

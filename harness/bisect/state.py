@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from harness import prune
+from harness.records import prune
 
 FORMAT = 1
 FILE = "bisect.jsonl"

@@ -12,18 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import grounds, resume, reuse, session
-from harness.attempts import Options
 from harness.bisect import state
 from harness.bisect.candidates import Candidate
 from harness.bundle import Bundles
 from harness.kernels import Cache
-from harness.known_issues import KnownIssues
-from harness.manifest import KernelEntry
-from harness.matrix import Matrix
-from harness.progress import Listener, Progress, Stage
-from harness.results import KernelResult
-from harness.store import Run, Store
+from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.known_issues import KnownIssues
+from harness.records import resume, reuse
+from harness.records.store import Run, Store
+from harness.run import session, workspace
+from harness.run.attempts import Options
+from harness.run.matrix import Matrix
+from harness.run.progress import Listener, Progress, Stage
+from harness.verdict.results import KernelResult
 from harness.vm import initramfs
 
 #: Shows the progress of the kernels named, as long as it lasts.
@@ -54,7 +55,7 @@ class Booting:
     def __init__(
         self,
         entries: Sequence[KernelEntry],
-        ground: grounds.Ground,
+        ground: workspace.Ground,
         store: Store,
         options: Options,
         cache: Cache,
@@ -141,11 +142,11 @@ class Booting:
 
 def guest_root(cache: Cache) -> str:
     """The key of the guest's root, and so of the checker in it. Raises SessionUnavailable."""
-    _, busybox = grounds.find_tools()
+    _, busybox = workspace.find_tools()
     try:
         return initramfs.prepare(cache.root, busybox).stem
     except (initramfs.RootUnavailable, OSError) as error:
-        raise grounds.SessionUnavailable(str(error)) from error
+        raise workspace.SessionUnavailable(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -165,7 +166,7 @@ def remembered(
     ``wishes``. Raises SessionUnavailable, and as :func:`harness.bisect.state.opened` does.
     """
     asked = question(candidates, wishes, what, guest_root(cache))
-    place = state.place(grounds.runs_directory().with_name(kind), asked)
+    place = state.place(workspace.runs_directory().with_name(kind), asked)
     with state.opened(place, asked, session.seed_of(wishes), say, fresh=fresh) as journal:
         yield asked, journal
 
@@ -205,13 +206,13 @@ def on_ground(
 ) -> Iterator[Booting]:
     """What boots any of ``entries`` as ``wishes`` say, with ``seed``, for the bisect ``asked``.
 
-    All is kept as that of a run is. Raises as :func:`harness.session.run` does.
+    All is kept as that of a run is. Raises as :func:`harness.run.session.run` does.
     """
     known = KnownIssues.read(entries)
     first = session.new_run(asked, seed)
     with (
-        grounds.ground(wishes.output, cache, first.id) as ground,
-        Store(grounds.store_place(wishes.output)) as store,
+        workspace.ground(wishes.output, cache, first.id) as ground,
+        Store(workspace.store_place(wishes.output)) as store,
     ):
         each_once = replace(wishes, confirm=0)  # further boots are the bisect's to ask for
         options = session.options_on(ground, store, entries, each_once, known, seed, evidence=True)

@@ -14,10 +14,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness import rounds
 from harness.bundle import archive
 from harness.bundle.archive import Damaged
-from harness.manifest import (
+from harness.manifest.kernels_yaml import (
     DebSource,
     ImageSource,
     KernelEntry,
@@ -25,10 +24,11 @@ from harness.manifest import (
     TreeSource,
     UpstreamSource,
 )
-from harness.manifest_schema import EntryModel
-from harness.report.from_json import Fields, Malformed, kernel_from_text
-from harness.results import Family, KernelResult, KernelVerdict
-from harness.rounds import Repeat
+from harness.manifest.schema import EntryModel
+from harness.records.from_json import Fields, Malformed, kernel_from_text
+from harness.verdict import rounds
+from harness.verdict.results import Family, KernelResult, KernelVerdict
+from harness.verdict.rounds import Repeat
 
 SCHEMA = 1
 #: The members that every bundle has, beside the checker's.

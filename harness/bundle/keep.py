@@ -21,12 +21,12 @@ from harness.bundle.contents import (
     Asked,
     Bundle,
 )
-from harness.capabilities import expectations
 from harness.kernels import KernelUnavailable, PreparedKernel, configured
 from harness.kernels.kernel_image import recognise
-from harness.manifest import DebSource, ImageSource, KernelEntry, TreeSource
-from harness.report import as_json
-from harness.results import Attempt, KernelResult, KernelVerdict
+from harness.manifest.expectations import expectations
+from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, TreeSource
+from harness.records import to_json
+from harness.verdict.results import Attempt, KernelResult, KernelVerdict
 from harness.vm import initramfs
 from harness.vm.boot import BootPlan
 
@@ -77,7 +77,7 @@ class Bundles:
         self, entry: KernelEntry, plan: BootPlan, result: KernelResult
     ) -> dict[str, bytes]:
         room = _Room()
-        room.add(RESULT, as_json.kernel_text(result).encode())
+        room.add(RESULT, to_json.kernel_text(result).encode())
         for name, content in self.checker.items():
             room.add(f"{CHECKER}/{name}", content)
         for number, module in enumerate(plan.kernel.modules):

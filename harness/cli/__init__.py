@@ -10,14 +10,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness import __version__, grounds, programs, resume
+from harness import __version__
 from harness.cli.arguments import DESCRIPTION, EPILOG
 from harness.cli.common import NotWritten, UsageError, complain
+from harness.host import programs
+from harness.host.files import NoHome
 from harness.kernels import KernelUnavailable
-from harness.kernels.files import NoHome
-from harness.manifest import ManifestError
-from harness.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_USAGE
-from harness.store import StoreUnusable
+from harness.manifest.kernels_yaml import ManifestError
+from harness.records import resume
+from harness.records.store import StoreUnusable
+from harness.run import workspace
+from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_USAGE
 
 #: Where each command lies, in the order of --help: its module, and what adds it to the grammar.
 COMMANDS = {
@@ -67,11 +70,11 @@ def _main(arguments: Sequence[str]) -> int:
             return status
         finally:
             sys.stdout.flush()
-    except (UsageError, ManifestError, grounds.OutputRefused, resume.NothingToResume) as error:
+    except (UsageError, ManifestError, workspace.OutputRefused, resume.NothingToResume) as error:
         complain(str(error))
         return EXIT_USAGE
     except (
-        *(grounds.SessionUnavailable, KernelUnavailable, StoreUnusable),
+        *(workspace.SessionUnavailable, KernelUnavailable, StoreUnusable),
         *(NoHome, NotWritten),
     ) as error:
         complain(str(error))

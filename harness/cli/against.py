@@ -11,16 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import compare, grounds, kernels, manifest, stored
+from harness import kernels
 from harness.cli import testing
 from harness.cli.common import UsageError, complain
-from harness.compare import Difference
 from harness.kernels import Cache
-from harness.manifest import KernelEntry
-from harness.report import as_json, terminal
+from harness.manifest import kernels_yaml
+from harness.manifest.kernels_yaml import KernelEntry
+from harness.records import stored_runs, to_json
+from harness.records.run_from_json import COMPARISON
 from harness.report import compare as report
-from harness.report.run_from_json import COMPARISON
-from harness.results import (
+from harness.report import terminal
+from harness.run import workspace
+from harness.text import printable
+from harness.verdict import comparison
+from harness.verdict.comparison import Difference
+from harness.verdict.results import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_INTERRUPTED,
@@ -61,7 +66,7 @@ def add(command: argparse.ArgumentParser) -> None:
 def check(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
     """Test ``entry``, beside what it is compared with where that was not kept."""
     reference = resolve(given.against, entry, given.kernels_of, cache)
-    print(f"against {terminal.printable(reference.what)}", flush=True)
+    print(f"against {printable(reference.what)}", flush=True)
     entries = [entry] if reference.kernel is None else [reference.kernel, entry]
     run = testing.make(entries, given, cache)
     found = {kernel.name: kernel for kernel in run.kernels}
@@ -73,11 +78,11 @@ def check(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
         testing.report(run, given.json)
         complain("interrupted before both kernels were tested: nothing is compared")
         return EXIT_INTERRUPTED
-    difference = compare.kernels(before, after)
+    difference = comparison.kernels(before, after)
     _show(run, difference)
     if given.json is not None:
-        more = json.dumps({COMPARISON: as_json.clean(report.to_json(difference))})[1:-1]
-        testing.copy_record(Path(run.directory, stored.RECORD), given.json, more)
+        more = json.dumps({COMPARISON: to_json.clean(report.to_json(difference))})[1:-1]
+        testing.copy_record(Path(run.directory, stored_runs.RECORD), given.json, more)
     return EXIT_INTERRUPTED if run.interrupted else exit_status(difference)
 
 
@@ -106,13 +111,13 @@ def resolve(word: str, entry: KernelEntry, file: Path | None, cache: Cache) -> R
     """What ``word`` names: first a kernel of the manifest, then a path, then a stored run."""
     if file is None and DEFAULT_MANIFEST.is_file():
         file = DEFAULT_MANIFEST
-    entries = manifest.load(file).entries if file is not None else ()
+    entries = kernels_yaml.load(file).entries if file is not None else ()
     path = Path(word)
     if (kernel := _of_manifest(word, entries, cache)) is not None:
         other = f"; not the file {path}, which is ./{path}" if path.is_file() else ""
         return Reference(f"the kernel {word} of {file}{other}", _apart(kernel, entry))
     if path.is_file() and path.suffix != ".json":
-        return Reference(f"the image {path}", _apart(manifest.for_image(path), entry))
+        return Reference(f"the image {path}", _apart(kernels_yaml.for_image(path), entry))
     return _of_run(word, entry, [kernel.name for kernel in entries], file)
 
 
@@ -143,8 +148,8 @@ def _of_run(word: str, entry: KernelEntry, names: Sequence[str], file: Path | No
     if ":" in word and not Path(word).exists():
         name, _, wanted = word.rpartition(":")
     try:
-        run = stored.find(name, grounds.store_file())
-    except stored.NoSuchRun as error:
+        run = stored_runs.find(name, workspace.store_file())
+    except stored_runs.NoSuchRun as error:
         if Path(name).exists():
             raise UsageError(f"--against {word}: {error}") from None
         raise UsageError(_unknown(word, names, file, str(error))) from None

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from harness.manifest import Accel
-from harness.results import Family
-from harness.rounds import MOST
+from harness.manifest.kernels_yaml import Accel
+from harness.verdict.results import Family
+from harness.verdict.rounds import MOST
 
 DESCRIPTION = """\
 Does this kernel still do what user space relies on, on MPTCP sockets?

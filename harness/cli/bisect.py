@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 
 from guest import checks as guest_checks
-from harness import grounds, manifest, session
-from harness.bisect import candidates, changelog, compatibility, predicate, runner, state
-from harness.capabilities import CAPABILITIES
+from harness.bisect import bisection, candidates, changelog, compatibility, predicate, state
 from harness.cli import arguments, boundaries
 from harness.cli.common import (
     UsageError,
@@ -26,10 +24,13 @@ from harness.cli.common import (
     stopping,
     write,
 )
-from harness.judge import CAPABILITY
 from harness.kernels import Cache
+from harness.manifest import kernels_yaml
+from harness.manifest.expectations import CAPABILITIES
 from harness.report import bisect as report
-from harness.results import EXIT_INTERRUPTED, Family
+from harness.run import session, workspace
+from harness.verdict.judge import CAPABILITY
+from harness.verdict.results import EXIT_INTERRUPTED, Family
 
 
 def add(commands: arguments.Commands) -> None:
@@ -106,7 +107,7 @@ def run(given: argparse.Namespace) -> int:
     except (candidates.UnknownKernel, state.Damaged) as error:
         raise UsageError(str(error)) from None
     except state.Busy as error:
-        raise grounds.SessionUnavailable(str(error)) from None
+        raise workspace.SessionUnavailable(str(error)) from None
     sys.stdout.write(text)
     sys.stdout.flush()
     if given.json is not None:
@@ -121,14 +122,14 @@ def _search(
     """What is to be shown, the same as JSON, and the exit status."""
     if given.good is None or given.bad is None:
         raise UsageError("--good and --bad each want the name of a kernel")
-    entries = manifest.load(given.manifest).entries
+    entries = kernels_yaml.load(given.manifest).entries
     check_pattern(given.check)
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
     changes = changelog.teller(cache, say)
     with stopping(cache.stop) as stop:
         series = candidates.between(entries, given.good, given.bad, cache, say)
-        found = runner.bisect(
+        found = bisection.bisect(
             series, wanted, wishes, cache, listener, say, changes, stop, fresh=given.fresh
         )
     return (

@@ -7,14 +7,14 @@ import argparse
 import sys
 from dataclasses import replace
 
-from harness import session
 from harness.bisect import compatibility
 from harness.bisect.candidates import Series, between, whole
 from harness.cli.common import UsageError, listener, matching_checks, say, stopping
 from harness.kernels import Cache
-from harness.manifest import load
+from harness.manifest.kernels_yaml import load
 from harness.report import boundaries, terminal
-from harness.results import EXIT_OK
+from harness.run import session
+from harness.verdict.results import EXIT_OK
 
 
 def search(given: argparse.Namespace, wishes: session.Wishes, cache: Cache) -> tuple[str, str, int]:

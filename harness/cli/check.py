@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness import manifest
 from harness.cli import against, arguments, shell
 from harness.cli.testing import test
 from harness.kernels import Cache
+from harness.manifest import kernels_yaml
 
 
 def add(commands: arguments.Commands) -> None:
@@ -33,7 +33,7 @@ def add(commands: arguments.Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Test one image."""
-    entry = manifest.for_image(given.image, given.modules)
+    entry = kernels_yaml.for_image(given.image, given.modules)
     cache = Cache(given.cache)
     if given.shell:
         return shell.run(entry, given, cache)

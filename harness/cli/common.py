@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from guest import checks as guest_checks
-from harness import kernels, manifest, matrix
+from harness import kernels
+from harness.host.files import write_through
 from harness.kernels import Cache
-from harness.kernels.files import write_through
-from harness.manifest import KernelEntry
-from harness.progress import Listener
-from harness.report import plain, terminal
-from harness.results import Family
+from harness.manifest import kernels_yaml
+from harness.manifest.kernels_yaml import KernelEntry
+from harness.report import plain
+from harness.run import matrix
+from harness.run.progress import Listener
+from harness.text import printable
+from harness.verdict.results import Family
 
 
 class UsageError(Exception):
@@ -55,7 +58,7 @@ def globs(pattern: str) -> list[str]:
 
 def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
     """The manifest's kernels that the user named, or all; every part of -k must name some."""
-    entries = manifest.load(given.manifest).entries
+    entries = kernels_yaml.load(given.manifest).entries
     wanted = globs(given.kernels) if given.kernels else []
     found = matrix.select(
         entries, ",".join(wanted) or None, lambda entry: kernels.expand(entry, cache)
@@ -145,10 +148,10 @@ def width() -> int:
 
 def say(text: str) -> None:
     """One line on standard output, with nothing in it that a terminal would obey."""
-    print(terminal.printable(text), flush=True)
+    print(printable(text), flush=True)
 
 
 def complain(text: str) -> None:
     """One message on standard error, with nothing in it that a terminal would obey."""
     for line in text.splitlines():
-        print(terminal.printable(line), file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)

@@ -6,13 +6,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from harness import compare, grounds, stored
 from harness.cli import arguments
 from harness.cli.common import UsageError
-from harness.compare import RunDifference
+from harness.records import stored_runs
 from harness.report import compare as report
 from harness.report import terminal
-from harness.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, RunResult
+from harness.run import workspace
+from harness.verdict import comparison
+from harness.verdict.comparison import RunDifference
+from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, RunResult
 
 RUN_HELP = "its id or the beginning of that, 'last', its directory, or a file of --json"
 
@@ -36,9 +38,9 @@ def run(given: argparse.Namespace) -> int:
     """Compare two kept runs, the older with the newer as they are given."""
     try:
         before, after = _runs(given.runs)
-    except stored.NoSuchRun as error:
+    except stored_runs.NoSuchRun as error:
         raise UsageError(str(error)) from None
-    difference = compare.runs(before, after)
+    difference = comparison.runs(before, after)
     print(report.render_runs(difference, terminal.glyphs_for(sys.stdout)), end="", flush=True)
     return exit_status(difference)
 
@@ -51,12 +53,12 @@ def exit_status(difference: RunDifference) -> int:
 
 
 def _runs(words: list[str]) -> tuple[RunResult, RunResult]:
-    place = grounds.store_file()
+    place = workspace.store_file()
     match words:
         case []:
-            return stored.last_two(place)
+            return stored_runs.last_two(place)
         case [word]:
-            return stored.with_the_one_before(word, place)
+            return stored_runs.with_the_one_before(word, place)
         case [before, after]:
-            return stored.find(before, place), stored.find(after, place)
+            return stored_runs.find(before, place), stored_runs.find(after, place)
     raise UsageError(f"{len(words)} runs given; name two, or fewer")

@@ -7,7 +7,7 @@ import argparse
 
 from harness.cli import arguments
 from harness.kernels import kconfig
-from harness.results import EXIT_OK
+from harness.verdict.results import EXIT_OK
 
 HEADER = f"""\
 # For a kernel that mptcp-harness can test; in a kernel tree:

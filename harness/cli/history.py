@@ -8,11 +8,12 @@ import fnmatch
 import sys
 from collections.abc import Callable
 
-from harness import grounds, stored
 from harness.cli import arguments
 from harness.cli.common import UsageError, globs
+from harness.records import stored_runs
 from harness.report import history, terminal
-from harness.results import EXIT_OK
+from harness.run import workspace
+from harness.verdict.results import EXIT_OK
 
 
 def add(commands: arguments.Commands) -> None:
@@ -40,8 +41,8 @@ def run(given: argparse.Namespace) -> int:
     """Show a line for each kernel, or for each check that was ever bad."""
     wanted = _matching(given.kernels)
     try:
-        runs = stored.history(grounds.store_file(), given.last, wanted)
-    except stored.NoSuchRun as error:
+        runs = stored_runs.history(workspace.store_file(), given.last, wanted)
+    except stored_runs.NoSuchRun as error:
         raise UsageError(str(error)) from None
     if given.check is None:
         lines = history.kernel_lines(runs, wanted)

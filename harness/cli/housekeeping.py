@@ -5,38 +5,40 @@ from __future__ import annotations
 
 import argparse
 
-from harness import grounds, host, prune
 from harness.cli import arguments
+from harness.host import tools
 from harness.kernels import Cache
-from harness.report import terminal
-from harness.results import EXIT_INFRASTRUCTURE, EXIT_OK
+from harness.records import prune
+from harness.run import workspace
 from harness.step import toolchain
+from harness.text import printable
+from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_OK
 
 
 def run_doctor(given: argparse.Namespace) -> int:
     """Say what this host lacks, and the command that mends it."""
     cache = Cache(given.cache).root
-    kept = prune.doctor(cache, grounds.runs_directory(), grounds.store_file())
-    findings = (*host.doctor(cache), toolchain.doctor(), *kept)
+    kept = prune.doctor(cache, workspace.runs_directory(), workspace.store_file())
+    findings = (*tools.doctor(cache), toolchain.doctor(), *kept)
     for finding in findings:
         what = " ".join(word for word in (finding.found, finding.version) if word)
-        print(f"{finding.standing:8} {finding.subject:22} {terminal.printable(what)}")
+        print(f"{finding.standing:8} {finding.subject:22} {printable(what)}")
         if finding.remedy:
-            print(f"{'':31} {terminal.printable(finding.remedy)}")
-    lacking = any(finding.standing is host.Standing.MISSING for finding in findings)
+            print(f"{'':31} {printable(finding.remedy)}")
+    lacking = any(finding.standing is tools.Standing.MISSING for finding in findings)
     return EXIT_INFRASTRUCTURE if lacking else EXIT_OK
 
 
 def run_prune(given: argparse.Namespace) -> int:
     """Remove what has long not been used, and say what that was."""
-    runs = grounds.runs_directory()
+    runs = workspace.runs_directory()
     removed = prune.prune(Cache(given.cache), runs, given.keep, dry_run=given.dry_run)
     for item in removed:
-        path = terminal.printable(str(item.paths[0]))
+        path = printable(str(item.paths[0]))
         print(
             f"{prune.mebibytes(item.size):>12}  {'obsolete' if item.obsolete else 'old':8}  {path}"
         )
-    stored = prune.prune_store(grounds.store_file(), given.keep, dry_run=given.dry_run)
+    stored = prune.prune_store(workspace.store_file(), given.keep, dry_run=given.dry_run)
     kinds = (*prune.KINDS, prune.LEFT, *prune.KEPT)
     totals = [*(prune.total(removed, kind) for kind in kinds), stored]
     what = prune.summary(totals) or "nothing"

@@ -7,13 +7,15 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 
 from guest import checks as guest_checks
-from harness import kernels, manifest, matrix
-from harness.capabilities import CAPABILITIES
+from harness import kernels
 from harness.cli import arguments
 from harness.cli.common import chosen, complain, stopping
 from harness.kernels import Cache, KernelUnavailable
-from harness.manifest import KernelEntry
-from harness.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
+from harness.manifest import kernels_yaml
+from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.kernels_yaml import KernelEntry
+from harness.run import matrix
+from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
 
 
 def run_prepare(given: argparse.Namespace) -> int:
@@ -56,7 +58,7 @@ def run_list(given: argparse.Namespace) -> int:
 
 
 def _list_kernels(given: argparse.Namespace) -> None:
-    for entry in manifest.load(given.manifest).entries:
+    for entry in kernels_yaml.load(given.manifest).entries:
         kind = "series" if entry.is_series else "kernel"
         print(f"{entry.name:24} {kind}  {entry.source}")
 

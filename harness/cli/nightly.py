@@ -13,8 +13,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import grounds, manifest, nightly, programs, resume, session, stored
-from harness.bisect import candidates, changelog, runner, state
+from harness import nightly
+from harness.bisect import bisection, candidates, changelog, state
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments
 from harness.cli.common import (
@@ -28,16 +28,20 @@ from harness.cli.common import (
     width,
 )
 from harness.cli.testing import copy_record
+from harness.host import programs
+from harness.host.files import write_atomically
 from harness.kernels import Cache, KernelUnavailable
-from harness.kernels.files import write_atomically
-from harness.manifest import KernelEntry
-from harness.nightly.hunts import Ends, NoHunt
+from harness.manifest import kernels_yaml
+from harness.manifest.kernels_yaml import KernelEntry
+from harness.nightly.regression_bisects import Ends, NoHunt
+from harness.nightly.results import Night
+from harness.records import resume, stored_runs
+from harness.records.store import Store, StoreUnusable
 from harness.report import bisect as bisect_report
 from harness.report import nightly as report
 from harness.report import terminal
-from harness.report.night import Night
-from harness.results import EXIT_INFRASTRUCTURE
-from harness.store import Store, StoreUnusable
+from harness.run import session, workspace
+from harness.verdict.results import EXIT_INFRASTRUCTURE
 
 #: In the state directory: held by a nightly as long as it goes on.
 LOCK = "nightly.lock"
@@ -94,9 +98,9 @@ def run(given: argparse.Namespace) -> int:
     notification = _command(given.notify)
     check_writable(given.json)
     if given.output is not None:
-        grounds.new_or_empty(given.output)
+        workspace.new_or_empty(given.output)
     cache = Cache(given.cache)
-    results = grounds.store_place(given.output)
+    results = workspace.store_place(given.output)
     with stopping(cache.stop) as stop:
         try:
             with nightly.only_one(results.with_name(LOCK), say, stop, wait=given.wait):
@@ -131,7 +135,7 @@ def _command(text: str | None) -> list[str]:
 
 
 def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, results: Path) -> Night:
-    entries = manifest.load(given.manifest).entries
+    entries = kernels_yaml.load(given.manifest).entries
     wishes = nightly.Wishes(
         manifest=given.manifest,
         entries=entries,
@@ -174,10 +178,10 @@ def _search(
         changes = changelog.teller(cache, say)
         try:
             series = candidates.between(entries, ends.good, ends.bad, cache, say)
-            found = runner.bisect(series, sought, wishes, cache, listener, say, changes, stop)
+            found = bisection.bisect(series, sought, wishes, cache, listener, say, changes, stop)
         except (
             *(candidates.UnknownKernel, KernelUnavailable, state.Damaged, state.Busy),
-            *(grounds.SessionUnavailable, grounds.OutputRefused, StoreUnusable, OSError),
+            *(workspace.SessionUnavailable, workspace.OutputRefused, StoreUnusable, OSError),
         ) as error:
             raise NoHunt(str(error)) from error
         return bisect_report.render(found).splitlines()
@@ -191,7 +195,7 @@ def _write(night: Night, given: argparse.Namespace) -> Path:
     write_atomically(directory / TEXT, report.render(night, terminal.UNICODE))
     write_atomically(directory / MARKDOWN, report.to_markdown(night))
     if given.json is not None:
-        copy_record(Path(night.run.directory, stored.RECORD), given.json)
+        copy_record(Path(night.run.directory, stored_runs.RECORD), given.json)
     return directory / MARKDOWN
 
 

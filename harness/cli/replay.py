@@ -6,14 +6,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness import bundle, grounds, replay
+from harness import bundle, replay
 from harness.bundle import Bundle
 from harness.cli import arguments
 from harness.cli.common import UsageError, complain, say, stopping
 from harness.kernels import Cache
-from harness.recurrence.conclusion import conclude
 from harness.report import replay as report
-from harness.results import EXIT_INTERRUPTED
+from harness.run import workspace
+from harness.verdict.dependence import conclude
+from harness.verdict.results import EXIT_INTERRUPTED
 
 #: How often each variation is booted, unless the user says.
 TIMES = 3
@@ -71,7 +72,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         with (
             stopping(cache.stop) as stop,
-            grounds.ground(given.output, cache) as ground,
+            workspace.ground(given.output, cache) as ground,
         ):
             tried = replay.run(
                 *(found, wishes, ground, cache, say),

@@ -8,18 +8,19 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness import grounds, stored
 from harness.cli import arguments
 from harness.cli.common import UsageError, write
 from harness.cli.compare import RUN_HELP
-from harness.report import as_json, html, junit, kcidb, ktap, markdown
-from harness.results import EXIT_OK, RunResult
+from harness.records import stored_runs, to_json
+from harness.report import html, junit, kcidb, ktap, markdown
+from harness.run import workspace
+from harness.verdict.results import EXIT_OK, RunResult
 
 FORMATS: Mapping[str, Callable[[RunResult], str]] = {
     "html": html.to_html,
     "junit": junit.to_junit,
     "ktap": ktap.to_ktap,
-    "json": as_json.to_json,
+    "json": to_json.to_json,
     "markdown": markdown.to_markdown,
     "kcidb": kcidb.to_kcidb,
 }
@@ -28,7 +29,11 @@ FORMATS: Mapping[str, Callable[[RunResult], str]] = {
 def add(commands: arguments.Commands) -> None:
     command = arguments.command(commands, "report", "show a kept run in another format", run)
     command.add_argument(
-        "run_name", nargs="?", default=stored.LAST, metavar="RUN", help=f"{RUN_HELP} (the default)"
+        "run_name",
+        nargs="?",
+        default=stored_runs.LAST,
+        metavar="RUN",
+        help=f"{RUN_HELP} (the default)",
     )
     command.add_argument(
         "--format", choices=sorted(FORMATS), default="markdown", help="(default: markdown)"
@@ -41,8 +46,8 @@ def add(commands: arguments.Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """Write the run; whatever its verdicts are, that is a success."""
     try:
-        kept = stored.find(given.run_name, grounds.store_file())
-    except stored.NoSuchRun as error:
+        kept = stored_runs.find(given.run_name, workspace.store_file())
+    except stored_runs.NoSuchRun as error:
         raise UsageError(str(error)) from None
     text = FORMATS[given.format](kept)
     if given.output is None:

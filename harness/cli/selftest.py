@@ -11,8 +11,9 @@ from harness.cli import arguments
 from harness.cli.common import UsageError, chosen, stopping
 from harness.kernels import Cache
 from harness.report import selftest as report
-from harness.report import terminal
-from harness.results import EXIT_INTERRUPTED
+from harness.selftest.faults import line
+from harness.text import printable
+from harness.verdict.results import EXIT_INTERRUPTED
 
 
 def run(given: argparse.Namespace) -> int:
@@ -27,7 +28,7 @@ def run(given: argparse.Namespace) -> int:
     wishes = selftest.Wishes(faults, bool(given.kernels), given.jobs, given.accel, given.output)
 
     def say(text: str) -> None:
-        print(terminal.printable(text), flush=True)
+        print(printable(text), flush=True)
 
     with stopping(cache.stop) as stop:
         rows = selftest.run(
@@ -35,7 +36,7 @@ def run(given: argparse.Namespace) -> int:
             wishes,
             cache,
             say,
-            lambda row: print(report.line(row), flush=True),
+            lambda row: print(line(row), flush=True),
             stop,
         )
     print(report.summary(rows, len(faults) + 1, time.monotonic() - started))

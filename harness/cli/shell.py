@@ -12,11 +12,12 @@ import termios
 import tty
 from collections.abc import Iterator
 
-from harness import grounds, kernels
+from harness import kernels
 from harness.cli.common import UsageError, complain, stopping
 from harness.kernels import Cache
-from harness.manifest import KernelEntry
-from harness.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
+from harness.manifest.kernels_yaml import KernelEntry
+from harness.run import workspace
+from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
 from harness.vm import accelerator, initramfs, shell
 from harness.vm.commandline import Machine, Unsafe
 
@@ -49,7 +50,7 @@ def run(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
 
 @contextlib.contextmanager
 def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.Plan]:
-    qemu, busybox = grounds.find_tools()
+    qemu, busybox = workspace.find_tools()
     try:
         with cache.scratch():  # nothing is pruned that is used
             base = initramfs.prepare(cache.root, busybox)
@@ -60,7 +61,7 @@ def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterat
             machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
             yield shell.Plan(kernel, base, qemu, machine, HOW)
     except (initramfs.RootUnavailable, accelerator.AcceleratorUnavailable) as error:
-        raise grounds.SessionUnavailable(str(error)) from error
+        raise workspace.SessionUnavailable(str(error)) from error
 
 
 def _terminal() -> shell.Terminal:

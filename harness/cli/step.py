@@ -10,20 +10,21 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import host, session
 from harness.bisect import predicate
 from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.bisect import check_pattern
 from harness.cli.common import UsageError, check_fingerprint, complain, families, stopping
+from harness.host import tools
+from harness.host.programs import Interrupted
 from harness.kernels import Cache, KernelUnavailable, kconfig
-from harness.programs import Interrupted
-from harness.report import terminal
 from harness.report.plain import PlainProgress
-from harness.results import EXIT_INTERRUPTED, Family
+from harness.run import session
 from harness.step.build import Recipe
-from harness.step.runner import Answer, Step, Wishes
 from harness.step.source import Stop
+from harness.step.step import Answer, Step, Wishes
+from harness.text import printable
+from harness.verdict.results import EXIT_INTERRUPTED, Family
 
 #: git takes 0 for good, 125 for untestable, all else below 128 for bad, and stops at the rest.
 EXIT = {Outcome.GOOD: 0, Outcome.BAD: 1, Outcome.UNTESTABLE: 125}
@@ -124,7 +125,7 @@ def _wishes(given: argparse.Namespace) -> Wishes:
     return Wishes(
         predicate=wanted,
         recipe=Recipe(
-            (kconfig.fragment(), *map(_read, given.fragments)), given.jobs or host.processors()
+            (kconfig.fragment(), *map(_read, given.fragments)), given.jobs or tools.processors()
         ),
         boots=session.Wishes(
             families=families(given),
@@ -148,4 +149,4 @@ def _read(path: Path) -> str:
 
 def _show(answer: Answer) -> None:
     for line in f"{WORD[answer.outcome]}: {answer.commit}: {answer.why}".splitlines():
-        print(terminal.printable(line), flush=True)
+        print(printable(line), flush=True)

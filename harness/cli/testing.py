@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import bundle, session, stored
+from harness import bundle
 from harness.cli.common import (
     UsageError,
     check_writable,
@@ -22,10 +22,13 @@ from harness.cli.common import (
     write,
 )
 from harness.kernels import Cache
-from harness.manifest import KernelEntry
+from harness.manifest.kernels_yaml import KernelEntry
+from harness.records import stored_runs
 from harness.report import table, terminal
-from harness.results import RunResult, exit_status
-from harness.rounds import MOST, Repeat
+from harness.run import session
+from harness.text import printable
+from harness.verdict.results import RunResult, exit_status
+from harness.verdict.rounds import MOST, Repeat
 
 
 def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> int:
@@ -73,7 +76,7 @@ def report(run: RunResult, json_file: Path | None) -> None:
         sys.stdout.flush()
     finally:
         if json_file is not None:
-            copy_record(Path(run.directory, stored.RECORD), json_file)
+            copy_record(Path(run.directory, stored_runs.RECORD), json_file)
 
 
 def _replays(run: RunResult, most: int = 3) -> str:
@@ -81,7 +84,7 @@ def _replays(run: RunResult, most: int = 3) -> str:
     places = [bundle.place(Path(run.directory), kernel.name) for kernel in run.kernels]
     found = [place for place in places if place.is_file()]
     commands = [shlex.join(["mptcp-harness", "replay", str(place)]) for place in found[:most]]
-    return "".join(f"again: {terminal.printable(command)}\n" for command in commands)
+    return "".join(f"again: {printable(command)}\n" for command in commands)
 
 
 def copy_record(record: Path, target: Path, more: str = "") -> None:

@@ -13,7 +13,13 @@ from pathlib import Path
 from harness.kernels import deb, image, tree, upstream
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest import DebSource, ImageSource, KernelEntry, TreeSource, UpstreamSource
+from harness.manifest.kernels_yaml import (
+    DebSource,
+    ImageSource,
+    KernelEntry,
+    TreeSource,
+    UpstreamSource,
+)
 
 __all__ = [
     "Cache",

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from harness import host, programs
+from harness.host import programs, tools
 from harness.kernels import mirror
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.packages import Package
@@ -100,7 +100,7 @@ def index(
 def _index_of(
     suite: str, cache: Cache, say: Callable[[str], None], *, refresh: bool
 ) -> dict[str, Package]:
-    if any(host.locate(tool) is None for tool in host.DEB_TOOLS):
+    if any(tools.locate(tool) is None for tool in tools.DEB_TOOLS):
         raise KernelUnavailable(
             f"this host lacks apt or dpkg, through which deb: works; {_INSTEAD}"
         )
@@ -269,7 +269,7 @@ def _run(
     try:
         return programs.run(
             [program, "-c", str(state / "apt.conf"), *arguments],
-            host.apt_environment(),
+            tools.apt_environment(),
             stop=stop,
             timeout=timeout,
             directory=cwd,

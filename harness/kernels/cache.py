@@ -4,7 +4,7 @@
 Layout below the root::
 
     kernels/KEY/            one prepared kernel: entry.json, root/ as PreparedKernel says, and
-                            verified.json (harness.kernels.files)
+                            verified.json (harness.host.files)
     images/                 what was found in image files (harness.kernels.image)
     apt/SUITE/              the private state of apt for a suite (harness.kernels.apt)
     changelogs/             those of packages (harness.kernels.changelog)
@@ -14,11 +14,11 @@ Layout below the root::
 An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the disk on purpose:
 ``entry.json`` holds the SHA-256 of every other file, so what a power failure tore is found at
 its next use like any other damage, and built again. An entry's last use is the time of its
-``entry.json``; what is not used is removed by harness.prune.
+``entry.json``; what is not used is removed by harness.records.prune.
 
 A symbolic link within an entry is damage too, whatever it leads to: nobody may be led out of the
 cache. A cache that cannot be written to serves with what it holds; who uses it so is not seen by
-harness.prune.
+harness.records.prune.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from typing import IO, Any, TypeVar
 
 import platformdirs
 
-from harness.kernels.files import (
+from harness.host.files import (
     is_settled,
     recall,
     remember,

@@ -21,7 +21,7 @@ from harness.kernels.kernel_image import RELEASE, recognise
 from harness.kernels.modules import Module, ModuleSet
 from harness.kernels.packages import KernelPackages, Package
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest import DebSource
+from harness.manifest.kernels_yaml import DebSource
 
 # Suites and packages become words of apt's configuration and command line.
 _SUITE = re.compile(r"[a-z0-9][A-Za-z0-9.+~/-]*")

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from harness.kernels import configured, files, module_files, modules
+from harness.host import files
+from harness.kernels import configured, module_files, modules
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.elf import Data
 from harness.kernels.kernel_image import recognise
 from harness.kernels.modules import ModuleSet
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest import ImageSource
+from harness.manifest.kernels_yaml import ImageSource
 
 #: Finds the modules of a release, or that there are none.
 FindModules = Callable[[str], ModuleSet]

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.kernels import image, kconfig, module_files
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest import TreeSource
+from harness.manifest.kernels_yaml import TreeSource
 
 
 def prepare(

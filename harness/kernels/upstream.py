@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import host, programs
+from harness.host import programs, tools
 from harness.kernels import module_files, modules
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.kernel_image import recognise
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest import UpstreamSource
+from harness.manifest.kernels_yaml import UpstreamSource
 
 # As virtme-ng recognises one (virtme_ng/run.py); anything else it takes for a file.
 _TAG = re.compile(r"v\d+(\.\d+)*(-rc\d+)?")
@@ -48,15 +48,15 @@ def download(tag: str, home: Path, stop: threading.Event) -> Path:
     Raises KernelUnavailable with virtme-ng's own last word for any failure, and once ``stop`` is
     set.
     """
-    program = host.find_virtme_ng()
+    program = tools.find_virtme_ng()
     if program is None:
-        raise KernelUnavailable(f"vng was not found; {host.VIRTME_NG_REMEDY}")
+        raise KernelUnavailable(f"vng was not found; {tools.VIRTME_NG_REMEDY}")
     try:
         run = programs.run(
             # Even a dry run starts a virtiofsd, and waits for one that does not work, and looks
             # for the modules with depmod and modprobe.
             [str(program), "-r", tag, "--dry-run", "-v", "--force-9p", "--skip-modules"],
-            {**os.environ, "HOME": str(home), "PATH": host.virtme_ng_path()},
+            {**os.environ, "HOME": str(home), "PATH": tools.virtme_ng_path()},
             stop=stop,
             timeout=_TIMEOUT,
             directory=home,

@@ -12,9 +12,9 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from harness.report.from_json import kernel_from_text
-from harness.results import KernelResult, KernelVerdict
-from harness.store import Run, Store
+from harness.records.from_json import kernel_from_text
+from harness.records.store import Run, Store
+from harness.verdict.results import KernelResult, KernelVerdict
 
 #: Of what a run was asked for, what must be alike for its results to be comparable.
 ALIKE = ("manifest", "families", "checks", "payload")

@@ -2,11 +2,11 @@
 """Boots the kernel of a bundle again as it failed, or in variations of that.
 
 :mod:`harness.replay.image` finds the kernel, :mod:`harness.replay.machines` what it may be booted
-on, :mod:`harness.replay.runner` boots and compares.
+on, :mod:`harness.replay.replay` boots and compares.
 """
 
 from harness.replay.image import WrongImage
 from harness.replay.machines import WrongQemu
-from harness.replay.runner import Wishes, exit_status, run
+from harness.replay.replay import Wishes, exit_status, run
 
 __all__ = ["Wishes", "WrongImage", "WrongQemu", "exit_status", "run"]

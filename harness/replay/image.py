@@ -12,10 +12,17 @@ from typing import Any
 
 from harness import kernels
 from harness.bundle import Bundle
-from harness.kernels import Cache, KernelUnavailable, PreparedKernel, assemble, files, image
+from harness.host import files
+from harness.kernels import Cache, KernelUnavailable, PreparedKernel, assemble, image
 from harness.kernels.cache import RECORD, Entry, file_sha256
 from harness.kernels.modules import Module, ModuleSet
-from harness.manifest import DebSource, ImageSource, KernelEntry, TreeSource, UpstreamSource
+from harness.manifest.kernels_yaml import (
+    DebSource,
+    ImageSource,
+    KernelEntry,
+    TreeSource,
+    UpstreamSource,
+)
 
 Say = Callable[[str], None]
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest import Accel
-from harness.recurrence.conclusion import Machine
+from harness.manifest.kernels_yaml import Accel
+from harness.verdict.dependence import Machine
+from harness.verdict.reproduction import Comparison
+from harness.verdict.results import KernelVerdict
 from harness.vm import accelerator, qemu
 
 #: virtme-ng looks for QEMU by this name.
@@ -104,3 +106,16 @@ def another_qemu(first: Path) -> Path | None:
         if os.access(place, os.X_OK) and place.is_file() and not place.samefile(first):
             return place.absolute()
     return None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One boot, the ``number``-th on its machine. ``console`` is "" where nothing was booted."""
+
+    machine: Machine
+    number: int
+    verdict: KernelVerdict
+    reason: str
+    comparison: Comparison
+    seconds: float
+    console: str

@@ -6,10 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from harness.compare import CapabilityChange, Change, Difference, Kind, Pace, RunDifference
-from harness.report.failures import phrases, place
-from harness.report.terminal import Glyphs, plural
-from harness.results import CheckKey, Incident, KernelResult
+from harness.report.terminal import Glyphs
+from harness.text import plural
+from harness.verdict.comparison import (
+    CapabilityChange,
+    Change,
+    Difference,
+    Kind,
+    Pace,
+    RunDifference,
+)
+from harness.verdict.failures import phrases, place
+from harness.verdict.results import CheckKey, Incident, KernelResult
 
 # Of anything beyond these the number is given.
 MAX_CHECKS = 20

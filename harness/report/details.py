@@ -12,10 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.failures import Failure, Variant, failures, lost, phrases, place
 from harness.report.rounds import of_check, summary
-from harness.report.terminal import Glyphs, plural, style_of
-from harness.results import Attempt, Incident, KernelResult, KernelVerdict, RunResult
+from harness.report.terminal import Glyphs, style_of
+from harness.text import plural
+from harness.verdict.failures import Failure, Variant, failures, lost, phrases, place
+from harness.verdict.results import Attempt, Incident, KernelResult, KernelVerdict, RunResult
 
 # Of anything beyond these the number is given, and the file that holds the rest.
 MAX_REASON_LINES = 10

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.report.terminal import Glyphs
-from harness.results import CheckVerdict, KernelResult, KernelVerdict, RunResult, worst
+from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult, worst
 
 #: Where a run has nothing to say of a kernel or a check.
 ABSENT = "."

@@ -6,9 +6,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 
-from harness.report.failures import Failure, failures, lost, phrases
-from harness.report.terminal import plural, printable
-from harness.results import CheckVerdict, Family, Incident, KernelResult, RunResult
+from harness.text import plural, printable
+from harness.verdict.failures import Failure, failures, lost, phrases
+from harness.verdict.results import CheckVerdict, Family, Incident, KernelResult, RunResult
 
 MAX_TEXT = 4096
 MAX_PHRASES = 8

@@ -11,8 +11,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
-from harness.report.terminal import printable
-from harness.results import (
+from harness.text import printable
+from harness.verdict.results import (
     CheckResult,
     CheckVerdict,
     KernelResult,

@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from harness.report.terminal import printable
-from harness.results import (
+from harness.text import printable
+from harness.verdict.results import (
     CheckResult,
     CheckVerdict,
     Family,

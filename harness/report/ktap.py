@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.report.terminal import printable
-from harness.results import (
+from harness.text import printable
+from harness.verdict.results import (
     CheckResult,
     CheckVerdict,
     Family,

@@ -17,9 +17,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from harness.progress import Listener, Progress, Stage
-from harness.report.terminal import Glyphs, Writer, glyphs_for, plural, style_of
-from harness.results import KernelVerdict
+from harness.report.terminal import Glyphs, Writer, glyphs_for, style_of
+from harness.run.progress import Listener, Progress, Stage
+from harness.text import plural
+from harness.verdict.results import KernelVerdict
 
 #: Seconds between two frames.
 REFRESH_S = 0.25

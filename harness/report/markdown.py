@@ -11,11 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from harness.compare import RunDifference
 from harness.report.compare import render_runs
-from harness.report.failures import Failure, failures, lost, phrases
-from harness.report.terminal import UNICODE, plural, printable
-from harness.results import (
+from harness.report.terminal import UNICODE
+from harness.text import plural, printable
+from harness.verdict.comparison import RunDifference
+from harness.verdict.failures import Failure, failures, lost, phrases
+from harness.verdict.results import (
     CheckVerdict,
     Family,
     Incident,

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.nightly.results import Compared, Hunt, Night, Selftest
 from harness.report import compare, markdown, selftest, table
-from harness.report.night import Compared, Hunt, Night, Selftest
 from harness.report.terminal import UNICODE, Glyphs
-from harness.results import KernelResult
+from harness.selftest import faults
+from harness.verdict.results import KernelResult
 
 
 def render(night: Night, glyphs: Glyphs, *, width: int = 100, colour: bool = False) -> str:
@@ -46,7 +47,7 @@ def _selftest(found: Selftest, glyphs: Glyphs) -> Iterator[str]:
         yield f"selftest could not be done: {glyphs.safe(found.trouble, 2000)}"
     else:
         yield selftest.summary(found.rows, found.wanted, found.seconds)
-        yield from (selftest.line(row) for row in found.rows if not row.ok)
+        yield from (faults.line(row) for row in found.rows if not row.ok)
 
 
 def _sections(night: Night, glyphs: Glyphs) -> Iterator[list[str]]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from harness.progress import Listener, Progress, Stage
-from harness.report.terminal import Writer, glyphs_for, plural
+from harness.report.terminal import Writer, glyphs_for
+from harness.run.progress import Listener, Progress, Stage
+from harness.text import plural
 
 #: Seconds between lines on the rounds of one kernel.
 REPEATING_EVERY = 30.0

@@ -4,28 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from harness.recurrence.conclusion import Conclusion, Follows, Machine, Tried
-from harness.recurrence.failure import Again, Comparison, Symptom
-from harness.report.terminal import plural, printable
-from harness.results import KernelVerdict
+from harness.replay.machines import Row
+from harness.text import plural, printable
+from harness.verdict.dependence import Conclusion, Follows, Machine, Tried
+from harness.verdict.reproduction import Again, Symptom
 
 #: Symptoms that are named; more are counted.
 MOST = 6
-
-
-@dataclass(frozen=True)
-class Row:
-    """One boot, the ``number``-th on its machine. ``console`` is "" where nothing was booted."""
-
-    machine: Machine
-    number: int
-    verdict: KernelVerdict
-    reason: str
-    comparison: Comparison
-    seconds: float
-    console: str
 
 
 def line(row: Row) -> str:

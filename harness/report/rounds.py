@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.failures import phrases, place
-from harness.report.terminal import plural
-from harness.results import RoundFailures, Rounds
-from harness.rounds import MOST
+from harness.text import plural
+from harness.verdict.failures import phrases, place
+from harness.verdict.results import RoundFailures, Rounds
+from harness.verdict.rounds import MOST
 
 #: Of counts that differ from place to place so many are given, and so many phrases of each.
 MAX_COUNTS = 3

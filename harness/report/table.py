@@ -16,10 +16,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.capabilities import CAPABILITIES
+from harness.manifest.expectations import CAPABILITIES
 from harness.report.details import kernel_details
-from harness.report.terminal import ASCII, UNICODE, Glyphs, plural, style_of
-from harness.results import (
+from harness.report.terminal import ASCII, UNICODE, Glyphs, style_of
+from harness.text import plural
+from harness.verdict.results import (
     CheckVerdict,
     EarlierRun,
     Family,

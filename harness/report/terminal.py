@@ -9,26 +9,8 @@ from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 
-from harness.results import KernelVerdict
-
-
-def printable(text: str, *, unicode: bool = True) -> str:
-    r"""``text`` on one line, with nothing in it that a terminal acts upon.
-
-    Control characters, separators, bidirectional overrides, lone surrogates and unassigned
-    code points become ``\x1b``, ``\u202e`` and so on; without ``unicode`` all beyond ASCII does.
-    """
-    if unicode and text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() and (unicode or char.isascii()) else _escaped(char)
-        for char in text
-    )
-
-
-def _escaped(char: str) -> str:
-    # As in Python's own literals, \n and \t among them.
-    return char.encode("unicode_escape").decode("ascii")
+from harness.text import printable
+from harness.verdict.results import KernelVerdict
 
 
 @dataclass(frozen=True)
@@ -66,11 +48,6 @@ def glyphs_for(stream: TextIO) -> Glyphs:
     except LookupError:
         return ASCII
     return UNICODE if name.startswith("utf") else ASCII
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 kernel``, ``2 kernels``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 _STYLES: dict[str, str] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
-from harness.results import Phase
+from harness.verdict.results import Phase
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 

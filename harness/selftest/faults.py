@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.results import Incident, IncidentKind, KernelVerdict
 from harness.selftest.module import Code
+from harness.text import printable
+from harness.verdict.results import Incident, IncidentKind, KernelVerdict
 
 #: What a kernel may say of a processor that is kept from all else, the console's driver included.
 STALLS = {IncidentKind.RCU, IncidentKind.SOFT_LOCKUP, IncidentKind.HARD_LOCKUP}
@@ -100,3 +101,34 @@ def select(names: str | None) -> tuple[Fault, ...]:
         if name not in known:
             raise UnknownFault(f"{name!r} is no fault of the selftest; it has {', '.join(known)}")
     return tuple(fault for fault in FAULTS if fault.name in wanted)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one fault. ``objection`` is empty if all is as expected.
+
+    ``console`` is the file that holds the kernel's log, "" where nothing was booted.
+    """
+
+    fault: str
+    expected: str
+    got: str
+    verdict: KernelVerdict
+    seconds: float
+    objection: str = ""
+    console: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.objection
+
+
+def line(row: Row) -> str:
+    """``row`` as a line; what is wrong with it stands on lines of its own."""
+    standing = "ok" if row.ok else "NOT OK"
+    text = f"{row.fault:17} {row.expected:21} {row.got:21} {row.seconds:7.1f} {standing}"
+    if not row.ok:
+        text += f"\n    {printable(row.objection)}"
+        if row.console:
+            text += f"\n    console: {printable(row.console)}"
+    return text

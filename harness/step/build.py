@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import host, programs
+from harness.host import programs, tools
+from harness.host.files import recall, remember
 from harness.kernels import kconfig
 from harness.kernels.cache import digest
-from harness.kernels.files import recall, remember
 from harness.step import toolchain
 from harness.step.source import Commit, Copy, Stop, without_git
 
@@ -133,7 +133,7 @@ class Build:
             **cached,
             "HOME": str(home),
             "XDG_CONFIG_HOME": str(home),
-            "PATH": host.virtme_ng_path(),
+            "PATH": tools.virtme_ng_path(),
             "LC_ALL": "C",
             # The same source gives the same image.
             "KBUILD_BUILD_TIMESTAMP": f"@{commit.time}",

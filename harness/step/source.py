@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness import programs
+from harness.host import programs
 
 #: Seconds; checking out a whole kernel from a slow disk takes minutes.
 _TIMEOUT = 3600

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import host
-from harness.host import Finding, Standing, Tool
+from harness.host import tools
+from harness.host.tools import Finding, Standing, Tool
 from harness.step.source import Stop
 
 #: Without these no kernel can be built; all others can be booted.
@@ -58,14 +58,14 @@ _FAILURES = (
 
 def missing() -> tuple[Tool, ...]:
     """The tools without which no kernel can be built, and which this host lacks."""
-    return tuple(tool for tool in TOOLS if host.locate(tool) is None)
+    return tuple(tool for tool in TOOLS if tools.locate(tool) is None)
 
 
 def check() -> None:
     """Raise Stop with the command that installs what is missing."""
     absent = missing()
     if absent:
-        raise Stop(str(host.ToolsMissing(absent, "needed to build a kernel")))
+        raise Stop(str(tools.ToolsMissing(absent, "needed to build a kernel")))
 
 
 def doctor() -> Finding:
@@ -73,7 +73,7 @@ def doctor() -> Finding:
     absent = missing()
     if not absent:
         return Finding("kernel builds", Standing.OK, version())
-    lacking = host.ToolsMissing(absent)
+    lacking = tools.ToolsMissing(absent)
     return Finding("kernel builds", Standing.LIMITED, "for step only", "", str(lacking))
 
 
@@ -88,7 +88,7 @@ def ccache(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
 
     Nothing where there is no ccache.
     """
-    program = host.find("ccache")
+    program = tools.find("ccache")
     if program is None:
         return [], {}
     # Asked in the user's own environment: the build has a home of its own.
@@ -109,7 +109,7 @@ def host_failure(lines: Sequence[str], place: Path) -> str | None:
                 return sentence
         header = _NO_HEADER.search(line)
         if header and header[1].startswith("openssl/"):
-            return str(host.ToolsMissing([OPENSSL], "needed to build this kernel"))
+            return str(tools.ToolsMissing([OPENSSL], "needed to build this kernel"))
         program = _NO_PROGRAM.search(line)
         if program and "/" not in program[1] and not shutil.which(program[1]):
             return f"the build needs {program[1]}, which this host lacks; install it"

@@ -21,15 +21,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import host
-from harness.kernels.files import write_atomically
+from harness.host import tools
+from harness.host.files import write_atomically
+from harness.host.programs import TICK, Kept
 from harness.kernels.prepared import PreparedKernel
-from harness.manifest import Accel
-from harness.programs import TICK, Kept
+from harness.manifest.kernels_yaml import Accel
 from harness.vm.commandline import Unsafe
 from harness.vm.process import work_directory
 
-DEVICE = host.KVM
+DEVICE = tools.KVM
 #: Seconds in which a kernel under a working KVM says its first words (one is plenty).
 PATIENCE = 8.0
 #: Seconds in which it has to look for a root. More would break the promise of 15 seconds.
@@ -95,7 +95,7 @@ def choose(
     """
     if wanted is Accel.TCG:
         return Choice(False, "TCG was asked for")
-    obstacle = host.kvm_obstacle(DEVICE)
+    obstacle = tools.kvm_obstacle(DEVICE)
     if obstacle is None:
         trial = _recall_or_try(kernel, qemu, remembered, say, stop or threading.Event())
     else:

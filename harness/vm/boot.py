@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
-from harness.results import Attempt, BootEnd, Family, Incident
+from harness.verdict.results import Attempt, BootEnd, Family, Incident
 from harness.vm import commandline, incidents, initramfs
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
 from harness.vm.process import VmProcess, read_available, work_directory

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
-from harness.rounds import ONCE, Repeat
+from harness.verdict.rounds import ONCE, Repeat
 from harness.vm.initramfs import CHECKER, REQUEST
 
 #: Name of the virtio port that carries the events.

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.results import Incident, IncidentKind
+from harness.verdict.results import MAX_INCIDENTS, Incident, IncidentKind
 from harness.vm import traces
 from harness.vm.signatures import (
     AFTERMATH,
@@ -29,7 +29,6 @@ from harness.vm.signatures import (
     Signature,
 )
 
-MAX_INCIDENTS = 50
 MAX_EXCERPT_LINES = 60
 MAX_EXCERPT = 4096
 _MAX_EXCERPT_LINE = 240

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 import guest
-from harness.kernels import files
+from harness.host import files
 from harness.kernels.prepared import PreparedKernel
 from harness.vm import cpio
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.programs import Kept
+from harness.host.programs import Kept
 from harness.vm import commandline
 
 CHUNK = 64 * 1024

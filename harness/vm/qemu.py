@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from harness.kernels import files
+from harness.host import files
 from harness.kernels.cache import Cache
 
 #: Seconds; a QEMU on a slow disk takes one.

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.host.programs import TICK
 from harness.kernels.prepared import PreparedKernel
-from harness.programs import TICK
 from harness.vm import commandline, initramfs
 from harness.vm.boot import DRAIN, last_words, read_status
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine

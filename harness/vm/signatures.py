@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from harness.results import IncidentKind as K
+from harness.verdict.results import IncidentKind as K
 
 
 class Role(Enum):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from guest import events
-from harness.results import (
+from harness.verdict.results import (
     Capability,
     CheckKey,
     CheckResult,
@@ -21,7 +21,7 @@ from harness.results import (
     Rounds,
     Stream,
 )
-from harness.rounds import ONCE, Impossible, Repeat, Tally
+from harness.verdict.rounds import ONCE, Impossible, Repeat, Tally
 
 #: Bytes of a whole stream; a full run has about 100 KB. Of each further round, too.
 MAX_BYTES = 16 << 20

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from enum import StrEnum
 
-from harness.results import Phase
+from harness.verdict.results import Phase
 
 
 class Mark(StrEnum):

@@ -13,8 +13,8 @@ import pytest
 
 from bench import check, figures, lab, manifests, peak, record
 from bench.figures import Figure, Unit
-from harness import manifest
-from harness.results import Phase
+from harness.manifest import kernels_yaml
+from harness.verdict.results import Phase
 from tests.conftest import REQUIREMENTS
 
 
@@ -26,10 +26,10 @@ def images(tmp_path: Path) -> dict[str, Path]:
     return {entry.name: tmp_path / entry.name for entry in lab.entries()}
 
 
-def load(text: str, tmp_path: Path) -> tuple[manifest.KernelEntry, ...]:
+def load(text: str, tmp_path: Path) -> tuple[kernels_yaml.KernelEntry, ...]:
     path = tmp_path / "made.yaml"
     path.write_text(text)
-    return manifest.load(path).entries
+    return kernels_yaml.load(path).entries
 
 
 def test_sixty_kernels_differ_in_image_and_arguments(

@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from guest import events
-from harness import judge
 from harness.bisect import state
+from harness.bisect.bisection import Bisect
 from harness.bisect.candidates import Candidate, Series
 from harness.bisect.predicate import Checks, Predicate
-from harness.bisect.runner import Bisect
-from harness.capabilities import CAPABILITIES
-from harness.manifest import DebSource, KernelEntry
-from harness.report.bisect import Bisection
-from harness.results import (
+from harness.bisect.results import Bisection
+from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.verdict import judge
+from harness.verdict.results import (
     Attempt,
     BootEnd,
     Family,

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.bisect import boundaries
-from harness.bisect.boundaries import Vector
-from harness.capabilities import Version, parse_release
-from harness.report.boundaries import Change, Feature, Kind
-from harness.results import CheckVerdict, Family, KernelResult, KernelVerdict
+from harness.bisect import boundary_search
+from harness.bisect.boundary_search import Vector
+from harness.bisect.compatibility_map import Change, Feature, Kind
+from harness.manifest.expectations import Version, parse_release
+from harness.verdict.results import CheckVerdict, Family, KernelResult, KernelVerdict
 from tests import factories
 from tests.bisect.debian import KERNELS
 
@@ -55,7 +55,7 @@ class Search:
         self.boots: list[int] = []
         self.rounds = 0
         known = [None] * len(truth) if versions is None else versions
-        while planned := boundaries.plan(known, self.tested, jobs):
+        while planned := boundary_search.plan(known, self.tested, jobs):
             assert len(planned) <= jobs
             self.rounds += 1
             self.boots += planned
@@ -63,12 +63,12 @@ class Search:
                 self.tested[place] = truth[place]
 
     def found(self) -> list[tuple[int, int, tuple[Change, ...]]]:
-        return [(gap.old, gap.new, gap.changes) for gap in boundaries.gaps(self.tested)]
+        return [(gap.old, gap.new, gap.changes) for gap in boundary_search.gaps(self.tested)]
 
 
 def all_of(truth: Sequence[Vector | None]) -> list[tuple[int, int, tuple[Change, ...]]]:
     """What testing every kernel finds."""
-    gaps = boundaries.gaps(dict(enumerate(truth)))
+    gaps = boundary_search.gaps(dict(enumerate(truth)))
     return [(gap.old, gap.new, gap.changes) for gap in gaps]
 
 
@@ -170,7 +170,7 @@ def test_one_change_without_known_versions_takes_a_binary_search(place: int, job
 
 def test_several_jobs_take_different_gaps_first() -> None:
     tested = {place: steps(41, 10, 30)[place] for place in (0, 20, 40)}
-    first, second = boundaries.plan([None] * 41, tested, 2)
+    first, second = boundary_search.plan([None] * 41, tested, 2)
     assert first < 20 < second
 
 
@@ -199,7 +199,7 @@ def test_a_series_of_which_nothing_can_be_tested_has_no_boundary() -> None:
 
 
 def told(result: KernelResult) -> Vector:
-    vector = boundaries.vector(result)
+    vector = boundary_search.vector(result)
     assert vector is not None
     return vector
 
@@ -214,7 +214,7 @@ def told(result: KernelResult) -> Vector:
 def test_a_kernel_whose_checks_did_not_run_to_their_end_cannot_be_compared(
     verdict: KernelVerdict,
 ) -> None:
-    assert boundaries.vector(replace(factories.kernel(), verdict=verdict)) is None
+    assert boundary_search.vector(replace(factories.kernel(), verdict=verdict)) is None
 
 
 def test_a_kernel_without_mptcp_can_be_compared() -> None:
@@ -255,10 +255,10 @@ def test_a_capability_counts_by_what_is_there_not_by_what_is_expected(
 def test_a_size_that_comes_with_its_capability_is_no_change_of_its_own() -> None:
     capability = replace(MPTCP_INFO, kind=Kind.CAPABILITY)
     old, new = {capability: "absent"}, {capability: "present", MPTCP_INFO: "48 bytes"}
-    assert boundaries.changes(old, new) == (Change(capability, "absent", "present"),)
+    assert boundary_search.changes(old, new) == (Change(capability, "absent", "present"),)
 
 
 def test_a_size_that_is_no_longer_told_is_a_change() -> None:
     capability = replace(MPTCP_INFO, kind=Kind.CAPABILITY)
     old, new = {capability: "present", MPTCP_INFO: "48 bytes"}, {capability: "present"}
-    assert boundaries.changes(old, new) == (Change(MPTCP_INFO, "48 bytes", "not said"),)
+    assert boundary_search.changes(old, new) == (Change(MPTCP_INFO, "48 bytes", "not said"),)

@@ -14,7 +14,7 @@ from harness.bisect import candidates
 from harness.bisect.candidates import Candidate, Series, UnknownKernel
 from harness.kernels import Cache, KernelUnavailable, apt
 from harness.kernels.packages import Package
-from harness.manifest import DebSource, KernelEntry, UpstreamSource
+from harness.manifest.kernels_yaml import DebSource, KernelEntry, UpstreamSource
 from tests.kernels.conftest import DATA
 
 PLAIN = KernelEntry("debian-6.1", DebSource("bookworm", "linux-image-amd64"), "the tests")

@@ -18,7 +18,7 @@ from harness.bisect.changelog import Changes, ChangesUnavailable, entries_betwee
 from harness.kernels import Cache, KernelUnavailable, apt
 from harness.kernels import changelog as logs
 from harness.kernels.packages import Package
-from harness.manifest import DebSource, ImageSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry
 from tests.kernels import builders
 
 DATA = Path(__file__).parent / "data"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from harness import cli
-from harness.bisect import candidates, runner, state
+from harness.bisect import bisection, candidates, state
 from harness.bisect.predicate import Checks
+from harness.bisect.results import Bisection, Ending
 from harness.kernels import Cache
-from harness.report.bisect import Bisection, Ending
 from tests.bisect.simulated import SERIES
 
 MANIFEST = """\
@@ -45,7 +45,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append(given)
         return Bisection(Ending.NO_DIFFERENCE, "--any", False, 2, (), 0, 2, 0, 9.0, "both are good")
 
-    monkeypatch.setattr(runner, "bisect", stand_in)
+    monkeypatch.setattr(bisection, "bisect", stand_in)
     return calls
 
 
@@ -121,6 +121,6 @@ def test_two_at_the_same_bisect_are_no_wrong_argument(
     def busy(*_: object, **__: object) -> Bisection:
         raise state.Busy("another harness is at the same bisect: wait for it")
 
-    monkeypatch.setattr(runner, "bisect", busy)
+    monkeypatch.setattr(bisection, "bisect", busy)
     assert bisect(*ENDS, "--any") == 3
     assert "another harness" in capsys.readouterr().err

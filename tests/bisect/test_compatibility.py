@@ -11,9 +11,9 @@ import pytest
 
 from harness.bisect import state
 from harness.bisect.compatibility import Interrupted, Search
+from harness.bisect.compatibility_map import CompatibilityMap
 from harness.kernels import KernelUnavailable
-from harness.report.boundaries import CompatibilityMap
-from harness.results import KernelResult
+from harness.verdict.results import KernelResult
 from tests.bisect.simulated import COUNT, NAMES, SERIES, Guests, Laboratory, told
 
 FULL_INFO_SINCE, FAULTY_SINCE = 9, 21

@@ -8,7 +8,7 @@ import pytest
 from harness.bisect import continuing
 from harness.bisect.candidates import Candidate
 from harness.bisect.predicate import Anything, Checks
-from harness.manifest import DebSource, KernelEntry, UpstreamSource
+from harness.manifest.kernels_yaml import DebSource, KernelEntry, UpstreamSource
 
 ENTRY = KernelEntry("k", DebSource("sid", "linux-image-amd64"), "the tests")
 WANTED = Checks(("full_info.*",))

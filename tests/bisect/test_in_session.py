@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.bisect import runner
-from harness.grounds import store_file
+from harness.bisect import bisection
+from harness.bisect.results import Bisection, Ending
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest import KernelEntry
-from harness.progress import Listener
-from harness.report.bisect import Bisection, Ending
-from harness.results import Attempt, Family
-from harness.session import Wishes
-from harness.store import Store
+from harness.manifest.kernels_yaml import KernelEntry
+from harness.records.store import Store
+from harness.run.progress import Listener
+from harness.run.session import Wishes
+from harness.run.workspace import store_file
+from harness.verdict.results import Attempt, Family
 from harness.vm.boot import BootPlan
 from tests.bisect.simulated import NAMES, SERIES, WANTED, Guests, attempt_of, flaky, from_on, told
 from tests.fake_boots import Outcomes
@@ -52,7 +52,7 @@ class Laboratory(Outcomes):
 
             yield listener
 
-        return runner.bisect(
+        return bisection.bisect(
             SERIES,
             WANTED,
             Wishes(families=(Family.IPV4,), jobs=2, **wishes),  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 
 from harness.bisect import predicate
 from harness.bisect.predicate import Anything, Checks, HasIncident, Outcome
-from harness.results import CheckVerdict, Family, KernelResult, KernelVerdict
+from harness.verdict.results import CheckVerdict, Family, KernelResult, KernelVerdict
 from tests import factories
 
 PASSED = factories.kernel()

@@ -16,7 +16,8 @@ import pytest
 from harness.bisect import search as arithmetic
 from harness.bisect.candidates import Series
 from harness.bisect.predicate import Anything, Checks
-from harness.report.bisect import Bisection, Ending, render
+from harness.bisect.results import Bisection, Ending
+from harness.report.bisect import render
 from tests.bisect import simulated
 from tests.bisect.simulated import (
     COUNT,

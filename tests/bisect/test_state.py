@@ -11,7 +11,7 @@ from harness.bisect import state
 from harness.bisect.evidence import Evidence, Made
 from harness.bisect.predicate import Checks, Outcome
 from harness.bisect.state import Record
-from harness.results import KernelVerdict
+from harness.verdict.results import KernelVerdict
 
 MADE = Made("k", Outcome.BAD, "\x1b[31m why", KernelVerdict.FAIL, 1, 5.25)
 OLD = Made("k", Outcome.GOOD, "", KernelVerdict.PASS, 0, 0.0, "20260101-000000-abcdef")

@@ -18,7 +18,7 @@ import pytest
 
 from harness.kernels import prepare
 from harness.kernels.cache import Cache
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from tests.conftest import all_required
 
 ROOT = Path(__file__).parents[2]

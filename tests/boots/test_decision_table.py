@@ -21,13 +21,15 @@ from pathlib import Path
 
 import pytest
 
-from harness import host, judge, manifest
-from harness.capabilities import expectations
+from harness.host import tools
 from harness.kernels import prepare
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import PreparedKernel
-from harness.manifest import DebSource, KernelEntry
-from harness.results import Attempt, BootEnd, Family, KernelVerdict
+from harness.manifest import kernels_yaml
+from harness.manifest.expectations import expectations
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.verdict import judge
+from harness.verdict.results import Attempt, BootEnd, Family, KernelVerdict
 from harness.vm import boot, cpio, initramfs
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import PORT, Machine, Request
@@ -54,7 +56,7 @@ def kernel(cache: Cache) -> PreparedKernel:
 
 @pytest.fixture(scope="module")
 def base(cache: Cache) -> Path:
-    busybox = host.find_static_busybox()
+    busybox = tools.find_static_busybox()
     assert busybox is not None
     return initramfs.prepare(cache.root, busybox)
 
@@ -63,7 +65,7 @@ class Qemu:
     """The host's QEMU behind a script; what was done with it, and what is done to it."""
 
     def __init__(self, place: Path) -> None:
-        self.real = host.find("qemu-system-x86_64")
+        self.real = tools.find("qemu-system-x86_64")
         self.place = place
         self.program = place / "qemu-system-x86_64"
         self.runs('exec "$real" "$@"')
@@ -510,7 +512,7 @@ def test_kernel_arguments_reach_qemu_as_they_stand_in_the_manifest(
     """Through virtme-ng, which hands them to a shell."""
     file = tmp_path / "kernels.yaml"
     file.write_text(f"kernels:\n  - name: k\n    upstream: v6.6\n    append: '{ODD}'\n")
-    (entry,) = manifest.load(file).entries
+    (entry,) = kernels_yaml.load(file).entries
     qemu.runs("exit 1")
     booted(append=entry.append)
     arguments = qemu.arguments

@@ -10,7 +10,7 @@ import pytest
 from harness.kernels import prepare
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import PreparedKernel
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from tests.boots.conftest import Harness, manifest
 
 TRIXIE = "deb: {suite: trixie, package: linux-image-amd64}"

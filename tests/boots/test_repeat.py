@@ -14,14 +14,14 @@ import pytest
 
 import guest
 from guest import events
-from harness import judge
-from harness.capabilities import expectations
-from harness.grounds import find_tools
 from harness.kernels import PreparedKernel, prepare
 from harness.kernels.cache import Cache
-from harness.manifest import DebSource, KernelEntry
-from harness.results import Attempt, BootEnd, CheckVerdict, Family, KernelVerdict
-from harness.rounds import Repeat
+from harness.manifest.expectations import expectations
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.run.workspace import find_tools
+from harness.verdict import judge
+from harness.verdict.results import Attempt, BootEnd, CheckVerdict, Family, KernelVerdict
+from harness.verdict.rounds import Repeat
 from harness.vm import boot, initramfs
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request

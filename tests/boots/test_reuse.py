@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import FILE
+from harness.records.store import FILE
 from tests.boots.conftest import Harness, Run, manifest
 
 TRIXIE = "deb: {suite: trixie, package: linux-image-amd64}"

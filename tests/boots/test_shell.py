@@ -18,7 +18,7 @@ import pytest
 
 from harness.kernels import prepare
 from harness.kernels.cache import Cache
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from tests.boots.conftest import virtual_machines, wait_until
 
 #: Seconds; a boot under TCG takes 5 on an idle host.

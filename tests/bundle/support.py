@@ -10,8 +10,8 @@ from pathlib import Path
 from harness.bundle import Bundles
 from harness.bundle.keep import place
 from harness.kernels import PreparedKernel
-from harness.manifest import DebSource, KernelEntry
-from harness.results import CheckVerdict, Family, KernelResult
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.verdict.results import CheckVerdict, Family, KernelResult
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request
 from tests import factories

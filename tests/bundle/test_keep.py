@@ -11,9 +11,9 @@ import pytest
 
 from harness.bundle import archive, load
 from harness.bundle.contents import Asked
-from harness.manifest import DebSource, ImageSource, Source, TreeSource, UpstreamSource
-from harness.results import EarlierRun, Family, KernelResult
-from harness.rounds import Repeat
+from harness.manifest.kernels_yaml import DebSource, ImageSource, Source, TreeSource, UpstreamSource
+from harness.verdict.results import EarlierRun, Family, KernelResult
+from harness.verdict.rounds import Repeat
 from tests import factories
 from tests.bundle.support import CHECKER, CONSOLE, ENTRY, IMAGE, MODULE, NAME, Failing
 

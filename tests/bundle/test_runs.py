@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from harness.bundle import Bundles, archive, load, place
-from harness.progress import Progress
-from harness.results import BootEnd, RunResult
-from harness.session import Wishes
-from harness.store import FILE, Store
+from harness.records.store import FILE, Store
+from harness.run.progress import Progress
+from harness.run.session import Wishes
+from harness.verdict.results import BootEnd, RunResult
 from tests import fake_boots
 from tests.fake_boots import GOOD, Outcomes
 

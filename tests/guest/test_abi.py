@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from guest import abi
 from harness.kernels import Cache, btf, elf, prepare
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
 #: Suites, and what their kernels have: sizes of mptcp_info (None: not built in) and tcp_info.
 GENERATIONS = {

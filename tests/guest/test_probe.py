@@ -12,7 +12,7 @@ import pytest
 from guest import abi, options, probe, sockopt
 from guest.connection import Connection
 from guest.options import Option
-from harness.capabilities import CAPABILITIES
+from harness.manifest.expectations import CAPABILITIES
 from tests.guest.faults import Call, Fault, FaultyKernel, writes_beyond
 
 pytestmark = pytest.mark.mptcp

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import host
+from harness.host import tools
 from harness.kernels import apt
 from harness.kernels.cache import Cache
 from tests.conftest import all_required
@@ -42,7 +42,7 @@ esac
 
 def needs(*programs: str) -> pytest.MarkDecorator:
     """Skip where a program of the host is missing, unless nothing may be skipped there."""
-    absent = [program for program in programs if host.find(program) is None]
+    absent = [program for program in programs if tools.find(program) is None]
     return pytest.mark.skipif(
         bool(absent) and not all_required(), reason=f"this host lacks {', '.join(absent)}"
     )
@@ -87,7 +87,7 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
     for name in ("apt-get", "apt-cache", "apt-config"):
         (directory / name).write_text(_PROGRAM)
         (directory / name).chmod(0o755)
-    if host.find("dpkg-deb") is None:
+    if tools.find("dpkg-deb") is None:
         (directory / "dpkg-deb").symlink_to("apt-get")
     sources = directory / "sources.list"
     sources.write_text("deb http://mirror.example.org/debian bookworm main\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import host
+from harness.host import tools
 from harness.kernels import apt
 from harness.kernels.cache import Cache
 from harness.kernels.packages import Package
@@ -182,7 +182,7 @@ def test_a_host_that_is_not_debian_is_told_what_to_use_instead(
 def test_a_host_without_apt_is_told_what_to_use_instead(
     cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "find", lambda _: None)
+    monkeypatch.setattr(tools, "find", lambda _: None)
     with pytest.raises(KernelUnavailable, match="use an image:, tree: or upstream: kernel"):
         apt.index("bookworm", cache, say)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.host import files
 from harness.kernels import cache as cache_module
-from harness.kernels import files
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.prepared import KernelUnavailable
 from tests.kernels.conftest import Said

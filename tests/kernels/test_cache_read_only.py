@@ -14,7 +14,7 @@ import pytest
 
 from harness import kernels
 from harness.kernels import Cache, KernelUnavailable, apt
-from harness.manifest import ImageSource, KernelEntry
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from tests.kernels import builders
 from tests.kernels.conftest import FakeApt, Said
 

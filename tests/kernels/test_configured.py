@@ -18,8 +18,8 @@ from harness.kernels import image, tree
 from harness.kernels.cache import Cache
 from harness.kernels.kconfig import OPTIONS, REMEDY
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest import ImageSource, KernelEntry, TreeSource
-from harness.session import Wishes
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
+from harness.run.session import Wishes
 from tests import fake_boots
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE

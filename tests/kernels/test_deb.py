@@ -12,7 +12,7 @@ import pytest
 from harness.kernels import deb
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest import DebSource
+from harness.manifest.kernels_yaml import DebSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
 from tests.kernels.conftest import FakeApt, Said, needs

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.kernels import files, image, module_files, tree
+from harness.host import files
+from harness.kernels import image, module_files, tree
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest import ImageSource, TreeSource
+from harness.manifest.kernels_yaml import ImageSource, TreeSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
 from tests.kernels.conftest import Said

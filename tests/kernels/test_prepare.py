@@ -11,7 +11,14 @@ import pytest
 from harness import kernels
 from harness.kernels import Cache, KernelUnavailable, apt, deb, image, upstream
 from harness.kernels.cache import Built
-from harness.manifest import DebSource, ImageSource, KernelEntry, Source, TreeSource, UpstreamSource
+from harness.manifest.kernels_yaml import (
+    DebSource,
+    ImageSource,
+    KernelEntry,
+    Source,
+    TreeSource,
+    UpstreamSource,
+)
 from tests.kernels import builders
 from tests.kernels.conftest import DATA, FakeApt, Said
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness import kernels
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel, modules
-from harness.manifest import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from tests.kernels.conftest import Said
 
 pytestmark = pytest.mark.apt

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import host
+from harness.host import tools
 from harness.kernels import upstream
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import KernelUnavailable
-from harness.manifest import UpstreamSource
+from harness.manifest.kernels_yaml import UpstreamSource
 from tests.kernels import builders
 from tests.kernels.conftest import Said, needs, stopped_after
 from tests.processes import is_gone, read_pid
@@ -43,7 +43,7 @@ def vng(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Path:
     program = tmp_path / "vng"
     program.write_text(_VNG.format(calls=tmp_path / "calls", does=does))
     program.chmod(0o755)
-    monkeypatch.setattr(host, "virtme_ng_path", lambda: f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(tools, "virtme_ng_path", lambda: f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path / "calls"
 
 
@@ -143,6 +143,6 @@ def test_a_stop_ends_the_download(
 def test_a_missing_virtme_ng_is_said(
     cache: Cache, say: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "virtme_ng_path", lambda: str(tmp_path))
+    monkeypatch.setattr(tools, "virtme_ng_path", lambda: str(tmp_path))
     with pytest.raises(KernelUnavailable, match="pip install 'virtme-ng"):
         upstream.prepare("mainline", UpstreamSource("v6.6"), cache, say)

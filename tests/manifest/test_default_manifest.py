@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.manifest import DebSource, KernelEntry, load
+from harness.manifest.kernels_yaml import DebSource, KernelEntry, load
 
 # Names as the archive has them: one of each generation, and the variants beside it.
 BACKPORTS = ["6.16.3+deb13", "6.19.14+deb13", "7.3.4+deb13"]

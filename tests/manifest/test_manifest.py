@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.manifest import (
+from harness.manifest.kernels_yaml import (
     Accel,
     DebSource,
     ImageSource,

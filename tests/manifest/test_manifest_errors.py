@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import manifest_yaml
-from harness.manifest import ManifestError, for_image, load
+from harness.manifest import positions
+from harness.manifest.kernels_yaml import ManifestError, for_image, load
 
 BAD = Path(__file__).parent / "data" / "bad"
 
@@ -64,7 +64,7 @@ def test_a_file_name_that_no_file_can_have_is_one_error() -> None:
 
 
 def test_an_endless_file_is_refused_by_size() -> None:
-    assert f"larger than {manifest_yaml.MAX_BYTES} bytes" in error_of(Path("/dev/zero"))
+    assert f"larger than {positions.MAX_BYTES} bytes" in error_of(Path("/dev/zero"))
 
 
 def test_an_image_that_is_missing_on_the_command_line_is_an_error(tmp_path: Path) -> None:

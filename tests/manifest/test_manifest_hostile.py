@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness.manifest import Manifest, ManifestError, load
+from harness.manifest.kernels_yaml import Manifest, ManifestError, load
 
 # Pieces that a YAML parser gives a meaning to, and the manifest's own words.
 PIECES = [

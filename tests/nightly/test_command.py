@@ -10,10 +10,10 @@ import pytest
 
 from harness import cli, nightly, selftest
 from harness.kernels import Cache
-from harness.nightly import runner
-from harness.report.night import Night
-from harness.report.selftest import Row
-from harness.results import KernelVerdict
+from harness.nightly import night
+from harness.nightly.results import Night
+from harness.selftest.faults import Row
+from harness.verdict.results import KernelVerdict
 
 MANIFEST = """
 kernels:
@@ -57,4 +57,4 @@ def test_each_fault_of_the_selftest_is_said_as_it_is_seen(
 
     monkeypatch.setattr(selftest, "run", run)
     wishes = nightly.Wishes(manifest, [], [])
-    runner._selftest(wishes, Cache(manifest.parent / "cache"), said.append, threading.Event())
+    night._selftest(wishes, Cache(manifest.parent / "cache"), said.append, threading.Event())

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from harness import compare
-from harness.report.night import Compared, Night, Selftest
-from harness.report.selftest import Row
-from harness.results import CheckVerdict, KernelResult, KernelVerdict
+from harness.nightly.results import Compared, Night, Selftest
+from harness.selftest.faults import Row
+from harness.verdict import comparison
+from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict
 from tests import factories
 
 GOOD = factories.kernel()
@@ -27,7 +27,7 @@ NO_BOOT = replace(MISSED, verdict=KernelVerdict.INFRASTRUCTURE)
 def night(
     now: KernelResult, before: KernelResult | None = GOOD, selftest: Selftest | None = None
 ) -> Night:
-    compared = (Compared(compare.kernels(before, now), "earlier", "then"),) if before else ()
+    compared = (Compared(comparison.kernels(before, now), "earlier", "then"),) if before else ()
     return Night(
         "kernels.yaml",
         selftest or Selftest(skipped=True),

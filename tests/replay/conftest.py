@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from harness import grounds, replay
+from harness import replay
 from harness.bundle import Bundle, Bundles, load, place
 from harness.kernels import Cache
 from harness.kernels.image import from_file
 from harness.kernels.modules import Module, ModuleSet
-from harness.manifest import ImageSource, KernelEntry
-from harness.recurrence.conclusion import Tried
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.replay import Wishes
-from harness.report.replay import Row
-from harness.results import Attempt, BootEnd, CheckVerdict, KernelResult
+from harness.replay.machines import Row
+from harness.run import workspace
+from harness.verdict.dependence import Tried
+from harness.verdict.results import Attempt, BootEnd, CheckVerdict, KernelResult
 from harness.vm import accelerator, boot, initramfs
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request
@@ -97,7 +98,7 @@ class Bench:
         directory.mkdir(exist_ok=True)
         qemu = self.directory / "qemu-system-x86_64"
         qemu.touch()
-        ground = grounds.Ground(directory, Path("base.cpio"), qemu, "7.2")
+        ground = workspace.Ground(directory, Path("base.cpio"), qemu, "7.2")
         return replay.run(
             *(bundle or self.bundle(), Wishes(**wishes), ground, self.cache),  # type: ignore[arg-type]
             *(self.said.append, self.rows.append, threading.Event()),
@@ -117,7 +118,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(tmp_path)
     monkeypatch.setattr(boot, "boot", made.boot)
     monkeypatch.setattr(accelerator, "choose", lambda *_: made.choice)
-    monkeypatch.setattr("harness.attempts.BACK_OFF", (0.0, 0.0))
+    monkeypatch.setattr("harness.run.attempts.BACK_OFF", (0.0, 0.0))
     monkeypatch.setattr("harness.replay.machines.PLACES", ())
     monkeypatch.setenv("PATH", "/nowhere")
     return made

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
-from harness.manifest import DebSource
+from harness.manifest.kernels_yaml import DebSource
 from harness.replay import WrongImage, image
 from tests.kernels import builders
 from tests.replay.conftest import Bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.results import CheckVerdict, Incident, IncidentKind, KernelVerdict, RunResult
+from harness.verdict.results import CheckVerdict, Incident, IncidentKind, KernelVerdict, RunResult
 from tests import factories
 
 EVIL = (

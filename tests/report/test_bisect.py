@@ -8,16 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.report.bisect import (
-    SHOWN,
-    Bisection,
-    Change,
-    Ending,
-    Kernel,
-    KernelEvidence,
-    render,
-    to_json,
-)
+from harness.bisect.results import Bisection, Change, Ending, Kernel, KernelEvidence
+from harness.report.bisect import SHOWN, render, to_json
 
 GOOD = Kernel("backports-6.17.8+deb13-amd64", "6.17.8+deb13-amd64", "6.17.8-1~bpo13+1")
 MIDDLE = Kernel("backports-6.17.13+deb13-amd64", "6.17.13+deb13-amd64", "6.17.13-1~bpo13+1")

@@ -6,20 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from harness.report.boundaries import (
-    ASSUMPTION,
+from harness.bisect.compatibility_map import (
     Boundary,
     Change,
     CompatibilityMap,
     Feature,
-    Kernel,
     Kind,
     Untestable,
-    render,
-    to_json,
 )
+from harness.bisect.results import Kernel
+from harness.report.boundaries import ASSUMPTION, render, to_json
 from harness.report.terminal import ASCII, UNICODE
-from harness.results import Family
+from harness.verdict.results import Family
 
 OLD = Kernel("debian-6.1", "6.1.0-50-amd64", "6.1.176-1")
 LAST = Kernel("bookworm-6.1-6.1.0-56-amd64", "6.1.0-56-amd64", "6.1.192-2")

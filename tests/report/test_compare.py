@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from harness import compare
-from harness.report import as_json
+from harness.records import to_json
 from harness.report import compare as report
 from harness.report.terminal import ASCII, UNICODE
-from harness.results import CheckVerdict, Family, KernelResult
+from harness.verdict import comparison
+from harness.verdict.results import CheckVerdict, Family, KernelResult
 from tests import factories
 from tests.report import hostile
 
@@ -29,7 +29,7 @@ def broken_option() -> tuple[KernelResult, KernelResult]:
 
 
 def test_a_broken_option_is_one_failure_in_both_families_and_nothing_else() -> None:
-    text = report.render(compare.kernels(*broken_option()), ASCII)
+    text = report.render(comparison.kernels(*broken_option()), ASCII)
     assert text == (
         "debian-6.12 (6.12.107+deb13-amd64) -> patched (6.12.107+deb13-amd64)\n"
         "  verdict: pass -> fail\n"
@@ -59,31 +59,31 @@ def test_lost_capabilities_come_with_the_kernels_answer() -> None:
         )
         for verdict, detail in ((CheckVerdict.PASS, ""), (UNSUPPORTED, "EOPNOTSUPP"))
     )
-    lines = report.render(compare.kernels(before, after), ASCII).splitlines()
+    lines = report.render(comparison.kernels(before, after), ASCII).splitlines()
     assert lines[1:3] == ["  capabilities lost:", "    full_info: EOPNOTSUPP"]
     assert lines[-1] == "worse: 1 capability lost"
 
 
 def test_nothing_that_differs_is_said_to_be_so() -> None:
-    difference = compare.kernels(factories.kernel(), factories.kernel())
+    difference = comparison.kernels(factories.kernel(), factories.kernel())
     assert report.sentence(difference, ASCII) == "no difference"
 
 
 def test_where_less_was_compared_no_difference_is_said_of_that_only() -> None:
     less = replace(factories.kernel(), families=factories.families(factories.check()))
-    difference = compare.kernels(factories.kernel(), less)
+    difference = comparison.kernels(factories.kernel(), less)
     assert report.sentence(difference, ASCII) == "no difference in what both have"
 
 
 def test_what_cannot_be_compared_is_not_called_alike() -> None:
     unknown = KernelResult.infrastructure("debian-6.1", "QEMU died")
-    text = report.render(compare.kernels(factories.kernel(), unknown), ASCII)
+    text = report.render(comparison.kernels(factories.kernel(), unknown), ASCII)
     assert "no difference" not in text
     assert text.endswith("cannot be compared: debian-6.1 could not be tested: QEMU died\n")
 
 
 def test_a_new_crash_is_shown_with_its_excerpt() -> None:
-    difference = compare.kernels(factories.kernel(), factories.crashed(factories.kernel()))
+    difference = comparison.kernels(factories.kernel(), factories.crashed(factories.kernel()))
     text = report.render(difference, UNICODE)
     assert "  new incidents:\n    panic: Kernel panic - not syncing" in text
     assert "      [    4.102231] sysrq: Trigger a crash\n" in text
@@ -95,16 +95,16 @@ def test_nothing_foreign_reaches_the_terminal_unescaped() -> None:
         incidents=(replace(hostile.run().kernels[0].incidents[0], known=""),),
     )
     for pair in ((factories.kernel(), evil), (evil, factories.kernel())):
-        text = report.render(compare.kernels(*pair), UNICODE)
+        text = report.render(comparison.kernels(*pair), UNICODE)
         assert all(char.isprintable() or char == "\n" for char in text)
-    runs = compare.runs(factories.run(evil), replace(hostile.run(), kernels=(evil,)))
+    runs = comparison.runs(factories.run(evil), replace(hostile.run(), kernels=(evil,)))
     text = report.render_runs(runs, UNICODE)
     assert all(char.isprintable() or char == "\n" for char in text)
 
 
 def test_runs_that_are_alike_take_three_lines() -> None:
     run = factories.run(*factories.four_kernels())
-    lines = report.render_runs(compare.runs(run, run), ASCII).splitlines()
+    lines = report.render_runs(comparison.runs(run, run), ASCII).splitlines()
     assert [line for line in lines if line][2:] == ["4 kernels compared; 4 the same"]
 
 
@@ -122,7 +122,7 @@ def test_runs_name_each_kernel_under_what_became_of_it() -> None:
         interrupted=True,
         missing=("later",),
     )
-    lines = report.render_runs(compare.runs(before, after), ASCII).splitlines()
+    lines = report.render_runs(comparison.runs(before, after), ASCII).splitlines()
     assert "new (6.12.107+deb13-amd64): new, pass" in lines
     assert "gone: debian-newest, gone" in lines
     assert "not tested: later" in lines
@@ -132,8 +132,8 @@ def test_runs_name_each_kernel_under_what_became_of_it() -> None:
 
 
 def test_as_json_it_holds_each_change_with_its_places() -> None:
-    told = report.to_json(compare.kernels(*broken_option()))
-    value = json.loads(json.dumps(as_json.clean(told)))
+    told = report.to_json(comparison.kernels(*broken_option()))
+    value = json.loads(json.dumps(to_json.clean(told)))
     (change,) = value["checks"]
     assert (change["id"], change["change"], len(change["places"])) == (
         "mptcp_info.readable",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from harness.report import history
 from harness.report.terminal import ASCII
-from harness.results import CheckVerdict, Confirmed, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import CheckVerdict, Confirmed, KernelResult, KernelVerdict, RunResult
 from tests import factories
 
 

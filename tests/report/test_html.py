@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from harness.report import html
-from harness.results import CheckVerdict, RunResult
+from harness.verdict.results import CheckVerdict, RunResult
 from tests import factories
 from tests.report import hostile
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from harness.report import junit
-from harness.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
 from tests import factories
 from tests.report import hostile
 

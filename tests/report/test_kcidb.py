@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.report import kcidb
-from harness.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
 from tests import factories
 from tests.report import hostile
 

@@ -9,7 +9,13 @@ from dataclasses import replace
 import pytest
 
 from harness.report import ktap
-from harness.results import CheckResult, CheckVerdict, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import (
+    CheckResult,
+    CheckVerdict,
+    KernelResult,
+    KernelVerdict,
+    RunResult,
+)
 from tests import factories
 from tests.report import hostile
 

@@ -12,9 +12,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from harness.progress import Progress, Stage
 from harness.report.live import Display, Screen, live
 from harness.report.terminal import ASCII, UNICODE, Glyphs
+from harness.run.progress import Progress, Stage
 from tests.report.support import Clock, Encoded, Gone
 
 NAMES = ["debian-5.10", "debian-6.1", "debian-newest"]

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness import compare
 from harness.report import markdown
-from harness.results import CheckVerdict, Family
+from harness.verdict import comparison
+from harness.verdict.results import CheckVerdict, Family
 from tests import factories
 from tests.report import hostile
 
@@ -98,14 +98,14 @@ def test_a_kernel_that_is_missing_is_in_the_table() -> None:
 def test_a_comparison_says_in_its_title_whether_anything_is_newly_wrong() -> None:
     before = factories.run(factories.kernel())
     after = factories.run(factories.crashed(factories.kernel()))
-    worse = markdown.difference_to_markdown(compare.runs(before, after))
-    same = markdown.difference_to_markdown(compare.runs(before, before))
+    worse = markdown.difference_to_markdown(comparison.runs(before, after))
+    same = markdown.difference_to_markdown(comparison.runs(before, before))
     assert worse.startswith("### mptcp-harness: newly wrong\n")
     assert same.startswith("### mptcp-harness: nothing newly wrong\n")
 
 
 def test_a_comparison_does_not_get_out_of_its_block() -> None:
     before = factories.run(replace(hostile.run().kernels[0], incidents=(), families={}))
-    text = markdown.difference_to_markdown(compare.runs(before, hostile.run()))
+    text = markdown.difference_to_markdown(comparison.runs(before, hostile.run()))
     assert "<script" in text
     assert "<script" not in outside_code(text)

@@ -8,8 +8,8 @@ from io import StringIO
 
 import pytest
 
-from harness.progress import Progress, Stage
 from harness.report.plain import plain
+from harness.run.progress import Progress, Stage
 from tests.report.support import Clock, Encoded, Gone
 
 

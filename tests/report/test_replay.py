@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from harness.recurrence.conclusion import Conclusion, Follows, Machine, Tried
-from harness.recurrence.failure import Again, Comparison, Symptom
-from harness.report.replay import Row, line, summary, table
-from harness.results import KernelVerdict
+from harness.replay.machines import Row
+from harness.report.replay import line, summary, table
+from harness.verdict.dependence import Conclusion, Follows, Machine, Tried
+from harness.verdict.reproduction import Again, Comparison, Symptom
+from harness.verdict.results import KernelVerdict
 
 MACHINE = Machine("tcg", 1, "7.2")
 SAME = Symptom("check ipv4 a.b", "ipv4 a.b")

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from harness.report.table import MIN_WIDTH, render
-from harness.results import (
+from harness.verdict.results import (
     BootEnd,
     CheckResult,
     CheckVerdict,

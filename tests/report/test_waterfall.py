@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.report import waterfall
-from harness.results import Phase
+from harness.verdict.results import Phase
 
 PHASES = (Phase("qemu", 1.0), Phase("kernel", 2.0), Phase("ipv4", 1.0))
 ANY_PHASES = st.lists(

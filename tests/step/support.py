@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import cli, grounds, host, session
-from harness.manifest import ImageSource, KernelEntry
-from harness.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
-from harness.step import runner, toolchain
+from harness import cli
+from harness.host import tools
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.run import session, workspace
+from harness.step import step, toolchain
+from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
 from harness.vm import initramfs
 from tests import factories
 
@@ -112,10 +114,10 @@ class Boots:
         true = Path("/bin/true")
         path = os.environ["PATH"]
         setattr(session, "run", self.run)
-        setattr(grounds, "find_tools", lambda: (true, true))
-        setattr(runner, "qemu_version", lambda *_: "7.2")
+        setattr(workspace, "find_tools", lambda: (true, true))
+        setattr(step, "qemu_version", lambda *_: "7.2")
         setattr(initramfs, "prepare", lambda *_: Path("base.cpio"))
-        setattr(host, "virtme_ng_path", lambda: path)
+        setattr(tools, "virtme_ng_path", lambda: path)
         setattr(toolchain, "check", lambda: None)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, grounds, session
+from harness import cli
 from harness.cli import step as command
 from harness.kernels import kconfig
+from harness.run import session, workspace
 from harness.step import toolchain
 from harness.step.source import Stop
 from tests.step.support import BAD, BROKEN, CODE, GOOD, PANIC, Boots, Tree
@@ -68,9 +69,9 @@ def test_without_a_compiler_the_bisect_stops(step: Step, monkeypatch: pytest.Mon
 
 def test_without_qemu_the_bisect_stops(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_tools() -> tuple[Path, Path]:
-        raise grounds.SessionUnavailable("this host lacks qemu-system-x86_64")
+        raise workspace.SessionUnavailable("this host lacks qemu-system-x86_64")
 
-    monkeypatch.setattr(grounds, "find_tools", find_tools)
+    monkeypatch.setattr(workspace, "find_tools", find_tools)
     assert step() == 128
 
 

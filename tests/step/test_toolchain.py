@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import host
-from harness.host import Standing
+from harness.host import tools
+from harness.host.tools import Standing
 from harness.step import toolchain
 from harness.step.build import complaints
 from harness.step.source import Stop
@@ -24,16 +24,16 @@ def test_nox_can_ask_for_the_tools_before_anything_is_installed() -> None:
 def test_a_missing_compiler_is_named_with_its_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "find", lambda program: None if program == "flex" else Path("/x"))
-    monkeypatch.setattr(host, "install_command", lambda tools: [tool.debian for tool in tools])
-    monkeypatch.setattr(host, "HEADERS", Path("/nowhere"))
+    monkeypatch.setattr(tools, "find", lambda program: None if program == "flex" else Path("/x"))
+    monkeypatch.setattr(tools, "install_command", lambda tools: [tool.debian for tool in tools])
+    monkeypatch.setattr(tools, "HEADERS", Path("/nowhere"))
     with pytest.raises(Stop, match="lacks flex, headers of libc, headers of libelf") as raised:
         toolchain.check()
     assert str(raised.value).endswith("flex libc6-dev libelf-dev")
 
 
 def test_the_doctor_tells_whether_kernels_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "find", lambda _: None)
+    monkeypatch.setattr(tools, "find", lambda _: None)
     found = toolchain.doctor()
     assert (found.standing, found.found) == (Standing.LIMITED, "for step only")
 
@@ -52,7 +52,7 @@ def test_the_doctor_tells_whether_kernels_can_be_built(monkeypatch: pytest.Monke
 def test_what_the_host_lacks_is_not_the_commits_fault(
     line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "install_command", lambda tools: [tool.debian for tool in tools])
+    monkeypatch.setattr(tools, "install_command", lambda tools: [tool.debian for tool in tools])
     why = toolchain.host_failure(["make: *** Error 2", line], tmp_path)
     assert why is not None
     assert said in why
@@ -82,7 +82,7 @@ def test_a_log_without_errors_shows_its_end() -> None:
 
 
 def test_without_ccache_make_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "find", lambda _: None)
+    monkeypatch.setattr(tools, "find", lambda _: None)
     assert toolchain.ccache({}) == ([], {})
 
 
@@ -92,6 +92,6 @@ def test_ccache_keeps_the_users_own_directory(
     program = tmp_path / "ccache"
     program.write_text('#!/bin/sh\necho "$MINE"\n')
     program.chmod(0o700)
-    monkeypatch.setattr(host, "find", lambda _: program)
+    monkeypatch.setattr(tools, "find", lambda _: program)
     found = toolchain.ccache({"MINE": "/home/me/.cache/ccache"})
     assert found == (["CC=ccache gcc"], {"CCACHE_DIR": "/home/me/.cache/ccache"})

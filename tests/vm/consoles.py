@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.results import IncidentKind as K
+from harness.verdict.results import IncidentKind as K
 
 CONSOLES = {
     path.stem: path.read_bytes()

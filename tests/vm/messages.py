@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from harness.results import IncidentKind as K
+from harness.verdict.results import IncidentKind as K
 
 
 def _trace(*functions: str) -> str:

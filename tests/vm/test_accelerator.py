@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import host
+from harness.host import tools
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import PreparedKernel
-from harness.manifest import Accel
+from harness.manifest.kernels_yaml import Accel
 from harness.vm import accelerator
 from harness.vm.accelerator import AcceleratorUnavailable, choose
 from tests.processes import is_gone, read_pid
@@ -256,8 +256,8 @@ def cached_kernel() -> PreparedKernel | None:
 
 def test_the_kvm_of_this_host_is_judged_in_time(tmp_path: Path) -> None:
     """The real QEMU and the real device, whatever they do here."""
-    program, booted = host.find("qemu-system-x86_64"), cached_kernel()
-    if program is None or booted is None or host.kvm_obstacle(host.KVM) is not None:
+    program, booted = tools.find("qemu-system-x86_64"), cached_kernel()
+    if program is None or booted is None or tools.kvm_obstacle(tools.KVM) is not None:
         pytest.skip("needs QEMU, /dev/kvm and a kernel that was prepared before")
     started = time.monotonic()
     choice = choose(Accel.AUTO, booted, program, tmp_path / "kvm.json", lambda _: None)

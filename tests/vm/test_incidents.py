@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.results import Incident
-from harness.results import IncidentKind as K
+from harness.verdict.results import MAX_INCIDENTS, Incident
+from harness.verdict.results import IncidentKind as K
 from harness.vm.incidents import (
     MAX_EXCERPT,
     MAX_EXCERPT_LINES,
-    MAX_INCIDENTS,
     is_environment_panic,
     kernel_spoke,
     scan,

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import host
+from harness.host import tools
 from harness.kernels.prepared import PreparedKernel
 from harness.vm import cpio, initramfs
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    busybox = host.find_static_busybox()
+    busybox = tools.find_static_busybox()
     if busybox is None:
         busybox = Path(sys.executable).resolve()  # only its bytes matter here
     return initramfs.prepare(tmp_path_factory.mktemp("cache"), busybox)
@@ -48,7 +48,7 @@ def test_an_archive_is_what_cpio_reads() -> None:
     writer.file("d/odd", b"12345", 0o755)
     writer.symlink("d/link", "odd")
     writer.close()
-    if not host.find("busybox"):
+    if not tools.find("busybox"):
         pytest.skip("no busybox to read the archive with")
     listed = subprocess.run(
         ["busybox", "cpio", "-t", "-v"], input=file.getvalue(), capture_output=True
@@ -98,7 +98,7 @@ def test_a_second_prepare_builds_nothing(base: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError("built again")
 
     monkeypatch.setattr(initramfs, "_build", fail)
-    busybox = host.find_static_busybox() or Path(sys.executable).resolve()
+    busybox = tools.find_static_busybox() or Path(sys.executable).resolve()
     assert initramfs.prepare(base.parents[1], busybox) == base
 
 
@@ -121,6 +121,6 @@ def test_modules_follow_in_the_order_in_which_they_load(base: Path, tmp_path: Pa
 def test_a_torn_root_is_built_again(base: Path) -> None:
     whole = base.read_bytes()
     base.write_bytes(whole[: len(whole) // 2])
-    busybox = host.find_static_busybox() or Path(sys.executable).resolve()
+    busybox = tools.find_static_busybox() or Path(sys.executable).resolve()
     assert initramfs.prepare(base.parents[1], busybox) == base
     assert len(base.read_bytes()) == len(whole)

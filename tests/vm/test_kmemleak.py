@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.results import IncidentKind as K
+from harness.verdict.results import IncidentKind as K
 from harness.vm.incidents import scan
 
 COUNT = "kmemleak: {} new suspected memory leaks (see /sys/kernel/debug/kmemleak)"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.kernels import Cache, files
+from harness.host import files
+from harness.kernels import Cache
 from harness.vm import qemu
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from guest import events
-from harness import judge
-from harness.report import as_json, table
-from harness.results import (
+from harness.records import to_json
+from harness.report import table
+from harness.verdict import judge
+from harness.verdict.results import (
     Attempt,
     BootEnd,
     Expectation,
@@ -324,7 +325,7 @@ def test_text_of_a_guest_is_shown_and_not_obeyed() -> None:
         notes=stream.notes,
     )
     shown = table.render(factories.run(kernel), width=100, colour=False, unicode=True)
-    kept = as_json.kernel_text(kernel)
+    kept = to_json.kernel_text(kernel)
     assert verdict is KernelVerdict.FAIL
     for text in (shown, kept):
         assert not {"\x1b", "\x07", "\r", "\u202e", "\ud800", "\0"} & set(text)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from guest import events
-from harness import judge
-from harness.results import (
+from harness.verdict import judge
+from harness.verdict.results import (
     Attempt,
     BootEnd,
     CheckVerdict,
@@ -23,7 +23,7 @@ from harness.results import (
     KernelVerdict,
     Stream,
 )
-from harness.rounds import Repeat
+from harness.verdict.rounds import Repeat
 from harness.vm import stream as stream_module
 from harness.vm.stream import StreamReader
 from tests.vm.support import ENTRIES, NONCE, Guest

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.results import Phase
+from harness.verdict.results import Phase
 from harness.vm.timeline import Mark, Timeline
 from tests.report.support import Clock
 

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A bisect from end to end: both ends, then rounds of kernels, then what follows from them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from harness.bisect import continuing, predicate, search, state, testing
+from harness.bisect.candidates import Candidate, Series
+from harness.bisect.evidence import Evidence, Made
+from harness.bisect.predicate import Predicate
+from harness.bisect.results import Bisection, Change, Ending, Kernel, KernelEvidence
+from harness.bisect.testing import Listening, Tester
+from harness.kernels import Cache
+from harness.run import session
+from harness.text import plural
+from harness.verdict.results import KernelResult, KernelVerdict
+
+Say = Callable[[str], None]
+#: What the package's changelog says between two kernels, and notes about it; must not raise.
+Changes = Callable[[Candidate, Candidate, Predicate], tuple[tuple[Change, ...], tuple[str, ...]]]
+#: A kernel of which a boot came to this is not booted again in the same round.
+_NO_USE = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.BOOT_FAILURE)
+
+
+def bisect(
+    series: Series,
+    wanted: Predicate | None,
+    wishes: session.Wishes,
+    cache: Cache,
+    listening: Listening,
+    say: Say,
+    changes: Changes,
+    stop: threading.Event,
+    *,
+    fresh: bool = False,
+) -> Bisection:
+    """Where in ``series`` what is ``wanted`` changed; None: what differs between its ends.
+
+    Of ``wishes`` families, seed, jobs, accel, output and confirm count. What an interrupted bisect
+    for the same found out is used, unless ``fresh``. Raises what :func:`harness.run.session.run`
+    raises, and state.Damaged, state.Busy.
+    """
+    entries = [candidate.entry for candidate in series.candidates]
+    what = {"bisect": str(wanted) if wanted else "difference", "reversed": series.reversed}
+    with (
+        testing.remembered("bisects", series.candidates, wishes, what, cache, say, fresh=fresh) as (
+            asked,
+            journal,
+        ),
+        testing.on_ground(entries, wishes, asked, journal.seed, cache, listening, stop) as booting,
+    ):
+        run = Bisect(series, wanted, booting, journal, booting.jobs, wishes.confirm, say, stop)
+        return replace(run.run(changes), directory=str(booting.directory))
+
+
+class Bisect:
+    """One bisect over ``series``; how kernels are tested is the ``tester``'s matter."""
+
+    def __init__(
+        self,
+        series: Series,
+        wanted: Predicate | None,
+        tester: Tester,
+        journal: state.Journal,
+        jobs: int,
+        confirm: int,
+        say: Say,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # From the good end to the bad one.
+        self._order = series.candidates[::-1] if series.reversed else series.candidates
+        self._series = series
+        self._tester = tester
+        self._jobs = jobs
+        self._wanted = 1 + confirm
+        self._say = say
+        self._stop = stop
+        self._clock = clock
+        self._started = clock()
+        self._evidence = Evidence(journal, [c.entry.name for c in self._order])
+        self._predicate = wanted or self._evidence.predicate
+        self._earlier = self._evidence.booted
+        self._round = self._evidence.rounds
+
+    def run(self, changes: Changes) -> Bisection:
+        """The result; the state has all that was found out, whatever ends this."""
+        if self._evidence.all:
+            self._say(
+                f"going on with a bisect for the same: {plural(len(self._evidence.all), 'result')} "
+                "kept (--fresh begins anew)"
+            )
+        ended = self._ends()
+        if ended is not None:
+            return ended
+        assert self._predicate is not None, "the ends gave one"
+        self._announce()
+        while True:
+            step = search.step(self._counts(), self._jobs, self._wanted)
+            if isinstance(step, search.Found):
+                return self._found(step, changes)
+            if isinstance(step, search.Contradiction):
+                return self._contradiction(step)
+            self._round += 1
+            names = ", ".join(self._order[place].entry.name for place in step.boots)
+            self._say(f"round {self._round}: {names}")
+            self._boot(step.boots, self._keep)
+            if self._stop.is_set():
+                return self._interrupted()
+
+    # The ends.
+
+    def _ends(self) -> Bisection | None:
+        """Verify both; a result where there is nothing to look for between them."""
+        good, bad = 0, len(self._order) - 1
+        missing = {p: self._wanted - self._counts()[p].made for p in (good, bad)}
+        missing = {place: boots for place, boots in missing.items() if boots > 0}
+        results: dict[int, list[KernelResult]] = {good: [], bad: []}
+        if missing:
+            keep = self._keep if self._predicate else self._collect(results)
+            self._say("the ends: " + ", ".join(self._order[p].entry.name for p in missing))
+            self._boot(missing, keep)
+            if self._stop.is_set():
+                return self._interrupted()
+        if self._predicate is None:
+            self._predicate = predicate.difference(results[good], results[bad])
+            if self._predicate is None:
+                return self._nothing_differs(results[good], results[bad])
+            self._evidence.add_predicate(self._predicate)
+            self._say(f"looking for what differs: {self._predicate}")
+            for place, found in results.items():
+                for result in found:
+                    self._keep(place, result)
+        return self._verified(good, bad)
+
+    def _collect(
+        self, results: Mapping[int, list[KernelResult]]
+    ) -> Callable[[int, KernelResult], None]:
+        """Until both ends are there, nobody knows what to look for in them."""
+        return lambda place, result: results[place].append(result)
+
+    def _nothing_differs(
+        self, good: Sequence[KernelResult], bad: Sequence[KernelResult]
+    ) -> Bisection:
+        names = [self._order[place].entry.name for place in (0, -1)]
+        for name, results in zip(names, (good, bad), strict=True):
+            if all(result.verdict in predicate.SILENT for result in results):
+                said = f"{results[0].verdict}: {results[0].reason}"
+                return self._no_answer(Ending.UNTESTABLE, f"{name} could not be tested ({said})")
+        said = " and ".join(
+            f"{name} is {results[0].verdict}"
+            + (f" ({results[0].reason})" * bool(results[0].reason))
+            for name, results in zip(names, (good, bad), strict=True)
+        )
+        if predicate.difference(bad, good) is not None:
+            told = self._no_answer(
+                Ending.SWAPPED,
+                f"the ends are swapped: what fails on {names[0]} passes on {names[1]} ({said}); "
+                f"give --good {names[1]} --bad {names[0]}",
+            )
+        else:
+            told = self._no_answer(
+                Ending.NO_DIFFERENCE,
+                f"no check fails on {names[1]} and passes on {names[0]}: {said}; say what to look "
+                "for with --check, --incident or --any",
+            )
+        # None of them is kept, for nobody knows what they are to be judged by.
+        return replace(told, boots=sum(1 for r in (*good, *bad) if r.reused_from is None))
+
+    def _verified(self, good: int, bad: int) -> Bisection | None:
+        counts = self._counts()
+        ends = [self._order[good].entry.name, self._order[bad].entry.name]
+        for place, name in zip((good, bad), ends, strict=True):
+            if not counts[place].told:
+                why = f"{name} could not be tested: {self._evidence.why(place)}; name another"
+                return self._no_answer(Ending.UNTESTABLE, why)
+        shows, lacks = counts[good].bad > 0, not counts[bad].bad
+        what = str(self._predicate)
+        if shows and lacks:
+            return self._no_answer(
+                Ending.SWAPPED,
+                f"the ends are swapped: {ends[0]}, named as good, is bad, and {ends[1]}, named as "
+                f"bad, is good; give --good {ends[1]} --bad {ends[0]}",
+            )
+        if shows or lacks:
+            found = "bad" if shows else "good"
+            also = f" ({self._evidence.why(good if shows else bad)})"
+            hint = "" if shows else ", and --confirm N if the fault does not show in every boot"
+            return self._no_answer(
+                Ending.NO_DIFFERENCE,
+                f"by {what} both {ends[0]} and {ends[1]} are {found}{also}; name others{hint}",
+            )
+        return None
+
+    def _announce(self) -> None:
+        """What is ahead, before it begins."""
+        count = len(self._order)
+        rounds = search.rounds_at_most(count, self._jobs)
+        boots = search.boots_at_most(count, self._jobs) * self._wanted
+        slowest = max(self._evidence.seconds(0), self._evidence.seconds(count - 1))
+        if slowest:
+            expected = f"about {math.ceil(rounds * self._wanted * slowest)} s"
+            time_said = f"{expected} at {slowest:.1f} s a boot, downloads not counted"
+        else:
+            time_said = "the time is not known: both ends were booted by an older harness"
+        more = ", more if it proves flaky" if self._wanted > 1 else ""
+        self._say(
+            f"{plural(count, 'kernel')}: at most {plural(rounds, 'round')} of {self._jobs}, "
+            f"{plural(boots, 'boot')}{more}; {time_said}"
+        )
+
+    # Boots.
+
+    def _boot(self, boots: Mapping[int, int], keep: Callable[[int, KernelResult], None]) -> None:
+        """Boot each place so often, all of them once before any of them twice."""
+        places = {self._order[place].entry.name: place for place in boots}
+        useless: set[int] = set()
+        for number in range(max(boots.values())):
+            batch = [p for p, times in boots.items() if times > number and p not in useless]
+            if not batch or self._stop.is_set():
+                return
+            came: set[int] = set()
+
+            def on_result(result: KernelResult, came: set[int] = came) -> None:
+                place = places[result.name]
+                came.add(place)
+                if result.verdict in _NO_USE:
+                    useless.add(place)
+                keep(place, result)
+
+            known = len(self._evidence.all)
+            entries = [self._order[place].entry for place in batch]
+            self._tester.test(entries, on_result, stored=self._wanted == 1)
+            for made in self._evidence.all[known:]:  # not while a live display is on the terminal
+                self._say(f"{made.kernel}: {made.outcome}: {made.why}")
+            if not self._stop.is_set() and came != set(batch):
+                raise AssertionError("a kernel that was not interrupted has a result")
+
+    def _keep(self, place: int, result: KernelResult) -> None:
+        assert self._predicate is not None, "who collects does not keep"
+        judged = self._predicate.judge(result)
+        reused = result.reused_from
+        self._evidence.add(
+            Made(
+                kernel=self._order[place].entry.name,
+                outcome=judged.outcome,
+                why=judged.why,
+                verdict=result.verdict,
+                round=self._round,
+                seconds=reused.total_s if reused else result.timing.total_s,
+                reused_from=reused.run if reused else "",
+            )
+        )
+
+    def _counts(self) -> list[search.Boots]:
+        return [self._evidence.boots(place) for place in range(len(self._order))]
+
+    # Results.
+
+    def _found(self, step: search.Found, changes: Changes) -> Bisection:
+        good, bad = self._order[step.last_good], self._order[step.first_bad]
+        assert self._predicate is not None, "the ends gave one"
+        listed, notes = changes(good, bad, self._predicate)
+        command = continuing.command(good, bad, self._predicate, reverse=self._series.reversed)
+        if step.is_flaky and step.confidence < 0.95:
+            notes = (*notes, "the same with a larger --confirm makes it surer; no boot is lost")
+        blameless = [place for place in step.skipped if self._evidence.host_failed(place)]
+        if blameless:
+            notes = (
+                *notes,
+                f"{plural(len(blameless), 'kernel')} between the two could not be tested for the "
+                "host's sake: the same command tries that again, and boots nothing else twice",
+            )
+        return replace(
+            self._bisection(Ending.FOUND),
+            last_good=_kernel(good),
+            first_bad=_kernel(bad),
+            skipped=tuple(self._tested(place) for place in step.skipped),
+            confidence=step.confidence,
+            failed=step.bad,
+            of=step.boots,
+            changes=listed,
+            git=command.text,
+            notes=(*self._series.notes, *notes, *command.notes),
+        )
+
+    def _contradiction(self, step: search.Contradiction) -> Bisection:
+        names = [self._order[place].entry.name for place in step.places]
+        hint = "more than one change, or a fault that shows in some boots only"
+        remedy = (
+            "--confirm N tells them apart"
+            if self._wanted == 1
+            else "name two kernels nearer to each other, or a larger --confirm"
+        )
+        text = f"the evidence contradicts itself: {step.why.format(*names)}. It may be {hint}"
+        return self._no_answer(Ending.CONTRADICTION, f"{text}: {remedy}")
+
+    def _interrupted(self) -> Bisection:
+        kept = plural(len(self._evidence.all), "result")
+        return self._no_answer(
+            Ending.INTERRUPTED, f"interrupted; {kept} kept, the same command goes on with them"
+        )
+
+    def _no_answer(self, ending: Ending, text: str) -> Bisection:
+        return replace(self._bisection(ending), text=text, notes=self._series.notes)
+
+    def _bisection(self, ending: Ending) -> Bisection:
+        tried = [place for place, boots in enumerate(self._counts()) if boots.made]
+        if self._series.reversed:
+            tried.reverse()
+        return Bisection(
+            ending=ending,
+            what=str(self._predicate) if self._predicate else "what differs",
+            reversed=self._series.reversed,
+            kernels=len(self._order),
+            evidence=tuple(self._tested(place) for place in tried),
+            rounds=self._evidence.rounds,
+            boots=self._evidence.booted,
+            earlier=self._earlier,
+            seconds=self._clock() - self._started,
+        )
+
+    def _tested(self, place: int) -> KernelEvidence:
+        boots = self._evidence.boots(place)
+        return KernelEvidence(
+            kernel=_kernel(self._order[place]),
+            good=boots.good,
+            bad=boots.bad,
+            untestable=boots.silent,
+            why=self._evidence.why(place),
+            reused_from=self._evidence.reused_from(place),
+        )
+
+
+def _kernel(candidate: Candidate) -> Kernel:
+    return Kernel(candidate.entry.name, candidate.release, candidate.version)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What each kernel is expected to support.
+
+What a kernel has is found by asking it, in the guest. What it is *expected* to have comes from
+its version, from who built it, and from the manifest, which has the last word. A capability
+that the guest reports and that is not in :data:`CAPABILITIES` is never expected: its absence
+cannot be judged by a version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from harness.verdict.results import Expectation
+
+Version = tuple[int, int]  # major, minor
+
+# linux 5.13.12-1~exp1, "net: Enable MPTCP" (Debian bug 987815); bullseye's 5.10 says "CONFIG_MPTCP
+# is not set". From 5.14 on, because 5.13.9 was built without it and shares its major.minor.
+DEBIAN_BUILDS_MPTCP_SINCE: Version = (5, 14)
+
+
+@dataclass(frozen=True)
+class CapabilitySpec:
+    """A capability: ``meaning`` in one line, the mainline version that brought it.
+
+    ``since`` is None for what every kernel should have. ``requires`` names capabilities
+    without which this one cannot be there; they stand earlier in :data:`CAPABILITIES`. Those
+    that are ``minor`` are many: a table counts them.
+    """
+
+    name: str
+    meaning: str
+    since: Version | None
+    requires: tuple[str, ...] = ()
+    minor: bool = False
+
+
+def _minor(
+    name: str, meaning: str, since: Version, requires: tuple[str, ...] = ("mptcp",)
+) -> CapabilitySpec:
+    return CapabilitySpec(name, meaning, since, requires, minor=True)
+
+
+# Versions from the kernel's history. Debian's 6.1, 6.12, 6.16 to 6.19, 7.0 and 7.3 were asked, and
+# agree. Stable trees backport some (tcp_keepalive to 6.1.94, transparent_get to 6.1.135 and
+# 6.12.24), which does not hurt: an expectation by version does not fail for presence.
+_SPECS = (
+    CapabilitySpec("mptcp", "socket(…, IPPROTO_MPTCP) makes an MPTCP socket", (5, 6)),
+    CapabilitySpec("ipv6", "IPv6 sockets can be made and the loopback address used", None),
+    CapabilitySpec("mptcp_info", "getsockopt(SOL_MPTCP, MPTCP_INFO)", (5, 16), ("mptcp",)),
+    CapabilitySpec("tcpinfo", "getsockopt(SOL_MPTCP, MPTCP_TCPINFO)", (5, 16), ("mptcp",)),
+    CapabilitySpec(
+        "subflow_addrs", "getsockopt(SOL_MPTCP, MPTCP_SUBFLOW_ADDRS)", (5, 16), ("mptcp",)
+    ),
+    CapabilitySpec(
+        "packet_stats",
+        "MPTCP_INFO counts retransmits and bytes sent, received and acknowledged",
+        (6, 5),
+        ("mptcp_info",),
+    ),
+    CapabilitySpec("full_info", "getsockopt(SOL_MPTCP, MPTCP_FULL_INFO)", (6, 5), ("mptcp",)),
+    CapabilitySpec("ip_tos", "IP_TOS can be set and read on an MPTCP socket", (5, 17), ("mptcp",)),
+    _minor("tcp_cork_nodelay", "TCP_CORK and TCP_NODELAY can be set and read", (5, 17)),
+    _minor("tcp_inq", "TCP_INQ can be set and read", (5, 17)),
+    _minor("tcp_fastopen_connect", "TCP_FASTOPEN_CONNECT can be read", (6, 1)),
+    _minor("tcp_fastopen", "TCP_FASTOPEN and TCP_FASTOPEN_NO_COOKIE can be read", (6, 2)),
+    _minor(
+        "local_port_range", "IP_LOCAL_PORT_RANGE and IP_BIND_ADDRESS_NO_PORT can be read", (6, 8)
+    ),
+    _minor("subflows_total", "MPTCP_INFO has mptcpi_subflows_total", (6, 8), ("mptcp_info",)),
+    _minor("tcp_notsent_lowat", "TCP_NOTSENT_LOWAT can be set and read", (6, 9)),
+    _minor("tcp_keepalive", "TCP_KEEPIDLE, _KEEPINTVL and _KEEPCNT can be set and read", (6, 10)),
+    _minor("tcp_is_mptcp", "TCP_IS_MPTCP can be read", (6, 10)),
+    _minor(
+        "last_data",
+        "MPTCP_INFO has mptcpi_last_data_sent, _last_data_recv and _last_ack_recv",
+        (6, 10),
+        ("mptcp_info",),
+    ),
+    _minor("transparent_get", "IP(V6)_TRANSPARENT, _FREEBIND and IPV6_V6ONLY can be read", (6, 15)),
+    _minor("tcp_maxseg", "TCP_MAXSEG can be read", (6, 17)),
+)
+
+#: By name, in the order in which tables show them.
+CAPABILITIES: Mapping[str, CapabilitySpec] = MappingProxyType({s.name: s for s in _SPECS})
+
+
+def expectations(
+    release: str, origin_is_debian: bool, declared: Mapping[str, bool]
+) -> dict[str, Expectation]:
+    """What a kernel is expected to have, by capability, in the order of :data:`CAPABILITIES`.
+
+    ``release`` is its ``uname -r``; one that names no version is taken for the newest.
+    ``declared`` is the manifest's ``expect``, which is strict: presence where absence was
+    declared is a failure too.
+    """
+    version = parse_release(release)
+    expected: dict[str, Expectation] = {}
+    for spec in CAPABILITIES.values():
+        missing = next((name for name in spec.requires if not expected[name].present), None)
+        if spec.name in declared:
+            present = declared[spec.name]
+            why = f"the manifest says {spec.name}: {'true' if present else 'false'}"
+            expected[spec.name] = Expectation(present, why, strict=True)
+        elif missing is not None:
+            why = f"it needs {missing}, which is not expected: {expected[missing].why}"
+            expected[spec.name] = Expectation(False, why)
+        elif version is None:
+            expected[spec.name] = Expectation(True, _why_of_unknown(spec, release))
+        else:
+            expected[spec.name] = _by_version(spec, version, origin_is_debian)
+    return expected
+
+
+def contradictions(declared: Mapping[str, bool]) -> list[tuple[str, str]]:
+    """Pairs (capability declared present, capability it needs and that is declared absent)."""
+    return [
+        (spec.name, needed)
+        for spec in CAPABILITIES.values()
+        if declared.get(spec.name) is True
+        for needed in _all_requirements(spec)
+        if declared.get(needed) is False
+    ]
+
+
+def parse_release(release: str) -> Version | None:
+    """(major, minor) of a ``uname -r``, None where it names no version.
+
+    The third number does not count: Debian's ``6.1.0-50-amd64`` is 6.1.176. A release
+    candidate counts as its version, since features enter before ``-rc1``.
+    """
+    match = re.match(r"([0-9]{1,3})\.([0-9]{1,3})(?![0-9])", release)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _by_version(spec: CapabilitySpec, version: Version, origin_is_debian: bool) -> Expectation:
+    if spec.since is None:
+        return Expectation(True, "the checks want it of every kernel")
+    this = f"this is {_dotted(version)}"
+    if version < spec.since:
+        return Expectation(False, f"mainline has it since {_dotted(spec.since)}, {this}")
+    if spec.name == "mptcp" and origin_is_debian and version < DEBIAN_BUILDS_MPTCP_SINCE:
+        since = _dotted(DEBIAN_BUILDS_MPTCP_SINCE)
+        return Expectation(False, f"Debian builds MPTCP in since {since}, {this}")
+    return Expectation(True, f"mainline has it since {_dotted(spec.since)}")
+
+
+def _why_of_unknown(spec: CapabilitySpec, release: str) -> str:
+    shown = ascii(release[:64])  # the guest's own words, so nothing a terminal would obey
+    if spec.since is None:
+        return "the checks want it of every kernel"
+    return (
+        f"mainline has it since {_dotted(spec.since)}; "
+        f"the release {shown} names no version and is taken for the newest"
+    )
+
+
+def _all_requirements(spec: CapabilitySpec) -> list[str]:
+    found = list(spec.requires)
+    for name in spec.requires:
+        found += _all_requirements(CAPABILITIES[name])
+    return found
+
+
+def _dotted(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"

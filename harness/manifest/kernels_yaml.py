@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``kernels.yaml`` as frozen objects, or everything that is wrong with it at once.
+
+:mod:`harness.manifest.positions` knows where each value stands, :mod:`harness.manifest.schema` what
+each key takes; here is what the keys of an entry mean to each other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from harness.manifest import positions, schema
+from harness.manifest.expectations import contradictions
+from harness.manifest.positions import Data, DataPath, Document, Problem, quoted, show_path
+from harness.manifest.schema import GLOB, SOURCES, Accel, DefaultsModel, EntryModel, PathKind
+
+__all__ = [
+    "Accel",
+    "DebSource",
+    "ImageSource",
+    "KernelEntry",
+    "Manifest",
+    "ManifestError",
+    "Source",
+    "TreeSource",
+    "UpstreamSource",
+    "for_image",
+    "load",
+]
+
+DEFAULT_CPUS = 1
+DEFAULT_MEMORY_MIB = 512
+DEFAULT_TIMEOUT_S = 120
+
+
+# ``sha256`` of a source is what the kernel's image has to hash to, in lower case.
+
+
+@dataclass(frozen=True)
+class DebSource:
+    """A package of a suite; in a series ``package`` is a pattern, as :mod:`fnmatch` reads it."""
+
+    suite: str
+    package: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A bzImage or vmlinux. That ``image`` exists was checked, not that it is one."""
+
+    image: Path
+    modules: Path | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class TreeSource:
+    """A built kernel tree."""
+
+    tree: Path
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class UpstreamSource:
+    """A mainline or stable ``tag`` such as ``v6.6``, whose build virtme-ng downloads."""
+
+    tag: str
+    sha256: str | None = None
+
+
+Source: TypeAlias = DebSource | ImageSource | TreeSource | UpstreamSource
+
+
+@dataclass(frozen=True)
+class KernelEntry:
+    """One entry, with the defaults filled in. Paths are absolute.
+
+    ``name`` is unique in its manifest and safe as a file name. ``append`` holds one kernel
+    argument each. ``where`` is ``file:line:column``, for messages.
+    """
+
+    name: str
+    source: Source
+    where: str
+    is_series: bool = False
+    cpus: int = DEFAULT_CPUS
+    memory_mib: int = DEFAULT_MEMORY_MIB
+    accel: Accel = Accel.AUTO
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    append: tuple[str, ...] = ()
+    expect: Mapping[str, bool] = field(default_factory=dict)
+    known_issues: Path | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The entries of the file ``path``, in its order."""
+
+    path: Path
+    entries: tuple[KernelEntry, ...]
+
+
+class ManifestError(Exception):
+    """What is wrong with a manifest: ``errors`` in the file's order, one line each."""
+
+    def __init__(self, errors: tuple[str, ...]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = errors
+
+
+def load(path: Path) -> Manifest:
+    """The manifest at ``path``; relative paths in it start at its directory.
+
+    Raises :class:`ManifestError` with every error of the file, each
+    ``file:line:column: path: what is wrong, what would be right``.
+    """
+    try:
+        document = positions.parse(_read(path))
+    except positions.DocumentError as error:
+        raise _error(path, [error.problem]) from None
+    model, problems = schema.validate(document, path.parent)
+    problems += [*document.problems, *_cross_check(document)]
+    if model is None or problems:
+        raise _error(path, problems)
+    entries = []
+    for index, entry in enumerate(model.kernels):
+        place = document.values["kernels", index]
+        where = f"{path}:{place.line}:{place.column}"
+        entries.append(_entry(entry, model.defaults, where))
+    return Manifest(path, tuple(entries))
+
+
+def for_image(image: Path, modules: Path | None = None) -> KernelEntry:
+    """The entry of one ``image`` without a manifest, named after its file, with the defaults.
+
+    Raises :class:`ManifestError` where the image or the directory ``modules`` is missing.
+    """
+    errors, found = [], []
+    for path, kind in ((image, PathKind.IMAGE), (modules, PathKind.DIRECTORY)):
+        try:
+            here = Path.cwd()
+            found.append(path and schema.locate(str(here / path), here, kind))
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ManifestError(tuple(errors))
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", image.name).lstrip("._+-")[:80]
+    source = ImageSource(found[0] or image, found[1])
+    return KernelEntry(safe or "image", source, "the command line")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(positions.MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ManifestError(
+            (f"{path}: there is no such file; name a manifest, or run where kernels.yaml lies",)
+        ) from None
+    except IsADirectoryError:
+        text = f"{path}: a directory, not a manifest; name the file in it"
+        raise ManifestError((text,)) from None
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        text = f"{path}: the manifest cannot be read: {said}; check its path and permissions"
+        raise ManifestError((text,)) from None
+    if len(content) > positions.MAX_BYTES:
+        text = f"{path}: larger than {positions.MAX_BYTES} bytes, no manifest; name another file"
+        raise ManifestError((text,))
+    return content
+
+
+def _error(path: Path, problems: list[Problem]) -> ManifestError:
+    return ManifestError(
+        tuple(
+            f"{path}:{p.position.line}:{p.position.column}: {p.path}: {p.text}"
+            for p in sorted(set(problems))
+        )
+    )
+
+
+def _entry(entry: EntryModel, defaults: DefaultsModel, where: str) -> KernelEntry:
+    """``entry`` over ``defaults``: ``expect`` is merged by name, ``append`` comes after theirs."""
+    both = (defaults.append or []) + (entry.append or [])
+    return KernelEntry(
+        name=entry.name or entry.series or "",
+        source=_source(entry),
+        where=where,
+        is_series=entry.series is not None,
+        cpus=entry.cpus or defaults.cpus or DEFAULT_CPUS,
+        memory_mib=entry.memory or defaults.memory or DEFAULT_MEMORY_MIB,
+        accel=entry.accel or defaults.accel or Accel.AUTO,
+        timeout_s=entry.timeout or defaults.timeout or DEFAULT_TIMEOUT_S,
+        append=tuple(argument for group in both for argument in group),
+        expect={**(defaults.expect or {}), **(entry.expect or {})},
+        known_issues=entry.known_issues or defaults.known_issues,
+    )
+
+
+def _source(entry: EntryModel) -> Source:
+    sha256 = entry.sha256.lower() if entry.sha256 else None
+    if entry.deb is not None:
+        return DebSource(entry.deb.suite, entry.deb.package, sha256)
+    if entry.image is not None:
+        return ImageSource(entry.image, entry.modules, sha256)
+    if entry.tree is not None:
+        return TreeSource(entry.tree, sha256)
+    assert entry.upstream is not None, "the cross-check lets no entry pass without a source"
+    return UpstreamSource(entry.upstream, sha256)
+
+
+def _cross_check(document: Document) -> Iterator[Problem]:
+    """What the keys of an entry, and the entries, say of each other.
+
+    Works on the untyped data, so that these errors come together with the schema's.
+    """
+    data = document.data if isinstance(document.data, dict) else {}
+    defaults, kernels = data.get("defaults"), data.get("kernels")
+    default_expect = _expect(defaults)
+    yield from _contradictions(document, ("defaults",), default_expect)
+    lines: dict[str, int] = {}
+    for index, entry in enumerate(kernels if isinstance(kernels, list) else []):
+        if not isinstance(entry, dict):
+            continue
+        path: DataPath = ("kernels", index)
+        yield from _check_name(document, path, entry, lines)
+        yield from _check_source(document, path, entry)
+        yield from _check_series(document, path, entry)
+        if "expect" in entry:
+            yield from _contradictions(document, path, default_expect | _expect(entry))
+
+
+def _check_name(
+    document: Document, path: DataPath, entry: dict[str, Data], lines: dict[str, int]
+) -> Iterator[Problem]:
+    """``lines`` says where each name was first given; the entry's own is added."""
+    given = [key for key in ("name", "series") if key in entry]
+    if not given:
+        yield _at(document, path, "neither 'name' nor 'series'; give the kernel a name")
+    elif len(given) == 2:
+        text = "a name beside a series; keep 'name' for one kernel, 'series' for many"
+        yield _at_key(document, (*path, "series"), text)
+    for key in given[:1]:
+        name = entry[key]
+        if not isinstance(name, str) or not name:
+            continue
+        if name in lines:
+            text = f"{quoted(name)} is taken by the entry of line {lines[name]}; name it otherwise"
+            yield _at(document, (*path, key), text)
+        lines.setdefault(name, document.values[*path, key].line)
+
+
+def _check_source(document: Document, path: DataPath, entry: dict[str, Data]) -> Iterator[Problem]:
+    given = [key for key in SOURCES if key in entry]
+    if not given:
+        yield _at(document, path, f"no source; give one of {', '.join(SOURCES)}")
+    if len(given) > 1:
+        text = f"{len(given)} sources, {' and '.join(given)}; keep one of them"
+        yield _at(document, path, text)
+    if "modules" in entry and given and "image" not in given:
+        text = f"belongs to 'image', and this entry has {given[0]!r}; remove it"
+        yield _at_key(document, (*path, "modules"), text)
+
+
+def _check_series(document: Document, path: DataPath, entry: dict[str, Data]) -> Iterator[Problem]:
+    is_series = "series" in entry
+    for key in SOURCES[1:]:
+        if is_series and key in entry:
+            text = "a series takes its kernels from 'deb'; write 'name' instead of 'series'"
+            yield _at_key(document, (*path, key), text)
+    if is_series and "sha256" in entry:
+        text = "each kernel of a series has an image, and a hash, of its own; remove it"
+        yield _at_key(document, (*path, "sha256"), text)
+    deb = entry.get("deb")
+    package = deb.get("package") if isinstance(deb, dict) else None
+    if not isinstance(package, str) or not package:
+        return
+    is_pattern = any(character in package for character in GLOB)
+    package_path = (*path, "deb", "package")
+    if is_pattern and not is_series:
+        text = f"{quoted(package)} is a pattern of many kernels; write 'series' instead of 'name'"
+        yield _at(document, package_path, text)
+    if is_series and not is_pattern:
+        text = (
+            f"{quoted(package)} is one package; give a pattern such as "
+            "'linux-image-6.12.*-amd64', or write 'name' instead of 'series'"
+        )
+        yield _at(document, package_path, text)
+
+
+def _expect(holder: Data | None) -> dict[str, bool]:
+    expect = holder.get("expect") if isinstance(holder, dict) else None
+    pairs = expect.items() if isinstance(expect, dict) else ()
+    return {name: value == "true" for name, value in pairs if value in ("true", "false")}
+
+
+def _contradictions(
+    document: Document, path: DataPath, expect: Mapping[str, bool]
+) -> Iterator[Problem]:
+    for present, absent in contradictions(expect):
+        text = f"{present}: true cannot be with {absent}: false, which it needs; drop one"
+        yield _at(document, (*path, "expect"), text)
+
+
+def _at(document: Document, path: DataPath, text: str) -> Problem:
+    return Problem(document.values[path], show_path(path), text)
+
+
+def _at_key(document: Document, path: DataPath, text: str) -> Problem:
+    return Problem(document.keys[path], show_path(path), text)

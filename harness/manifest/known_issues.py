@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Known issues: failures and reports that do not count until a day, each for a reason.
+
+A known issue is marked and shown, never hidden. It changes what a failing check and a complaint
+in the kernel's log count for, and nothing else: after a crash, a hang or a loss the rest was not
+tested (docs/verdicts.md, "Known issues").
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Self
+
+from harness.manifest import known_issues_schema, positions
+from harness.manifest.kernels_yaml import KernelEntry, ManifestError
+from harness.manifest.known_issues_schema import KEY
+from harness.manifest.positions import Problem, show_path
+from harness.verdict import judge
+from harness.verdict.results import (
+    MAX_INCIDENTS,
+    CheckResult,
+    CheckVerdict,
+    Family,
+    FamilyResult,
+    Incident,
+    KernelResult,
+    KernelVerdict,
+)
+
+#: Of results that came of a whole boot: in others, what did not occur may not have been tried.
+_WHOLE = (
+    *(KernelVerdict.FAIL, KernelVerdict.WARNING),
+    *(KernelVerdict.PASS, KernelVerdict.UNSUPPORTED),
+)
+
+
+@dataclass(frozen=True)
+class KnownIssue:
+    """One entry. Of ``fingerprint`` and ``check`` one is given, each a pattern of :mod:`fnmatch`.
+
+    ``kernels`` are patterns of a kernel's name or release. ``expires`` is the last day, in UTC,
+    on which it does not count. ``where`` is ``file:line``, for messages.
+    """
+
+    reason: str
+    owner: str
+    expires: datetime.date
+    where: str
+    fingerprint: str = ""
+    check: str = ""
+    family: Family | None = None  # both if None
+    kernels: tuple[str, ...] = ("*",)
+    link: str = ""
+
+    def __str__(self) -> str:
+        beside = ", ".join(text for text in (self.link, self.owner) if text)
+        return f"known until {self.expires}: {self.reason} ({beside})"
+
+    @property
+    def subject(self) -> str:
+        """What it is about: ``ipv6 mptcp_info.*``."""
+        return " ".join(text for text in (self.family, self.check or self.fingerprint) if text)
+
+    def expired(self, today: datetime.date) -> bool:
+        return today > self.expires
+
+    def covers(self, name: str, release: str) -> bool:
+        """Whether it is about the kernel ``name`` that calls itself ``release``."""
+        return any(
+            fnmatchcase(text, pattern) for pattern in self.kernels for text in (name, release)
+        )
+
+    def is_about(self, found: CheckResult | Incident) -> bool:
+        """Whether ``found``, of a kernel that it covers, is what it knows.
+
+        Only a check's failure can be known: one that broke or was lost said nothing.
+        """
+        if isinstance(found, Incident):
+            same = found.fingerprint == self.fingerprint
+            return bool(self.fingerprint) and (
+                same or fnmatchcase(found.fingerprint, self.fingerprint)
+            )
+        return found.verdict is CheckVerdict.FAIL and self.names(found)
+
+    def names(self, result: CheckResult) -> bool:
+        """Whether it is about the check that ``result`` is of, and its family."""
+        of_family = self.family in (None, result.key.family)
+        return bool(self.check) and of_family and fnmatchcase(result.key.id, self.check)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What :func:`apply` was given, with what is known marked; ``notes`` say what has expired."""
+
+    families: Mapping[Family, FamilyResult]
+    incidents: tuple[Incident, ...]
+    notes: tuple[str, ...]
+
+
+def apply(
+    families: Mapping[Family, FamilyResult],
+    incidents: Sequence[Incident],
+    issues: Sequence[KnownIssue],
+    name: str,
+    release: str,
+    today: datetime.date,
+) -> Applied:
+    """Mark what ``issues`` know of the kernel ``name``; the families' verdicts follow.
+
+    Where the console held so many reports that some were left out, none is marked: what was left
+    out is not known.
+    """
+    covering = [issue for issue in issues if issue.covers(name, release)]
+    valid = [issue for issue in covering if not issue.expired(today)]
+    notes: dict[str, None] = {}
+
+    def known(found: CheckResult | Incident) -> str:
+        for issue in valid:
+            if issue.is_about(found):
+                return str(issue)
+        what = found.fingerprint if isinstance(found, Incident) else found.key.id
+        for issue in covering:
+            if issue.is_about(found):
+                notes[f"{what} was {issue}"] = None
+        return ""
+
+    def marked(result: FamilyResult) -> FamilyResult:
+        texts = [known(check) for check in result.checks]
+        if not any(texts):
+            return result
+        pairs = zip(result.checks, texts, strict=True)
+        return judge.family_result([replace(check, known=text) for check, text in pairs])
+
+    judged = {family: marked(result) for family, result in families.items()}
+    if len(incidents) < MAX_INCIDENTS:
+        seen = tuple(replace(incident, known=known(incident)) for incident in incidents)
+    else:
+        seen = tuple(incidents)
+        if any(map(known, incidents)):
+            text = f"{len(incidents)} reports, and perhaps more: none of them counts as known"
+            notes[text] = None
+    return Applied(judged, seen, tuple(notes))
+
+
+def idle(
+    issues: Iterable[KnownIssue], kernels: Sequence[KernelResult], today: datetime.date
+) -> tuple[str, ...]:
+    """A note on each of ``issues`` that could have occurred on one of ``kernels``, and on none did.
+
+    It could where a boot got to its end and, for an issue of a check, the check was run in every
+    family that the issue names; an issue of a report is taken to come about in any such boot.
+    """
+    notes = []
+    for issue in issues:
+        covered = [kernel for kernel in kernels if issue.covers(kernel.name, kernel.release)]
+        tried = [kernel.name for kernel in covered if _tries(kernel, issue)]
+        if tried and not any(_occurs(kernel, issue) for kernel in covered):
+            expired = f" (it expired on {issue.expires})" if issue.expired(today) else ""
+            notes.append(
+                f"known issue for {issue.subject} on {', '.join(issue.kernels)} no longer occurs, "
+                f"tried on {_listed(tried)}: remove the entry {issue.where}{expired}"
+            )
+    return tuple(notes)
+
+
+def _tries(kernel: KernelResult, issue: KnownIssue) -> bool:
+    if kernel.verdict not in _WHOLE:
+        return False
+    if issue.fingerprint:
+        return True
+    decided = {
+        check.key.family
+        for result in kernel.families.values()
+        for check in result.checks
+        if check.verdict is CheckVerdict.PASS and issue.names(check)
+    }
+    return decided >= ({issue.family} if issue.family else set(Family))
+
+
+def _occurs(kernel: KernelResult, issue: KnownIssue) -> bool:
+    checks = (check for result in kernel.families.values() for check in result.checks)
+    return any(map(issue.is_about, kernel.incidents)) or any(map(issue.is_about, checks))
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def digest(issues: Iterable[KnownIssue], name: str, today: datetime.date) -> str:
+    """SHA-256 of all that the result of the kernel ``name`` owes to ``issues`` on this day."""
+    entries = [asdict(issue) | {"where": "", "expired": issue.expired(today)} for issue in issues]
+    return hashlib.sha256(json.dumps([name, entries], default=str).encode()).hexdigest()
+
+
+# The file.
+
+
+@dataclass(frozen=True)
+class KnownIssues:
+    """What is known of the kernels of a run on the day ``today``, by the files that say it."""
+
+    today: datetime.date = datetime.date.max
+    files: Mapping[Path, tuple[KnownIssue, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, entries: Iterable[KernelEntry]) -> Self:
+        """Each file that ``entries`` name, once, as of today in UTC.
+
+        Raises :class:`ManifestError` with the errors of all of them.
+        """
+        files: dict[Path, tuple[KnownIssue, ...]] = {}
+        errors: list[str] = []
+        for path in dict.fromkeys(entry.known_issues for entry in entries):
+            if path is not None:
+                try:
+                    files[path] = load(path)
+                except ManifestError as error:
+                    errors += error.errors
+        if errors:
+            raise ManifestError(tuple(errors))
+        return cls(datetime.datetime.now(datetime.UTC).date(), files)
+
+    def of(self, entry: KernelEntry) -> tuple[KnownIssue, ...]:
+        """What the file of ``entry``, which was read, lists; of other kernels, too."""
+        return () if entry.known_issues is None else self.files[entry.known_issues]
+
+    def idle(
+        self, entries: Iterable[KernelEntry], kernels: Iterable[KernelResult], *, narrowed: bool
+    ) -> tuple[str, ...]:
+        """:func:`idle` for each file and the results of those ``entries`` that name it.
+
+        In a run that was ``narrowed`` to some checks a report that stays away means nothing.
+        """
+        named: dict[Path, set[str]] = {path: set() for path in self.files}
+        for entry in entries:
+            if entry.known_issues is not None:
+                named[entry.known_issues].add(entry.name)
+        results = tuple(kernels)
+        return tuple(
+            note
+            for path, names in named.items()
+            for note in idle(
+                [issue for issue in self.files[path] if issue.check or not narrowed],
+                [kernel for kernel in results if kernel.name in names],
+                self.today,
+            )
+        )
+
+
+def load(path: Path) -> tuple[KnownIssue, ...]:
+    """The known issues in the file ``path``, in its order.
+
+    Raises :class:`ManifestError` with every error of the file, each
+    ``file:line:column: path: what is wrong, what would be right``.
+    """
+    try:
+        document = positions.parse(_read(path), KEY)
+    except positions.DocumentError as error:
+        raise _error(path, [error.problem]) from None
+    model, problems = known_issues_schema.validate(document)
+    if model is None or problems:
+        raise _error(path, problems)
+    return tuple(
+        KnownIssue(**dict(entry), where=f"{path}:{document.values[KEY, index].line}")
+        for index, entry in enumerate(model.known_issues)
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(positions.MAX_BYTES + 1)
+    except OSError as error:
+        text = f"{path}: the known issues cannot be read: {error.strerror}; check 'known_issues'"
+        raise ManifestError((f"{text} in the manifest",)) from None
+    if len(content) > positions.MAX_BYTES:
+        text = f"{path}: larger than {positions.MAX_BYTES} bytes, no list of known issues"
+        raise ManifestError((f"{text}; name another file in the manifest",))
+    return content
+
+
+def _error(path: Path, problems: Iterable[Problem]) -> ManifestError:
+    whole = show_path(())
+    return ManifestError(
+        tuple(
+            f"{path}:{p.position.line}:{p.position.column}: "
+            f"{'the file' if p.path == whole else p.path}: {p.text}"
+            for p in sorted(set(problems))
+        )
+    )

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The schema of a file of known issues: what each key takes, and how its text is typed.
+
+As in :mod:`harness.manifest.schema` every scalar arrives as text, and every type reads it itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
+
+from harness.manifest.positions import Data, DataPath, Document, Problem, kind, quoted, show_path
+from harness.manifest.schema import nearest
+from harness.verdict.results import Family
+
+KEY = "known_issues"
+
+
+def _text(wanted: str) -> PlainValidator:
+    """Text on one line; one that YAML folded over several is joined."""
+
+    def read(value: object) -> str:
+        text = " ".join(value.split()) if isinstance(value, str) else ""
+        if not text:
+            shown = "nothing" if isinstance(value, str) else kind(value)
+            raise ValueError(f"expected {wanted}, found {shown}")
+        if not text.isprintable():
+            raise ValueError(f"expected {wanted}, found {quoted(text)} with unprintable characters")
+        return text
+
+    return PlainValidator(read)
+
+
+def _family(value: object) -> Family:
+    if isinstance(value, str) and value in tuple(Family):
+        return Family(value)
+    raise ValueError(f"expected ipv4 or ipv6, found {kind(value)}; leave it out for both")
+
+
+def _link(value: object) -> str:
+    wanted = "a link such as https://example.org/issue/1"
+    if isinstance(value, str) and re.fullmatch(r"[!-~]+", value):
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme in ("http", "https") and parts.netloc:
+            return value
+    raise ValueError(f"expected {wanted}, found {kind(value)}")
+
+
+def _date(value: object) -> datetime.date:
+    wanted = "the last day on which the issue is known, such as 2027-01-31"
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        try:
+            return datetime.date.fromisoformat(value)
+        except ValueError as error:
+            raise ValueError(f"{quoted(value)} is no day: {error}; expected {wanted}") from None
+    raise ValueError(f"expected {wanted}, found {kind(value)}")
+
+
+def _patterns(value: object) -> object:
+    if isinstance(value, str):
+        return [value]
+    if value == []:
+        raise ValueError("an empty list; name a kernel, or leave the key out for all")
+    return value
+
+
+class EntryModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fingerprint: Annotated[str, _text("the fingerprint of a report, or a pattern of one")] = ""
+    check: Annotated[str, _text("a check such as mptcp_info.readable, or a pattern")] = ""
+    family: Annotated[Family, PlainValidator(_family)] | None = None
+    kernels: Annotated[
+        tuple[Annotated[str, _text("a kernel's name or release, or a pattern")], ...],
+        BeforeValidator(_patterns),
+    ] = ("*",)
+    reason: Annotated[str, _text("why this is accepted for now")]
+    link: Annotated[str, PlainValidator(_link)] = ""
+    owner: Annotated[str, _text("who answers for it")]
+    expires: Annotated[datetime.date, PlainValidator(_date)]
+
+
+class FileModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    known_issues: tuple[EntryModel, ...]
+
+
+_ENTRY_SHAPE = "a mapping with 'check' or 'fingerprint', and 'reason', 'owner' and 'expires'"
+_SHAPES = {
+    "": "a mapping with a list under 'known_issues'",
+    KEY: "a list, each item such as '- check: mptcp_info.readable' with 'reason' under it",
+    "kernels": "a pattern such as debian-6.* or a list of patterns",
+    "reason": "why this is accepted for now",
+    "owner": "who answers for it",
+    "expires": "the last day on which the issue is known, such as 2027-01-31",
+}
+
+
+def validate(document: Document) -> tuple[FileModel | None, list[Problem]]:
+    """The typed file and, in no order, everything that is wrong with it; None where it has no type.
+
+    The keys of an entry are compared as they were written, so that those errors come with others.
+    """
+    problems = [*document.problems, *_cross_check(document)]
+    try:
+        return FileModel.model_validate(document.data), problems
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        return None, problems + [_problem(document, one) for one in found]
+
+
+def _problem(document: Document, found: Any) -> Problem:
+    """pydantic's error dict ``found``, in the file's own words and place."""
+    path: DataPath = found["loc"]
+    last = str(path[-1]) if path else ""
+    if found["type"] == "extra_forbidden":
+        model = FileModel if len(path) == 1 else EntryModel
+        return _at_key(document, path, "unknown key" + nearest(last, model.model_fields))
+    if found["type"] == "missing":
+        text = f"the key {last!r} is missing; expected {_SHAPES[last]}"
+        return _at(document, path[:-1], text)
+    if found["type"] == "value_error":
+        text = str(found["ctx"]["error"])
+    else:
+        text = f"expected {_SHAPES.get(last, _ENTRY_SHAPE)}, found {kind(found['input'])}"
+    while path not in document.values:  # a pattern given as text has no place in a list
+        path = path[:-1]
+    return _at(document, path, text)
+
+
+def _cross_check(document: Document) -> Iterator[Problem]:
+    """What the keys of an entry mean to each other."""
+    data = document.data if isinstance(document.data, dict) else {}
+    entries = data.get(KEY)
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, dict):
+            yield from _check_subject(document, (KEY, index), entry)
+
+
+def _check_subject(document: Document, path: DataPath, entry: dict[str, Data]) -> Iterator[Problem]:
+    if "check" not in entry and "fingerprint" not in entry:
+        yield _at(document, path, "neither 'check' nor 'fingerprint'; say what is known")
+    if "check" in entry and "fingerprint" in entry:
+        text = "a fingerprint beside a check; write two entries"
+        yield _at_key(document, (*path, "fingerprint"), text)
+    elif "fingerprint" in entry and "family" in entry:
+        text = "a report of the kernel is of no family; remove it"
+        yield _at_key(document, (*path, "family"), text)
+
+
+def _at(document: Document, path: DataPath, text: str) -> Problem:
+    return Problem(document.values[path], show_path(path), text)
+
+
+def _at_key(document: Document, path: DataPath, text: str) -> Problem:
+    return Problem(document.keys[path], show_path(path), text)

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The schema of ``kernels.yaml``: what each key takes, and how its text is typed.
+
+The models mirror the file. Every scalar arrives as text, so every type here reads text itself;
+pydantic's own conversions would take ``1_000`` or `` 7 `` for numbers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import stat
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+)
+
+from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.positions import (
+    DataPath,
+    Document,
+    Position,
+    Problem,
+    kind,
+    quoted,
+    show_path,
+)
+
+SOURCES = ("deb", "image", "tree", "upstream")
+GLOB = "*?["  # the characters that make a package name a pattern
+
+MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 64 * 1024
+# x86 takes 2048 bytes in all, of which virtme-ng's own arguments need about half; the defaults'
+# arguments and an entry's add up.
+MAX_APPEND = 512
+
+# Arguments by which the harness and virtme-ng find their own way into the guest.
+_OWNED_ARGUMENTS = {
+    "init": "virtme-ng starts the guest's init itself",
+    "rdinit": "virtme-ng starts the guest's init itself",
+    "root": "the harness gives the guest its root",
+    "rootfstype": "the harness gives the guest its root",
+    "rootflags": "the harness gives the guest its root",
+    "console": "the harness reads the kernel's log from the console it set up",
+    "quiet": "the harness reads the whole log of the kernel",
+    "loglevel": "the harness reads the whole log of the kernel",
+    "earlyprintk": "the harness reads the kernel's log from the console it set up",
+    "panic": "the harness decides what follows a panic",
+}
+
+
+class Accel(StrEnum):
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class PathKind(StrEnum):
+    """What a path in the manifest has to lead to."""
+
+    IMAGE = "kernel image"  # any kind: whether it is one is for that kernel's own result to say
+    FILE = "file"
+    DIRECTORY = "directory"
+
+
+def locate(text: str, base: Path, wanted: PathKind) -> Path:
+    """The absolute path that ``text`` means, seen from the directory ``base``; ``~`` is expanded.
+
+    Raises ValueError, with the sentence for the user, for what is missing or of another kind.
+    """
+    if not text.isprintable():
+        raise ValueError(f"expected a path, found {quoted(text)} with unprintable characters")
+    try:
+        path = (base / Path(text).expanduser()).absolute()
+        mode = path.stat().st_mode
+    except RuntimeError:
+        raise ValueError(f"no home directory is known for {quoted(text)}; write it out") from None
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "" if text.startswith(("/", "~")) else ", seen from the manifest's directory"
+        raise ValueError(f"no {wanted} {quoted(text)}{hint}; correct the path") from None
+    except PermissionError as error:
+        if wanted is PathKind.IMAGE:
+            return path
+        raise ValueError(f"{quoted(text)} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "not a file name on this system"
+        raise ValueError(f"{quoted(text)} cannot be read: {said}") from None
+    if wanted is PathKind.DIRECTORY and not stat.S_ISDIR(mode):
+        raise ValueError(f"expected a directory, and {quoted(text)} is none")
+    if wanted is PathKind.FILE and not stat.S_ISREG(mode):
+        raise ValueError(f"expected a file, and {quoted(text)} is none")
+    return path
+
+
+def _text(value: object, wanted: str) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError(f"expected {wanted}, found {kind(value)}")
+
+
+def _matching(pattern: str, wanted: str) -> PlainValidator:
+    def read(value: object) -> str:
+        text = _text(value, wanted)
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {wanted}, found {quoted(text)}")
+        return text
+
+    return PlainValidator(read)
+
+
+def _number(low: int, high: int, unit: str) -> PlainValidator:
+    wanted = f"a whole number of {unit} from {low} to {high}"
+
+    def read(value: object) -> int:
+        text = _text(value, wanted)
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise ValueError(f"expected {wanted}, found {quoted(text)}")
+        return int(text)
+
+    return PlainValidator(read)
+
+
+def _path(wanted: PathKind) -> PlainValidator:
+    def read(value: object, info: ValidationInfo[Path]) -> Path:
+        return locate(_text(value, f"the path of a {wanted}"), info.context, wanted)
+
+    return PlainValidator(read)
+
+
+def _memory(value: object) -> int:
+    wanted = "an amount of memory from 128M to 64G, such as 512M or 2G"
+    text = _text(value, wanted)
+    match = re.fullmatch(r"([0-9]{1,9})([MG])", text)
+    mib = int(match[1]) * (1024 if match[2] == "G" else 1) if match else 0
+    if not MIN_MEMORY_MIB <= mib <= MAX_MEMORY_MIB:
+        raise ValueError(f"expected {wanted}, found {quoted(text)}")
+    return mib
+
+
+def _accel(value: object) -> Accel:
+    text = _text(value, "auto, kvm or tcg")
+    if text not in tuple(Accel):
+        raise ValueError(f"expected auto, kvm or tcg, found {quoted(text)}")
+    return Accel(text)
+
+
+def _flag(value: object) -> bool:
+    text = _text(value, "true or false")
+    if text not in ("true", "false"):
+        raise ValueError(f"expected true or false, in just these letters, found {quoted(text)}")
+    return text == "true"
+
+
+def _capability(name: str) -> str:
+    if name not in CAPABILITIES:
+        raise ValueError(f"unknown capability{nearest(name, CAPABILITIES)}")
+    return name
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, str):
+        return [value]
+    if value == []:
+        raise ValueError("an empty list; name an argument or leave the key out")
+    return value
+
+
+def _arguments(value: object) -> tuple[str, ...]:
+    arguments = tuple(_text(value, "kernel arguments, such as 'slub_debug=FZ'").split(" "))
+    for argument in arguments:
+        _refuse_argument(argument)
+    return tuple(argument for argument in arguments if argument)
+
+
+def _refuse_argument(argument: str) -> None:
+    """Raise ValueError unless ``argument`` may stand on the kernel's command line."""
+    for character in argument:
+        # virtme-ng splits what it is given as a shell does and hands its own command to a shell
+        if not "!" <= character <= "~" or character in "\"'\\`$;&|<>":
+            shown = quoted(character)
+            raise ValueError(f"the character {shown} cannot stand in a kernel argument; remove it")
+    # the kernel takes - and _ in a parameter's name for the same
+    name = argument.split("=", 1)[0].replace("-", "_")
+    if argument.startswith("-"):
+        raise ValueError(
+            f"{quoted(argument)}: a kernel argument does not begin with '-', "
+            "and what follows '--' belongs to init; remove it"
+        )
+    if name.startswith("virtme"):
+        raise ValueError(f"{quoted(argument)}: virtme-ng sets its own arguments; remove it")
+    if name in _OWNED_ARGUMENTS:
+        raise ValueError(f"{quoted(argument)}: {_OWNED_ARGUMENTS[name]}; remove it")
+
+
+def _short_enough(arguments: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    length = sum(len(argument) + 1 for group in arguments for argument in group)
+    if length > MAX_APPEND:
+        raise ValueError(
+            f"{length} characters of kernel arguments, at most {MAX_APPEND} fit; remove some"
+        )
+    return arguments
+
+
+Arguments = Annotated[
+    list[Annotated[tuple[str, ...], PlainValidator(_arguments)]],
+    BeforeValidator(_listed),
+    AfterValidator(_short_enough),
+]
+Expect = dict[Annotated[str, AfterValidator(_capability)], Annotated[bool, PlainValidator(_flag)]]
+Name = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}",
+        "a name fit for a file: a letter or digit, then at most 79 letters, digits or ._+-",
+    ),
+]
+# Debian policy 5.6.7; what dists/ holds has the same characters
+Package = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9][a-z0-9+.*?\[\]!-]{1,199}",
+        "a package such as linux-image-amd64, or in a series a pattern of one",
+    ),
+]
+Suite = Annotated[
+    str, _matching(r"[a-z0-9][a-z0-9.+-]{0,63}", "a suite of the archive, such as bookworm")
+]
+Tag = Annotated[
+    str,
+    _matching(
+        r"v[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,4}|-rc[0-9]{1,3})?",
+        "a mainline or stable tag such as v6.6, v6.6.12 or v6.7-rc1",
+    ),
+]
+Sha256 = Annotated[str, _matching(r"[0-9A-Fa-f]{64}", "a SHA-256 sum of 64 hexadecimal digits")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DebModel(_Model):
+    suite: Suite
+    package: Package
+
+
+class DefaultsModel(_Model):
+    """What may stand under ``defaults`` and in every entry."""
+
+    cpus: Annotated[int, _number(1, 64, "processors")] | None = None
+    memory: Annotated[int, PlainValidator(_memory)] | None = None  # MiB
+    timeout: Annotated[int, _number(10, 3600, "seconds")] | None = None
+    accel: Annotated[Accel, PlainValidator(_accel)] | None = None
+    append: Arguments | None = None
+    expect: Expect | None = None
+    known_issues: Annotated[Path, _path(PathKind.FILE)] | None = None
+
+
+class EntryModel(DefaultsModel):
+    """One entry of ``kernels``; that it has one name and one source is checked elsewhere."""
+
+    name: Name | None = None
+    series: Name | None = None
+    deb: DebModel | None = None
+    image: Annotated[Path, _path(PathKind.IMAGE)] | None = None
+    modules: Annotated[Path, _path(PathKind.DIRECTORY)] | None = None
+    sha256: Sha256 | None = None
+    tree: Annotated[Path, _path(PathKind.DIRECTORY)] | None = None
+    upstream: Tag | None = None
+
+
+class FileModel(_Model):
+    defaults: DefaultsModel = DefaultsModel()
+    kernels: Annotated[list[EntryModel], Field(min_length=1)]
+
+
+# What would be right in place of a value of another shape, by the key it stands under.
+_SHAPES = {
+    "kernels": "a list, each item such as '- name: patched' with 'image: bzImage' under it",
+    "defaults": "a mapping such as {cpus: 1, memory: 512M}",
+    "deb": "a mapping such as {suite: bookworm, package: linux-image-amd64}",
+    "expect": "a mapping such as {full_info: false}",
+    "append": "kernel arguments as text or as a list of texts",
+}
+_ENTRY_SHAPE = "a mapping with a name and a source"
+_FILE_SHAPE = "a mapping such as {kernels: [{name: mainline, upstream: v6.6}]}"
+
+
+def validate(document: Document, base: Path) -> tuple[FileModel | None, list[Problem]]:
+    """The typed file, or None and everything that the schema holds against it.
+
+    Relative paths in it start at the directory ``base``.
+    """
+    try:
+        return FileModel.model_validate(document.data, context=base), []
+    except ValidationError as error:
+        return None, [_problem(document, found) for found in error.errors(include_url=False)]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """How an error about an unknown word ends: the known one nearest to it, or all."""
+    known = list(known)
+    close = difflib.get_close_matches(word.lower(), known, n=1) if len(word) <= 80 else []
+    return f", did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
+
+
+def _problem(document: Document, found: Any) -> Problem:
+    """pydantic's error dict ``found``, in the manifest's own words and place."""
+    path: DataPath = found["loc"]
+    if found["type"] == "extra_forbidden":
+        text = "unknown key" + nearest(str(path[-1]), _known_keys(path[:-1]))
+        return Problem(document.keys[path], show_path(path), text)
+    if found["type"] == "missing":
+        path, key = path[:-1], path[-1]
+        text = f"the key {key!r} is missing; expected {_shape(path)}"
+        return Problem(document.values[path], show_path(path), text)
+    if path not in document.values and path[-1] == "[key]":
+        path = path[:-1]
+        return Problem(document.keys[path], show_path(path), str(found["ctx"]["error"]))
+    path, place = _known_place(document, path)
+    return Problem(place, show_path(path), _words(found, path))
+
+
+def _words(found: Any, path: DataPath) -> str:
+    if found["type"] == "value_error":
+        return str(found["ctx"]["error"])
+    if found["type"] == "too_short":
+        return "an empty list; name at least one kernel"
+    return f"expected {_shape(path)}, found {kind(found['input'])}"
+
+
+def _shape(path: DataPath) -> str:
+    if not path:
+        return _FILE_SHAPE
+    return _SHAPES.get(str(path[-1]), _ENTRY_SHAPE)
+
+
+def _known_place(document: Document, path: DataPath) -> tuple[DataPath, Position]:
+    """``path`` or what holds it: one argument given as text has no place in a list."""
+    while path not in document.values:
+        path = path[:-1]
+    return path, document.values[path]
+
+
+def _known_keys(path: DataPath) -> Iterable[str]:
+    model: type[BaseModel] = EntryModel
+    if not path:
+        model = FileModel
+    elif path == ("defaults",):
+        model = DefaultsModel
+    elif path[-1] == "deb":
+        model = DebModel
+    return model.model_fields

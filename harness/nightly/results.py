@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a nightly found: pure data, and what it amounts to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.selftest.faults import Row
+from harness.verdict.comparison import Difference
+from harness.verdict.results import (
+    EXIT_FAILED,
+    EXIT_INFRASTRUCTURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    KernelResult,
+    KernelVerdict,
+    RunResult,
+)
+
+
+@dataclass(frozen=True)
+class Selftest:
+    """The selftest's ``rows``, of ``wanted``; ``trouble`` is why there are none, if so."""
+
+    rows: tuple[Row, ...] = ()
+    wanted: int = 0
+    seconds: float = 0.0
+    trouble: str = ""
+    skipped: bool = False  # the user wanted none
+
+    @property
+    def ok(self) -> bool:
+        """Whether every fault was seen, or nobody was to look."""
+        complete = len(self.rows) >= self.wanted and all(row.ok for row in self.rows)
+        return self.skipped or (complete and not self.trouble)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether a fault was not seen for what it is: then no pass of this night counts."""
+        wrong = (row for row in self.rows if not row.ok)
+        return any(row.verdict is not KernelVerdict.INFRASTRUCTURE for row in wrong)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One kernel against its last result: that of the run ``run``, begun at ``started``."""
+
+    difference: Difference
+    run: str
+    started: str
+
+    @property
+    def kernel(self) -> KernelResult:
+        return self.difference.after
+
+    @property
+    def fails_anew(self) -> bool:
+        """Whether a check fails that the earlier result does not have: it was made otherwise."""
+        unseen = set(self.difference.only_after)
+        checks = (check for family in self.kernel.families.values() for check in family.checks)
+        return any(check.key in unseen and check.weight.is_bad for check in checks)
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """The bisect of one regression: ``answer`` in lines, or ``why_not`` there is none."""
+
+    kernel: str
+    sought: str
+    answer: tuple[str, ...] = ()
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Night:
+    """One night. ``first`` are the kernels that have no earlier result to be compared with."""
+
+    manifest: str
+    selftest: Selftest
+    run: RunResult
+    compared: tuple[Compared, ...] = ()
+    first: tuple[KernelResult, ...] = ()
+    hunts: tuple[Hunt, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def regressions(self) -> tuple[Compared, ...]:
+        """What is newly wrong, by comparison, or in a check that was not made before."""
+        return tuple(c for c in self.compared if c.difference.is_worse or c.fails_anew)
+
+    @property
+    def wrong_at_first(self) -> tuple[KernelResult, ...]:
+        """Kernels tested for the first time that are not as expected: that is new, too."""
+        return tuple(k for k in self.first if _is_bad(k))
+
+    @property
+    def still_wrong(self) -> tuple[Compared, ...]:
+        """Not as expected, and no worse than before."""
+        worse = self.regressions
+        return tuple(c for c in self.compared if c not in worse and _is_bad(c.kernel))
+
+    @property
+    def better(self) -> tuple[Compared, ...]:
+        """Not as expected before, and as expected now."""
+        return tuple(
+            c
+            for c in self.compared
+            if c.kernel.verdict.as_expected and _is_bad(c.difference.before)
+        )
+
+    @property
+    def untested(self) -> tuple[KernelResult, ...]:
+        """Kernels about which nothing was learned tonight."""
+        return tuple(k for k in self.run.kernels if k.verdict is KernelVerdict.INFRASTRUCTURE)
+
+    @property
+    def incomparable(self) -> tuple[Compared, ...]:
+        """Kernels that were tested, and could not be compared with their last result."""
+        untested = self.untested
+        return tuple(c for c in self.compared if c.difference.cannot and c.kernel not in untested)
+
+    @property
+    def new(self) -> int:
+        """How much is newly wrong."""
+        return len(self.regressions) + len(self.wrong_at_first)
+
+    @property
+    def status(self) -> int:
+        """0 only when nothing new is wrong, and nothing could be that was not looked at."""
+        if self.run.interrupted:
+            return EXIT_INTERRUPTED
+        if self.new or self.selftest.is_blind:
+            return EXIT_FAILED
+        unknown = self.untested or self.incomparable or not self.run.kernels
+        return EXIT_INFRASTRUCTURE if unknown or not self.selftest.ok else EXIT_OK
+
+    @property
+    def summary(self) -> str:
+        """One line without names, as for the subject of a mail."""
+        if self.run.interrupted:
+            return "interrupted"
+        said = []
+        if self.selftest.is_blind:
+            said.append("the selftest failed")
+        elif not self.selftest.ok:
+            said.append("the selftest could not be done")
+        for count, what in (
+            (self.new, "newly wrong"),
+            (len(self.untested), "not tested"),
+            (len(self.incomparable), "not comparable"),
+            (len(self.still_wrong), "still wrong"),
+            (len(self.better), "mended"),
+        ):
+            if count:
+                said.append(f"{count} {what}")
+        if not self.new:
+            said.insert(0, "nothing new is wrong" if self.run.kernels else "nothing was tested")
+        return ", ".join(said)
+
+
+def _is_bad(kernel: KernelResult) -> bool:
+    return not kernel.verdict.as_expected and kernel.verdict is not KernelVerdict.INFRASTRUCTURE

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The way back from :func:`harness.records.to_json.kernel_to_json`.
+
+What was read may have been torn, edited or written by another version: whatever is not exactly
+of that shape is refused, so that nothing becomes a pass by default.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from harness.records.to_json import boot_end_word
+from harness.verdict.results import (
+    Attempt,
+    BootEnd,
+    CheckKey,
+    CheckResult,
+    CheckVerdict,
+    Confirmed,
+    CutRound,
+    EarlierRun,
+    Family,
+    FamilyResult,
+    Incident,
+    IncidentKind,
+    KernelResult,
+    KernelVerdict,
+    Phase,
+    RoundFailures,
+    Rounds,
+    Stream,
+    Timing,
+)
+
+_T = TypeVar("_T")
+_ENDS = {boot_end_word(end): end for end in BootEnd}
+_CHECK = ("id", "phase", "side", "verdict", "detail")
+_CHECK_MORE = ("payload", "expected", "got", "raw", "known")
+
+
+class Malformed(ValueError):
+    """Not what kernel_to_json makes; the text says what and where."""
+
+
+def kernel_from_json(value: Any) -> KernelResult:
+    """The result in ``value``, which was read from JSON. Raises :class:`Malformed`.
+
+    Of an attempt's stream JSON has only the errors, of incidents not whether they are the
+    environment's; these are as in a new :class:`Stream` and :class:`Incident`.
+    """
+    try:
+        return _kernel(Fields("kernel", value))
+    except RecursionError as error:
+        raise Malformed("kernel: nested too deeply") from error
+
+
+def kernel_from_text(text: str) -> KernelResult:
+    """The result in the JSON ``text``. Raises :class:`Malformed`."""
+    try:
+        return kernel_from_json(json.loads(text))
+    except Malformed:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"kernel: no JSON: {error}") from error
+
+
+class Fields:
+    """An object of JSON whose members are taken one by one, each checked for its type."""
+
+    def __init__(self, where: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise Malformed(f"{where} is no object")
+        self._where = where
+        self._left = dict(value)
+
+    def take(self, name: str, kind: type[_T]) -> _T:
+        """The member ``name``, which is exactly of type ``kind``: 1 is no True, and no 1.0."""
+        if name not in self._left:
+            raise Malformed(f"{self._where} lacks {name!r}")
+        value = self._left.pop(name)
+        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+            raise Malformed(f"{self._where}: {name!r} is not of type {kind.__name__}")
+        return value
+
+    def text(self, name: str) -> str:
+        return self.take(name, str)
+
+    def word(self, name: str, words: Callable[[str], _T]) -> _T:
+        """The member ``name`` as one of a closed set."""
+        text = self.take(name, str)
+        try:
+            return words(text)
+        except (ValueError, KeyError) as error:
+            raise Malformed(f"{self._where}: {name!r} cannot be {text[:64]!r}") from error
+
+    def optional_word(self, name: str, words: Callable[[str], _T]) -> _T | None:
+        """As :meth:`word`, of a member that may be null but not absent."""
+        if self._left.get(name, ...) is None:
+            del self._left[name]
+            return None
+        return self.word(name, words)
+
+    def optional(self, name: str, kind: type[_T]) -> _T | None:
+        """The member ``name``, which may be null but not absent."""
+        if self._left.get(name, ...) is None:
+            del self._left[name]
+            return None
+        return self.take(name, kind)
+
+    def later(self, name: str, kind: type[_T]) -> _T | None:
+        """As :meth:`optional`, of a member that records of older harnesses do not have."""
+        return self.optional(name, kind) if name in self._left else None
+
+    def added(self, name: str, kind: type[_T], otherwise: _T) -> _T:
+        """As :meth:`take`; ``otherwise`` is what records of older harnesses mean, which lack it."""
+        return self.take(name, kind) if name in self._left else otherwise
+
+    def fields(self, name: str) -> Fields:
+        return Fields(f"{self._where}.{name}", self.take(name, dict))
+
+    def each(self, name: str, make: Callable[[Fields], _T]) -> tuple[_T, ...]:
+        """The objects in the list ``name``, by ``make``."""
+        items = self.take(name, list)
+        return tuple(make(Fields(f"{self._where}.{name}[{i}]", x)) for i, x in enumerate(items))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        items = self.take(name, list)
+        if not all(type(item) is str for item in items):
+            raise Malformed(f"{self._where}: {name!r} holds something else than text")
+        return tuple(items)
+
+    def mapping(self, name: str, kind: type[_T]) -> dict[str, _T]:
+        """The object ``name``, whose members have any name and one type."""
+        items = self.fields(name)
+        return {key: items.take(key, kind) for key in list(items._left)}
+
+    def end(self) -> None:
+        """Raises where a member was not taken."""
+        if self._left:
+            raise Malformed(f"{self._where} has {next(iter(self._left))!r}, which is unknown")
+
+
+def _kernel(given: Fields) -> KernelResult:
+    families = given.mapping("families", dict)
+    result = KernelResult(
+        name=given.text("name"),
+        verdict=given.word("verdict", KernelVerdict),
+        reason=given.text("reason"),
+        release=given.text("release"),
+        version=given.text("version"),
+        origin=given.text("origin"),
+        image_sha256=given.text("image_sha256"),
+        accel=given.text("accel"),
+        capabilities=given.mapping("capabilities", bool),
+        families=dict(_family(name, value) for name, value in families.items()),
+        incidents=given.each("incidents", _incident),
+        attempts=given.each("attempts", _attempt),
+        notes=given.texts("notes"),
+        timing=_timing(given.fields("timing")),
+        reused_from=_earlier(given.optional("reused_from", dict)),
+        confirmed=_confirmed(given.optional("confirmed", dict)),
+        rounds=_rounds(given.later("rounds", dict)),
+    )
+    given.end()
+    return result
+
+
+def _earlier(value: dict[str, Any] | None) -> EarlierRun | None:
+    if value is None:
+        return None
+    given = Fields("kernel.reused_from", value)
+    run = EarlierRun(
+        run=given.text("run"),
+        finished=given.text("finished"),
+        seed=given.take("seed", int),
+        directory=given.text("directory"),
+        total_s=given.added("total_s", float, 0.0),
+    )
+    given.end()
+    return run
+
+
+def _confirmed(value: dict[str, Any] | None) -> Confirmed | None:
+    if value is None:
+        return None
+    given = Fields("kernel.confirmed", value)
+    confirmed = Confirmed(given.take("boots", int), given.take("bad", int))
+    given.end()
+    return confirmed
+
+
+def _rounds(value: dict[str, Any] | None) -> Rounds | None:
+    if value is None:
+        return None
+    given = Fields("kernel.rounds", value)
+    rounds = Rounds(
+        asked=given.take("asked", int),
+        done=given.take("done", int),
+        failed=given.take("failed", int),
+        by_check=given.mapping("by_check", int),
+        failures=given.each("failures", _round_failures),
+        cut=_cut(given.optional("cut", dict)),
+    )
+    given.end()
+    return rounds
+
+
+def _round_failures(given: Fields) -> RoundFailures:
+    key = CheckKey(
+        given.word("family", Family),
+        *(given.text(name) for name in ("check", "payload", "phase", "side")),
+    )
+    numbers = (given.take(name, int) for name in ("count", "first", "seed", "errors"))
+    failures = RoundFailures(key, *numbers)
+    given.end()
+    return failures
+
+
+def _cut(value: dict[str, Any] | None) -> CutRound | None:
+    if value is None:
+        return None
+    given = Fields("kernel.rounds.cut", value)
+    cut = CutRound(given.take("number", int), given.take("seed", int), given.text("during"))
+    given.end()
+    return cut
+
+
+def _family(name: str, value: Mapping[str, Any]) -> tuple[Family, FamilyResult]:
+    where = f"kernel.families.{name[:16]}"
+    given = Fields(where, value)
+    try:
+        family = Family(name)
+    except ValueError as error:
+        raise Malformed(f"{where} is unknown") from error
+    verdict = given.word("verdict", CheckVerdict)
+    checks = tuple(_check(where, family, check) for check in given.take("checks", list))
+    given.end()
+    return family, FamilyResult(verdict, checks)
+
+
+def _check(where: str, family: Family, value: Any) -> CheckResult:
+    """One of a thousand in each kernel, most of them the same in all: hence not by Fields."""
+    if not isinstance(value, dict):
+        raise Malformed(f"{where}: a check is no object")
+    try:
+        return _shared_check(family, tuple(value), tuple(value.values()))
+    except (TypeError, ValueError) as error:  # TypeError: a value that is not even hashable
+        raise Malformed(f"{where}: a check: {error}") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared_check(
+    family: Family, names: tuple[str, ...], values: tuple[object, ...]
+) -> CheckResult:
+    """Text equals nothing but text, so what is found in the cache has been looked at."""
+    given: dict[str, Any] = dict(zip(names, values, strict=True))
+    strange = given.keys() - {*_CHECK, *_CHECK_MORE} or set(_CHECK) - given.keys()
+    if strange or not all(type(text) is str for text in values):
+        raise ValueError(f"its members are not {', '.join(_CHECK)} as text, and some more")
+    key = CheckKey(family, given["id"], given.get("payload", ""), given["phase"], given["side"])
+    said = {name: given.get(name, "") for name in ("detail", "expected", "got", "raw", "known")}
+    return CheckResult(key, CheckVerdict(given["verdict"]), **said)
+
+
+def _incident(given: Fields) -> Incident:
+    incident = Incident(
+        kind=given.word("kind", IncidentKind),
+        title=given.text("title"),
+        fingerprint=given.text("fingerprint"),
+        excerpt=given.text("excerpt"),
+        check=given.optional("check", str),
+        known=given.text("known"),
+    )
+    given.end()
+    return incident
+
+
+def _attempt(given: Fields) -> Attempt:
+    attempt = Attempt(
+        number=given.take("number", int),
+        end=given.word("end", _ENDS.__getitem__),
+        verdict=given.optional_word("verdict", KernelVerdict),
+        detail=given.text("detail"),
+        accel=given.text("accel"),
+        stream=Stream(errors=given.texts("errors")),
+        console=given.text("console"),
+        events=given.text("events"),
+        command=given.texts("command"),
+        boot_s=given.take("boot_s", float),
+        checks_s=given.take("checks_s", float),
+        total_s=given.take("total_s", float),
+        phases=given.each("phases", _phase),
+    )
+    given.end()
+    return attempt
+
+
+def _timing(given: Fields) -> Timing:
+    timing = Timing(
+        prepare_s=given.take("prepare_s", float),
+        boot_s=given.take("boot_s", float),
+        checks_s=given.take("checks_s", float),
+        total_s=given.take("total_s", float),
+        phases=given.each("phases", _phase),
+    )
+    given.end()
+    return timing
+
+
+def _phase(given: Fields) -> Phase:
+    phase = Phase(given.text("name"), given.take("seconds", float))
+    given.end()
+    return phase

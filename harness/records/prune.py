@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the harness keeps, how large it is, and the removal of what has long not been used.
+
+The use of something is noted in the time of its file: ``entry.json`` of a prepared kernel, the
+archive of a guest's root, a change log. What was found in an image is as old as its last reading;
+a run, and its results in the store, as old as the run, a bisect as old as its last boot; a package
+index stays, for there is one for each suite, and no more. What a harness that runs has used or may
+still use stays, whatever its age: see Cache.frozen for the cache and what step knows,
+:func:`in_use` for a run and a bisect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.host.tools import Finding, Standing
+from harness.kernels import Cache
+from harness.kernels import cache as kernel_cache
+from harness.records.store import Run, Store
+
+#: More than this in bytes is worth a word.
+LARGE = 10 << 30
+#: By kind of thing, the directory of the cache that holds them.
+KINDS = {
+    "prepared kernels": "kernels",
+    "guest roots": "roots",
+    "notes on images": "images",
+    "change logs": "changelogs",
+    "copies of kernel trees": "builds",
+}
+#: What older harnesses kept in directories of the cache that nobody looks at any more.
+LEFT = "results of an older version"
+LEFT_IN = ("results",)
+RUNS = "runs"
+#: By kind of thing, the directory beside that of the runs that holds them.
+BESIDE = {"bisects": "bisects", "compatibility maps": "maps"}
+STEPS = "trees that step knows"
+STEPS_IN = "step"
+#: All kinds that are not in the cache.
+KEPT = (RUNS, *BESIDE, STEPS)
+STORED = "runs in the store"
+INDEXES = "package indexes"
+#: The ending of what belongs to a kind; a guest's root has its checksum beside it.
+ENDINGS = {"roots": ".cpio", "images": ".json", "changelogs": ".gz"}
+CHECKSUM = ".sha256"
+#: The command for what has become too large.
+REMEDY = "mptcp-harness prune --keep 30d"
+# What a session calls its directory; others in the same place are not ours to remove.
+_RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+#: What harness.bisect.state and harness.step call a directory.
+_KEY = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that is kept: ``used`` in seconds since the epoch, ``size`` in bytes on disk.
+
+    All of ``paths`` goes when it goes; the first is the thing itself.
+    """
+
+    kind: str
+    paths: tuple[Path, ...]
+    used: float
+    size: int
+    obsolete: bool = False  # of an older harness, so never used again
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How many there are of a kind, and the bytes that they take."""
+
+    kind: str
+    count: int
+    size: int
+
+
+class InUse(Exception):
+    """A run still goes on; a sentence with the remedy."""
+
+
+def doctor(cache: Path, runs: Path, store: Path) -> tuple[Finding, ...]:
+    """What is kept in ``cache``, below ``runs`` and in the file ``store``.
+
+    With the remedy where it has become large.
+    """
+    items = [*cached(cache), *runs_in(runs), *bisects(runs), *steps(runs)]
+    indexes = _entries(cache / "apt")
+    in_cache = [
+        *(total(items, kind) for kind in (*KINDS, LEFT)),
+        Usage(INDEXES, len(indexes), sum(map(disk_usage, indexes))),
+    ]
+    return (
+        _finding("cache", cache, in_cache),
+        _finding("runs", runs, [total(items, RUNS)]),
+        _finding("bisects", runs.parent, [total(items, kind) for kind in (*BESIDE, STEPS)]),
+        _finding("results", store, [Usage("", 0, _size_of(store))]),
+    )
+
+
+def _finding(subject: str, place: Path, kinds: Sequence[Usage]) -> Finding:
+    size = sum(kind.size for kind in kinds)
+    counts = summary(kinds)
+    found = f"{mebibytes(size)} in {place}" + (f": {counts}" if counts else "")
+    return Finding(subject, Standing.OK, found, "", REMEDY if size > LARGE else "")
+
+
+def summary(kinds: Iterable[Usage]) -> str:
+    """``prepared kernels 18, runs 5``."""
+    return ", ".join(f"{kind.kind} {kind.count}" for kind in kinds if kind.count)
+
+
+def mebibytes(size: int) -> str:
+    """``size`` in bytes, for people."""
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def total(items: Iterable[Item], kind: str) -> Usage:
+    sizes = [item.size for item in items if item.kind == kind]
+    return Usage(kind, len(sizes), sum(sizes))
+
+
+def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Item]:
+    """Remove what was last used more than ``keep_s`` seconds ago, or will never be used again.
+
+    Returns what was removed, or with ``dry_run`` would be. Raises OSError.
+    """
+    before = time.time() - keep_s
+    removed = _prune_cache(cache, before, dry_run) if cache.root.is_dir() else []
+    removed += _prune_steps(cache, runs, before, dry_run)
+    for item in (*runs_in(runs), *bisects(runs)):
+        if item.used < before and _remove_run(item.paths[0], dry_run):
+            removed.append(item)
+    return removed
+
+
+def prune_store(path: Path, keep_s: float, *, dry_run: bool) -> Usage:
+    """Remove the runs from the store in the file ``path`` that began more than ``keep_s`` ago.
+
+    Returns how many, and the bytes that this freed. Raises StoreUnusable.
+    """
+    if not path.exists():
+        return Usage(STORED, 0, 0)
+    size = _size_of(path)
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=keep_s)
+    with Store(path) as store:
+        old = [
+            run.id
+            for run in store.runs()
+            if datetime.datetime.fromisoformat(run.started) < before
+            and (run.finished or not _goes_on(run))
+        ]
+        if old and not dry_run:
+            store.prune(old)
+    return Usage(STORED, len(old), max(0, size - _size_of(path)))
+
+
+def _size_of(store: Path) -> int:
+    """With all that SQLite keeps beside it, and damaged ones that were set aside."""
+    return sum(map(disk_usage, store.parent.glob(f"{store.name}*")))
+
+
+def _prune_cache(cache: Cache, before: float, dry_run: bool) -> list[Item]:
+    removed: list[Item] = []
+    with cache.scratch() as trash, cache.frozen() as oldest_use:
+        for item in cached(cache.root):
+            if item.used < oldest_use and (item.obsolete or item.used < before):
+                for path in () if dry_run else item.paths:
+                    path.rename(trash / f"{len(removed)}-{path.name}")
+                removed.append(item)
+    return removed
+
+
+def _prune_steps(cache: Cache, runs: Path, before: float, dry_run: bool) -> list[Item]:
+    old = [item for item in steps(runs) if item.used < before]
+    if not old:
+        return []
+    with cache.frozen() as oldest_use:
+        unused = [item for item in old if _last_used(item.paths[0]) < min(before, oldest_use)]
+        for item in () if dry_run else unused:
+            shutil.rmtree(item.paths[0])
+    return unused
+
+
+@contextlib.contextmanager
+def in_use(run: Path) -> Iterator[None]:
+    """While this lasts, the run in the directory is not removed, and nobody else goes on with it.
+
+    Raises :class:`InUse`, and OSError.
+    """
+    descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(
+                f"a run still goes on in {run}, and two harnesses on one run directory would "
+                "spoil each other's results: wait for it, or end it"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _goes_on(run: Run) -> bool:
+    """Whether a harness is at work on it; further boots of a bisect are within its first run."""
+    directory = Path(run.directory)
+    return any(map(_is_locked, (directory, directory.parent)))
+
+
+def _is_locked(directory: Path) -> bool:
+    try:
+        with in_use(directory):
+            return False
+    except InUse:
+        return True
+    except OSError:  # it is gone
+        return False
+
+
+def cached(cache: Path) -> Iterator[Item]:
+    """What is kept in ``cache``, whole or not."""
+    for kind, name in KINDS.items():
+        for path in _entries(cache / name):
+            if path.suffix == CHECKSUM and path.with_suffix(ENDINGS["roots"]).exists():
+                continue  # goes with the archive
+            beside = path.with_suffix(CHECKSUM)
+            with_it = path.suffix == ENDINGS["roots"] and beside.exists()
+            paths = (path, beside) if with_it else (path,)
+            record = path / kernel_cache.RECORD if name == "kernels" else path
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                used = (record if record.exists() else path).stat().st_mtime
+                size = sum(map(disk_usage, paths))
+                yield Item(kind, paths, used, size, _is_obsolete(name, path))
+    for place in (cache / name for name in LEFT_IN):
+        if place.is_dir():
+            yield Item(LEFT, (place,), place.stat().st_mtime, disk_usage(place), obsolete=True)
+
+
+def runs_in(runs: Path) -> Iterator[Item]:
+    """The runs below ``runs``; the time of a run is when its record was written."""
+    for path in _entries(runs):
+        if _RUN.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                record = path / "run.json"
+                used = (record if record.exists() else path).stat().st_mtime
+                yield Item(RUNS, (path,), used, disk_usage(path))
+
+
+def bisects(runs: Path) -> Iterator[Item]:
+    """What bisects and maps found out, beside the directory ``runs``."""
+    for kind, name in BESIDE.items():
+        for path in _keyed(runs.with_name(name)):
+            with contextlib.suppress(FileNotFoundError):
+                yield Item(kind, (path,), _last_used(path), disk_usage(path))
+
+
+def steps(runs: Path) -> Iterator[Item]:
+    """What step knows of the commits of each tree, beside the directory ``runs``."""
+    for path in _keyed(runs.with_name(STEPS_IN)):
+        with contextlib.suppress(FileNotFoundError):
+            yield Item(STEPS, (path,), _last_used(path), disk_usage(path))
+
+
+def _keyed(directory: Path) -> Iterator[Path]:
+    for path in _entries(directory):
+        if _KEY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            yield path
+
+
+def _last_used(directory: Path) -> float:
+    """When it was used, or something put into it or into what it holds."""
+    return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+
+
+def disk_usage(path: Path) -> int:
+    """The bytes that ``path`` and all below it take on the disk."""
+    size = 0
+    for file in (path, *path.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            size += file.lstat().st_blocks * 512
+    return size
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_obsolete(name: str, path: Path) -> bool:
+    """Whether no harness of this version or a newer one will look at ``path`` again."""
+    if name == "kernels":
+        return _format(path / kernel_cache.RECORD) < kernel_cache.FORMAT
+    return path.suffix != ENDINGS.get(name, "")
+
+
+def _format(record: Path) -> int:
+    """That of a prepared kernel; 0 where it is not even known."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        return int(json.loads(record.read_bytes())["format"])
+    return 0
+
+
+def _remove_run(run: Path, dry_run: bool) -> bool:
+    """Remove the directory ``run``, unless its harness is still at work; whether that was so."""
+    try:
+        with in_use(run):
+            if not dry_run:
+                shutil.rmtree(run)
+    except InUse:
+        return False
+    return True

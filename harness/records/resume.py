@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Interrupted runs: what was asked for, and which run may be gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.host import files
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
+from harness.records.from_json import kernel_from_text
+from harness.records.store import Run, Store
+from harness.verdict.results import KernelResult
+
+#: Of what a run notes about itself, what may have changed when it is gone on with.
+PASSING = ("host",)
+
+
+class NothingToResume(Exception):
+    """There is no run to go on with; a sentence that says why."""
+
+
+def asked(entries: Sequence[KernelEntry], settings: Mapping[str, Any]) -> str:
+    """What the user asked for as canonical JSON: the same again makes the same text."""
+    kernels = [
+        {
+            "name": entry.name,
+            "source": repr(entry.source),
+            "touched": [_stamp(image) for image in _users_images(entry)],
+            "cpus": entry.cpus,
+            "memory_mib": entry.memory_mib,
+            "accel": entry.accel,
+            "timeout_s": entry.timeout_s,
+            "append": entry.append,
+            "expect": dict(entry.expect),
+            "known_issues": str(entry.known_issues or ""),
+        }
+        for entry in entries
+    ]
+    everything = {"kernels": kernels, **settings}
+    return json.dumps(everything, sort_keys=True, separators=(",", ":"))
+
+
+def _users_images(entry: KernelEntry) -> tuple[Path, ...]:
+    """Of a kernel that the user builds: after the next build, results are another kernel's."""
+    match entry.source:
+        case ImageSource(image=image):
+            return (image,)
+        case TreeSource(tree=built):
+            return (built / "arch" / "x86" / "boot" / "bzImage", built / "vmlinux")
+    return ()
+
+
+def _stamp(path: Path) -> files.Stamp | None:
+    try:
+        return files.stamp(path)
+    except OSError:
+        return None
+
+
+def interrupted(place: Path, asked: str) -> Run:
+    """The run in the store ``place`` to go on with. Raises NothingToResume and StoreUnusable."""
+    last = None
+    if place.exists():
+        with Store(place) as store:
+            last = store.last(asked)
+            if store.set_aside is not None:
+                raise NothingToResume(f"nothing to resume: {damage(store.set_aside)}")
+    if last is None:
+        raise NothingToResume(
+            "nothing to resume: no run was asked for the same kernels, as they are now, with the "
+            "same settings; leave --resume away to begin one"
+        )
+    check_unfinished(last)
+    if not Path(last.directory).is_dir():
+        raise NothingToResume(
+            f"nothing to resume: run {last.id} was interrupted, but its directory "
+            f"{last.directory} is gone; leave --resume away to begin anew"
+        )
+    return last
+
+
+def check_unfinished(run: Run) -> None:
+    """Raises NothingToResume where ``run`` came to its end."""
+    if run.finished:
+        raise NothingToResume(
+            f"nothing to resume: the last run that was asked for the same, {run.id}, began at "
+            f"{run.started} and finished at {run.finished}; leave --resume away to begin anew"
+        )
+
+
+def check_alike(run: Run, about: Mapping[str, str]) -> None:
+    """Raises NothingToResume where ``run`` was begun with something else than what is here now.
+
+    Its results and those to come would not be of one kind.
+    """
+    then: dict[str, str] = json.loads(run.about)
+    names = [name for name in {**then, **about} if name not in PASSING]
+    changed = [name for name in names if then.get(name) != about.get(name)]
+    if changed:
+        raise NothingToResume(
+            f"run {run.id} cannot be gone on with, for since it began these have changed: "
+            f"{', '.join(changed)}; leave --resume away to begin anew"
+        )
+
+
+def finished(store: Store, run: Run, say: Callable[[str], None]) -> dict[str, KernelResult]:
+    """By name the results that ``run`` has; ``say`` is told of those that are of no use."""
+    found = {}
+    for kept in store.results(run.id):
+        try:
+            found[kept.kernel] = kernel_from_text(kept.record())
+        except ValueError as error:
+            say(f"the kept result of {kept.kernel} is of no use ({error}): testing again")
+    return found
+
+
+def damage(set_aside: Path) -> str:
+    """What is to be said of a store that was damaged."""
+    return f"the file with the results of all runs was damaged, and is set aside as {set_aside}"

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Results of earlier runs, by the circumstances that they came about in.
+
+A kernel need not be booted again where nothing changed on which its result depends: image and
+modules, the guest, what was asked of it, the machine around it, what is expected, and the code
+that judges. All of that makes the key by which the store finds a result. Those that say nothing
+about a kernel have none; only good ones take the place of a boot.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import __version__
+from harness.kernels import PreparedKernel
+from harness.manifest.expectations import expectations
+from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.manifest.known_issues import KnownIssues, digest
+from harness.records.from_json import Malformed, kernel_from_text
+from harness.records.store import Kept, Store
+from harness.verdict.results import EarlierRun, Family, KernelResult, KernelVerdict, Timing
+from harness.verdict.rounds import ONCE, Repeat
+
+#: Of the keys: what another harness kept is found by none.
+FORMAT = 2
+#: How many results in the same circumstances must have been good for the next to be reused.
+STEADY = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the kernels of a run share. ``seed`` is None where each run has a seed of its own."""
+
+    base: str  # the key of the guest's root, see harness.vm.initramfs
+    qemu: str
+    virtme_ng: str
+    families: tuple[Family, ...]
+    checks: tuple[str, ...]
+    payload: int | None
+    seed: int | None
+    known: KnownIssues = field(default_factory=KnownIssues)
+    repeat: Repeat = ONCE
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``result``, to be shown instead of a boot; if None, ``why`` is what is to be said, if any."""
+
+    result: KernelResult | None = None
+    why: str = ""
+
+
+class Results:
+    """The results in ``store``, for a run in ``setting``.
+
+    For a bisect, bad ones are ``evidence`` too: also they then take the place of a boot.
+    """
+
+    def __init__(self, store: Store, setting: Setting, *, evidence: bool = False) -> None:
+        self._store = store
+        self._setting = setting
+        self._evidence = evidence
+
+    def find(self, entry: KernelEntry, kernel: PreparedKernel, *, kvm: bool) -> Answer:
+        """The last result of ``entry`` in these circumstances, as ``kernel`` is called now.
+
+        Raises StoreUnusable.
+        """
+        circumstances = circumstances_of(entry, kernel, self._setting, kvm=kvm)
+        found = self._store.in_circumstances(key(circumstances), STEADY)
+        if not found:
+            return Answer()
+        last, verdicts = found[0], [kept.verdict for kept in found]
+        try:
+            result = kernel_from_text(last.record())
+            if result.verdict != last.verdict:
+                raise Malformed("it is damaged: two verdicts")
+        except ValueError as error:
+            return Answer(
+                None, f"the result kept of run {last.run.id} is of no use ({error}): testing again"
+            )
+        if not result.verdict.as_expected and not (self._evidence and _tells(result)):
+            flaky = f" ({result.confirmed})" if result.confirmed else ""
+            return Answer(None, f"the last result was {last.verdict}{flaky}: testing again")
+        if self._evidence and len(set(map(_shown, found))) > 1:
+            return Answer(None, "the last results were not alike: testing again")
+        if len(set(verdicts)) > 1:
+            several = ", ".join(verdicts)
+            return Answer(None, f"the last results were {several}: testing again")
+        return Answer(_renewed(result, last, entry, kernel))
+
+    def key(self, entry: KernelEntry, kernel: PreparedKernel, result: KernelResult) -> str:
+        """What ``result``, which boots of ``kernel`` had, is to be found by.
+
+        Empty where nothing was learned by it.
+        """
+        if result.verdict is KernelVerdict.INFRASTRUCTURE:
+            return ""
+        kvm = result.accel == "kvm"
+        return key(circumstances_of(entry, kernel, self._setting, kvm=kvm))
+
+
+def circumstances_of(
+    entry: KernelEntry, kernel: PreparedKernel, setting: Setting, *, kvm: bool
+) -> dict[str, Any]:
+    """All that a result depends on, as JSON has it.
+
+    Where a kernel lies is not among it, its name only where known issues may go by that.
+    """
+    known = setting.known.of(entry)
+    expected = expectations(kernel.release, isinstance(entry.source, DebSource), entry.expect)
+    return {
+        "format": FORMAT,
+        "harness": [__version__, judging()],
+        "image": kernel.image_sha256,
+        # An image boots as it is or unpacked, see harness.kernels.assemble.
+        "unpacked": kernel.boot_image.name != kernel.image.name,
+        "modules": list(kernel.modules_sha256),
+        "base": setting.base,
+        "qemu": setting.qemu,
+        "virtme_ng": setting.virtme_ng,
+        "accel": "kvm" if kvm else "tcg",
+        "cpus": entry.cpus,
+        "memory_mib": entry.memory_mib,
+        "timeout_s": entry.timeout_s,
+        "append": list(entry.append),
+        "families": [family.value for family in setting.families],
+        "checks": list(setting.checks),
+        "payload": setting.payload,
+        "repeat": asdict(setting.repeat),
+        "seed": "random" if setting.seed is None else setting.seed,
+        "expect": {name: [e.present, e.strict] for name, e in expected.items()},
+        "known_issues": digest(known, entry.name, setting.known.today) if known else None,
+    }
+
+
+def key(circumstances: Mapping[str, Any]) -> str:
+    """SHA-256 of ``circumstances``, in the one way to write them down."""
+    text = json.dumps(circumstances, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+#: Rooms above the boots and verdicts of one kernel: nothing in them changes its result. Every other
+#: file of the package counts, a new one too.
+CANNOT_JUDGE = frozenset(
+    {"bisect", "bundle", "cli", "nightly", "records", "replay", "report", "selftest", "step"}
+)
+
+
+@functools.cache
+def judging() -> str:
+    """SHA-256 of the code by which the harness boots and judges, so that a change of it counts."""
+    package = Path(harness.__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted(package.rglob("*.py")):
+        name = source.relative_to(package)
+        if name.parts[0] not in CANNOT_JUDGE:
+            content = hashlib.sha256(source.read_bytes()).hexdigest()
+            digest.update(f"{name.as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _shown(kept: Kept) -> frozenset[tuple[str, str]] | None:
+    """What came of each check, and the incidents: two that fail may fail differently."""
+    try:
+        result = kernel_from_text(kept.record())
+    except ValueError:
+        return None
+    checks = {
+        (str(check.key), str(check.verdict))
+        for family in result.families.values()
+        for check in family.checks
+    }
+    return frozenset({*checks, *((i.fingerprint, i.kind) for i in result.incidents)})
+
+
+def _tells(result: KernelResult) -> bool:
+    """Whether the bad ``result`` says something that another boot would say again."""
+    flaky = result.confirmed is not None and result.confirmed.bad < result.confirmed.boots
+    return result.verdict is not KernelVerdict.BOOT_FAILURE and not flaky
+
+
+def _renewed(
+    result: KernelResult, kept: Kept, entry: KernelEntry, kernel: PreparedKernel
+) -> KernelResult:
+    """``result`` as one of this run: its boots and their times were another's."""
+    run = kept.run
+    return replace(
+        result,
+        name=entry.name,
+        version=kernel.version,
+        origin=kernel.origin,
+        attempts=(),
+        timing=Timing(),
+        reused_from=EarlierRun(
+            run.id, kept.finished, run.seed, run.directory, result.timing.total_s
+        ),
+    )

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs as they were kept: found by what a user calls them, and read back.
+
+A run is called by its id, by the beginning of that, by ``last``, by its directory, or by a file
+that ``--json`` wrote. What is damaged is no result: that kernel could not be tested, as far as can
+be told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.records import resume
+from harness.records.from_json import kernel_from_text
+from harness.records.run_from_json import run_from_text
+from harness.records.store import Kept, Run, Store
+from harness.verdict.results import KernelResult, RunResult
+
+LAST = "last"
+MAKE = "make one with `mptcp-harness matrix`"
+#: In a run's directory.
+RECORD = "run.json"
+#: No record of a run is as large: that of sixty kernels has 10 MB.
+MAX_BYTES = 256 << 20
+
+
+class NoSuchRun(Exception):
+    """What the user named is no run that can be read; a sentence with the remedy."""
+
+
+def find(word: str, place: Path) -> RunResult:
+    """The run that ``word`` calls, from the store ``place`` unless it is a path of its own.
+
+    Raises :class:`NoSuchRun`, and StoreUnusable.
+    """
+    path = Path(word)
+    if word not in ("", LAST) and (path.is_dir() or path.is_file()):
+        return read(path)
+    with _opened(place) as store:
+        return load(store, _head(store, word))
+
+
+def read(path: Path) -> RunResult:
+    """The run in the directory or file ``path``. Raises :class:`NoSuchRun`."""
+    file = path / RECORD if path.is_dir() else path
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise NoSuchRun(f"{file}: larger than any record of a run; name another file")
+        return run_from_text(content.decode("utf-8"))
+    except OSError as error:
+        raise NoSuchRun(
+            f"{file}: the record of a run cannot be read ({error.strerror}); name a run's "
+            "directory, or a file that --json wrote"
+        ) from error
+    except ValueError as error:
+        raise NoSuchRun(f"{file}: not the record of a run ({error}); name another file") from error
+
+
+def last_two(place: Path) -> tuple[RunResult, RunResult]:
+    """The last run with a result, and the whole one before it that was asked for the same.
+
+    The older one comes first.
+
+    Raises :class:`NoSuchRun`, and StoreUnusable.
+    """
+    with _opened(place) as store:
+        for head in store.runs():
+            results = store.results(head.id)
+            if results:
+                return _before(store, head), _load(head, results)
+        raise NoSuchRun(f"no run has a result yet: {MAKE}")
+
+
+def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
+    """The run that ``word`` calls, and the whole one before it that was asked for the same.
+
+    The older one comes first.
+
+    Raises :class:`NoSuchRun`, and StoreUnusable.
+    """
+    run = find(word, place)
+    with _opened(place) as store:
+        head = store.run(run.id)
+        if head is None:
+            raise NoSuchRun(
+                f"run {run.id} is not in {place}, so which came before it is not known; name both"
+            )
+        return _before(store, head), run
+
+
+def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[RunResult, ...]:
+    """The last ``count`` runs that have a kernel whose name is ``wanted``, oldest first.
+
+    They hold those kernels only. Raises :class:`NoSuchRun`, and StoreUnusable.
+    """
+    found: list[RunResult] = []
+    with _opened(place) as store:
+        for head in store.runs():
+            results = [kept for kept in store.results(head.id) if wanted(kept.kernel)]
+            if results:
+                found.append(_load(head, results))
+            if len(found) == count:
+                break
+        if not found and not any(store.results(head.id) for head in store.runs()):
+            raise NoSuchRun(f"no run has a result yet: {MAKE}")
+    if not found:
+        raise NoSuchRun(
+            "no run has a result of such a kernel; `mptcp-harness history` shows all kernels"
+        )
+    return tuple(reversed(found))
+
+
+def load(store: Store, head: Run) -> RunResult:
+    """The run that ``head`` heads. Raises StoreUnusable."""
+    return _load(head, store.results(head.id))
+
+
+def question(run: Run) -> str:
+    """What ``run`` was asked for; of an image that the user builds, whichever build it was."""
+    asked = _object(run.asked)
+    kernels = asked.get("kernels")
+    for kernel in kernels if isinstance(kernels, list) else ():
+        if isinstance(kernel, dict):
+            kernel.pop("touched", None)
+    return json.dumps(asked, sort_keys=True)
+
+
+def _opened(place: Path) -> Store:
+    if not place.exists():
+        raise NoSuchRun(f"no run is kept in {place} yet: {MAKE}, or name a run's directory")
+    store = Store(place)
+    if store.set_aside is not None:
+        with store:
+            raise NoSuchRun(f"{resume.damage(store.set_aside)}; no other is kept: {MAKE}")
+    return store
+
+
+def _head(store: Store, word: str) -> Run:
+    heads = store.runs()
+    if not heads:
+        raise NoSuchRun(f"no run is kept yet: {MAKE}, or name a run's directory")
+    if word == LAST:
+        return heads[0]
+    exact = [head for head in heads if head.id == word]
+    found = exact or [head for head in heads if word and head.id.startswith(word)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(head.id for head in found[:5]) + (", …" if len(found) > 5 else "")
+        raise NoSuchRun(f"{len(found)} runs begin with {word!r}: {ids}; give more of it")
+    recent = ", ".join(head.id for head in heads[:5])
+    raise NoSuchRun(f"no run is called {word!r}; the last ones are {recent}")
+
+
+def _before(store: Store, run: Run) -> RunResult:
+    """The last run before ``run`` that was asked for the same and came to its end."""
+    older = iter(store.runs())
+    for head in older:
+        if head.id == run.id:
+            break
+    wanted = question(run)
+    for head in older:
+        if head.finished and question(head) == wanted:
+            return load(store, head)
+    raise NoSuchRun(
+        f"no whole run before {run.id} was asked for the same in the same way; name two runs to "
+        "compare them all the same"
+    )
+
+
+def _load(head: Run, results: Iterable[Kept]) -> RunResult:
+    found = {kept.kernel: _kernel(kept) for kept in results}
+    asked = [name for name in _kernels(head) if name in found]
+    kernels = tuple(found[name] for name in [*asked, *(n for n in found if n not in asked)])
+    about = {name: str(text) for name, text in _object(head.about).items()}
+    return RunResult(
+        id=head.id,
+        started=head.started,
+        finished=head.finished,
+        harness_version=about.get("harness", "").partition(" ")[0],
+        host=about.get("host", ""),
+        qemu=about.get("QEMU", ""),
+        virtme_ng=about.get("virtme-ng", ""),
+        accel=", ".join(sorted({kernel.accel for kernel in kernels if kernel.accel})),
+        seed=head.seed,
+        kernels=kernels,
+        directory=head.directory,
+        interrupted=not head.finished,
+        missing=tuple(name for name in _kernels(head) if name not in found),
+    )
+
+
+def _kernel(kept: Kept) -> KernelResult:
+    try:
+        result = kernel_from_text(kept.record())
+        if result.verdict != kept.verdict or result.name != kept.kernel:
+            raise ValueError("it contradicts itself")
+    except ValueError as error:
+        return KernelResult.infrastructure(
+            kept.kernel, f"its result, kept of run {kept.run.id}, is of no use: {error}"
+        )
+    return result
+
+
+def _kernels(head: Run) -> list[str]:
+    kernels = _object(head.asked).get("kernels")
+    found = kernels if isinstance(kernels, list) else []
+    return [kernel["name"] for kernel in found if isinstance(kernel, dict) and "name" in kernel]
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The object in ``text``; empty where there is none, as in a store that was edited."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The JSON of a run: the contract that outside scripts rest on. Keys are added, never renamed.
+
+Strings may hold whatever a guest sent. The text is ASCII, control characters escaped; a lone
+surrogate, which no UTF-8 can carry and many parsers refuse, becomes the six characters that
+Python writes for it (``\\udc80``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from harness.verdict.results import (
+    Attempt,
+    BootEnd,
+    CheckResult,
+    Confirmed,
+    EarlierRun,
+    FamilyResult,
+    Incident,
+    KernelResult,
+    Phase,
+    Rounds,
+    RunResult,
+    Timing,
+)
+
+SCHEMA = 1
+
+
+def to_json(run: RunResult) -> str:
+    """``run`` as one JSON object, each check on a line, with a newline at the end."""
+    return join(run, map(kernel_text, run.kernels))
+
+
+def join(run: RunResult, kernels: Iterable[str]) -> str:
+    """:func:`to_json` from the :func:`kernel_text` of each of its kernels, in their order."""
+    head = json.dumps({"schema": SCHEMA, "run": clean(_run(run))}, indent=1, allow_nan=False)
+    texts = ",\n".join(text.rstrip("\n") for text in kernels)
+    return f'{head.removesuffix("}").rstrip()},\n "kernels": [\n{texts}\n]}}\n'
+
+
+def kernel_text(kernel: KernelResult) -> str:
+    """:func:`kernel_to_json` as text, each check on a line, with a newline at the end.
+
+    Not indented: that is not done in C, and would take five times as long.
+    """
+    text = json.dumps(_kernel(kernel), allow_nan=False)
+    if "\\ud" in text:  # perhaps a lone surrogate: looking at each string takes five times as long
+        text = json.dumps(kernel_to_json(kernel), allow_nan=False)
+    # Within a string the quotation marks would have backslashes before them.
+    return text.replace('{"id": ', '\n  {"id": ') + "\n"
+
+
+def kernel_to_json(kernel: KernelResult) -> dict[str, Any]:
+    """One element of ``kernels``: fit for any JSON writer, lone surrogates already replaced."""
+    cleaned: dict[str, Any] = clean(_kernel(kernel))
+    return cleaned
+
+
+def _kernel(kernel: KernelResult) -> dict[str, Any]:
+    return {
+        "name": kernel.name,
+        "release": kernel.release,
+        "version": kernel.version,
+        "origin": kernel.origin,
+        "image_sha256": kernel.image_sha256,
+        "verdict": kernel.verdict,
+        "reason": kernel.reason,
+        "accel": kernel.accel,
+        "capabilities": dict(kernel.capabilities),
+        "families": {name: _family(result) for name, result in kernel.families.items()},
+        "incidents": [_incident(incident) for incident in kernel.incidents],
+        "attempts": [_attempt(attempt) for attempt in kernel.attempts],
+        "notes": kernel.notes,
+        "timing": _timing(kernel.timing),
+        "reused_from": _earlier(kernel.reused_from),
+        "confirmed": _confirmed(kernel.confirmed),
+        "rounds": _rounds(kernel.rounds),
+    }
+
+
+def _run(run: RunResult) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "started": run.started,
+        "finished": run.finished,
+        "harness_version": run.harness_version,
+        "host": run.host,
+        "qemu": run.qemu,
+        "virtme_ng": run.virtme_ng,
+        "accel": run.accel,
+        "seed": run.seed,
+        "interrupted": run.interrupted,
+        "missing": run.missing,
+        "directory": run.directory,
+        "timing": {"startup_s": _seconds(run.startup_s)},
+        "notes": run.notes,
+    }
+
+
+def _earlier(run: EarlierRun | None) -> dict[str, Any] | None:
+    return None if run is None else asdict(run)
+
+
+def _confirmed(confirmed: Confirmed | None) -> dict[str, Any] | None:
+    return None if confirmed is None else asdict(confirmed)
+
+
+def _rounds(rounds: Rounds | None) -> dict[str, Any] | None:
+    if rounds is None:
+        return None
+    return {
+        "asked": rounds.asked,
+        "done": rounds.done,
+        "failed": rounds.failed,
+        "by_check": dict(rounds.by_check),
+        "failures": [
+            {
+                "family": failure.key.family,
+                "check": failure.key.id,
+                "payload": failure.key.payload,
+                "phase": failure.key.phase,
+                "side": failure.key.side,
+                "count": failure.count,
+                "first": failure.first,
+                "seed": failure.seed,
+                "errors": failure.errors,
+            }
+            for failure in rounds.failures
+        ],
+        "cut": None if rounds.cut is None else asdict(rounds.cut),
+    }
+
+
+def _family(result: FamilyResult) -> dict[str, Any]:
+    return {"verdict": result.verdict, "checks": [_check(check) for check in result.checks]}
+
+
+def _check(check: CheckResult) -> dict[str, Any]:
+    fields = {
+        "id": check.key.id,
+        "phase": check.key.phase,
+        "side": check.key.side,
+        "verdict": check.verdict.value,
+        "detail": check.detail,
+    }
+    extra = {
+        "payload": check.key.payload,
+        "expected": check.expected,
+        "got": check.got,
+        "raw": check.raw,
+        "known": check.known,
+    }
+    return fields | {name: text for name, text in extra.items() if text}
+
+
+def _incident(incident: Incident) -> dict[str, Any]:
+    return {
+        "kind": incident.kind,
+        "title": incident.title,
+        "fingerprint": incident.fingerprint,
+        "check": incident.check,
+        "excerpt": incident.excerpt,
+        "known": incident.known,
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "end": boot_end_word(attempt.end),
+        "verdict": attempt.verdict,
+        "detail": attempt.detail,
+        "accel": attempt.accel,
+        "console": attempt.console,
+        "events": attempt.events,
+        "command": attempt.command,
+        "boot_s": _seconds(attempt.boot_s),
+        "checks_s": _seconds(attempt.checks_s),
+        "total_s": _seconds(attempt.total_s),
+        "phases": _phases(attempt.phases),
+        "errors": attempt.stream.errors,
+    }
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    return {
+        "prepare_s": _seconds(timing.prepare_s),
+        "boot_s": _seconds(timing.boot_s),
+        "checks_s": _seconds(timing.checks_s),
+        "total_s": _seconds(timing.total_s),
+        "phases": _phases(timing.phases),
+    }
+
+
+def _phases(phases: Sequence[Phase]) -> list[dict[str, Any]]:
+    return [{"name": phase.name, "seconds": _seconds(phase.seconds)} for phase in phases]
+
+
+def boot_end_word(end: BootEnd) -> str:
+    """``powered-off`` for POWERED_OFF: the sentence that is its value may be reworded."""
+    return end.name.lower().replace("_", "-")
+
+
+def _seconds(value: float) -> float:
+    return round(float(value), 3)
+
+
+def clean(value: Any) -> Any:
+    """``value``, its lone surrogates replaced by what Python writes for them."""
+    if type(value) is str and value.isascii():
+        return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, (list, tuple)):
+        return [clean(item) for item in value]
+    if isinstance(value, (dict, Mapping)):
+        return {clean(name): clean(item) for name, item in value.items()}
+    return value

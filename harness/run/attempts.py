@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One prepared kernel: booted until something is learned, and again where that was not good.
+
+Only infrastructure is tried again on its own. A bad result is confirmed by more boots where the
+user wants that, and stays as bad as its worst boot; every boot is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness import kernels
+from harness.host import tools
+from harness.kernels import PreparedKernel
+from harness.manifest import known_issues
+from harness.manifest.expectations import expectations
+from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
+from harness.manifest.known_issues import KnownIssues
+from harness.records.reuse import Results
+from harness.run.progress import Listener, Progress, Stage
+from harness.verdict import judge
+from harness.verdict.results import (
+    Attempt,
+    BootEnd,
+    CheckKey,
+    CheckResult,
+    CheckVerdict,
+    Confirmed,
+    Family,
+    FamilyResult,
+    KernelResult,
+    KernelVerdict,
+    Phase,
+    Timing,
+    merge_capabilities,
+)
+from harness.verdict.rounds import MOST, ONCE, Repeat
+from harness.vm import boot, commandline, decode
+from harness.vm.boot import BootPlan, Checking, Deadlines
+from harness.vm.commandline import Machine, Request, Unsafe
+
+#: Seconds before the second and third attempt. Only infrastructure is tried again.
+BACK_OFF = (1.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is about, beside the kernels."""
+
+    directory: Path  # of the run; files of kernel NAME go to kernels/NAME
+    base: Path  # the guest's root, see harness.vm.initramfs
+    qemu: Path
+    seed: int
+    jobs: int
+    families: tuple[Family, ...] = tuple(Family)
+    checks: tuple[str, ...] = ()  # all when empty
+    payload: int | None = None
+    repeat: Repeat = ONCE
+    accel: Accel | None = None  # over the manifest's
+    results: Results | None = None  # those of earlier runs
+    reuse: bool = False  # whether they may take the place of boots
+    confirm: int = 0  # how many more boots a bad result is confirmed by
+    known: KnownIssues | None = None  # else read from the files that the kernels name
+    extra: Mapping[str, bytes] = field(default_factory=dict)  # as in a BootPlan
+    on_boot: Callable[[BootPlan], None] = lambda _: None  # told of each boot before it begins
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is booted, and how; ``prepare_s`` is the time that its preparation took."""
+
+    entry: KernelEntry
+    kernel: PreparedKernel
+    kvm: bool
+    prepare_s: float
+
+    def unknown(self, reason: str) -> KernelResult:
+        """The result where nothing was learned."""
+        return KernelResult.infrastructure(
+            self.entry.name,
+            reason,
+            release=self.kernel.release,
+            version=self.kernel.version,
+            origin=self.kernel.origin,
+            image_sha256=self.kernel.image_sha256,
+        )
+
+
+class Attempts:
+    """The boots of ``subject``, each judged."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        options: Options,
+        known: KnownIssues,
+        listener: Listener,
+        stop: threading.Event,
+    ) -> None:
+        self._subject = subject
+        self._options = options
+        self._known = known
+        self._listener = listener
+        self._stop = stop
+        self._made: list[Attempt] = []
+
+    def run(self) -> KernelResult | None:
+        """The result, with every attempt; None where it was interrupted before there was one."""
+        result = self._decide()
+        if result is None:
+            return None
+        bad = not result.verdict.as_expected and result.verdict is not KernelVerdict.INFRASTRUCTURE
+        if bad and self._options.confirm and not self._stop.is_set():
+            result = self._confirm(result)
+        total_s = round(sum(attempt.total_s for attempt in self._made), 3)
+        timing = replace(result.timing, total_s=total_s)
+        return replace(result, attempts=tuple(self._made), timing=timing)
+
+    def _confirm(self, first: KernelResult) -> KernelResult:
+        """Boot as often as is wanted, whatever comes of it; an interruption takes nothing back."""
+        wanted = self._options.confirm
+        results = [first]
+        for number in range(1, wanted + 1):
+            said = f"{first.verdict}: {first.reason}"
+            self._tell(Stage.CONFIRMING, f"boot {number} of {wanted} more, for {said}")
+            again = self._decide()
+            if again is None:
+                break
+            results.append(again)
+        return confirmed(results, wanted)
+
+    def _decide(self) -> KernelResult | None:
+        """Boot until something is learned, at most three times; None where interrupted.
+
+        Of an interrupted boot the rounds that were done are a result.
+        """
+        for pause in (*BACK_OFF, None):
+            try:
+                attempt = self._boot(len(self._made) + 1)
+            except (Unsafe, OSError) as error:
+                return self._subject.unknown(str(error))
+            attempt, result = self._judge(attempt)
+            self._made.append(attempt)
+            if self._stop.is_set() and attempt.end is BootEnd.INTERRUPTED:
+                rounds = attempt.stream.rounds
+                return result if rounds is not None and rounds.done else None
+            if result.verdict is not KernelVerdict.INFRASTRUCTURE or pause is None:
+                return result
+            self._tell(Stage.RETRYING, f"{result.reason}; again in {pause:.0f} s")
+            self._stop.wait(pause)
+        raise AssertionError("the last pause is None")
+
+    def _boot(self, number: int) -> Attempt:
+        self._tell(Stage.BOOTING, "KVM" if self._subject.kvm else "TCG")
+        plan = self._plan(number)
+        self._options.on_boot(plan)
+
+        def on_progress(at: Checking) -> None:
+            if not at.repeating:
+                self._tell(Stage.CHECKING, at.running, done=at.done, planned=at.planned)
+                return
+            asked = at.planned if at.planned < MOST else 0  # as much as saying: without end
+            detail = f"{at.failed or 'none'} failed"
+            self._tell(Stage.REPEATING, detail, done=at.done, planned=asked)
+
+        attempt = self._decoded(boot.boot(plan, self._stop, on_progress))
+        shown = commandline.for_display(attempt.command)
+        (plan.directory / "command.txt").write_text(shown + "\n")
+        return replace(
+            attempt,
+            console=os.path.relpath(attempt.console, self._options.directory),
+            events=os.path.relpath(attempt.events, self._options.directory),
+        )
+
+    def _decoded(self, attempt: Attempt) -> Attempt:
+        """``attempt`` with source lines in its traces, where a vmlinux knows them."""
+        images = kernels.debug_images(self._subject.entry) if attempt.incidents else ()
+        console = Path(attempt.console).read_bytes() if images else b""
+        vmlinux = next((image for image in images if decode.is_of(image, console)), None)
+        if vmlinux is None:
+            return attempt
+        try:
+            excerpts = decode.decode_all([i.excerpt for i in attempt.incidents], vmlinux)
+        except decode.Undecoded as error:
+            note = f"{vmlinux} could tell the source lines of the traces: {error}"
+            stream = replace(attempt.stream, notes=(*attempt.stream.notes, note))
+            return replace(attempt, stream=stream)
+        decoded = zip(attempt.incidents, excerpts, strict=True)
+        incidents = tuple(replace(incident, excerpt=text) for incident, text in decoded)
+        return replace(attempt, incidents=incidents)
+
+    def _plan(self, number: int) -> BootPlan:
+        entry, kvm, options = self._subject.entry, self._subject.kvm, self._options
+        return BootPlan(
+            kernel=self._subject.kernel,
+            base=options.base,
+            qemu=options.qemu,
+            machine=Machine(entry.cpus, entry.memory_mib, entry.append, kvm),
+            request=Request(
+                nonce=secrets.token_hex(16),
+                seed=options.seed,
+                families=tuple(options.families),
+                checks=options.checks,
+                payload=options.payload,
+                repeat=options.repeat,
+            ),
+            families=options.families,
+            deadlines=Deadlines.scaled(
+                entry.timeout_s, kvm=kvm, share=options.jobs * entry.cpus / tools.processors()
+            ),
+            directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
+            number=number,
+            extra=options.extra,
+        )
+
+    def _judge(self, attempt: Attempt) -> tuple[Attempt, KernelResult]:
+        """``attempt`` with its verdict, and what it alone says of the kernel."""
+        entry, prepared = self._subject.entry, self._subject.kernel
+        # What a kernel calls itself when it runs decides; what its package says is a claim.
+        release = attempt.stream.release or prepared.release
+        expected = expectations(release, isinstance(entry.source, DebSource), entry.expect)
+        seen = known_issues.apply(
+            judge.families(attempt, self._options.families, expected),
+            attempt.incidents,
+            self._known.of(entry),
+            entry.name,
+            release,
+            self._known.today,
+        )
+        families = judge.unexcused(seen.families, attempt.stream.rounds)
+        attempt = replace(attempt, incidents=seen.incidents)
+        verdict, reason = judge.kernel(attempt, families)
+        prepare_s = round(self._subject.prepare_s, 3)
+        result = KernelResult(
+            name=entry.name,
+            verdict=verdict,
+            reason=reason,
+            release=release,
+            version=prepared.version,
+            origin=prepared.origin,
+            image_sha256=prepared.image_sha256,
+            accel=attempt.accel,
+            capabilities=merge_capabilities(attempt.stream.capabilities),
+            families=families,
+            incidents=attempt.incidents,
+            notes=(*prepared.notes, *attempt.stream.notes, *seen.notes),
+            timing=Timing(
+                prepare_s=prepare_s,
+                boot_s=attempt.boot_s,
+                checks_s=attempt.checks_s,
+                phases=(Phase("prepare", prepare_s), *attempt.phases),
+            ),
+            rounds=attempt.stream.rounds,
+        )
+        return replace(attempt, verdict=verdict), result
+
+    def _tell(self, stage: Stage, detail: str = "", *, done: int = 0, planned: int = 0) -> None:
+        self._listener(Progress(self._subject.entry.name, stage, detail, done, planned))
+
+
+def confirmed(results: Sequence[KernelResult], wanted: int) -> KernelResult:
+    """The worst of ``results``, each of a boot, with all that went wrong in any of them.
+
+    The first is bad, and ``wanted`` more were to follow. A boot that says nothing of the kernel
+    does not count.
+    """
+    telling = [r for r in results if r.verdict is not KernelVerdict.INFRASTRUCTURE]
+    bad = [result for result in telling if not result.verdict.as_expected]
+    order = list(KernelVerdict)
+    worst = min(bad, key=lambda result: order.index(result.verdict))
+    count = Confirmed(len(telling), len(bad))
+    incidents = list(worst.incidents)
+    for incident in (incident for result in bad for incident in result.incidents):
+        if incident.fingerprint not in [known.fingerprint for known in incidents]:
+            incidents.append(incident)
+    notes = dict.fromkeys(note for result in (worst, *bad) for note in result.notes)
+    more = count.boots - 1
+    short = [f"of {wanted} more boots only {more} told something"] if more < wanted else []
+    return replace(
+        worst,
+        reason=f"{count}: {worst.reason}",
+        families=_worst_families(bad),
+        incidents=tuple(incidents),
+        notes=(*notes, *short),
+        confirmed=count,
+    )
+
+
+def _worst_families(bad: Sequence[KernelResult]) -> dict[Family, FamilyResult]:
+    """Each check with the worst that any of the boots made of it."""
+    order = list(CheckVerdict)
+    families = {}
+    for family in bad[0].families:
+        worst: dict[CheckKey, CheckResult] = {}
+        for check in (check for result in bad for check in result.families[family].checks):
+            before = worst.setdefault(check.key, check)
+            if order.index(check.weight) < order.index(before.weight):
+                worst[check.key] = check
+        families[family] = judge.family_result(list(worst.values()))
+    return families

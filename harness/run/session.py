@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One run from end to end: its kernels, what is kept of each, and the record of all."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from harness import __version__
+from harness.bundle import Bundles
+from harness.host.files import write_atomically
+from harness.kernels import Cache
+from harness.manifest.kernels_yaml import Accel, KernelEntry
+from harness.manifest.known_issues import KnownIssues
+from harness.records import resume, reuse, stored_runs, to_json
+from harness.records.store import Run, Store, StoreUnusable
+from harness.run import workspace
+from harness.run.attempts import Options
+from harness.run.matrix import Matrix, default_jobs
+from harness.run.progress import Listener, Progress, Stage
+from harness.verdict.results import Family, KernelResult, RunResult
+from harness.verdict.rounds import ONCE, Repeat
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for; None where the harness is to choose.
+
+    ``manifest`` is the file that the kernels are from, if any; ``confirm`` how many more boots a
+    bad result is confirmed by; ``bundle_image`` puts the image into a failing kernel's bundle.
+    """
+
+    families: tuple[Family, ...] = tuple(Family)
+    checks: tuple[str, ...] = ()
+    payload: int | None = None
+    repeat: Repeat = ONCE
+    seed: int | None = None
+    jobs: int | None = None
+    accel: Accel | None = None
+    output: Path | None = None
+    reuse: bool = False
+    resume: bool = False
+    confirm: int = 0
+    manifest: Path | None = None
+    bundle_image: bool = False
+
+
+def run(
+    entries: Sequence[KernelEntry],
+    wishes: Wishes,
+    cache: Cache,
+    listener: Listener,
+    stop: threading.Event,
+) -> RunResult:
+    """Test ``entries`` and keep everything in the run's directory, each result in the store too.
+
+    Raises workspace.SessionUnavailable where a host tool is missing or the disk cannot be used,
+    workspace.OutputRefused for a directory of the user's choice that cannot be used,
+    resume.NothingToResume where that is asked for, and kernels_yaml.ManifestError for a wrong file
+    of known issues.
+    """
+    known = KnownIssues.read(entries)
+    asked = _asked(entries, wishes)
+    try:
+        old = (
+            resume.interrupted(workspace.store_place(wishes.output), asked)
+            if wishes.resume
+            else None
+        )
+        if old is not None and wishes.output and wishes.output.absolute() != Path(old.directory):
+            raise workspace.OutputRefused(
+                f"--output {wishes.output}: the interrupted run is in {old.directory}; leave "
+                "--output away to go on with it"
+            )
+        begun = old or new_run(asked, seed_of(wishes))
+        with (
+            workspace.ground(
+                wishes.output, cache, begun.id, Path(old.directory) if old else None
+            ) as found,
+            Store(workspace.store_place(wishes.output)) as kept,
+        ):
+            begun = replace(begun, directory=str(found.directory))
+            session = _Session(entries, wishes, known, begun, found, kept, listener)
+            session.begin()
+            return session.run(cache, stop)
+    except StoreUnusable as error:
+        raise workspace.SessionUnavailable(str(error)) from error
+
+
+class _Session:
+    """A run on its ``ground``, with the store open and the directory locked."""
+
+    def __init__(
+        self,
+        entries: Sequence[KernelEntry],
+        wishes: Wishes,
+        known: KnownIssues,
+        begun: Run,
+        ground: workspace.Ground,
+        kept: Store,
+        listener: Listener,
+    ) -> None:
+        self._entries = entries
+        self._wishes = wishes
+        self._known = known
+        self._begun = begun
+        self._ground = ground
+        self._store = kept
+        self._listener = listener
+        self._about = about_run(ground)
+        bundles = Bundles(ground.directory, entries, self._about, with_image=wishes.bundle_image)
+        self._keeper = Keeper(begun, kept, bundles)
+        self._notes: list[str] = []
+        self._done: dict[str, KernelResult] = {}
+
+    def begin(self) -> None:
+        """Note the run in the store, or take from there what it already has."""
+        if self._store.set_aside is not None:
+            self._notes.append(resume.damage(self._store.set_aside))
+            self._say(self._notes[-1])
+        if self._wishes.resume:
+            self._go_on()
+        else:
+            self._store.begin(replace(self._begun, about=json.dumps(self._about)))
+
+    def _go_on(self) -> None:
+        # Another harness may have finished it, until the directory was locked.
+        resume.check_unfinished(self._store.run(self._begun.id) or self._begun)
+        resume.check_alike(self._begun, self._about)
+        self._done = resume.finished(self._store, self._begun, self._say)
+        for name, result in self._done.items():
+            self._keeper.write(result)
+            detail = f"from the interrupted run {self._begun.id}"
+            self._listener(Progress(name, Stage.DONE, detail, verdict=result.verdict))
+        for entry in self._entries:
+            if entry.name not in self._done:  # what was cut off is no attempt
+                shutil.rmtree(self._keeper.place(entry.name).parent, ignore_errors=True)
+        self._notes.append(
+            f"interrupted, and gone on with at {_now()}: {len(self._done)} of "
+            f"{len(self._entries)} kernels had a result"
+        )
+
+    def run(self, cache: Cache, stop: threading.Event) -> RunResult:
+        """Test what is missing, and write down all."""
+        missing = [entry for entry in self._entries if entry.name not in self._done]
+        matrix = Matrix(missing, self._options(missing), cache, self._listener, self._keep, stop)
+        startup = seconds_since_start()
+        results = {**self._done, **{result.name: result for result in matrix.run()}}
+        return self._record(results, startup, interrupted=stop.is_set())
+
+    def _options(self, missing: Sequence[KernelEntry]) -> Options:
+        options = options_on(
+            self._ground, self._store, missing, self._wishes, self._known, self._begun.seed
+        )
+        return replace(options, on_boot=self._keeper.bundles.booting)
+
+    def _keep(self, result: KernelResult, circumstances: str) -> None:
+        if result.is_unfinished:  # to be shown, but not to be found by --resume
+            self._keeper.write(result)
+            return
+        trouble = self._keeper.keep(result, circumstances)
+        if trouble:
+            self._notes.append(trouble)
+            self._say(trouble)
+
+    def _record(
+        self, results: dict[str, KernelResult], startup_s: float, *, interrupted: bool
+    ) -> RunResult:
+        names = [entry.name for entry in self._entries]
+        found = tuple(results[name] for name in names if name in results)
+        missing = tuple(name for name in names if name not in results)
+        unfinished = any(result.is_unfinished for result in found)
+        if (missing or unfinished) and self._wishes.manifest is not None:
+            self._notes.append("`matrix --resume`, for the same kernels, boots what is missing")
+        elif not missing and not unfinished:
+            self._store.finish(self._begun.id)
+            self._notes += self._idle(found)
+        record = RunResult(
+            id=self._begun.id,
+            started=self._begun.started,
+            finished=_now(),
+            harness_version=__version__,
+            host=self._about["host"],
+            qemu=self._about["QEMU"],
+            virtme_ng=self._about["virtme-ng"],
+            accel=", ".join(sorted({result.accel for result in found if result.accel})),
+            seed=self._begun.seed,
+            kernels=found,
+            directory=str(self._ground.directory),
+            interrupted=interrupted,
+            missing=missing,
+            startup_s=startup_s,
+            notes=tuple(self._notes),
+        )
+        texts = (self._keeper.place(kernel.name).read_text() for kernel in found)
+        write_atomically(self._ground.directory / stored_runs.RECORD, to_json.join(record, texts))
+        return record
+
+    def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:
+        """The known issues that no longer occur; with the user's own payload that says nothing."""
+        wishes = self._wishes
+        if wishes.payload is not None:
+            return ()
+        narrowed = bool(wishes.checks) or len(wishes.families) < 2
+        return self._known.idle(self._entries, found, narrowed=narrowed)
+
+    def _say(self, text: str) -> None:
+        self._listener(Progress("", Stage.PREPARING, text))
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Where the results of ``run`` go: the store, its directory, and ``bundles`` of bad ones."""
+
+    run: Run
+    store: Store
+    bundles: Bundles
+
+    def place(self, name: str) -> Path:
+        """The file with the result of the kernel ``name``."""
+        return Path(self.run.directory) / "kernels" / name / "result.json"
+
+    def keep(self, result: KernelResult, circumstances: str) -> str:
+        """Keep ``result``, to be found by ``circumstances``; what is to be said of its bundle.
+
+        It is on the disk before anything else is done with it. Raises StoreUnusable, OSError.
+        """
+        text = to_json.kernel_text(result)
+        learned = result.reused_from is None
+        name, verdict = result.name, result.verdict
+        self.store.add(self.run.id, name, verdict, text, circumstances, learned=learned)
+        self._write(name, text)
+        return self.bundles.keep(result)
+
+    def write(self, result: KernelResult) -> None:
+        """Only into the run's directory. Raises OSError."""
+        self._write(result.name, to_json.kernel_text(result))
+
+    def _write(self, name: str, text: str) -> None:
+        place = self.place(name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, text)
+
+
+def options_on(
+    ground: workspace.Ground,
+    store: Store,
+    entries: Sequence[KernelEntry],
+    wishes: Wishes,
+    known: KnownIssues,
+    seed: int,
+    *,
+    evidence: bool = False,
+) -> Options:
+    """How ``entries`` are tested on ``ground``; ``evidence`` is as in reuse.Results."""
+    about = about_run(ground)
+    setting = reuse.Setting(
+        base=about["guest"],
+        qemu=about["QEMU"],
+        virtme_ng=about["virtme-ng"],
+        families=wishes.families,
+        checks=wishes.checks,
+        payload=wishes.payload,
+        repeat=wishes.repeat,
+        seed=wishes.seed,
+        known=known,
+    )
+    return Options(
+        directory=ground.directory,
+        base=ground.base,
+        qemu=ground.qemu,
+        seed=seed,
+        jobs=wishes.jobs or default_jobs(entries),
+        families=wishes.families,
+        checks=wishes.checks,
+        payload=wishes.payload,
+        repeat=wishes.repeat,
+        accel=wishes.accel,
+        results=reuse.Results(store, setting, evidence=evidence),
+        reuse=wishes.reuse,
+        confirm=wishes.confirm,
+        known=known,
+    )
+
+
+def _asked(entries: Sequence[KernelEntry], wishes: Wishes) -> str:
+    """How the kernels are tested is part of it; how many at a time, or how often, is not."""
+    settings = {
+        "manifest": str(wishes.manifest.resolve()) if wishes.manifest else "",
+        "families": wishes.families,
+        "checks": wishes.checks,
+        "payload": wishes.payload,
+        "repeat": asdict(wishes.repeat),
+        "accel": wishes.accel,
+        "seed": "random" if wishes.seed is None else wishes.seed,
+    }
+    return resume.asked(entries, settings)
+
+
+def about_run(ground: workspace.Ground) -> dict[str, str]:
+    """What a run on ``ground`` notes about itself in the store."""
+    return {
+        "harness": f"{__version__} {reuse.judging()[:16]}",
+        "guest": ground.base.stem,
+        "QEMU": ground.qemu_version,
+        "virtme-ng": importlib.metadata.version("virtme-ng"),
+        "host": f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors",
+    }
+
+
+def seed_of(wishes: Wishes) -> int:
+    """The seed that the user gave, or one of this run's own."""
+    return secrets.randbits(32) if wishes.seed is None else wishes.seed
+
+
+def new_run(asked: str, seed: int) -> Run:
+    """A run that begins now, for what was ``asked``."""
+    return Run(
+        id=workspace.identity_of_now(),
+        started=_now(),
+        asked=asked,
+        seed=seed,
+        directory="",
+    )
+
+
+def seconds_since_start() -> float:
+    """For how long this process has been running, to a hundredth (proc_pid_stat(5))."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return round(since_boot - started / os.sysconf("SC_CLK_TCK"), 2)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What every boot of a run stands on: tools, the guest's root, a directory; where runs are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from harness.host import tools
+from harness.host.files import NoHome, user_directory
+from harness.kernels import Cache
+from harness.records import prune, store
+from harness.vm import initramfs
+from harness.vm.qemu import version as qemu_version
+
+
+class SessionUnavailable(Exception):
+    """The run cannot even start: a sentence with the remedy."""
+
+
+class OutputRefused(Exception):
+    """What the user named as the run's directory cannot be it: a sentence with the remedy."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every boot of a run stands on."""
+
+    directory: Path  # of the run
+    base: Path  # of the guest's root
+    qemu: Path
+    qemu_version: str
+
+
+@contextlib.contextmanager
+def ground(
+    output: Path | None, cache: Cache, identity: str = "", resumed: Path | None = None
+) -> Iterator[Ground]:
+    """Tools found, the guest's root built, a directory made: nothing is pruned that is used.
+
+    ``resumed`` is the directory of a run that is gone on with. Raises :class:`SessionUnavailable`,
+    :class:`OutputRefused` and files.NoHome.
+    """
+    qemu, busybox = find_tools()
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(cache.scratch())  # from now on nothing is pruned that is used
+            base = initramfs.prepare(cache.root, busybox)
+            directory = resumed or _new_directory(output, identity or identity_of_now())
+            held.enter_context(prune.in_use(directory))
+        except prune.InUse as error:
+            raise OutputRefused(str(error)) from error
+        except initramfs.RootUnavailable as error:
+            raise SessionUnavailable(str(error)) from error
+        except OSError as error:
+            raise SessionUnavailable(
+                f"{error.filename or 'the disk'} cannot be used ({error.strerror or error}): make "
+                "it and its directory writable, and room on the disk"
+            ) from error
+        yield Ground(directory, base, qemu, qemu_version(qemu, cache))
+
+
+def find_tools() -> tuple[Path, Path]:
+    """The host's QEMU and busybox; SessionUnavailable names all that is missing."""
+    missing = tools.missing()
+    if missing:
+        raise SessionUnavailable(str(tools.ToolsMissing(missing)))
+    if tools.find_virtme_ng() is None:
+        raise SessionUnavailable(f"virtme-ng was not found; {tools.VIRTME_NG_REMEDY}")
+    qemu, busybox = tools.find("qemu-system-x86_64"), tools.find_static_busybox()
+    assert qemu is not None, "host.missing() looked for it"
+    assert busybox is not None, "host.missing() looked for it"
+    return qemu, busybox
+
+
+def runs_directory() -> Path:
+    """Where runs are kept unless the user says otherwise. Raises files.NoHome."""
+    return _state() / "runs"
+
+
+def store_file() -> Path:
+    """Where results of all runs are kept. Raises files.NoHome."""
+    return _state() / store.FILE
+
+
+def _state() -> Path:
+    return user_directory(
+        lambda: platformdirs.user_state_path("mptcp-harness"),
+        "XDG_STATE_HOME, or give --output DIR",
+    )
+
+
+def store_place(output: Path | None) -> Path:
+    """:func:`store_file`; for a user without a home the run's directory, if one is given."""
+    try:
+        place = store_file()
+        if output is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+    except (NoHome, OSError):
+        if output is None:
+            raise
+        return output.absolute() / store.FILE
+    return place
+
+
+def identity_of_now() -> str:
+    """A name for a run that begins now, like no other."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+_INSTEAD = "give --output a new or empty directory of this run's own"
+
+
+def _new_directory(wanted: Path | None, identity: str) -> Path:
+    if wanted is None:
+        directory = runs_directory() / identity
+        directory.mkdir(parents=True)
+        return directory
+    directory = new_or_empty(wanted)
+    try:
+        (directory / "kernels").mkdir()
+    except OSError as error:
+        raise OutputRefused(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
+    return directory
+
+
+def new_or_empty(wanted: Path) -> Path:
+    """The user's directory, made if need be. Raises :class:`OutputRefused`."""
+    directory = wanted.absolute()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise OutputRefused(f"--output {wanted}: it is not empty; {_INSTEAD}")
+    except (FileExistsError, NotADirectoryError):
+        raise OutputRefused(f"--output {wanted}: that is a file; {_INSTEAD}") from None
+    except OSError as error:
+        raise OutputRefused(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
+    return directory

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The selftest's boots: a good kernel as it is, then the same with one fault after another."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+from harness import kernels
+from harness.host import tools
+from harness.kernels import Cache, KernelUnavailable, PreparedKernel
+from harness.manifest.expectations import expectations
+from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
+from harness.run import workspace
+from harness.run.matrix import default_jobs
+from harness.selftest import module
+from harness.selftest.faults import FAULTS, NONE, Fault, Row, describe
+from harness.verdict import judge
+from harness.verdict.results import (
+    EXIT_FAILED,
+    EXIT_INFRASTRUCTURE,
+    EXIT_OK,
+    Attempt,
+    Family,
+    KernelVerdict,
+)
+from harness.vm import accelerator, boot, initramfs
+from harness.vm.accelerator import AcceleratorUnavailable
+from harness.vm.boot import BootPlan, Deadlines
+from harness.vm.commandline import Machine, Request, Unsafe
+
+#: Seconds that a fault which only a deadline ends is given, under KVM and under TCG.
+SILENCE = {True: 5.0, False: 15.0}
+POWER_OFF = {True: 2.0, False: 5.0}
+#: What a boot with a fault checks: enough for one to strike in the middle.
+CHECKS, FAMILY = ("mptcp_info.readable",), Family.IPV4
+#: In the guest's root, see guest/faults.py.
+FAULT, CODE = "opt/fault", "opt/fault.ko"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for; None where the harness is to choose.
+
+    ``exact`` is set where the kernels were named: then the newest is not passed over.
+    """
+
+    faults: tuple[Fault, ...] = FAULTS
+    exact: bool = False
+    jobs: int | None = None
+    accel: Accel | None = None
+    output: Path | None = None
+
+
+def run(
+    entries: Sequence[KernelEntry],
+    wishes: Wishes,
+    cache: Cache,
+    say: Say,
+    on_row: Callable[[Row], object],
+    stop: threading.Event,
+) -> tuple[Row, ...]:
+    """Boot the newest of ``entries`` that passes with each fault; the first row is of no fault.
+
+    ``say`` is told what is done, ``on_row`` each row in the faults' order as soon as it is there.
+    Rows are missing after the first where that kernel does not pass, or once ``stop`` is set.
+    Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
+    """
+    with workspace.ground(wishes.output, cache) as ground:
+        try:
+            subject, first = _good_kernel(entries, wishes, ground, cache, say, stop)
+            if first is None:
+                return ()
+            on_row(first)
+            rows = [first]
+            if first.ok:
+                rows += _strike(subject, wishes.faults, on_row, stop)
+        except (AcceleratorUnavailable, Unsafe) as error:
+            raise workspace.SessionUnavailable(str(error)) from error
+    return tuple(rows)
+
+
+def exit_status(rows: Sequence[Row], wishes: Wishes) -> int:
+    """0 only when every fault was seen; 3 where no more is wrong than that a boot failed."""
+    bad = [row for row in rows if not row.ok]
+    if any(row.verdict is not KernelVerdict.INFRASTRUCTURE for row in bad):
+        return EXIT_FAILED
+    return EXIT_INFRASTRUCTURE if bad or len(rows) <= len(wishes.faults) else EXIT_OK
+
+
+def _good_kernel(
+    entries: Sequence[KernelEntry],
+    wishes: Wishes,
+    ground: workspace.Ground,
+    cache: Cache,
+    say: Say,
+    stop: threading.Event,
+) -> tuple[_Subject, Row | None]:
+    """The newest kernel that passes, or the last that was tried; no row once ``stop`` is set."""
+    prepared = _prepare(entries, wishes, cache, say)
+    for place, (entry, kernel) in enumerate(prepared):
+        wanted = wishes.accel or entry.accel
+        remembered = cache.root / "kvm.json"
+        choice = accelerator.choose(wanted, kernel, ground.qemu, remembered, say, stop)
+        say(f"{entry.name}: {kernel.release} under {'KVM' if choice.kvm else 'TCG'} ({choice.why})")
+        jobs = wishes.jobs or default_jobs([entry] * len(FAULTS))
+        subject = _Subject(entry, kernel, ground, choice.kvm, jobs, stop)
+        last = wishes.exact or place == len(prepared) - 1
+        if not last and (why := subject.withstands(wishes.faults)):
+            say(f"{entry.name}: {why}; so the next older kernel is tried")
+            continue
+        row = subject.row(NONE)
+        if row is None or row.ok or last:
+            return subject, row
+        say(f"{entry.name}: {row.got}, so the next older kernel is tried")
+    raise AssertionError("one of the kernels is the last")
+
+
+def _prepare(
+    entries: Sequence[KernelEntry], wishes: Wishes, cache: Cache, say: Say
+) -> list[tuple[KernelEntry, PreparedKernel]]:
+    """Those that can be had and may pass, the newest first."""
+    may_pass = [entry for entry in entries if entry.expect.get("mptcp", True)]
+    wanted = entries if wishes.exact else may_pass or entries
+    found = []
+    for entry in wanted:
+        try:
+            found.append((entry, kernels.prepare(entry, cache, say)))
+        except KernelUnavailable as error:
+            if wishes.exact or (entry is wanted[-1] and not found):
+                raise
+            say(f"{entry.name}: {error}")
+    return sorted(found, key=lambda one: _version(one[1].release), reverse=True)
+
+
+def _version(release: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"[0-9]+", release)))
+
+
+def _strike(
+    subject: _Subject,
+    faults: Sequence[Fault],
+    on_row: Callable[[Row], object],
+    stop: threading.Event,
+) -> list[Row]:
+    """A row for each of ``faults``, ``subject.jobs`` boots at a time."""
+    rows = []
+    with ThreadPoolExecutor(subject.jobs, "selftest") as booters:
+        under_way = [booters.submit(subject.row, fault) for fault in faults]
+        try:
+            for row in (future.result() for future in under_way):
+                if row is not None:
+                    on_row(row)
+                    rows.append(row)
+        except BaseException:
+            stop.set()
+            raise
+    return rows
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The kernel that is booted again and again, and how."""
+
+    entry: KernelEntry
+    kernel: PreparedKernel
+    ground: workspace.Ground
+    kvm: bool
+    jobs: int
+    stop: threading.Event
+
+    def row(self, fault: Fault) -> Row | None:
+        """Boot with ``fault`` and judge; None when stopped."""
+        if self.stop.is_set():
+            return None
+        started = time.monotonic()
+        try:
+            extra = self._files(fault)
+        except module.Impossible as error:
+            objection = (
+                f"the fault cannot be provoked in this kernel: {error}; have a distribution's "
+                "kernel in the manifest, too"
+            )
+            nothing_learned = KernelVerdict.INFRASTRUCTURE
+            return Row(fault.name, fault.expected, "-", nothing_learned, 0.0, objection)
+        families = tuple(Family) if fault is NONE else (FAMILY,)
+        attempt = boot.boot(self._plan(fault, families, extra), self.stop, lambda *_: None)
+        if self.stop.is_set():
+            return None
+        verdict, reason = self._judge(attempt, families)
+        return Row(
+            fault=fault.name,
+            expected=fault.expected,
+            got=describe(verdict, (incident.kind for incident in attempt.incidents)),
+            verdict=verdict,
+            seconds=time.monotonic() - started,
+            objection=fault.objection(verdict, reason, attempt.incidents),
+            console=attempt.console,
+        )
+
+    def withstands(self, faults: Sequence[Fault]) -> str:
+        """Why one of ``faults`` cannot be provoked in this kernel; "" if all can."""
+        coded = next((fault for fault in faults if fault.code is not None), NONE)
+        try:
+            self._files(coded)
+        except module.Impossible as error:
+            return str(error)
+        return ""
+
+    def _files(self, fault: Fault) -> Mapping[str, bytes]:
+        """What makes the guest misbehave; nothing for a boot without a fault."""
+        if fault is NONE:
+            return {}
+        misbehaving = resources.files("guest").joinpath(initramfs.FAULTS).read_bytes()
+        extra = {f"{initramfs.CHECKER}/__main__.py": misbehaving, FAULT: fault.name.encode()}
+        if fault.code is not None:
+            layout = module.Layout.of(self.kernel.boot_image, self.kernel.release)
+            extra[CODE] = module.build(fault.code, layout)
+        return extra
+
+    def _plan(
+        self, fault: Fault, families: tuple[Family, ...], extra: Mapping[str, bytes]
+    ) -> BootPlan:
+        entry = self.entry
+        share = max(1.0, self.jobs * entry.cpus / tools.processors())
+        deadlines = Deadlines.scaled(entry.timeout_s, kvm=self.kvm, share=share)
+        if fault.outlives:
+            deadlines = replace(
+                deadlines,
+                silence=min(deadlines.silence, SILENCE[self.kvm] * share),
+                power_off=min(deadlines.power_off, POWER_OFF[self.kvm] * share),
+            )
+        memory = fault.memory_mib or entry.memory_mib
+        return BootPlan(
+            kernel=self.kernel,
+            base=self.ground.base,
+            qemu=self.ground.qemu,
+            machine=Machine(entry.cpus, memory, entry.append, self.kvm),
+            request=Request(
+                nonce=secrets.token_hex(16),
+                seed=secrets.randbits(32),
+                families=tuple(families),
+                checks=() if fault is NONE else CHECKS,
+            ),
+            families=families,
+            deadlines=deadlines,
+            directory=self.ground.directory / "kernels" / entry.name / fault.name,
+            extra=extra,
+        )
+
+    def _judge(self, attempt: Attempt, families: tuple[Family, ...]) -> tuple[KernelVerdict, str]:
+        """As the matrix judges."""
+        release = attempt.stream.release or self.kernel.release
+        is_debian = isinstance(self.entry.source, DebSource)
+        expected = expectations(release, is_debian, self.entry.expect)
+        return judge.kernel(attempt, judge.families(attempt, families, expected))

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One step: what is checked out, patched, built, booted and judged, or known already."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import __version__
+from harness.bisect.predicate import Judged, Outcome, Predicate
+from harness.host.files import touch
+from harness.host.programs import Interrupted
+from harness.kernels import Cache
+from harness.kernels.cache import digest
+from harness.manifest import kernels_yaml
+from harness.records import prune, reuse
+from harness.run import session, workspace
+from harness.run.progress import Listener
+from harness.step import toolchain
+from harness.step.build import Build, NotBuilt, Recipe
+from harness.step.cache import Memory
+from harness.step.source import Commit, Copy, PatchRefused, Source
+from harness.verdict.results import KernelResult, KernelVerdict
+from harness.vm import initramfs
+from harness.vm.qemu import version as qemu_version
+
+#: Below the cache: a directory for each tree, with the copy that is built.
+BUILDS = "builds"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for. ``confirm`` is how many more boots a commit has to be good in.
+
+    With ``fresh`` nothing that is known of the commit counts. ``boots`` is how it is tested.
+    ``save`` is where the image is copied to.
+    """
+
+    predicate: Predicate
+    recipe: Recipe
+    boots: session.Wishes
+    patches: tuple[Path, ...] = ()
+    confirm: int = 0
+    fresh: bool = False
+    save: Path | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a commit is. ``why`` is for people, and may hold what a guest or a compiler said."""
+
+    outcome: Outcome
+    commit: Commit
+    why: str
+
+
+class Step:
+    """A step in the tree that ``directory`` is in.
+
+    ``say`` is told what takes time, a line each; ``listener`` how the boots go.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        wishes: Wishes,
+        cache: Cache,
+        say: Callable[[str], None],
+        listener: Listener,
+        stop: threading.Event,
+    ) -> None:
+        self._directory = directory
+        self._wishes = wishes
+        self._cache = cache
+        self._say = say
+        self._listener = listener
+        self._stop = stop
+
+    def run(self) -> Answer:
+        """Judge what is checked out.
+
+        Raises Stop, Interrupted, SessionUnavailable and KernelUnavailable where nothing can be
+        learned from any commit.
+        """
+        toolchain.check()
+        workspace.find_tools()
+        source = Source(self._directory, self._stop)
+        with self._cache.scratch(), self._cache.lock(f"build-{source.key}", self._say) as lock:
+            place = self._cache.directory(BUILDS, source.key)
+            touch(place)
+            copy = source.open(place)
+            commit = source.commit(copy)
+            self._say(f"{commit}")
+            try:
+                tree = copy.patched(commit.tree, self._wishes.patches)
+            except PatchRefused as refused:
+                return Answer(Outcome.UNTESTABLE, commit, str(refused))
+            state = workspace.runs_directory().with_name(prune.STEPS_IN)
+            memory = Memory(place, state / source.key)
+            judged = self._judge(_Subject(place, copy, commit, tree, lock), memory)
+        return Answer(judged.outcome, commit, judged.why)
+
+    def _judge(self, subject: _Subject, memory: Memory) -> Judged:
+        key = self._wishes.recipe.key(subject.tree)
+        results_key = digest([key, self._circumstances()])
+        if self._wishes.fresh:
+            memory.forget(key, results_key)
+        results = list(memory.results(results_key))
+        known = self._decide(results)
+        if known is not None and self._wishes.save is None:
+            self._say("its results are known; --fresh builds and boots it again")
+            return known
+        try:
+            image = self._image(subject, key, memory)
+        except NotBuilt as error:
+            return Judged(Outcome.UNTESTABLE, f"it does not build: {error}")
+        if self._wishes.save is not None:
+            shutil.copyfile(image, self._wishes.save)
+        while (judged := self._decide(results)) is None:
+            results.append(self._boot(subject.commit, image))
+            if results[-1].verdict is KernelVerdict.INFRASTRUCTURE:
+                return self._wishes.predicate.judge(results[-1])
+            memory.keep_result(results_key, results[-1])
+        return judged
+
+    def _decide(self, results: Sequence[KernelResult]) -> Judged | None:
+        """What ``results``, of a boot each, make of the commit; None where more are to come.
+
+        One that shows what is looked for suffices; good is what was good in all that told.
+        """
+        judged = [self._wishes.predicate.judge(result) for result in results]
+        bad = [each for each in judged if each.outcome is Outcome.BAD]
+        if bad:
+            return bad[0]
+        if len(judged) <= self._wishes.confirm:
+            return None
+        return next((each for each in judged if each.outcome is Outcome.GOOD), judged[0])
+
+    def _image(self, subject: _Subject, key: str, memory: Memory) -> Path:
+        """The image of the tree, built unless it was kept. Raises NotBuilt."""
+        kept = memory.image(key)
+        if kept is not None:
+            self._say("its image is known")
+            return kept
+        failure = memory.failure(key)
+        if failure is not None:
+            raise NotBuilt(f"{failure}\n    (known; --fresh builds it again)")
+        started = time.monotonic()
+        subject.copy.check_out(subject.tree)
+        log = memory.log(f"{subject.commit.id[:12]}-{key}")
+        recipe, lock = self._wishes.recipe, subject.lock
+        build = Build(subject.place, subject.copy, recipe, log, self._say, self._stop, lock)
+        try:
+            image = build.run(subject.commit, subject.tree)
+        except NotBuilt as error:
+            memory.keep_failure(key, str(error))
+            raise
+        self._say(f"built in {time.monotonic() - started:.0f} s")
+        return memory.keep_image(key, image)
+
+    def _boot(self, commit: Commit, image: Path) -> KernelResult:
+        entry = dataclasses.replace(kernels_yaml.for_image(image), name=commit.id[:12])
+        run = session.run([entry], self._wishes.boots, self._cache, self._listener, self._stop)
+        if run.interrupted or not run.kernels:
+            raise Interrupted("the boot was ended")
+        return run.kernels[0]
+
+    def _circumstances(self) -> list[object]:
+        """All that a result depends on, beside the image."""
+        qemu, busybox = workspace.find_tools()
+        boots = self._wishes.boots
+        return [
+            __version__,
+            reuse.judging(),
+            importlib.metadata.version("virtme-ng"),
+            initramfs.prepare(self._cache.root, busybox).stem,
+            qemu_version(qemu, self._cache),
+            [family.value for family in boots.families],
+            *(boots.payload, boots.seed, boots.accel),
+        ]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A commit with patches, ``tree``, and where it is built, for as long as ``lock`` is held."""
+
+    place: Path
+    copy: Copy
+    commit: Commit
+    tree: str
+    lock: int

@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Verdicts and results: pure data, and the rules that join them. No I/O.
+
+Everything here starts from the worst: a check that was planned and not heard of is ``lost``,
+a boot whose stream has no closing event cannot pass. The rules are in :mod:`harness.verdict.judge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import Self
+
+
+class Family(StrEnum):
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+class CheckVerdict(StrEnum):
+    """Of one check at one phase and side; worst first."""
+
+    FAIL = "fail"
+    LOST = "lost"  # planned, and no result came
+    ERROR = "error"  # the check itself broke
+    PASS = "pass"
+    UNSUPPORTED = "unsupported"  # a capability it needs is absent, as expected
+
+    @property
+    def is_bad(self) -> bool:
+        return self in (CheckVerdict.FAIL, CheckVerdict.LOST, CheckVerdict.ERROR)
+
+
+class KernelVerdict(StrEnum):
+    """Of one kernel; worst first, ``infrastructure`` beside them."""
+
+    CRASH = "crash"  # panic, oops, BUG
+    HANG = "hang"
+    LOST = "lost"  # the guest ended without its closing event
+    BOOT_FAILURE = "boot-failure"
+    FAIL = "fail"
+    WARNING = "warning"  # the kernel log complains, all checks passed
+    PASS = "pass"
+    UNSUPPORTED = "unsupported"  # no MPTCP, and none was expected
+    INFRASTRUCTURE = "infrastructure"  # nothing was learned about the kernel
+
+    @property
+    def as_expected(self) -> bool:
+        return self in (KernelVerdict.PASS, KernelVerdict.UNSUPPORTED)
+
+
+def worst(verdicts: Iterable[CheckVerdict]) -> CheckVerdict:
+    """The worst of ``verdicts``; ``unsupported`` when there are none."""
+    order = list(CheckVerdict)
+    return min(verdicts, key=order.index, default=CheckVerdict.UNSUPPORTED)
+
+
+@dataclass(frozen=True, order=True)
+class CheckKey:
+    """What one result is about. ``payload`` names the size of the transfer (``byte``, …)."""
+
+    family: Family
+    id: str
+    payload: str
+    phase: str
+    side: str
+
+    def __str__(self) -> str:
+        where = "/".join(part for part in (self.payload, self.phase, self.side) if part)
+        return f"{self.family} {self.id} ({where})" if where else f"{self.family} {self.id}"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One verdict. ``expected``, ``got`` and ``raw`` (hexadecimal) are set when it failed.
+
+    ``known`` says until when and why a failure does not count: see
+    :mod:`harness.manifest.known_issues`.
+    """
+
+    key: CheckKey
+    verdict: CheckVerdict
+    detail: str = ""
+    expected: str = ""
+    got: str = ""
+    raw: str = ""
+    known: str = ""
+
+    @property
+    def weight(self) -> CheckVerdict:
+        """What counts for the verdict on the family: of a known failure, a pass."""
+        return CheckVerdict.PASS if self.known else self.verdict
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What the guest found by asking: ``present`` in ``family``, or in the whole kernel (None)."""
+
+    name: str
+    family: Family | None
+    present: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """That a capability is there, or not, and ``why`` (a kernel version, or the manifest).
+
+    ``strict`` is set for what the manifest says in so many words: then presence where absence
+    was declared is a failure too. An expectation by version never fails for a backport.
+    """
+
+    present: bool
+    why: str
+    strict: bool = False
+
+
+class IncidentKind(StrEnum):
+    PANIC = "panic"
+    OOPS = "oops"
+    BUG = "bug"
+    GPF = "general-protection-fault"
+    WARNING = "warning"
+    KASAN = "kasan"
+    KCSAN = "kcsan"
+    KFENCE = "kfence"
+    KMEMLEAK = "kmemleak"
+    UBSAN = "ubsan"
+    LOCKDEP = "lockdep"
+    RCU = "rcu"
+    SOFT_LOCKUP = "soft-lockup"
+    HARD_LOCKUP = "hard-lockup"
+    HUNG_TASK = "hung-task"
+    PAGE_ALLOCATION = "page-allocation"
+    OUT_OF_MEMORY = "out-of-memory"
+    REFCOUNT = "refcount"
+    ATOMIC_SLEEP = "scheduling-while-atomic"
+    TAINT = "taint"
+
+    @property
+    def is_crash(self) -> bool:
+        return self in (
+            IncidentKind.PANIC,
+            IncidentKind.OOPS,
+            IncidentKind.BUG,
+            IncidentKind.GPF,
+        )
+
+
+@dataclass(frozen=True)
+class Incident:
+    """What the console showed. ``fingerprint`` is the same for the same bug on another boot.
+
+    ``environment`` marks a panic that blames what was booted with, not the kernel: no root, no
+    init. ``known`` is as in :class:`CheckResult`.
+    """
+
+    kind: IncidentKind
+    title: str
+    fingerprint: str
+    excerpt: str
+    check: str | None = None
+    environment: bool = False
+    known: str = ""
+
+
+class BootEnd(Enum):
+    """How a boot ended, as the host saw it."""
+
+    POWERED_OFF = "the VM powered off"
+    LAUNCH_FAILED = "QEMU did not start the kernel"
+    VMM_DIED = "QEMU died"
+    BOOT_DEADLINE = "the guest did not start in time"
+    SILENCE_DEADLINE = "the guest fell silent"
+    TOTAL_DEADLINE = "the boot took longer than it may"
+    POWER_OFF_DEADLINE = "the VM did not power off"
+    STREAM_LIMIT = "the guest sent more than it may"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class RoundFailures:
+    """That one result was bad in ``count`` rounds, ``first`` in the round with ``seed``.
+
+    In ``errors`` of them the check itself broke.
+    """
+
+    key: CheckKey
+    count: int
+    first: int
+    seed: int
+    errors: int = 0
+
+
+@dataclass(frozen=True)
+class CutRound:
+    """A round that did not come to its end; ``during`` is the connection that was checked."""
+
+    number: int
+    seed: int
+    during: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.during or 'the start'} in round {self.number}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of a boot in which the checks were repeated; they count from 0.
+
+    ``failed`` of the ``done`` had a bad result; ``by_check`` says of each check in how many it was
+    bad at one place or another.
+    """
+
+    asked: int
+    done: int
+    failed: int = 0
+    by_check: Mapping[str, int] = field(default_factory=dict)
+    failures: tuple[RoundFailures, ...] = ()
+    cut: CutRound | None = None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What the guest's event stream said, already checked against the protocol.
+
+    ``errors`` are violations of the protocol, in order; any one makes the boot ``lost``.
+    ``results`` holds every planned result, those not heard of as ``lost``. ``times_ms`` has the
+    guest's time at ``hello``, at each family's first check (``ipv4``, ``ipv6``), at the second
+    round (``rounds``) and at ``end``. ``rounds`` is set where the checks were to be repeated.
+    """
+
+    said_hello: bool = False
+    closed: bool = False
+    release: str = ""
+    version: str = ""
+    python: str = ""
+    seed: int | None = None
+    capabilities: tuple[Capability, ...] = ()
+    results: tuple[CheckResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    new_taint: int = 0  # bits of /proc/sys/kernel/tainted set between hello and end
+    times_ms: Mapping[str, int] = field(default_factory=dict)  # since boot
+    rounds: Rounds | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the time that something took; docs/performance.md explains the names."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One boot, kept whether or not it decided anything. Paths are relative to the run.
+
+    ``verdict`` is what this boot alone says of the kernel; None as long as it was not judged.
+    """
+
+    number: int
+    end: BootEnd
+    detail: str = ""
+    kernel_spoke: bool = False  # the console showed the kernel's own banner
+    accel: str = ""
+    stream: Stream = field(default_factory=Stream)
+    incidents: tuple[Incident, ...] = ()
+    console: str = ""
+    events: str = ""
+    command: tuple[str, ...] = ()
+    boot_s: float = 0.0  # from the start of virtme-ng to hello
+    checks_s: float = 0.0  # from hello to end
+    total_s: float = 0.0
+    phases: tuple[Phase, ...] = ()
+    verdict: KernelVerdict | None = None
+
+
+@dataclass(frozen=True)
+class FamilyResult:
+    verdict: CheckVerdict
+    checks: tuple[CheckResult, ...]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds."""
+
+    prepare_s: float = 0.0
+    boot_s: float = 0.0
+    checks_s: float = 0.0
+    total_s: float = 0.0
+    phases: tuple[Phase, ...] = ()  # the preparation, and those of the attempt that decided
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """The run that a result was reused from: its id, when the kernel was done, where it was kept.
+
+    ``finished`` is ISO 8601 in UTC, ``total_s`` the seconds that its boots took then. The directory
+    may have been removed since.
+    """
+
+    run: str
+    finished: str
+    seed: int
+    directory: str
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """Of ``boots`` that told something about a kernel, ``bad`` were not as expected."""
+
+    boots: int
+    bad: int
+
+    def __str__(self) -> str:
+        return f"{'flaky' if self.bad < self.boots else 'fails'} {self.bad} of {self.boots}"
+
+
+@dataclass(frozen=True)
+class KernelResult:
+    """What is known of one kernel. ``confirmed`` is set where a bad result was confirmed."""
+
+    name: str
+    verdict: KernelVerdict
+    reason: str
+    release: str = ""
+    version: str = ""
+    origin: str = ""
+    image_sha256: str = ""
+    accel: str = ""
+    capabilities: Mapping[str, bool] = field(default_factory=dict)
+    families: Mapping[Family, FamilyResult] = field(default_factory=dict)
+    incidents: tuple[Incident, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    notes: tuple[str, ...] = ()
+    timing: Timing = field(default_factory=Timing)
+    reused_from: EarlierRun | None = None
+    confirmed: Confirmed | None = None
+    rounds: Rounds | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Interrupted between rounds that were good: that says too little to be a result."""
+        interrupted = self.attempts and self.attempts[-1].end is BootEnd.INTERRUPTED
+        return bool(interrupted) and self.verdict is KernelVerdict.INFRASTRUCTURE
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The known issues that occurred."""
+        return known_issues_of(self.families, self.incidents)
+
+    @classmethod
+    def infrastructure(cls, name: str, reason: str, **known: object) -> Self:
+        """The result of a kernel about which nothing was learned."""
+        return cls(name, KernelVerdict.INFRASTRUCTURE, reason, **known)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A whole run. Times are ISO 8601 in UTC; ``host``, ``qemu``, … are for people.
+
+    ``missing`` names the kernels without a result, where it was interrupted.
+    """
+
+    id: str
+    started: str
+    finished: str
+    harness_version: str
+    host: str
+    qemu: str
+    virtme_ng: str
+    accel: str
+    seed: int
+    kernels: tuple[KernelResult, ...]
+    directory: str = ""
+    interrupted: bool = False
+    missing: tuple[str, ...] = ()
+    startup_s: float = 0.0  # from the start of the process to that of the first preparation
+    notes: tuple[str, ...] = ()
+
+
+MAX_INCIDENTS = 50
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INFRASTRUCTURE = 3
+EXIT_INTERRUPTED = 130
+
+
+def exit_status(run: RunResult) -> int:
+    """The exit status that ``run`` calls for; a regression found outweighs a kernel not tested."""
+    verdicts = [kernel.verdict for kernel in run.kernels]
+    if run.interrupted:
+        return EXIT_INTERRUPTED
+    if any(not v.as_expected and v is not KernelVerdict.INFRASTRUCTURE for v in verdicts):
+        return EXIT_FAILED
+    if KernelVerdict.INFRASTRUCTURE in verdicts or not verdicts:
+        return EXIT_INFRASTRUCTURE
+    return EXIT_OK
+
+
+def known_issues_of(
+    families: Mapping[Family, FamilyResult], incidents: Sequence[Incident]
+) -> tuple[str, ...]:
+    """What is said as known among the checks of ``families`` and ``incidents``, each once."""
+    checks = [check.known for result in families.values() for check in result.checks]
+    said = dict.fromkeys([*checks, *(incident.known for incident in incidents)])
+    return tuple(text for text in said if text)
+
+
+def merge_capabilities(found: Sequence[Capability]) -> dict[str, bool]:
+    """By name: present only where it is present in every family that was asked."""
+    merged: dict[str, bool] = {}
+    for capability in found:
+        merged[capability.name] = merged.get(capability.name, True) and capability.present
+    return merged

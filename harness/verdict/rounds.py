@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The checks many times in one boot: how long they go on, and what of it is kept.
+
+Of a million rounds nothing is kept but counts, and of each result the first and worst round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from guest import events
+from harness.verdict.results import CheckResult, CheckVerdict, CutRound, RoundFailures, Rounds
+
+MOST = 1_000_000
+_LETTERS = {letter: CheckVerdict(verdict) for verdict, letter in events.LETTERS.items()}
+_ORDER = list(CheckVerdict)
+#: What is there in one round is there in all.
+_CONTRARY = {CheckVerdict.PASS, CheckVerdict.UNSUPPORTED}
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """``rounds`` at most. ``until_fail``: a round with a failure is the last.
+
+    ``seconds``: so is the one in which they have passed.
+    """
+
+    rounds: int = 1
+    until_fail: bool = False
+    seconds: int | None = None
+
+    @property
+    def repeats(self) -> bool:
+        return self.rounds > 1
+
+    def may_end(self, done: int, failed: int, milliseconds: int) -> bool:
+        """Whether it may be over after ``done`` rounds, of which ``failed`` had a failure."""
+        timed_out = self.seconds is not None and milliseconds >= 1000 * self.seconds
+        return self.must_end(done, failed) or timed_out
+
+    def must_end(self, done: int, failed: int) -> bool:
+        return done >= self.rounds or (self.until_fail and failed > 0)
+
+
+ONCE = Repeat()
+
+
+class Impossible(Exception):
+    """What a guest says of a round cannot be; the text says why."""
+
+
+@dataclass
+class _Bad:
+    """A result that was bad in ``count`` rounds, first in round ``first``; ``worst`` tells of it.
+
+    ``worst`` is from the first of the rounds that had the worst verdict.
+    """
+
+    worst: CheckResult
+    number: int  # of the round that worst is from
+    first: int
+    count: int = 1
+    errors: int = 0
+
+
+class Tally:
+    """The rounds of one boot, as they come. ``first`` has the results of round 0, in order."""
+
+    def __init__(self, repeat: Repeat, seed: int, first: Sequence[CheckResult]) -> None:
+        self._repeat = repeat
+        self._seed = seed
+        self._keys = [result.key for result in first]
+        self._letters = "".join(events.LETTERS[result.verdict.value] for result in first)
+        self._first = first
+        self._bad: dict[int, _Bad] = {}
+        self._by_check: dict[str, int] = {}
+        self.failed = 0
+        self.done = 0
+        bad = {i: result for i, result in enumerate(first) if result.verdict.is_bad}
+        self._merge(bad)
+        self._finish(bad)
+
+    @property
+    def seed(self) -> int:
+        """Of the round that is next, or under way."""
+        return events.round_seed(self._seed, self.done)
+
+    @property
+    def is_over(self) -> bool:
+        return self._repeat.must_end(self.done, self.failed)
+
+    def may_end(self, milliseconds: int) -> bool:
+        return self._repeat.may_end(self.done, self.failed, milliseconds)
+
+    def add(self, letters: str, told: Mapping[int, CheckResult]) -> None:
+        """A further round: ``letters`` of its verdicts, and the failures that were ``told``.
+
+        Raises :class:`Impossible`.
+        """
+        if letters == self._letters and "f" not in letters and "e" not in letters and not told:
+            self.done += 1
+            return
+        bad = self._failures(letters, told)
+        self._merge(bad)
+        self._finish(bad)
+
+    def cut_off(self, told: Mapping[int, CheckResult]) -> None:
+        """The round that is under way will not come to its end; what was ``told`` has failed."""
+        self._merge(told)
+
+    def _failures(self, letters: str, told: Mapping[int, CheckResult]) -> dict[int, CheckResult]:
+        if len(letters) != len(self._keys):
+            raise Impossible(f"{len(letters)} verdicts on {len(self._keys)} planned results")
+        bad: dict[int, CheckResult] = {}
+        for index, letter in enumerate(letters):
+            verdict = _LETTERS.get(letter)
+            if verdict is None:
+                raise Impossible(f"unknown verdict {letter!r}")
+            # Without a connection all of its checks fail, those that would be skipped, too.
+            if {verdict, self._first[index].verdict} == _CONTRARY:
+                raise Impossible(f"{self._keys[index]} is {verdict}, unlike in the first round")
+            if verdict.is_bad:
+                detail = f"not told: the round had more than {events.MAX_FAILURES} failures"
+                bad[index] = told.get(index) or CheckResult(self._keys[index], verdict, detail)
+                if bad[index].verdict is not verdict:
+                    raise Impossible(f"{self._keys[index]} has two verdicts")
+        if list(told) != list(bad)[: events.MAX_FAILURES]:
+            raise Impossible(f"{len(bad)} failures, others than the {len(told)} that were told")
+        return bad
+
+    def _merge(self, bad: Mapping[int, CheckResult]) -> None:
+        """These were ``bad`` in the round that is under way."""
+        for index, result in bad.items():
+            broke = result.verdict is CheckVerdict.ERROR
+            known = self._bad.get(index)
+            if known is None:
+                self._bad[index] = _Bad(result, self.done, self.done, errors=int(broke))
+                continue
+            known.count += 1
+            known.errors += broke
+            if _ORDER.index(result.verdict) < _ORDER.index(known.worst.verdict):
+                known.worst, known.number = result, self.done
+
+    def _finish(self, bad: Mapping[int, CheckResult]) -> None:
+        for name in {self._keys[index].id for index in bad}:
+            self._by_check[name] = self._by_check.get(name, 0) + 1
+        self.failed += 1 if bad else 0
+        self.done += 1
+
+    def results(self, lost_from: int | None = None) -> Iterator[CheckResult]:
+        """Of each result the worst that came in any round, with the seed of that round.
+
+        In a round that was cut off, what is planned from ``lost_from`` on is lost.
+        """
+        for index, result in enumerate(self._first):
+            bad = self._bad.get(index)
+            lost = lost_from is not None and index >= lost_from
+            if bad is not None and not (lost and bad.worst.verdict is CheckVerdict.ERROR):
+                yield self._dated(bad.worst, bad.number)
+            elif lost and result.verdict is not CheckVerdict.UNSUPPORTED:
+                yield self._dated(CheckResult(result.key, CheckVerdict.LOST), self.done)
+            else:
+                yield result
+
+    def _dated(self, result: CheckResult, number: int) -> CheckResult:
+        when = f"round {number}, seed {events.round_seed(self._seed, number)}"
+        return replace(result, detail=f"{result.detail} ({when})" if result.detail else when)
+
+    def rounds(self, cut: CutRound | None = None) -> Rounds:
+        """All that is known of them; ``cut`` is the round that did not come to its end."""
+        failures = tuple(
+            RoundFailures(
+                self._keys[index],
+                bad.count,
+                bad.first,
+                events.round_seed(self._seed, bad.first),
+                bad.errors,
+            )
+            for index, bad in sorted(self._bad.items())
+        )
+        return Rounds(
+            self._repeat.rounds, self.done, self.failed, dict(self._by_check), failures, cut
+        )

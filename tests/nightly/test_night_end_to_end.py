@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Nights in a row, with stand-in boots: what is compared with what, and what is bisected."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import nightly
+from harness.bisect.candidates import Candidate
+from harness.bisect.predicate import Predicate
+from harness.kernels import Cache
+from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry
+from harness.nightly import regression_bisects
+from harness.nightly.regression_bisects import Ends, NoHunt
+from harness.nightly.reported import Told
+from harness.nightly.results import Night
+from harness.records.store import FILE, Store
+from harness.report import nightly as report
+from harness.report.terminal import ASCII
+from harness.run.progress import Listener
+from harness.verdict.results import BootEnd, CheckKey, CheckResult, CheckVerdict, Family, Stream
+from tests import fake_boots
+from tests.fake_boots import Outcomes
+
+KERNEL = KernelEntry("stable", ImageSource(Path("/src/bzImage")), "the tests")
+SERIES = KernelEntry("series", DebSource("trixie", "linux-image-*"), "the tests", is_series=True)
+
+
+def with_results(*results: CheckResult) -> Stream:
+    return replace(fake_boots.GOOD.stream, results=results)
+
+
+KEYS = [
+    CheckKey(Family.IPV4, name, "segment", "transferred", "server")
+    for name in ("payload.arrives", "payload.ends_with_fin")
+]
+WRONG = [CheckResult(key, CheckVerdict.FAIL, "wrong") for key in KEYS]
+RIGHT = [CheckResult(key, CheckVerdict.PASS) for key in KEYS]
+GOOD = replace(fake_boots.GOOD, stream=with_results(*RIGHT))
+FAILS = replace(GOOD, stream=with_results(WRONG[0], RIGHT[1]))
+FAILS_MORE = replace(GOOD, stream=with_results(*WRONG))
+FEWER_CHECKS = replace(GOOD, stream=with_results(RIGHT[0]))
+NOT_STARTED = replace(GOOD, end=BootEnd.LAUNCH_FAILED, kernel_spoke=False, stream=Stream())
+
+
+class Nights:
+    """A manifest of one kernel and one series, and what is found night for night."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.outcomes = Outcomes(directory)
+        self.searched: list[tuple[Ends, str]] = []
+
+    def night(self, outcome: object = GOOD, **wishes: object) -> Night:
+        self.outcomes.of[KERNEL.name] = outcome  # type: ignore[assignment]
+        asked = nightly.Wishes(
+            manifest=self.directory / "kernels.yaml",
+            entries=[KERNEL, SERIES],
+            chosen=[KERNEL],
+            jobs=1,
+            selftest=False,
+            **wishes,  # type: ignore[arg-type]
+        )
+        cache = Cache(self.directory / "cache")
+        stop = threading.Event()
+        return nightly.run(asked, cache, self._listening, lambda _: None, self._search, stop)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[Listener]:
+        yield lambda _: None
+
+    def _search(self, ends: Ends, sought: Predicate) -> Sequence[str]:
+        self.searched.append((ends, str(sought)))
+        return ["the first bad kernel is 6.12.9"]
+
+
+def member(release: str, version: str) -> Candidate:
+    source = DebSource("trixie", f"linux-image-{release}")
+    return Candidate(KernelEntry(f"series-{release}", source, "the tests"), release, version)
+
+
+@pytest.fixture
+def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("harness.run.attempts.BACK_OFF", (0.0,))
+    made = Nights(tmp_path)
+    made.outcomes.install(monkeypatch.setattr)
+    members = [member("6.12.8", "6.12.8-1"), member("4.19.0", "v")]
+    monkeypatch.setattr(regression_bisects, "everything", lambda *_: (members, ()))
+    monkeypatch.setattr(regression_bisects, "age", members.index)
+    return made
+
+
+def text(night: Night) -> str:
+    return report.render(night, ASCII)
+
+
+def test_the_first_night_has_nothing_to_compare_with(nights: Nights) -> None:
+    found = nights.night()
+    assert ([k.name for k in found.first], found.compared) == (["stable"], ())
+
+
+def test_a_good_kernel_that_fails_tonight_is_new(nights: Nights) -> None:
+    nights.night()
+    found = nights.night(FAILS)
+    assert found.status == 1
+    assert "NEW: stable" in text(found)
+    assert "payload.arrives" in report.to_markdown(found)
+
+
+def test_what_failed_last_night_as_well_is_not_new(nights: Nights) -> None:
+    nights.night(FAILS)
+    found = nights.night(FAILS)
+    assert found.status == 0
+    assert "still wrong" in text(found)
+
+
+def test_another_check_that_fails_is_new(nights: Nights) -> None:
+    nights.night(FAILS)
+    assert nights.night(FAILS_MORE).status == 1
+
+
+def test_a_check_that_was_not_made_before_and_fails_is_new(nights: Nights) -> None:
+    nights.night(FEWER_CHECKS)
+    assert nights.night(replace(GOOD, stream=with_results(RIGHT[0], WRONG[1]))).status == 1
+
+
+def test_a_night_without_a_result_is_passed_over_in_the_comparison(nights: Nights) -> None:
+    good = nights.night()
+    nights.night(NOT_STARTED)
+    found = nights.night(FAILS)
+    assert [c.run for c in found.regressions] == [good.run.id]
+
+
+def test_a_night_that_nobody_was_told_of_is_passed_over_in_the_comparison(
+    nights: Nights,
+) -> None:
+    good = nights.night()
+    nights.night(FAILS)
+    found = nights.night(FAILS, told=Told(good.run.id, late=True))
+    assert [c.run for c in found.regressions] == [good.run.id]
+    assert "before its report was with anybody" in text(found)
+
+
+def test_a_kernel_that_left_the_manifest_is_named(nights: Nights, tmp_path: Path) -> None:
+    before = nights.night()
+    with Store(tmp_path / "state" / "mptcp-harness" / FILE) as store:
+        store.add(before.run.id, "debian-6.1", "pass", "{}")
+    assert "not in the manifest any more: debian-6.1" in text(nights.night())
+
+
+def test_a_damaged_result_is_said_and_passed_over(nights: Nights, tmp_path: Path) -> None:
+    good = nights.night()
+    with Store(tmp_path / "state" / "mptcp-harness" / FILE) as store:
+        store.add(good.run.id, "stable", "pass", "{}")
+    found = nights.night()
+    assert found.compared == ()
+    assert f"its result in run {good.run.id} is of no use" in text(found)
+
+
+def test_a_run_with_other_settings_is_no_baseline(nights: Nights) -> None:
+    nights.night()
+    nights.directory = nights.directory / "another"
+    nights.directory.mkdir()
+    assert nights.night(FAILS).compared == ()
+
+
+def test_the_same_image_that_does_worse_is_not_bisected(nights: Nights) -> None:
+    nights.night()
+    found = nights.night(FAILS)
+    assert nights.searched == []
+    assert "it is the same kernel that did better before" in found.hunts[0].why_not
+
+
+def rebuilt(nights: Nights, monkeypatch: pytest.MonkeyPatch, release: str, version: str) -> None:
+    """Of another image was the night before."""
+    prepare = nights.outcomes.prepare
+
+    def other(entry: KernelEntry, *_: object) -> object:
+        return replace(prepare(entry), image_sha256="1" * 64, version=version)
+
+    older = replace(GOOD, stream=replace(GOOD.stream, release=release))
+    with monkeypatch.context() as patched:
+        patched.setattr("harness.kernels.prepare", other)
+        nights.night(older)
+
+
+def test_a_new_regression_is_bisected_in_its_series(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
+    found = nights.night(FAILS)
+    ends = Ends("series-6.12.8", "series-4.19.0", "series")
+    assert nights.searched == [(ends, "--check payload.arrives")]
+    assert found.hunts[0].answer == ("the first bad kernel is 6.12.9",)
+    assert "the first bad kernel is 6.12.9" in report.to_markdown(found)
+
+
+def test_who_went_back_to_an_older_kernel_has_it_bisected_the_other_way(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [member("4.19.0", "v"), member("6.12.8", "6.12.8-1")]
+    monkeypatch.setattr(regression_bisects, "everything", lambda *_: (members, ()))
+    monkeypatch.setattr(regression_bisects, "age", members.index)
+    rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
+    nights.night(FAILS)
+    assert nights.searched[0][0] == Ends("series-6.12.8", "series-4.19.0", "series")
+
+
+def test_where_the_good_kernel_is_gone_its_nearest_elder_is_taken(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuilt(nights, monkeypatch, "6.12.7", "6.12.7-1")
+    order = {"6.12.8": 3, "6.12.7": 2, "4.19.0": 4}
+    monkeypatch.setattr(regression_bisects, "age", lambda candidate: order[candidate.release])
+    found = nights.night(FAILS)
+    assert nights.searched[0][0].good == "series-6.12.8"
+    assert "6.12.7, which was good, is gone from series; 6.12.8 is taken" in text(found)
+
+
+def test_a_user_who_wants_no_bisect_gets_none(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
+    assert nights.night(FAILS, bisect=False).hunts == ()
+    assert nights.searched == []
+
+
+def test_a_kernel_of_no_series_is_not_bisected_and_the_report_says_what_to_add(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
+    monkeypatch.setattr(regression_bisects, "everything", lambda *_: ([], ()))
+    found = nights.night(FAILS)
+    assert "no series of the manifest holds 4.19.0: add one" in text(found)
+
+
+def test_a_bisect_that_fails_leaves_a_report(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Sequence[str]:
+        raise NoHunt("the archive is gone")
+
+    rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
+    monkeypatch.setattr(nights, "_search", fail)
+    assert "the archive is gone" in text(nights.night(FAILS))

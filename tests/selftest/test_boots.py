@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The selftest's parts that boot nothing: expectations, the module it makes, its report."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from guest import events
+from guest import faults as guest_faults
+from harness import selftest
+from harness.kernels import Cache, btf, elf
+from harness.kernels.prepared import PreparedKernel
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.report import selftest as report
+from harness.run.workspace import Ground
+from harness.selftest import Fault, Wishes, boots, faults, module
+from harness.selftest.faults import Row
+from harness.selftest.module import Code, Layout
+from harness.verdict.results import (
+    EXIT_FAILED,
+    EXIT_INFRASTRUCTURE,
+    EXIT_OK,
+    Incident,
+    IncidentKind,
+    KernelVerdict,
+)
+from harness.vm import accelerator, initramfs
+
+PANIC = Fault("panic", KernelVerdict.CRASH, "sysrq triggered", IncidentKind.PANIC)
+EARLY_END = Fault("early-end", KernelVerdict.LOST, "without its closing event")
+LAYOUT = Layout(
+    vermagic=b"6.12.9 SMP preempt mod_unload ",
+    module=btf.Structure(1280, {"name": 24, "init": 304}),
+    bug_entry=btf.Structure(12, {"bug_addr_disp": 0, "file_disp": 4, "line": 8, "flags": 10}),
+    versions=b"",
+)
+GOOD = Row("panic", "crash (panic)", "crash (panic)", KernelVerdict.CRASH, 3.14)
+BAD = Row(
+    *("early-end", "lost", "pass", KernelVerdict.PASS, 4.0),
+    objection="expected lost; the reason given: none",
+    console="/runs/1/kernels/new/early-end/console.log",
+)
+
+
+def incident(kind: IncidentKind) -> Incident:
+    return Incident(kind, str(kind), str(kind), "")
+
+
+def test_what_is_as_expected_meets_no_objection() -> None:
+    seen = [incident(IncidentKind.PANIC), incident(IncidentKind.RCU)]
+    assert PANIC.objection(KernelVerdict.CRASH, "panic: sysrq triggered crash", seen) == ""
+
+
+def test_a_kernel_may_complain_about_a_stall_that_was_made() -> None:
+    (fault,) = selftest.select("busy-hang")
+    seen = [incident(IncidentKind.RCU)]
+    assert fault.objection(KernelVerdict.HANG, "the guest fell silent", seen) == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "reason", "kinds", "objection"),
+    [
+        (EARLY_END, KernelVerdict.PASS, "", [], "expected lost; the reason given: none"),
+        (PANIC, KernelVerdict.HANG, "silence", [], "expected crash; the reason given: silence"),
+        (PANIC, KernelVerdict.CRASH, "an oops", [], "not 'an oops'"),
+        (
+            *(PANIC, KernelVerdict.CRASH, "sysrq triggered crash", [IncidentKind.OOPS]),
+            "expected panic on the console",
+        ),
+        (
+            *(EARLY_END, KernelVerdict.LOST, "without its closing event", [IncidentKind.WARNING]),
+            "expected no warning on the console",
+        ),
+    ],
+    ids=["passed", "verdict", "reason", "other incident", "unexpected incident"],
+)
+def test_what_is_not_as_expected_meets_one(
+    fault: Fault, verdict: KernelVerdict, reason: str, kinds: list[IncidentKind], objection: str
+) -> None:
+    assert objection in fault.objection(verdict, reason, map(incident, kinds))
+
+
+def test_no_fault_may_pass() -> None:
+    assert all(fault.verdict is not KernelVerdict.PASS for fault in selftest.FAULTS)
+
+
+def test_the_guest_has_the_same_faults() -> None:
+    assert list(guest_faults.FAULTS) == [fault.name for fault in selftest.FAULTS]
+
+
+def test_faults_are_chosen_by_name_and_keep_their_order() -> None:
+    chosen = selftest.select("hang, panic")
+    assert [fault.name for fault in chosen] == ["panic", "hang"]
+
+
+def test_without_a_choice_all_faults_are_tried() -> None:
+    assert selftest.select(None) == selftest.FAULTS
+
+
+def test_an_unknown_fault_is_named_with_those_that_are_known() -> None:
+    with pytest.raises(selftest.UnknownFault, match=r"'panick' is no fault .* panic, oops"):
+        selftest.select("oops,panick")
+
+
+@pytest.mark.parametrize("code", Code)
+def test_a_module_is_whole(code: Code) -> None:
+    elf.check_complete(module.build(code, LAYOUT))
+
+
+@pytest.mark.parametrize("code", Code)
+def test_a_module_starts_with_its_code(code: Code) -> None:
+    assert elf.section(module.build(code, LAYOUT), b".text").startswith(code.text)
+
+
+def test_a_module_says_that_it_is_of_the_kernel() -> None:
+    fields = elf.section(module.build(Code.OOPS, LAYOUT), b".modinfo").split(b"\0")
+    assert b"vermagic=6.12.9 SMP preempt mod_unload " in fields
+
+
+def test_a_module_has_its_name_where_the_kernel_looks_for_it() -> None:
+    this = elf.section(module.build(Code.OOPS, LAYOUT), b".gnu.linkonce.this_module")
+    assert len(this) == 1280
+    assert this[24:].startswith(module.NAME.encode() + b"\0")
+
+
+def test_a_modules_init_is_relocated_to_its_code() -> None:
+    moves = elf.section(module.build(Code.OOPS, LAYOUT), b".rela.gnu.linkonce.this_module")
+    assert struct.unpack("<QIIq", moves) == (304, 1, 1, 0)  # R_X86_64_64, the only symbol
+
+
+def test_a_warning_is_an_entry_of_the_bug_table() -> None:
+    table = elf.section(module.build(Code.WARN, LAYOUT), b"__bug_table")
+    assert struct.unpack("<iiHH", table) == (0, 0, module.LINE, 1)
+
+
+def test_the_entry_points_to_the_trap() -> None:
+    built = module.build(Code.WARN, LAYOUT)
+    _, kind, _, addend = struct.unpack("<QIIq", elf.section(built, b".rela__bug_table")[:24])
+    assert kind == 2  # R_X86_64_PC32
+    assert elf.section(built, b".text")[addend:].startswith(b"\x0f\x0b")  # UD2
+
+
+def test_a_kernel_without_places_in_its_bug_table_gets_none() -> None:
+    bare = replace(LAYOUT, bug_entry=btf.Structure(6, {"bug_addr_disp": 0, "flags": 4}))
+    built = module.build(Code.WARN, bare)
+    assert elf.section(built, b"__bug_table") == struct.pack("<iH", 0, 1)
+    assert len(elf.section(built, b".rela__bug_table")) == 24
+
+
+def test_only_a_kernel_that_checks_versions_is_given_them() -> None:
+    checked = replace(LAYOUT, versions=b"v" * 64)
+    assert elf.section(module.build(Code.SPIN, checked), b"__versions") == b"v" * 64
+    assert b"__versions" not in module.build(Code.SPIN, LAYOUT)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", bytes(4096)], ids=["empty", "cut", "zeros"])
+def test_an_image_that_tells_nothing_is_an_error(tmp_path: Path, content: bytes) -> None:
+    image = tmp_path / "vmlinux"
+    image.write_bytes(content)
+    with pytest.raises(module.Impossible, match="vmlinux"):
+        Layout.of(image, "6.12.9")
+
+
+def test_an_image_without_btf_is_an_error(tmp_path: Path) -> None:
+    image = tmp_path / "vmlinux"
+    image.write_bytes(module.build(Code.OOPS, LAYOUT))  # an ELF file like any other
+    with pytest.raises(module.Impossible, match="no BTF that describes them"):
+        Layout.of(image, "6.12.9")
+
+
+def test_a_kernel_that_no_fault_can_be_made_in_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one of one's own, without modules, beside a distribution's."""
+    found = []
+    for release in ("7.3.0", "6.12.9"):
+        image = tmp_path / release
+        image.write_bytes(b"\x7fELF")
+        found.append(
+            (
+                KernelEntry(release, ImageSource(image), "here"),
+                PreparedKernel("k", release, "", "", image, "", tmp_path, image),
+            )
+        )
+    monkeypatch.setattr(boots, "_prepare", lambda *_: found)
+    monkeypatch.setattr(accelerator, "choose", lambda *_: accelerator.Choice(False, "no KVM"))
+    monkeypatch.setattr(boots._Subject, "row", lambda *_: GOOD)
+    said: list[str] = []
+    ground = Ground(tmp_path, tmp_path, tmp_path, "7.2")
+    subject, _ = boots._good_kernel(
+        [], Wishes(), ground, Cache(tmp_path / "cache"), said.append, threading.Event()
+    )
+    assert subject.entry.name == "6.12.9"
+    assert said[1].endswith("; so the next older kernel is tried")
+
+
+def emitted(when: str) -> list[str]:
+    """Kinds of events, and "struck" where a fault at the event ``when`` struck."""
+    seen: list[str] = []
+
+    class Subject(guest_faults.Misbehaving):
+        pass
+
+    Subject.when = when
+    Subject.strike = lambda *_: seen.append("struck")
+    emitter = Subject(lambda data: seen.extend(events.parse(line)["e"] for line in lines(data)))
+    emitter.emit("start", i=guest_faults.CHECK)
+    emitter.emit("result", i=guest_faults.CHECK, verdict=events.PASS)
+    emitter.emit("end", nonce="n", results=1, rounds=1, taint=0)
+    return seen
+
+
+def lines(data: bytes) -> list[bytes]:
+    return data.splitlines(keepends=True)
+
+
+def test_a_fault_in_a_check_strikes_when_the_host_knows_which() -> None:
+    assert emitted("start") == ["start", "struck", "result", "end"]
+
+
+def test_a_fault_of_the_end_strikes_before_it() -> None:
+    assert emitted("end") == ["start", "struck", "result", "end"]
+
+
+def test_a_forged_end_has_another_nonce() -> None:
+    fields: guest_faults.Fields = {"nonce": "abc"}
+    guest_faults.forge_end(guest_faults.Misbehaving(lambda _: None), fields)
+    assert fields == {"nonce": "000"}
+
+
+def test_the_root_of_other_boots_has_no_faults(tmp_path: Path) -> None:
+    base = initramfs.prepare(tmp_path, Path(sys.executable).resolve()).read_bytes()
+    assert b"opt/guest/runner.py\0" in base
+    assert b"opt/guest/faults" not in base
+    assert b"Misbehaving" not in base
+
+
+def test_extra_files_stand_behind_those_that_they_replace(tmp_path: Path) -> None:
+    base, target = tmp_path / "base", tmp_path / "initramfs"
+    base.write_bytes(b"BASE")
+    kernel = PreparedKernel("k", "6.12", "", "", base, "", tmp_path, base)
+    initramfs.write(target, base, kernel, ["seed=1"], {"opt/fault": b"panic"})
+    assert target.read_bytes().startswith(b"BASE")
+    assert target.read_bytes().index(b"opt/fault\0") > target.read_bytes().index(b"seed=1")
+
+
+def test_a_fault_that_was_seen_is_one_line() -> None:
+    assert faults.line(GOOD) == (
+        "panic             crash (panic)         crash (panic)             3.1 ok"
+    )
+
+
+def test_a_fault_that_was_not_says_why_and_where_to_look() -> None:
+    assert faults.line(BAD).splitlines() == [
+        "early-end         lost                  pass                      4.0 NOT OK",
+        "    expected lost; the reason given: none",
+        "    console: /runs/1/kernels/new/early-end/console.log",
+    ]
+
+
+def test_a_reason_cannot_act_on_the_terminal() -> None:
+    assert "\x1b" not in faults.line(replace(BAD, objection="\x1b[2J"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted", "said"),
+    [
+        ([GOOD, GOOD], 2, "selftest ok: 1 fault, each seen for what it is (12 s)"),
+        ([GOOD, BAD], 2, "selftest NOT OK: early-end (12 s)"),
+        ([GOOD], 3, "selftest NOT OK: 2 of 3 boots not done (12 s)"),
+    ],
+    ids=["seen", "not seen", "not done"],
+)
+def test_the_last_line_sums_up(rows: list[Row], wanted: int, said: str) -> None:
+    assert report.summary(rows, wanted, 12.3) == said
+
+
+@pytest.mark.parametrize(
+    ("rows", "status"),
+    [
+        ([GOOD, GOOD], EXIT_OK),
+        ([GOOD, BAD], EXIT_FAILED),
+        ([GOOD, replace(BAD, verdict=KernelVerdict.INFRASTRUCTURE)], EXIT_INFRASTRUCTURE),
+        ([BAD, replace(BAD, verdict=KernelVerdict.INFRASTRUCTURE)], EXIT_FAILED),
+        ([GOOD], EXIT_INFRASTRUCTURE),
+        ([], EXIT_INFRASTRUCTURE),
+    ],
+    ids=["seen", "not seen", "not booted", "neither", "a row missing", "all missing"],
+)
+def test_only_all_seen_exits_with_0(rows: list[Row], status: int) -> None:
+    assert selftest.exit_status(rows, Wishes(faults=(PANIC,))) == status
