@@ -1,106 +1,380 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Options of TCP and IP on an MPTCP socket: numbers of linux/tcp.h, linux/in.h and linux/in6.h.
+"""The options that net/mptcp/sockopt.c of Linux 7.3 names, as data: every check follows from it.
 
-MPTCP answers for each of them in code of its own (net/mptcp/sockopt.c), so that each came with a
-version of its own, and can be lost alone.
+MPTCP answers for each of them in code of its own, so that each came with a version of its own, and
+can be lost alone. Numbers are those of asm-generic/socket.h, linux/in.h, linux/in6.h and
+linux/tcp.h.
 """
 
 from __future__ import annotations
 
-import _socket
 import struct
 
-from guest import sockopt
+from guest import unsupported
+from guest.option import (
+    AF_INET,
+    AF_INET6,
+    CLOSED,
+    EDOM,
+    EINVAL,
+    ENODEV,
+    ENOENT,
+    ENOPROTOOPT,
+    IGNORED,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
+    IPPROTO_TCP,
+    REFUSED,
+    SOL_SOCKET,
+    UNBOUND,
+    UNCONNECTED,
+    Option,
+    number_in,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Mapping, Optional, Sequence
 
-_INT = struct.Struct("=i")
-#: Not in the headers of every Python that is in use.
-IPPROTO_TCP, IPPROTO_IP, IPPROTO_IPV6 = 6, 0, 41
+    from guest.option import Value
+
+__all__ = ["BY_NAME", "OPTIONS", "TABLE", "Option", "number_in", "of_family"]
+
+INT_SIZE = 4
 
 
-class Option:
-    """An option that is one ``int``.
-
-    ``values`` may be set on a connection at any time. ``unset`` is what a socket says that nobody
-    set it on, None where a sysctl or the connection decides. ``family`` is that of the sockets
-    that have it, None for all.
-    """
-
-    __slots__ = ("family", "level", "name", "number", "unset", "values")
-
-    def __init__(
-        self,
-        name: str,
-        level: int,
-        number: int,
-        unset: Optional[int] = None,
-        values: Sequence[int] = (),
-        family: Optional[int] = None,
-    ) -> None:
-        self.name = name
-        self.level = level
-        self.number = number
-        self.unset = unset
-        self.values = values
-        self.family = family
-
-    def get(self, fd: int) -> sockopt.Answer:
-        return sockopt.getsockopt(fd, self.level, self.number, bytes(_INT.size))
-
-    def set(self, fd: int, value: int) -> int:
-        """0 or errno."""
-        return sockopt.setsockopt(fd, self.level, self.number, _INT.pack(value))
+def _linger(on: int, seconds: int) -> bytes:
+    return struct.pack("=ii", on, seconds)
 
 
-def number_in(answer: sockopt.Answer) -> int:
-    """The int that ``answer`` holds."""
-    return int(_INT.unpack(answer.data)[0])
+def _timeval(seconds: int, microseconds: int) -> bytes:
+    return struct.pack("=qq", seconds, microseconds)
+
+
+def _old_timeval(seconds: int, microseconds: int) -> bytes:
+    return struct.pack("@ll", seconds, microseconds)
+
+
+def _name(text: str) -> bytes:
+    return text.encode().ljust(16, b"\0")
 
 
 SECONDS = (1, 127, 32767)  # the least, some and the most that TCP takes
+_BOOL: tuple[int, ...] = (1, 0, 7)
+_TRUE: Mapping[Value, Value] = {7: 1}
 
-TCP_MAXSEG = Option("TCP_MAXSEG", IPPROTO_TCP, 2)
-TCP_IS_MPTCP = Option("TCP_IS_MPTCP", IPPROTO_TCP, 43)
 
-#: By the capability that they came with.
+def _socket_options() -> list[Option]:
+    def kept(name: str, number: int, *args: object, **more: object) -> Option:
+        return Option("SO_" + name, SOL_SOCKET, number, *args, **more)  # type: ignore[arg-type]
+
+    def timeout(name: str, number: int, of: object, size: int) -> Option:
+        make = _old_timeval if of is _old_timeval else _timeval
+        return kept(
+            name,
+            number,
+            values=(make(5, 500000), make(0, 0)),
+            bad=((make(1, 1000000), EDOM), (make(1, -1), EDOM)),
+            size=size,
+            least=size,
+        )
+
+    def stamping(name: str, number: int) -> Option:
+        return kept(
+            name,
+            number,
+            values=(_linger(0x12, 0), _linger(0, 0)),
+            bad=((_linger(1 << 30, 0), EINVAL),),
+            size=8,
+            exact=(4, 8),
+            unlike={"set lengths": "TCP takes any length from 4 on"},
+        )
+
+    old = struct.calcsize("@ll")
+    arrival = {"initial": "no packet ends at the MPTCP socket"}
+    summed = {"initial": "the sum over the subflows, and grown when they connect"}
+    ignored = [
+        kept("DONTROUTE", 5),
+        kept("BROADCAST", 6),
+        kept("NO_CHECK", 11),
+        kept("BSDCOMPAT", 14),
+        kept("PASSCRED", 16),
+        kept("PASSSEC", 34),
+        kept("RXQ_OVFL", 40),
+        kept("WIFI_STATUS", 41),
+        kept("NOFCS", 43),
+        kept("SELECT_ERR_QUEUE", 45),
+    ]
+    for option in ignored:
+        option.treatment = IGNORED
+    return [
+        kept("DEBUG", 1, 0, _BOOL, reads=_TRUE),
+        kept("REUSEADDR", 2, 0, _BOOL, reads=_TRUE, when=UNCONNECTED),
+        kept(
+            "SNDBUF",
+            7,
+            None,
+            (20000, 1, 80000),
+            reads={20000: 40000, 1: 4608, 80000: 160000},
+            unlike=summed,
+        ),
+        kept("RCVBUF", 8, None, (20000, 1, 80000), reads={20000: 40000, 1: 2304, 80000: 160000}),
+        kept("KEEPALIVE", 9, 0, _BOOL, reads=_TRUE),
+        kept("PRIORITY", 12, 0, (6, 1, 0)),
+        kept(
+            "LINGER",
+            13,
+            values=(_linger(1, 30), _linger(1, 0), _linger(0, 0)),
+            size=8,
+            least=8,
+            undo=(_linger(1, 0),),
+        ),
+        kept("REUSEPORT", 15, 0, _BOOL, reads=_TRUE, when=UNCONNECTED),
+        kept("RCVLOWAT", 18, 1, (1000, 0, 1), reads={0: 1}),
+        timeout("RCVTIMEO", 20, _old_timeval, old),
+        timeout("SNDTIMEO", 21, _old_timeval, old),
+        kept(
+            "BINDTODEVICE",
+            25,
+            values=(_name("lo"), _name("")),
+            bad=((_name("nosuch"), ENODEV),),
+            reads={_name("lo"): b"lo\0", _name(""): b""},
+            when=UNCONNECTED,
+            size=16,
+            least=0,
+        ),
+        kept("TIMESTAMP", 29, 0, _BOOL, reads=_TRUE),
+        kept("SNDBUFFORCE", 32, None, (500000,), reads={500000: 1000000}, via=7, unlike=summed),
+        kept("RCVBUFFORCE", 33, None, (500000,), reads={500000: 1000000}, via=8),
+        kept("TIMESTAMPNS", 35, 0, _BOOL, reads=_TRUE),
+        kept("MARK", 36, 0, (1, -1, 0)),
+        stamping("TIMESTAMPING", 37),
+        kept("BUSY_POLL", 46, None, (50, 0), bad=((-1, EINVAL),)),
+        kept("INCOMING_CPU", 49, -1, (0, 1), unlike=arrival),
+        kept("BINDTOIFINDEX", 62, 0, (1, 0), bad=((-1, EINVAL),), when=UNCONNECTED),
+        kept("TIMESTAMP_NEW", 63, 0, _BOOL, reads=_TRUE),
+        kept("TIMESTAMPNS_NEW", 64, 0, _BOOL, reads=_TRUE),
+        stamping("TIMESTAMPING_NEW", 65),
+        timeout("RCVTIMEO_NEW", 66, None, 16),
+        timeout("SNDTIMEO_NEW", 67, None, 16),
+        kept("PREFER_BUSY_POLL", 69, 0, _BOOL, reads=_TRUE),
+        kept(
+            "BUSY_POLL_BUDGET",
+            70,
+            None,
+            (16, 8, 65535),
+            bad=((-1, EINVAL), (65536, EINVAL)),
+            write_only=True,
+        ),
+        *ignored,
+        *unsupported.at_socket(),
+    ]
+
+
+def _ip_options() -> list[Option]:
+    def kept(name: str, number: int, *args: object, **more: object) -> Option:
+        return Option("IP_" + name, IPPROTO_IP, number, *args, **more)  # type: ignore[arg-type]
+
+    def freely(name: str, number: int) -> Option:
+        return kept(
+            name,
+            number,
+            0,
+            _BOOL,
+            AF_INET,
+            reads=_TRUE,
+            when=UNCONNECTED,
+            least=1,
+            capability="transparent_get",
+        )
+
+    ports = 20000 | 20100 << 16
+    return [
+        kept("TOS", 1, 0, (0x10, 0xFC, 0), least=0, capability="ip_tos"),
+        freely("FREEBIND", 15),
+        freely("TRANSPARENT", 19),
+        kept(
+            "BIND_ADDRESS_NO_PORT",
+            24,
+            0,
+            _BOOL,
+            reads=_TRUE,
+            when=UNCONNECTED,
+            least=0,
+            capability="local_port_range",
+        ),
+        kept(
+            "LOCAL_PORT_RANGE",
+            51,
+            0,
+            (ports, 0),
+            bad=((20100 | 20000 << 16, EINVAL),),
+            exact=(4,),
+            when=UNCONNECTED,
+            capability="local_port_range",
+        ),
+        *unsupported.at_ip(),
+    ]
+
+
+def _ipv6_options() -> list[Option]:
+    def kept(name: str, number: int, unset: Optional[int] = 0, when: str = UNCONNECTED) -> Option:
+        return Option(
+            "IPV6_" + name,
+            IPPROTO_IPV6,
+            number,
+            unset,
+            (1, 0),
+            AF_INET6,
+            when=when,
+            unlike={"get lengths": "IPv6 cuts the int, and takes optlen -1"},
+            capability="transparent_get",
+        )
+
+    return [
+        kept("V6ONLY", 26, None, UNBOUND),
+        kept("FREEBIND", 78),
+        kept("TRANSPARENT", 75),
+        *unsupported.at_ipv6(),
+    ]
+
+
+def _tcp_options() -> list[Option]:
+    def kept(name: str, number: int, *args: object, **more: object) -> Option:
+        return Option("TCP_" + name, IPPROTO_TCP, number, *args, **more)  # type: ignore[arg-type]
+
+    narrow = {
+        "bytewise": True,
+        "unlike": {"get lengths": "TCP cuts the int, as SOL_SOCKET does"},
+    }
+
+    def keep(name: str, number: int, values: Sequence[Value]) -> Option:
+        most = values[-1]
+        assert isinstance(most, int)
+        bad = ((0, EINVAL), (most + 1, EINVAL), (-1, EINVAL))
+        return kept(
+            name, number, None, values, bad=bad, probed=True, capability="tcp_keepalive", **narrow
+        )
+
+    lowat = {
+        "get lengths": "TCP cuts the int, as SOL_SOCKET does",
+        "initial fallback": "subflows have no limit of their own",
+    }
+    cork = {"reads": _TRUE, "probed": True, "capability": "tcp_cork_nodelay", **narrow}
+    fastopen = {"when": UNCONNECTED, "capability": "tcp_fastopen"}
+    flag = ((2, EINVAL), (-1, EINVAL))
+    return [
+        kept("CORK", 3, 0, _BOOL, **cork),
+        kept("NODELAY", 1, 0, _BOOL, **cork),
+        kept("INQ", 36, 0, (1, 0), bad=flag, probed=True, capability="tcp_inq", **narrow),
+        kept(
+            "FASTOPEN_CONNECT",
+            30,
+            0,
+            (1, 0),
+            bad=flag,
+            when=CLOSED,
+            capability="tcp_fastopen_connect",
+        ),
+        kept("FASTOPEN", 23, None, (5, 0), bad=((-1, EINVAL),), **fastopen),
+        kept("FASTOPEN_NO_COOKIE", 34, 0, (1, 0), bad=flag, **fastopen),
+        kept(
+            "NOTSENT_LOWAT",
+            25,
+            0,
+            (1, 65536, 0),
+            probed=True,
+            bytewise=True,
+            unlike=lowat,
+            capability="tcp_notsent_lowat",
+        ),
+        keep("KEEPIDLE", 4, SECONDS),
+        keep("KEEPINTVL", 5, SECONDS),
+        keep("KEEPCNT", 6, (1, 127)),
+        kept(
+            "IS_MPTCP",
+            43,
+            1,
+            treatment=REFUSED,
+            refusal=ENOPROTOOPT,
+            passed=False,
+            unlike={"initial": "1 on MPTCP", "get lengths": ""},
+            capability="tcp_is_mptcp",
+        ),
+        kept(
+            "MAXSEG",
+            2,
+            None,
+            (1000,),
+            bad=((1, EINVAL), (65536, EINVAL)),
+            echo=False,
+            capability="tcp_maxseg",
+        ),
+        kept(
+            "DEFER_ACCEPT",
+            9,
+            0,
+            (1, 5, 0),
+            reads={5: 7},
+            when=UNCONNECTED,
+            elsewhere=0,
+            short=0,
+            unlike={"set lengths": "MPTCP never lets it fail"},
+        ),
+        kept(
+            "FASTOPEN_KEY",
+            33,
+            None,
+            (bytes(range(16)), bytes(range(16, 32))),
+            when=UNCONNECTED,
+            size=16,
+            exact=(16, 32),
+            unlike={"initial": "a key stays until another is set"},
+            capability="tcp_fastopen",
+        ),
+        kept(
+            "CONGESTION",
+            13,
+            None,
+            (_name("reno"), _name("cubic")),
+            bad=((_name("nosuch"), ENOENT),),
+            size=16,
+            least=1,
+        ),
+        *unsupported.at_tcp(),
+    ]
+
+
+#: Every option, by level.
+TABLE: Sequence[Option] = (
+    *_socket_options(),
+    *_ip_options(),
+    *_ipv6_options(),
+    *_tcp_options(),
+)
+BY_NAME: Mapping[str, Option] = {option.name: option for option in TABLE}
+
+
+#: The capabilities of which each is an int or several, in the order in which the probe asks.
+_CAPABILITIES = (
+    "tcp_cork_nodelay",
+    "tcp_inq",
+    "tcp_fastopen_connect",
+    "tcp_fastopen",
+    "local_port_range",
+    "tcp_notsent_lowat",
+    "tcp_keepalive",
+    "tcp_is_mptcp",
+    "transparent_get",
+    "tcp_maxseg",
+)
+#: The options that are an int, by the capability that they came with.
 OPTIONS: Mapping[str, Sequence[Option]] = {
-    "tcp_cork_nodelay": (
-        Option("TCP_CORK", IPPROTO_TCP, 3, unset=0, values=(1, 0)),
-        Option("TCP_NODELAY", IPPROTO_TCP, 1, unset=0, values=(1, 0)),
-    ),
-    "tcp_inq": (Option("TCP_INQ", IPPROTO_TCP, 36, unset=0, values=(1, 0)),),
-    "tcp_fastopen_connect": (Option("TCP_FASTOPEN_CONNECT", IPPROTO_TCP, 30, unset=0),),
-    "tcp_fastopen": (
-        Option("TCP_FASTOPEN", IPPROTO_TCP, 23),
-        Option("TCP_FASTOPEN_NO_COOKIE", IPPROTO_TCP, 34, unset=0),
-    ),
-    "local_port_range": (
-        Option("IP_LOCAL_PORT_RANGE", IPPROTO_IP, 51, unset=0),
-        Option("IP_BIND_ADDRESS_NO_PORT", IPPROTO_IP, 24, unset=0),
-    ),
-    "tcp_notsent_lowat": (
-        Option("TCP_NOTSENT_LOWAT", IPPROTO_TCP, 25, unset=0, values=(1, 65536)),
-    ),
-    "tcp_keepalive": (
-        Option("TCP_KEEPIDLE", IPPROTO_TCP, 4, values=SECONDS),
-        Option("TCP_KEEPINTVL", IPPROTO_TCP, 5, values=SECONDS),
-        Option("TCP_KEEPCNT", IPPROTO_TCP, 6, values=(1, 127)),
-    ),
-    "tcp_is_mptcp": (TCP_IS_MPTCP,),
-    "transparent_get": (
-        Option("IP_FREEBIND", IPPROTO_IP, 15, unset=0, family=_socket.AF_INET),
-        Option("IP_TRANSPARENT", IPPROTO_IP, 19, unset=0, family=_socket.AF_INET),
-        Option("IPV6_V6ONLY", IPPROTO_IPV6, 26, family=_socket.AF_INET6),
-        Option("IPV6_FREEBIND", IPPROTO_IPV6, 78, unset=0, family=_socket.AF_INET6),
-        Option("IPV6_TRANSPARENT", IPPROTO_IPV6, 75, unset=0, family=_socket.AF_INET6),
-    ),
-    "tcp_maxseg": (TCP_MAXSEG,),
+    name: [o for o in TABLE if o.capability == name and o.size == INT_SIZE]
+    for name in _CAPABILITIES
 }
 
 
 def of_family(name: str, family: int) -> Sequence[Option]:
     """The options of the capability ``name`` that a socket of ``family`` has."""
-    return [option for option in OPTIONS[name] if option.family in (None, family)]
+    return [option for option in OPTIONS[name] if option.of(family)]

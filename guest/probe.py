@@ -182,7 +182,7 @@ def _options(end: End, wanted: Sequence[options.Option]) -> Finding:
             said.append("%s: %s" % (option.name, errno_name(answer.errno)))
             continue
         value = options.number_in(answer)
-        errno = option.set(end.fd, value) if option.values else 0
+        errno = option.set(end.fd, value) if option.probed else 0
         if errno in ABSENT:
             return Finding(False, "setting %s: %s" % (option.name, errno_name(errno)))
         failed = ", setting it: " + errno_name(errno) if errno else ""

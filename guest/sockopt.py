@@ -146,3 +146,66 @@ def _name(call: Callable[..., int], fd: int) -> tuple[bytes, int]:
     if call(fd, buffer.address, length.address):
         raise OSError(ctypes.get_errno(), "getsockname or getpeername failed")
     return buffer.content(), _LENGTH.unpack(length.content())[0]
+
+
+class Caller:
+    """getsockopt and setsockopt through one buffer that is used again: for calls by the thousand.
+
+    Not more than :data:`ROOM` bytes go in and out. What the kernel writes beyond what it was given,
+    and to the value it was to read, raises :class:`Overrun`.
+    """
+
+    ROOM = 512
+
+    def __init__(self) -> None:
+        self._memory = bytearray(2 * _ROOM + self.ROOM)
+        self._anchor = ctypes.c_char.from_buffer(self._memory)
+        self._address = ctypes.addressof(self._anchor) + _ROOM
+        self._length = ctypes.c_int()
+        self._length_address = ctypes.addressof(self._length)
+        self._clean = unused(2 * _ROOM + self.ROOM)
+
+    def get(
+        self, fd: int, level: int, option: int, size: int, length: Optional[int] = None
+    ) -> tuple[int, int, bytes]:
+        """errno, optlen afterwards, and the bytes returned, of an optlen of ``length``.
+
+        ``size`` bytes may be written to, all of them unless given.
+        """
+        memory = self._memory
+        memory[:] = self._clean
+        self._length.value = size if length is None else length
+        if _getsockopt(fd, level, option, self._address, self._length_address):
+            errno = ctypes.get_errno()
+            if memory != self._clean:
+                raise Overrun("a call that failed wrote %s" % _changed(memory))
+            return errno, self._length.value, b""
+        end = _ROOM + size
+        if memory[end:] != self._clean[end:] or memory[:_ROOM] != self._clean[:_ROOM]:
+            raise Overrun("bytes around the buffer were overwritten: %s" % _changed(memory))
+        used = self._length.value
+        filled = _ROOM + max(0, min(used, size))
+        if memory[filled:end] != self._clean[filled:end]:
+            raise Overrun("optlen says %d, bytes behind: %s" % (used, memory[filled:end].hex()))
+        return 0, used, bytes(memory[_ROOM:filled])
+
+    def set(self, fd: int, level: int, option: int, value: bytes) -> int:
+        """0 or errno."""
+        memory = self._memory
+        end = _ROOM + len(value)
+        memory[_ROOM:end] = value
+        before = bytes(memory)
+        failed = _setsockopt(fd, level, option, self._address, len(value))
+        errno = ctypes.get_errno() if failed else 0
+        if memory != before:
+            raise Overrun("setting wrote to its value: %s" % _changed(memory))
+        return errno
+
+
+def _changed(memory: bytearray) -> str:
+    """What is no longer as it was: places and bytes."""
+    mark = _MARK[0]
+    places = [i for i, byte in enumerate(memory) if byte != mark]
+    if not places:
+        return "nothing"
+    return "%s at %d" % (memory[places[0] : places[-1] + 1].hex(), places[0] - _ROOM)

@@ -53,7 +53,7 @@ QUICK_MODULES = (
     "tcpinfo",
 )
 #: Those of scenarios (`scenario_check`), loaded only where they are wanted. Sorted, one a line.
-FULL_MODULES: Sequence[str] = ()
+FULL_MODULES: Sequence[str] = ("options",)
 
 
 class Failed(Exception):

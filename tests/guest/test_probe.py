@@ -25,7 +25,7 @@ CASES = [
     for name in options.OPTIONS
     for option in options.of_family(name, family)
 ]
-SETTABLE = [case for case in CASES if case.values[2].values]  # type: ignore[union-attr]
+SETTABLE = [case for case in CASES if case.values[2].probed]  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_an_option_that_fails_in_another_way_is_there_and_broken(
 def test_an_option_that_overruns_its_buffer_is_there_and_broken(
     connections: dict[int, Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    option = options.TCP_IS_MPTCP
+    option = options.BY_NAME["TCP_IS_MPTCP"]
     break_kernel(writes_beyond(option.number, option.level), monkeypatch)
     found = probe.answers(connections[_socket.AF_INET].client)["tcp_is_mptcp"]
     assert found.present
