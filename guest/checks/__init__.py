@@ -53,7 +53,12 @@ QUICK_MODULES = (
     "tcpinfo",
 )
 #: Those of scenarios (`scenario_check`), loaded only where they are wanted. Sorted, one a line.
-FULL_MODULES: Sequence[str] = ("options",)
+FULL_MODULES: Sequence[str] = (
+    "options",
+    "pm_endpoints",
+    "subflow_joins",
+    "subflow_options",
+)
 
 
 class Failed(Exception):

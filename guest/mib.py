@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Counters that the kernel shows in /proc/net, of this thread's network namespace."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+PLACE = "/proc/thread-self/net/"
+
+
+def _read(name: str) -> str:
+    with open(PLACE + name, "rb") as file:
+        return file.read().decode()
+
+
+def counters(group: str = "MPTcpExt") -> dict[str, int]:
+    """The counters of ``group`` in /proc/net/netstat by name; empty without that group."""
+    prefix = group + ": "
+    lines = [
+        line[len(prefix) :].split()
+        for line in _read("netstat").split("\n")
+        if line.startswith(prefix)
+    ]
+    return dict(zip(lines[0], map(int, lines[1]))) if len(lines) == 2 else {}
+
+
+class Since:
+    """How far the counters have moved since this was made. A counter a kernel lacks is None."""
+
+    def __init__(self) -> None:
+        self.start = counters()
+
+    def moved(self) -> dict[str, int]:
+        """Every counter that is another than at the start, and by how much."""
+        now = counters()
+        return {
+            name: value - self.start.get(name, 0)
+            for name, value in now.items()
+            if value != self.start.get(name, 0)
+        }
+
+    def of(self, name: str) -> Optional[int]:
+        now = counters()
+        return now[name] - self.start.get(name, 0) if name in now else None
+
+
+def sockets(protocol: str) -> Optional[int]:
+    """Sockets of ``protocol`` ("MPTCP", "MPTCPv6", ...) as /proc/net/protocols counts them."""
+    for line in _read("protocols").split("\n"):
+        fields = line.split()
+        if fields and fields[0] == protocol:
+            return int(fields[2])
+    return None
+
+
+def sockstat(protocol: str, name: str) -> Optional[int]:
+    """One number of /proc/net/sockstat or sockstat6: sockstat("TCP", "inuse")."""
+    for line in (_read("sockstat") + _read("sockstat6")).split("\n"):
+        fields = line.split()
+        if fields and fields[0] == protocol + ":":
+            numbers = dict(zip(fields[1::2], fields[2::2]))
+            return int(numbers[name]) if name in numbers else None
+    return None
