@@ -298,5 +298,21 @@ def moved(since: mib.Since, expected: dict[str, int], ignore: Sequence[str] = ()
     wait_for("MPTcpExt counters that moved", now, wanted)
 
 
-def subflow_count(sock: _socket.socket) -> Callable[[], int]:
-    return lambda: info(sock).mptcpi_subflows
+def field(sock: _socket.socket, name: str) -> Callable[[], int]:
+    """Reads one field of MPTCP_INFO of ``sock``, which a kernel may lack: then it is None."""
+
+    def read() -> int:
+        found = info(sock)
+        return getattr(found, name) if found.has(name) else None  # type: ignore[return-value]
+
+    return read
+
+
+def subflows(sock: _socket.socket, count: int) -> None:
+    """Wait until ``sock`` has ``count`` subflows beside the initial one."""
+    wait_for("mptcpi_subflows", field(sock, "mptcpi_subflows"), count)
+
+
+def both_have(ends: Ends, count: int) -> None:
+    subflows(ends.client, count)
+    subflows(ends.server, count)

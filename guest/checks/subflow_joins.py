@@ -34,8 +34,7 @@ class Joined:
         bench.pm.add(bench.client_address(3), pm.SUBFLOW | pm.BACKUP, id=BACKUP_ID)
         self.since = mib.Since()
         self.ends = bench.connect()
-        for sock in (self.ends.client, self.ends.server):
-            multipath.wait_for("mptcpi_subflows", multipath.subflow_count(sock), JOINED)
+        multipath.both_have(self.ends, JOINED)
         self.client = multipath.info(self.ends.client)
         self.server = multipath.info(self.ends.server)
         self.client_addresses = multipath.addresses(self.ends.client)
@@ -344,9 +343,8 @@ def bytes_add_up(lab: Lab) -> None:
     ends = joined(lab).ends
     size = len(DATA) + 2
     for sock in (ends.client, ends.server):
-        multipath.wait_for(
-            "mptcpi_bytes_acked", lambda: multipath.info(sock).mptcpi_bytes_acked, size
-        )
+        acked = multipath.field(sock, "mptcpi_bytes_acked")
+        multipath.wait_for("mptcpi_bytes_acked", acked, size)
         info = multipath.info(sock)
         equal("mptcpi_bytes_sent", info.mptcpi_bytes_sent, size)
         equal("mptcpi_bytes_received", info.mptcpi_bytes_received, size)
@@ -361,11 +359,7 @@ def sequence_numbers(lab: Lab) -> None:
     for near, far in ((ends.client, ends.server), (ends.server, ends.client)):
         written = multipath.info(near).mptcpi_write_seq
         equal("peer's mptcpi_rcv_nxt", multipath.info(far).mptcpi_rcv_nxt, written)
-        multipath.wait_for(
-            "mptcpi_snd_una",
-            lambda: multipath.info(near).mptcpi_snd_una,
-            written,
-        )
+        multipath.wait_for("mptcpi_snd_una", multipath.field(near, "mptcpi_snd_una"), written)
 
 
 @scenario_check("subflows.sndbuf_is_the_sum", scenario="subflows", needs=WITH_DIAG)

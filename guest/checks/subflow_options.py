@@ -17,7 +17,7 @@ from guest.lab import wait_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional, Sequence
+    from typing import Any, Callable, Optional, Sequence
 
     from guest.lab import Lab
 
@@ -67,7 +67,7 @@ class Option:
 
 
 def _integer(
-    name: str, level: int, number: int, before: int, after: int, observe: Observe, **more: object
+    name: str, level: int, number: int, before: int, after: int, observe: Observe, **more: Any
 ) -> Option:
     expected = more.pop("expected", (before, after))
     return Option(
@@ -78,7 +78,7 @@ def _integer(
         INT.pack(after),
         observe,
         expected,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
@@ -159,13 +159,13 @@ class Told:
             before_connect=lambda sock: self.set_all(sock, SET_BEFORE, "client"),
             before_bind=lambda sock: self.set_all(sock, SET_BEFORE, "server"),
         )
-        self.expect(1)
+        multipath.both_have(self.ends, 1)
         self.records = {SET_BEFORE: self.look()}
         self.set_all(self.ends.client, SET_AFTER, "client")
         self.set_all(self.ends.server, SET_AFTER, "server")
         self.records[SET_AFTER] = self.look()
         self.bench.pm.add(self.bench.client_address(3), pm.SUBFLOW)
-        self.expect(2)
+        multipath.both_have(self.ends, 2)
         self.records[JOINED_AFTER] = self.look()
 
     def set_all(self, sock: _socket.socket, phase: str, side: str) -> None:
@@ -175,10 +175,6 @@ class Told:
                 said = option.set(sock, value)
                 if said:
                     self.refused[option.name, side] = said
-
-    def expect(self, subflows: int) -> None:
-        for sock in (self.ends.client, self.ends.server):
-            multipath.wait_for("mptcpi_subflows", multipath.subflow_count(sock), subflows)
 
     def look(self) -> dict[str, Sequence[diag.Record]]:
         # A retransmission timer that still runs hides the keepalive timer.
