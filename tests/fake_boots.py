@@ -20,7 +20,7 @@ from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.records import resume, reuse
 from harness.run import session, workspace
 from harness.run.progress import Listener, Progress, Stage
-from harness.run.session import Wishes
+from harness.run.session import RunRequest
 from harness.verdict.results import (
     Attempt,
     BootEnd,
@@ -99,11 +99,11 @@ def run(
     directory: Path,
     kernels: Sequence[KernelEntry],
     listener: Listener,
-    wishes: Wishes,
+    request: RunRequest,
     stop: threading.Event,
 ) -> RunResult:
-    wishes = replace(wishes, families=(Family.IPV4,), manifest=directory / "kernels.yaml")
-    return session.run(kernels, wishes, Cache(directory / "cache"), listener, stop)
+    request = replace(request, families=(Family.IPV4,), manifest=directory / "kernels.yaml")
+    return session.run(kernels, request, Cache(directory / "cache"), listener, stop)
 
 
 def _say(line: str) -> None:
@@ -117,11 +117,11 @@ def _test_on(directory: Path) -> None:
         if progress.stage is Stage.DONE and "interrupted run" not in progress.detail:
             _say(progress.kernel)
 
-    wishes = Wishes(jobs=2, resume=True)
+    request = RunRequest(jobs=2, resume=True)
     try:
-        run(directory, entries(MANY), listener, wishes, threading.Event())
+        run(directory, entries(MANY), listener, request, threading.Event())
     except resume.NothingToResume:
-        run(directory, entries(MANY), listener, replace(wishes, resume=False), threading.Event())
+        run(directory, entries(MANY), listener, replace(request, resume=False), threading.Event())
 
 
 def _main(directory: Path) -> None:

@@ -30,7 +30,7 @@ _NO_USE = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.BOOT_FAILURE)
 def bisect(
     series: Series,
     wanted: Predicate | None,
-    wishes: session.Wishes,
+    request: session.RunRequest,
     cache: Cache,
     listening: Listening,
     say: Say,
@@ -41,20 +41,22 @@ def bisect(
 ) -> Bisection:
     """Where in ``series`` what is ``wanted`` changed; None: what differs between its ends.
 
-    Of ``wishes`` families, seed, jobs, accel, output and confirm count. What an interrupted bisect
+    Of ``request`` families, seed, jobs, accel, output and confirm count. What an interrupted bisect
     for the same found out is used, unless ``fresh``. Raises what :func:`harness.run.session.run`
     raises, and state.Damaged, state.Busy.
     """
     entries = [candidate.entry for candidate in series.candidates]
     what = {"bisect": str(wanted) if wanted else "difference", "reversed": series.reversed}
     with (
-        testing.remembered("bisects", series.candidates, wishes, what, cache, say, fresh=fresh) as (
+        testing.remembered(
+            "bisects", series.candidates, request, what, cache, say, fresh=fresh
+        ) as (
             asked,
             journal,
         ),
-        testing.on_ground(entries, wishes, asked, journal.seed, cache, listening, stop) as booting,
+        testing.on_ground(entries, request, asked, journal.seed, cache, listening, stop) as booting,
     ):
-        run = Bisect(series, wanted, booting, journal, booting.jobs, wishes.confirm, say, stop)
+        run = Bisect(series, wanted, booting, journal, booting.jobs, request.confirm, say, stop)
         return replace(run.run(changes), directory=str(booting.directory))
 
 

@@ -21,7 +21,7 @@ from harness.bisect.results import Kernel
 from harness.bisect.testing import Listening, Tester, on_ground, remembered
 from harness.kernels import Cache, KernelUnavailable
 from harness.manifest.expectations import parse_release
-from harness.run.session import Wishes
+from harness.run.session import RunRequest
 from harness.text import plural
 from harness.verdict.results import Family, KernelResult, KernelVerdict
 
@@ -50,7 +50,7 @@ class Told:
 
 def draw(
     candidates: Sequence[Candidate],
-    wishes: Wishes,
+    request: RunRequest,
     cache: Cache,
     say: Callable[[str], None],
     listening: Listening,
@@ -59,19 +59,19 @@ def draw(
     fresh: bool = False,
     notes: Sequence[str] = (),
 ) -> CompatibilityMap:
-    """The map of ``candidates``, oldest first; several are booted at a time as ``wishes`` say.
+    """The map of ``candidates``, oldest first; several are booted at a time as ``request`` say.
 
     ``fresh`` forgets what an interrupted map found out. ``notes`` are to stand in the map.
     Raises as :func:`harness.run.session.run` does, :class:`Interrupted`, KernelUnavailable where no
     kernel can be tested, and what :func:`harness.bisect.state.opened` raises.
     """
-    what = {"bisect": "boundaries", "checks": wishes.checks}
-    with remembered("maps", candidates, wishes, what, cache, say, fresh=fresh) as (asked, journal):
+    what = {"bisect": "boundaries", "checks": request.checks}
+    with remembered("maps", candidates, request, what, cache, say, fresh=fresh) as (asked, journal):
         entries = [candidate.entry for candidate in candidates]
         search = Search(candidates, journal, say, notes)
         if search.is_complete:
             return search.map()
-        with on_ground(entries, wishes, asked, journal.seed, cache, listening, stop) as booting:
+        with on_ground(entries, request, asked, journal.seed, cache, listening, stop) as booting:
             return replace(search.run(booting, booting.jobs), directory=str(booting.directory))
 
 

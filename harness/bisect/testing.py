@@ -153,7 +153,7 @@ def guest_root(cache: Cache) -> str:
 def remembered(
     kind: str,
     candidates: Sequence[Candidate],
-    wishes: session.Wishes,
+    request: session.RunRequest,
     what: Mapping[str, Any],
     cache: Cache,
     say: Callable[[str], None],
@@ -163,17 +163,17 @@ def remembered(
     """What was asked, and what is known of that: all on which the outcomes depend counts.
 
     ``kind`` is one of prune.BESIDE's directories, ``what`` is asked beside the kernels and
-    ``wishes``. Raises SessionUnavailable, and as :func:`harness.bisect.state.opened` does.
+    ``request``. Raises SessionUnavailable, and as :func:`harness.bisect.state.opened` does.
     """
-    asked = question(candidates, wishes, what, guest_root(cache))
+    asked = question(candidates, request, what, guest_root(cache))
     place = state.place(workspace.runs_directory().with_name(kind), asked)
-    with state.opened(place, asked, session.seed_of(wishes), say, fresh=fresh) as journal:
+    with state.opened(place, asked, session.seed_of(request), say, fresh=fresh) as journal:
         yield asked, journal
 
 
 def question(
     candidates: Sequence[Candidate],
-    wishes: session.Wishes,
+    request: session.RunRequest,
     what: Mapping[str, Any],
     guest: str,
 ) -> str:
@@ -185,9 +185,9 @@ def question(
     settings = {
         **what,
         "versions": [[candidate.release, candidate.version] for candidate in candidates],
-        "families": wishes.families,
-        "accel": wishes.accel,
-        "seed": "random" if wishes.seed is None else wishes.seed,
+        "families": request.families,
+        "accel": request.accel,
+        "seed": "random" if request.seed is None else request.seed,
         "guest": guest,
         "judging": reuse.judging(),
     }
@@ -197,24 +197,24 @@ def question(
 @contextlib.contextmanager
 def on_ground(
     entries: Sequence[KernelEntry],
-    wishes: session.Wishes,
+    request: session.RunRequest,
     asked: str,
     seed: int,
     cache: Cache,
     listening: Listening,
     stop: threading.Event,
 ) -> Iterator[Booting]:
-    """What boots any of ``entries`` as ``wishes`` say, with ``seed``, for the bisect ``asked``.
+    """What boots any of ``entries`` as ``request`` say, with ``seed``, for the bisect ``asked``.
 
     All is kept as that of a run is. Raises as :func:`harness.run.session.run` does.
     """
     known = KnownIssues.read(entries)
     first = session.new_run(asked, seed)
     with (
-        workspace.ground(wishes.output, cache, first.id) as ground,
-        Store(workspace.store_place(wishes.output)) as store,
+        workspace.ground(request.output, cache, first.id) as ground,
+        Store(workspace.store_place(request.output)) as store,
     ):
-        each_once = replace(wishes, confirm=0)  # further boots are the bisect's to ask for
+        each_once = replace(request, confirm=0)  # further boots are the bisect's to ask for
         options = session.options_on(ground, store, entries, each_once, known, seed, evidence=True)
         booting = Booting(entries, ground, store, options, cache, listening, stop, first)
         yield booting

@@ -89,7 +89,7 @@ def add(commands: arguments.Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """Search, and say what was found."""
     check_writable(given.json)
-    wishes = session.Wishes(
+    request = session.RunRequest(
         families=families(given),
         seed=given.seed,
         jobs=given.jobs,
@@ -100,7 +100,7 @@ def run(given: argparse.Namespace) -> int:
     )
     search = boundaries.search if given.boundaries else _search
     try:
-        text, data, status = search(given, wishes, Cache(given.cache))
+        text, data, status = search(given, request, Cache(given.cache))
     except compatibility.Interrupted as interruption:
         complain(str(interruption))
         return EXIT_INTERRUPTED
@@ -117,7 +117,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _search(
-    given: argparse.Namespace, wishes: session.Wishes, cache: Cache
+    given: argparse.Namespace, request: session.RunRequest, cache: Cache
 ) -> tuple[str, str, int]:
     """What is to be shown, the same as JSON, and the exit status."""
     if given.good is None or given.bad is None:
@@ -130,7 +130,7 @@ def _search(
     with stopping(cache.stop) as stop:
         series = candidates.between(entries, given.good, given.bad, cache, say)
         found = bisection.bisect(
-            series, wanted, wishes, cache, listener, say, changes, stop, fresh=given.fresh
+            series, wanted, request, cache, listener, say, changes, stop, fresh=given.fresh
         )
     return (
         report.render(found),

@@ -17,7 +17,9 @@ from harness.run import session
 from harness.verdict.results import EXIT_OK
 
 
-def search(given: argparse.Namespace, wishes: session.Wishes, cache: Cache) -> tuple[str, str, int]:
+def search(
+    given: argparse.Namespace, request: session.RunRequest, cache: Cache
+) -> tuple[str, str, int]:
     """Map what ``given`` names, from --good to --bad, or all kernels of the manifest.
 
     What is to be shown, the same as JSON, and the exit status.
@@ -27,12 +29,12 @@ def search(given: argparse.Namespace, wishes: session.Wishes, cache: Cache) -> t
             "--boundaries looks at all changes, with one boot of each kernel; leave --any, "
             "--incident and --confirm away"
         )
-    wishes = replace(wishes, checks=matching_checks(given.check))
+    request = replace(request, checks=matching_checks(given.check))
     with stopping(cache.stop) as stop:
         series = _series(given, cache)
         found = compatibility.draw(
             series.candidates,
-            wishes,
+            request,
             cache,
             say,
             listener,

@@ -136,7 +136,7 @@ def _command(text: str | None) -> list[str]:
 
 def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, results: Path) -> Night:
     entries = kernels_yaml.load(given.manifest).entries
-    wishes = nightly.Wishes(
+    request = nightly.NightRequest(
         manifest=given.manifest,
         entries=entries,
         chosen=chosen(given, cache),
@@ -148,9 +148,9 @@ def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, resul
         bisect=not given.no_bisect,
         told=_begin(results),
     )
-    names = [entry.name for entry in wishes.chosen]
+    names = [entry.name for entry in request.chosen]
     search = _search(entries, given, cache, stop)
-    return nightly.run(wishes, cache, lambda: listener(names), say, search, stop)
+    return nightly.run(request, cache, lambda: listener(names), say, search, stop)
 
 
 def _begin(results: Path) -> nightly.Told:
@@ -168,7 +168,7 @@ def _search(
     """A bisect, as ``mptcp-harness bisect`` makes it, whose answer goes into the report."""
 
     def search(ends: Ends, sought: Predicate) -> Sequence[str]:
-        wishes = session.Wishes(
+        request = session.RunRequest(
             jobs=given.jobs,
             accel=given.accel,
             confirm=given.confirm,
@@ -178,7 +178,7 @@ def _search(
         changes = changelog.teller(cache, say)
         try:
             series = candidates.between(entries, ends.good, ends.bad, cache, say)
-            found = bisection.bisect(series, sought, wishes, cache, listener, say, changes, stop)
+            found = bisection.bisect(series, sought, request, cache, listener, say, changes, stop)
         except (
             *(candidates.UnknownKernel, KernelUnavailable, state.Damaged, state.Busy),
             *(workspace.SessionUnavailable, workspace.OutputRefused, StoreUnusable, OSError),

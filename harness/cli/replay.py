@@ -67,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     cache = Cache(given.cache)
     times = given.times or (TIMES if given.vary else 1)
-    wishes = replay.Wishes(given.image, given.qemu, given.vary, times)
+    request = replay.ReplayRequest(given.image, given.qemu, given.vary, times)
     say(_about(found))
     try:
         with (
@@ -75,7 +75,7 @@ def run(given: argparse.Namespace) -> int:
             workspace.ground(given.output, cache) as ground,
         ):
             tried = replay.run(
-                *(found, wishes, ground, cache, say),
+                *(found, request, ground, cache, say),
                 lambda row: print(report.line(row), flush=True),
                 stop,
             )

@@ -25,7 +25,9 @@ def run(given: argparse.Namespace) -> int:
     except selftest.UnknownFault as error:
         raise UsageError(f"--only: {error}") from None
     entries = chosen(given, cache)
-    wishes = selftest.Wishes(faults, bool(given.kernels), given.jobs, given.accel, given.output)
+    request = selftest.SelftestRequest(
+        faults, bool(given.kernels), given.jobs, given.accel, given.output
+    )
 
     def say(text: str) -> None:
         print(printable(text), flush=True)
@@ -33,14 +35,14 @@ def run(given: argparse.Namespace) -> int:
     with stopping(cache.stop) as stop:
         rows = selftest.run(
             entries,
-            wishes,
+            request,
             cache,
             say,
             lambda row: print(line(row), flush=True),
             stop,
         )
     print(report.summary(rows, len(faults) + 1, time.monotonic() - started))
-    return EXIT_INTERRUPTED if stop.is_set() else selftest.exit_status(rows, wishes)
+    return EXIT_INTERRUPTED if stop.is_set() else selftest.exit_status(rows, request)
 
 
 def add(commands: arguments.Commands) -> None:

@@ -22,7 +22,7 @@ from harness.report.plain import PlainProgress
 from harness.run import session
 from harness.step.build import Recipe
 from harness.step.source import Stop
-from harness.step.step import Answer, Step, Wishes
+from harness.step.step import Answer, Step, StepRequest
 from harness.text import printable
 from harness.verdict.results import EXIT_INTERRUPTED, Family
 
@@ -85,11 +85,11 @@ def add(commands: arguments.Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """Judge the commit that is checked out; the last line says what it is."""
     cache = Cache(given.cache)
-    wishes = _wishes(given)
+    request = _request(given)
     told = PlainProgress(sys.stdout, time.monotonic)
     with stopping(cache.stop) as stop:
         try:
-            answer = Step(Path.cwd(), wishes, cache, told.line, told, stop).run()
+            answer = Step(Path.cwd(), request, cache, told.line, told, stop).run()
         except (Interrupted, KernelUnavailable) as error:
             if not stop.is_set():
                 raise
@@ -114,7 +114,7 @@ def for_git(run: Callable[[], int]) -> int:
     return status if status in EXIT.values() or status >= EXIT_STOP else EXIT_STOP
 
 
-def _wishes(given: argparse.Namespace) -> Wishes:
+def _request(given: argparse.Namespace) -> StepRequest:
     check_pattern(given.check)
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
@@ -122,12 +122,12 @@ def _wishes(given: argparse.Namespace) -> Wishes:
     for path in given.patches:
         if not path.is_file():
             raise UsageError(f"--patch {path}: there is no such file")
-    return Wishes(
+    return StepRequest(
         predicate=wanted,
         recipe=Recipe(
             (kconfig.fragment(), *map(_read, given.fragments)), given.jobs or tools.processors()
         ),
-        boots=session.Wishes(
+        boots=session.RunRequest(
             families=families(given),
             seed=given.seed,
             jobs=1,

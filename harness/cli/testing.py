@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A run of tests, as ``matrix`` and ``check`` make it: wishes in, a report and a status out."""
+"""A run of tests, as ``matrix`` and ``check`` make it: request in, a report and a status out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache
 
 def make(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> RunResult:
     """Run the tests, and show nothing but their progress."""
-    wishes = session.Wishes(
+    request = session.RunRequest(
         families=families(given),
         checks=matching_checks(given.check),
         payload=given.payload,
@@ -57,7 +57,7 @@ def make(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache
     check_writable(given.json)
     names = [entry.name for entry in entries]
     with stopping(cache.stop) as stop, listener(names) as told:
-        return session.run(entries, wishes, cache, told, stop)
+        return session.run(entries, request, cache, told, stop)
 
 
 def _repeat(given: argparse.Namespace) -> Repeat:

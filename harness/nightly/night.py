@@ -35,7 +35,7 @@ Search = Callable[[Ends, Predicate], Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class NightRequest:
     """What the user asked for; None where the harness is to choose.
 
     ``entries`` is the whole manifest, in which ``chosen`` are the kernels to be tested. ``told``
@@ -55,7 +55,7 @@ class Wishes:
 
 
 def run(
-    wishes: Wishes,
+    request: NightRequest,
     cache: Cache,
     listening: Listening,
     say: Say,
@@ -63,42 +63,42 @@ def run(
     stop: threading.Event,
 ) -> Night:
     """One night. Raises as :func:`harness.run.session.run` does."""
-    tested = _selftest(wishes, cache, say, stop)
-    asked = session.Wishes(
-        jobs=wishes.jobs,
-        accel=wishes.accel,
-        output=wishes.output and wishes.output / "matrix",
-        confirm=wishes.confirm,
-        manifest=wishes.manifest,
+    tested = _selftest(request, cache, say, stop)
+    asked = session.RunRequest(
+        jobs=request.jobs,
+        accel=request.accel,
+        output=request.output and request.output / "matrix",
+        confirm=request.confirm,
+        manifest=request.manifest,
     )
     with listening() as listener:
-        result = session.run(wishes.chosen, asked, cache, listener, stop)
+        result = session.run(request.chosen, asked, cache, listener, stop)
     notes: list[str] = []
-    compared, first = _compare(result, wishes, notes.append)
+    compared, first = _compare(result, request, notes.append)
     night = Night(
-        str(wishes.manifest),
+        str(request.manifest),
         tested,
         result,
         compared,
         tuple(kernel for kernel in result.kernels if kernel.name in first),
         notes=tuple(notes),
     )
-    if not wishes.bisect or stop.is_set():
+    if not request.bisect or stop.is_set():
         return night
-    found = [_hunt(c, wishes, cache, say, search) for c in night.regressions if not stop.is_set()]
+    found = [_hunt(c, request, cache, say, search) for c in night.regressions if not stop.is_set()]
     return replace(night, hunts=tuple(found))
 
 
-def _selftest(wishes: Wishes, cache: Cache, say: Say, stop: threading.Event) -> Selftest:
+def _selftest(request: NightRequest, cache: Cache, say: Say, stop: threading.Event) -> Selftest:
     """Whatever goes wrong here, the kernels are tested all the same: the report says both."""
-    if not wishes.selftest:
+    if not request.selftest:
         return Selftest(skipped=True)
     say("selftest: would a fault be seen at all?")
     started = time.monotonic()
-    asked = selftest.Wishes(
-        jobs=wishes.jobs,
-        accel=wishes.accel,
-        output=wishes.output and wishes.output / "selftest",
+    asked = selftest.SelftestRequest(
+        jobs=request.jobs,
+        accel=request.accel,
+        output=request.output and request.output / "selftest",
     )
 
     def told(row: Row) -> None:
@@ -106,27 +106,27 @@ def _selftest(wishes: Wishes, cache: Cache, say: Say, stop: threading.Event) -> 
             say(text)
 
     try:
-        rows = selftest.run(wishes.chosen, asked, cache, say, told, stop)
+        rows = selftest.run(request.chosen, asked, cache, say, told, stop)
     except (workspace.SessionUnavailable, KernelUnavailable) as error:
         return Selftest(trouble=str(error), wanted=len(FAULTS) + 1)
     return Selftest(rows, len(FAULTS) + 1, time.monotonic() - started)
 
 
 def _compare(
-    result: RunResult, wishes: Wishes, say: Say
+    result: RunResult, request: NightRequest, say: Say
 ) -> tuple[tuple[Compared, ...], frozenset[str]]:
     """Each kernel against its last result, and the names of those that have none."""
     names = [kernel.name for kernel in result.kernels]
-    newest = wishes.told.run if wishes.told else None
-    with Store(workspace.store_place(wishes.output)) as store:
+    newest = request.told.run if request.told else None
+    with Store(workspace.store_place(request.output)) as store:
         tonight = store.run(result.id)
         if tonight is None:
             raise workspace.SessionUnavailable(
                 f"run {result.id} is gone from {store.path}: it was pruned meanwhile; run it again"
             )
         before = baselines(store, tonight, names, say, newest)
-        gone = left_out(store, tonight, [*names, *(e.name for e in wishes.entries)], newest)
-    if wishes.told and wishes.told.late:
+        gone = left_out(store, tonight, [*names, *(e.name for e in request.entries)], newest)
+    if request.told and request.told.late:
         say(
             "an earlier night ended before its report was with anybody: what it found is looked at "
             "as if it had not been"
@@ -145,11 +145,11 @@ def _compare(
     return compared, frozenset(names) - before.keys()
 
 
-def _hunt(found: Compared, wishes: Wishes, cache: Cache, say: Say, search: Search) -> Hunt:
+def _hunt(found: Compared, request: NightRequest, cache: Cache, say: Say, search: Search) -> Hunt:
     name = found.kernel.name
     sought = regression_bisects.sought(found.difference)
     try:
-        ends = regression_bisects.ends(wishes.entries, found.difference, cache, say)
+        ends = regression_bisects.ends(request.entries, found.difference, cache, say)
         say(f"{name}: bisecting {ends.series} from {ends.good} to {ends.bad} for {sought}")
         answer = search(ends, sought)
     except NoHunt as error:

@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ReplayRequest:
     """What the user asked for. ``qemu`` is used instead of the usual one, or with ``vary`` too."""
 
     image: Path | None = None
@@ -39,7 +39,7 @@ class Wishes:
 
 def run(
     bundle: Bundle,
-    wishes: Wishes,
+    request: ReplayRequest,
     ground: workspace.Ground,
     cache: Cache,
     say: Say,
@@ -51,17 +51,17 @@ def run(
     ``say`` is told what is not as it was, ``on_row`` of each boot. Raises WrongImage and WrongQemu
     for what the user named, KernelUnavailable, and ManifestError for the bundle's known issues.
     """
-    qemu = check_qemu(wishes.qemu) if wishes.qemu else None
-    kernel = image.find(bundle, wishes.image, cache, say)
+    qemu = check_qemu(request.qemu) if request.qemu else None
+    kernel = image.find(bundle, request.image, cache, say)
     machines = Machines(kernel, ground.qemu, cache, say, stop)
     cpus = bundle.entry.cpus
-    if wishes.vary:
+    if request.vary:
         other = qemu or another_qemu(ground.qemu)
         choices = tuple(machines.varied(bundle.kvm, cpus, other))
     else:
         choices = (replace(machines, qemu=qemu or ground.qemu).as_it_failed(bundle.kvm, cpus),)
     replay = _Replay(bundle, kernel, ground, _checker(bundle, ground, say), say, stop)
-    return tuple(replay.on(choice, wishes.times, on_row) for choice in choices)
+    return tuple(replay.on(choice, request.times, on_row) for choice in choices)
 
 
 def exit_status(tried: Sequence[Tried]) -> int:

@@ -33,7 +33,7 @@ from harness.verdict.rounds import ONCE, Repeat
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RunRequest:
     """What the user asked for; None where the harness is to choose.
 
     ``manifest`` is the file that the kernels are from, if any; ``confirm`` how many more boots a
@@ -57,7 +57,7 @@ class Wishes:
 
 def run(
     entries: Sequence[KernelEntry],
-    wishes: Wishes,
+    request: RunRequest,
     cache: Cache,
     listener: Listener,
     stop: threading.Event,
@@ -70,27 +70,27 @@ def run(
     of known issues.
     """
     known = KnownIssues.read(entries)
-    asked = _asked(entries, wishes)
+    asked = _asked(entries, request)
     try:
         old = (
-            resume.interrupted(workspace.store_place(wishes.output), asked)
-            if wishes.resume
+            resume.interrupted(workspace.store_place(request.output), asked)
+            if request.resume
             else None
         )
-        if old is not None and wishes.output and wishes.output.absolute() != Path(old.directory):
+        if old is not None and request.output and request.output.absolute() != Path(old.directory):
             raise workspace.OutputRefused(
-                f"--output {wishes.output}: the interrupted run is in {old.directory}; leave "
+                f"--output {request.output}: the interrupted run is in {old.directory}; leave "
                 "--output away to go on with it"
             )
-        begun = old or new_run(asked, seed_of(wishes))
+        begun = old or new_run(asked, seed_of(request))
         with (
             workspace.ground(
-                wishes.output, cache, begun.id, Path(old.directory) if old else None
+                request.output, cache, begun.id, Path(old.directory) if old else None
             ) as found,
-            Store(workspace.store_place(wishes.output)) as kept,
+            Store(workspace.store_place(request.output)) as kept,
         ):
             begun = replace(begun, directory=str(found.directory))
-            session = _Session(entries, wishes, known, begun, found, kept, listener)
+            session = _Session(entries, request, known, begun, found, kept, listener)
             session.begin()
             return session.run(cache, stop)
     except StoreUnusable as error:
@@ -103,7 +103,7 @@ class _Session:
     def __init__(
         self,
         entries: Sequence[KernelEntry],
-        wishes: Wishes,
+        request: RunRequest,
         known: KnownIssues,
         begun: Run,
         ground: workspace.Ground,
@@ -111,14 +111,14 @@ class _Session:
         listener: Listener,
     ) -> None:
         self._entries = entries
-        self._wishes = wishes
+        self._request = request
         self._known = known
         self._begun = begun
         self._ground = ground
         self._store = kept
         self._listener = listener
         self._about = about_run(ground)
-        bundles = Bundles(ground.directory, entries, self._about, with_image=wishes.bundle_image)
+        bundles = Bundles(ground.directory, entries, self._about, with_image=request.bundle_image)
         self._keeper = Keeper(begun, kept, bundles)
         self._notes: list[str] = []
         self._done: dict[str, KernelResult] = {}
@@ -128,7 +128,7 @@ class _Session:
         if self._store.set_aside is not None:
             self._notes.append(resume.damage(self._store.set_aside))
             self._say(self._notes[-1])
-        if self._wishes.resume:
+        if self._request.resume:
             self._go_on()
         else:
             self._store.begin(replace(self._begun, about=json.dumps(self._about)))
@@ -160,7 +160,7 @@ class _Session:
 
     def _options(self, missing: Sequence[KernelEntry]) -> Options:
         options = options_on(
-            self._ground, self._store, missing, self._wishes, self._known, self._begun.seed
+            self._ground, self._store, missing, self._request, self._known, self._begun.seed
         )
         return replace(options, on_boot=self._keeper.bundles.booting)
 
@@ -180,7 +180,7 @@ class _Session:
         found = tuple(results[name] for name in names if name in results)
         missing = tuple(name for name in names if name not in results)
         unfinished = any(result.is_unfinished for result in found)
-        if (missing or unfinished) and self._wishes.manifest is not None:
+        if (missing or unfinished) and self._request.manifest is not None:
             self._notes.append("`matrix --resume`, for the same kernels, boots what is missing")
         elif not missing and not unfinished:
             self._store.finish(self._begun.id)
@@ -208,10 +208,10 @@ class _Session:
 
     def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:
         """The known issues that no longer occur; with the user's own payload that says nothing."""
-        wishes = self._wishes
-        if wishes.payload is not None:
+        request = self._request
+        if request.payload is not None:
             return ()
-        narrowed = bool(wishes.checks) or len(wishes.families) < 2
+        narrowed = bool(request.checks) or len(request.families) < 2
         return self._known.idle(self._entries, found, narrowed=narrowed)
 
     def _say(self, text: str) -> None:
@@ -256,7 +256,7 @@ def options_on(
     ground: workspace.Ground,
     store: Store,
     entries: Sequence[KernelEntry],
-    wishes: Wishes,
+    request: RunRequest,
     known: KnownIssues,
     seed: int,
     *,
@@ -268,11 +268,11 @@ def options_on(
         base=about["guest"],
         qemu=about["QEMU"],
         virtme_ng=about["virtme-ng"],
-        families=wishes.families,
-        checks=wishes.checks,
-        payload=wishes.payload,
-        repeat=wishes.repeat,
-        seed=wishes.seed,
+        families=request.families,
+        checks=request.checks,
+        payload=request.payload,
+        repeat=request.repeat,
+        seed=request.seed,
         known=known,
     )
     return Options(
@@ -280,29 +280,29 @@ def options_on(
         base=ground.base,
         qemu=ground.qemu,
         seed=seed,
-        jobs=wishes.jobs or default_jobs(entries),
-        families=wishes.families,
-        checks=wishes.checks,
-        payload=wishes.payload,
-        repeat=wishes.repeat,
-        accel=wishes.accel,
+        jobs=request.jobs or default_jobs(entries),
+        families=request.families,
+        checks=request.checks,
+        payload=request.payload,
+        repeat=request.repeat,
+        accel=request.accel,
         results=reuse.Results(store, setting, evidence=evidence),
-        reuse=wishes.reuse,
-        confirm=wishes.confirm,
+        reuse=request.reuse,
+        confirm=request.confirm,
         known=known,
     )
 
 
-def _asked(entries: Sequence[KernelEntry], wishes: Wishes) -> str:
+def _asked(entries: Sequence[KernelEntry], request: RunRequest) -> str:
     """How the kernels are tested is part of it; how many at a time, or how often, is not."""
     settings = {
-        "manifest": str(wishes.manifest.resolve()) if wishes.manifest else "",
-        "families": wishes.families,
-        "checks": wishes.checks,
-        "payload": wishes.payload,
-        "repeat": asdict(wishes.repeat),
-        "accel": wishes.accel,
-        "seed": "random" if wishes.seed is None else wishes.seed,
+        "manifest": str(request.manifest.resolve()) if request.manifest else "",
+        "families": request.families,
+        "checks": request.checks,
+        "payload": request.payload,
+        "repeat": asdict(request.repeat),
+        "accel": request.accel,
+        "seed": "random" if request.seed is None else request.seed,
     }
     return resume.asked(entries, settings)
 
@@ -318,9 +318,9 @@ def about_run(ground: workspace.Ground) -> dict[str, str]:
     }
 
 
-def seed_of(wishes: Wishes) -> int:
+def seed_of(request: RunRequest) -> int:
     """The seed that the user gave, or one of this run's own."""
-    return secrets.randbits(32) if wishes.seed is None else wishes.seed
+    return secrets.randbits(32) if request.seed is None else request.seed
 
 
 def new_run(asked: str, seed: int) -> Run:

@@ -6,7 +6,7 @@ does in ``guest/faults.py``, the code that goes wrong in the kernel in
 :mod:`harness.selftest.module`.
 """
 
-from harness.selftest.boots import Wishes, exit_status, run
+from harness.selftest.boots import SelftestRequest, exit_status, run
 from harness.selftest.faults import FAULTS, Fault, UnknownFault, select
 
-__all__ = ["FAULTS", "Fault", "UnknownFault", "Wishes", "exit_status", "run", "select"]
+__all__ = ["FAULTS", "Fault", "SelftestRequest", "UnknownFault", "exit_status", "run", "select"]

@@ -48,7 +48,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SelftestRequest:
     """What the user asked for; None where the harness is to choose.
 
     ``exact`` is set where the kernels were named: then the newest is not passed over.
@@ -63,7 +63,7 @@ class Wishes:
 
 def run(
     entries: Sequence[KernelEntry],
-    wishes: Wishes,
+    request: SelftestRequest,
     cache: Cache,
     say: Say,
     on_row: Callable[[Row], object],
@@ -75,47 +75,47 @@ def run(
     Rows are missing after the first where that kernel does not pass, or once ``stop`` is set.
     Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
     """
-    with workspace.ground(wishes.output, cache) as ground:
+    with workspace.ground(request.output, cache) as ground:
         try:
-            subject, first = _good_kernel(entries, wishes, ground, cache, say, stop)
+            subject, first = _good_kernel(entries, request, ground, cache, say, stop)
             if first is None:
                 return ()
             on_row(first)
             rows = [first]
             if first.ok:
-                rows += _strike(subject, wishes.faults, on_row, stop)
+                rows += _strike(subject, request.faults, on_row, stop)
         except (AcceleratorUnavailable, Unsafe) as error:
             raise workspace.SessionUnavailable(str(error)) from error
     return tuple(rows)
 
 
-def exit_status(rows: Sequence[Row], wishes: Wishes) -> int:
+def exit_status(rows: Sequence[Row], request: SelftestRequest) -> int:
     """0 only when every fault was seen; 3 where no more is wrong than that a boot failed."""
     bad = [row for row in rows if not row.ok]
     if any(row.verdict is not KernelVerdict.INFRASTRUCTURE for row in bad):
         return EXIT_FAILED
-    return EXIT_INFRASTRUCTURE if bad or len(rows) <= len(wishes.faults) else EXIT_OK
+    return EXIT_INFRASTRUCTURE if bad or len(rows) <= len(request.faults) else EXIT_OK
 
 
 def _good_kernel(
     entries: Sequence[KernelEntry],
-    wishes: Wishes,
+    request: SelftestRequest,
     ground: workspace.Ground,
     cache: Cache,
     say: Say,
     stop: threading.Event,
 ) -> tuple[_Subject, Row | None]:
     """The newest kernel that passes, or the last that was tried; no row once ``stop`` is set."""
-    prepared = _prepare(entries, wishes, cache, say)
+    prepared = _prepare(entries, request, cache, say)
     for place, (entry, kernel) in enumerate(prepared):
-        wanted = wishes.accel or entry.accel
+        wanted = request.accel or entry.accel
         remembered = cache.root / "kvm.json"
         choice = accelerator.choose(wanted, kernel, ground.qemu, remembered, say, stop)
         say(f"{entry.name}: {kernel.release} under {'KVM' if choice.kvm else 'TCG'} ({choice.why})")
-        jobs = wishes.jobs or default_jobs([entry] * len(FAULTS))
+        jobs = request.jobs or default_jobs([entry] * len(FAULTS))
         subject = _Subject(entry, kernel, ground, choice.kvm, jobs, stop)
-        last = wishes.exact or place == len(prepared) - 1
-        if not last and (why := subject.withstands(wishes.faults)):
+        last = request.exact or place == len(prepared) - 1
+        if not last and (why := subject.withstands(request.faults)):
             say(f"{entry.name}: {why}; so the next older kernel is tried")
             continue
         row = subject.row(NONE)
@@ -126,17 +126,17 @@ def _good_kernel(
 
 
 def _prepare(
-    entries: Sequence[KernelEntry], wishes: Wishes, cache: Cache, say: Say
+    entries: Sequence[KernelEntry], request: SelftestRequest, cache: Cache, say: Say
 ) -> list[tuple[KernelEntry, PreparedKernel]]:
     """Those that can be had and may pass, the newest first."""
     may_pass = [entry for entry in entries if entry.expect.get("mptcp", True)]
-    wanted = entries if wishes.exact else may_pass or entries
+    wanted = entries if request.exact else may_pass or entries
     found = []
     for entry in wanted:
         try:
             found.append((entry, kernels.prepare(entry, cache, say)))
         except KernelUnavailable as error:
-            if wishes.exact or (entry is wanted[-1] and not found):
+            if request.exact or (entry is wanted[-1] and not found):
                 raise
             say(f"{entry.name}: {error}")
     return sorted(found, key=lambda one: _version(one[1].release), reverse=True)

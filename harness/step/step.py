@@ -35,7 +35,7 @@ BUILDS = "builds"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class StepRequest:
     """What the user asked for. ``confirm`` is how many more boots a commit has to be good in.
 
     With ``fresh`` nothing that is known of the commit counts. ``boots`` is how it is tested.
@@ -44,7 +44,7 @@ class Wishes:
 
     predicate: Predicate
     recipe: Recipe
-    boots: session.Wishes
+    boots: session.RunRequest
     patches: tuple[Path, ...] = ()
     confirm: int = 0
     fresh: bool = False
@@ -69,14 +69,14 @@ class Step:
     def __init__(
         self,
         directory: Path,
-        wishes: Wishes,
+        request: StepRequest,
         cache: Cache,
         say: Callable[[str], None],
         listener: Listener,
         stop: threading.Event,
     ) -> None:
         self._directory = directory
-        self._wishes = wishes
+        self._request = request
         self._cache = cache
         self._say = say
         self._listener = listener
@@ -98,7 +98,7 @@ class Step:
             commit = source.commit(copy)
             self._say(f"{commit}")
             try:
-                tree = copy.patched(commit.tree, self._wishes.patches)
+                tree = copy.patched(commit.tree, self._request.patches)
             except PatchRefused as refused:
                 return Answer(Outcome.UNTESTABLE, commit, str(refused))
             state = workspace.runs_directory().with_name(prune.STEPS_IN)
@@ -107,25 +107,25 @@ class Step:
         return Answer(judged.outcome, commit, judged.why)
 
     def _judge(self, subject: _Subject, memory: Memory) -> Judged:
-        key = self._wishes.recipe.key(subject.tree)
+        key = self._request.recipe.key(subject.tree)
         results_key = digest([key, self._circumstances()])
-        if self._wishes.fresh:
+        if self._request.fresh:
             memory.forget(key, results_key)
         results = list(memory.results(results_key))
         known = self._decide(results)
-        if known is not None and self._wishes.save is None:
+        if known is not None and self._request.save is None:
             self._say("its results are known; --fresh builds and boots it again")
             return known
         try:
             image = self._image(subject, key, memory)
         except NotBuilt as error:
             return Judged(Outcome.UNTESTABLE, f"it does not build: {error}")
-        if self._wishes.save is not None:
-            shutil.copyfile(image, self._wishes.save)
+        if self._request.save is not None:
+            shutil.copyfile(image, self._request.save)
         while (judged := self._decide(results)) is None:
             results.append(self._boot(subject.commit, image))
             if results[-1].verdict is KernelVerdict.INFRASTRUCTURE:
-                return self._wishes.predicate.judge(results[-1])
+                return self._request.predicate.judge(results[-1])
             memory.keep_result(results_key, results[-1])
         return judged
 
@@ -134,11 +134,11 @@ class Step:
 
         One that shows what is looked for suffices; good is what was good in all that told.
         """
-        judged = [self._wishes.predicate.judge(result) for result in results]
+        judged = [self._request.predicate.judge(result) for result in results]
         bad = [each for each in judged if each.outcome is Outcome.BAD]
         if bad:
             return bad[0]
-        if len(judged) <= self._wishes.confirm:
+        if len(judged) <= self._request.confirm:
             return None
         return next((each for each in judged if each.outcome is Outcome.GOOD), judged[0])
 
@@ -154,7 +154,7 @@ class Step:
         started = time.monotonic()
         subject.copy.check_out(subject.tree)
         log = memory.log(f"{subject.commit.id[:12]}-{key}")
-        recipe, lock = self._wishes.recipe, subject.lock
+        recipe, lock = self._request.recipe, subject.lock
         build = Build(subject.place, subject.copy, recipe, log, self._say, self._stop, lock)
         try:
             image = build.run(subject.commit, subject.tree)
@@ -166,7 +166,7 @@ class Step:
 
     def _boot(self, commit: Commit, image: Path) -> KernelResult:
         entry = dataclasses.replace(kernels_yaml.for_image(image), name=commit.id[:12])
-        run = session.run([entry], self._wishes.boots, self._cache, self._listener, self._stop)
+        run = session.run([entry], self._request.boots, self._cache, self._listener, self._stop)
         if run.interrupted or not run.kernels:
             raise Interrupted("the boot was ended")
         return run.kernels[0]
@@ -174,7 +174,7 @@ class Step:
     def _circumstances(self) -> list[object]:
         """All that a result depends on, beside the image."""
         qemu, busybox = workspace.find_tools()
-        boots = self._wishes.boots
+        boots = self._request.boots
         return [
             __version__,
             reuse.judging(),

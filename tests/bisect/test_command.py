@@ -106,8 +106,8 @@ def test_the_series_is_asked_for_by_its_names(
 
     monkeypatch.setattr(candidates, "between", between)
     bisect("--good", "a", "--bad", "b", "--confirm", "3", "-j", "4")
-    series, wanted, wishes = asked[0][:3]
-    assert (series, wanted, wishes.confirm, wishes.jobs) == (SERIES, None, 3, 4)
+    series, wanted, request = asked[0][:3]
+    assert (series, wanted, request.confirm, request.jobs) == (SERIES, None, 3, 4)
 
 
 def test_no_fingerprint_is_not_the_beginning_of_all(bisect: Bisect, asked: list[Any]) -> None:

@@ -17,7 +17,7 @@ from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.store import Store
 from harness.run.progress import Listener
-from harness.run.session import Wishes
+from harness.run.session import RunRequest
 from harness.run.workspace import store_file
 from harness.verdict.results import Attempt, Family
 from harness.vm.boot import BootPlan
@@ -40,7 +40,7 @@ class Laboratory(Outcomes):
         self.of[plan.kernel.name] = attempt_of(self.guests(NAMES.index(plan.kernel.name)))
         return super().boot(plan)
 
-    def bisect(self, *, fresh: bool = False, stop_after: int = 0, **wishes: object) -> Bisection:
+    def bisect(self, *, fresh: bool = False, stop_after: int = 0, **request: object) -> Bisection:
         stop = threading.Event()
         before = len(self.booted)
 
@@ -55,7 +55,7 @@ class Laboratory(Outcomes):
         return bisection.bisect(
             SERIES,
             WANTED,
-            Wishes(families=(Family.IPV4,), jobs=2, **wishes),  # type: ignore[arg-type]
+            RunRequest(families=(Family.IPV4,), jobs=2, **request),  # type: ignore[arg-type]
             Cache(self.directory / "cache"),
             listening,
             lambda _: None,

@@ -19,7 +19,7 @@ from harness.kernels.cache import Cache
 from harness.kernels.kconfig import OPTIONS, REMEDY
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
-from harness.run.session import Wishes
+from harness.run.session import RunRequest
 from tests import fake_boots
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
@@ -175,6 +175,6 @@ def test_what_was_known_before_the_boot_stands_in_the_result(
 
     monkeypatch.setattr(kernels, "prepare", prepare)
     run = fake_boots.run(
-        tmp_path, fake_boots.entries(1), lambda _: None, Wishes(), threading.Event()
+        tmp_path, fake_boots.entries(1), lambda _: None, RunRequest(), threading.Event()
     )
     assert run.kernels[0].notes[0] == "it was built without CONFIG_MPTCP"

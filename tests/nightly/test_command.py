@@ -56,5 +56,5 @@ def test_each_fault_of_the_selftest_is_said_as_it_is_seen(
         return (SEEN,)
 
     monkeypatch.setattr(selftest, "run", run)
-    wishes = nightly.Wishes(manifest, [], [])
-    night._selftest(wishes, Cache(manifest.parent / "cache"), said.append, threading.Event())
+    request = nightly.NightRequest(manifest, [], [])
+    night._selftest(request, Cache(manifest.parent / "cache"), said.append, threading.Event())

@@ -57,15 +57,15 @@ class Nights:
         self.outcomes = Outcomes(directory)
         self.searched: list[tuple[Ends, str]] = []
 
-    def night(self, outcome: object = GOOD, **wishes: object) -> Night:
+    def night(self, outcome: object = GOOD, **request: object) -> Night:
         self.outcomes.of[KERNEL.name] = outcome  # type: ignore[assignment]
-        asked = nightly.Wishes(
+        asked = nightly.NightRequest(
             manifest=self.directory / "kernels.yaml",
             entries=[KERNEL, SERIES],
             chosen=[KERNEL],
             jobs=1,
             selftest=False,
-            **wishes,  # type: ignore[arg-type]
+            **request,  # type: ignore[arg-type]
         )
         cache = Cache(self.directory / "cache")
         stop = threading.Event()

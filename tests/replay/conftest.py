@@ -15,7 +15,7 @@ from harness.kernels import Cache
 from harness.kernels.image import from_file
 from harness.kernels.modules import Module, ModuleSet
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
-from harness.replay import Wishes
+from harness.replay import ReplayRequest
 from harness.replay.machines import Row
 from harness.run import workspace
 from harness.verdict.dependence import Tried
@@ -93,14 +93,14 @@ class Bench:
         assert bundles.keep(self.failed()) == ""
         return load(place(run, NAME))
 
-    def replay(self, bundle: Bundle | None = None, **wishes: object) -> tuple[Tried, ...]:
+    def replay(self, bundle: Bundle | None = None, **request: object) -> tuple[Tried, ...]:
         directory = self.directory / "run-now"
         directory.mkdir(exist_ok=True)
         qemu = self.directory / "qemu-system-x86_64"
         qemu.touch()
         ground = workspace.Ground(directory, Path("base.cpio"), qemu, "7.2")
         return replay.run(
-            *(bundle or self.bundle(), Wishes(**wishes), ground, self.cache),  # type: ignore[arg-type]
+            *(bundle or self.bundle(), ReplayRequest(**request), ground, self.cache),  # type: ignore[arg-type]
             *(self.said.append, self.rows.append, threading.Event()),
         )
 

@@ -19,7 +19,7 @@ from harness.records.store import FILE, Store
 from harness.report import plain, table
 from harness.report.rounds import of_check, summary
 from harness.run.progress import Progress, Stage
-from harness.run.session import Wishes
+from harness.run.session import RunRequest
 from harness.verdict.results import (
     BootEnd,
     CheckResult,
@@ -114,11 +114,11 @@ class Desk:
         self.outcomes = Outcomes(directory)
         self.stop = threading.Event()
 
-    def run(self, rounds: Rounds, *results: CheckResult, **wishes: object) -> RunResult:
+    def run(self, rounds: Rounds, *results: CheckResult, **request: object) -> RunResult:
         stream = replace(GOOD.stream, closed=False, rounds=rounds, results=results)
         attempt = replace(GOOD, end=BootEnd.INTERRUPTED, stream=stream)
         self.outcomes.of["kernel-0"] = attempt
-        chosen = Wishes(jobs=1, repeat=Repeat(200), **wishes)  # type: ignore[arg-type]
+        chosen = RunRequest(jobs=1, repeat=Repeat(200), **request)  # type: ignore[arg-type]
         return fake_boots.run(self.directory, fake_boots.entries(1), self._hear, chosen, self.stop)
 
     def _hear(self, progress: Progress) -> None:

@@ -24,7 +24,7 @@ from harness.records.resume import NothingToResume
 from harness.records.store import FILE, Store
 from harness.run import workspace
 from harness.run.progress import Progress, Stage
-from harness.run.session import Wishes
+from harness.run.session import RunRequest
 from harness.run.workspace import OutputRefused, SessionUnavailable
 from harness.verdict.results import BootEnd, RunResult
 from tests import fake_boots
@@ -46,7 +46,7 @@ class Desk:
         self.store = self.state / FILE
         self.home: str | None = str(directory / "state")
 
-    def run(self, *, stop_after: str = "", **wishes: object) -> RunResult:
+    def run(self, *, stop_after: str = "", **request: object) -> RunResult:
         stop = threading.Event()
         self.outcomes.booted.clear()
         self.heard.clear()
@@ -56,7 +56,7 @@ class Desk:
             if progress.stage is Stage.DONE and progress.kernel == stop_after:
                 stop.set()
 
-        chosen = Wishes(jobs=1, **wishes)  # type: ignore[arg-type]
+        chosen = RunRequest(jobs=1, **request)  # type: ignore[arg-type]
         return fake_boots.run(self.directory, self.entries, listener, chosen, stop)
 
     def interrupted(self) -> RunResult:
@@ -192,12 +192,12 @@ def test_where_nothing_was_asked_for_nothing_is_gone_on_with(desk: Desk) -> None
 
 
 @pytest.mark.parametrize(
-    "wishes", [{"seed": 7}, {"checks": ("payload.arrives",)}, {"payload": 9}], ids=str
+    "settings", [{"seed": 7}, {"checks": ("payload.arrives",)}, {"payload": 9}], ids=str
 )
-def test_other_settings_make_another_run(desk: Desk, wishes: dict[str, Any]) -> None:
+def test_other_settings_make_another_run(desk: Desk, settings: dict[str, Any]) -> None:
     desk.interrupted()
     with pytest.raises(NothingToResume, match="no run was asked for the same"):
-        desk.run(resume=True, **wishes)
+        desk.run(resume=True, **settings)
 
 
 def changed(entry: KernelEntry) -> Iterator[KernelEntry]:

@@ -19,7 +19,7 @@ from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.report import selftest as report
 from harness.run.workspace import Ground
-from harness.selftest import Fault, Wishes, boots, faults, module
+from harness.selftest import Fault, SelftestRequest, boots, faults, module
 from harness.selftest.faults import Row
 from harness.selftest.module import Code, Layout
 from harness.verdict.results import (
@@ -194,7 +194,7 @@ def test_a_kernel_that_no_fault_can_be_made_in_is_passed_over(
     said: list[str] = []
     ground = Ground(tmp_path, tmp_path, tmp_path, "7.2")
     subject, _ = boots._good_kernel(
-        [], Wishes(), ground, Cache(tmp_path / "cache"), said.append, threading.Event()
+        [], SelftestRequest(), ground, Cache(tmp_path / "cache"), said.append, threading.Event()
     )
     assert subject.entry.name == "6.12.9"
     assert said[1].endswith("; so the next older kernel is tried")
@@ -294,4 +294,4 @@ def test_the_last_line_sums_up(rows: list[Row], wanted: int, said: str) -> None:
     ids=["seen", "not seen", "not booted", "neither", "a row missing", "all missing"],
 )
 def test_only_all_seen_exits_with_0(rows: list[Row], status: int) -> None:
-    assert selftest.exit_status(rows, Wishes(faults=(PANIC,))) == status
+    assert selftest.exit_status(rows, SelftestRequest(faults=(PANIC,))) == status
