@@ -322,6 +322,19 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
+class MissingFix:
+    """A repair of mainline's that a kernel lacks, as the ``checks`` show.
+
+    ``commit`` has 12 digits; ``fixed_in`` is the mainline version that has it.
+    """
+
+    commit: str
+    title: str
+    fixed_in: str
+    checks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class KernelResult:
     """What is known of one kernel. ``confirmed`` is set where a bad result was confirmed."""
 
@@ -342,6 +355,7 @@ class KernelResult:
     reused_from: EarlierRun | None = None
     confirmed: Confirmed | None = None
     rounds: Rounds | None = None
+    missing_fixes: tuple[MissingFix, ...] = ()
 
     @property
     def is_unfinished(self) -> bool:
@@ -385,6 +399,8 @@ class RunResult:
 
 
 MAX_INCIDENTS = 50
+#: How ``known`` of a check begins where a missing fix explains its failure.
+KNOWN_BUG = "known bug of this kernel"
 
 EXIT_OK = 0
 EXIT_FAILED = 1
