@@ -28,7 +28,7 @@ GROUPS = (
     "32-bit programs",
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,40}")
-_FAULT_KEYS = {"name", "group", "sees", "edits", "commit", "luck", "dropped"}
+_FAULT_KEYS = {"name", "group", "sees", "edits", "commit", "luck", "dropped", "missed"}
 _EDIT_KEYS = {"file", "in", "at", "skip", "with", "before", "after", "nth"}
 
 
@@ -52,7 +52,8 @@ class Edit:
 class Fault:
     """``luck``: it shows only with a race, a loss or an order of packets that is not certain.
 
-    ``commit`` is the repair of the bug that it mimics; ``dropped`` says why it is not applied.
+    ``commit`` is the repair of the bug that it mimics; ``dropped`` says why it is not applied,
+    ``missed`` why no check can be expected to catch it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Fault:
     commit: str = ""
     luck: bool = False
     dropped: str = ""
+    missed: str = ""
 
 
 def load(directory: Path = DATA) -> tuple[Fault, ...]:
@@ -107,6 +109,7 @@ def _fault(given: Mapping[str, Any], content: Mapping[str, Any], where: str) -> 
         commit=given.get("commit", ""),
         luck=given.get("luck", False),
         dropped=given.get("dropped", ""),
+        missed=given.get("missed", ""),
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The faults in the source: every edit is found in the unmodified text, so their order is no matter.
+"""The faults in the source: each edit is looked for in the unmodified text.
 
 The switch is the module parameter ``mptcp.fault``: its value is the name of the fault that is on.
 """
@@ -120,7 +120,7 @@ def patched(faults: Sequence[Fault], read: Callable[[str], str]) -> dict[str, st
 
 
 def apply(faults: Sequence[Fault], tree: Path) -> None:
-    """Put ``faults`` into the unmodified ``tree``; a file that is as it should be is not written."""
+    """Put ``faults`` into ``tree`` in place of earlier ones; only what differs is written."""
     original = tree / ".faults-original"
 
     def read(file: str) -> str:
