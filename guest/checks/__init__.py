@@ -56,7 +56,6 @@ QUICK_MODULES = (
 FULL_MODULES: Sequence[str] = (
     "options",
     "pm_endpoints",
-    "states",
     "subflow_joins",
     "subflow_options",
 )
