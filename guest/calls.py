@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""System calls that Python's socket objects lack: poll, ioctl, splice, and calls with a deadline.
+
+select, fcntl and threading would do, and cost an emulated VM 0.1 s each in every boot.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import _thread
+import ctypes
+import errno as _errno
+import os
+import struct
+import time
+
+from guest.checks import Failed, equal, errno_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP = 0x1, 0x2, 0x4, 0x8, 0x10
+POLLRDNORM, POLLWRNORM, POLLRDHUP = 0x40, 0x100, 0x2000
+#: What is asked for; the kernel adds POLLERR and POLLHUP by itself.
+ALL_EVENTS = POLLIN | POLLPRI | POLLOUT | POLLRDHUP
+_EVENTS = (
+    (POLLIN, "POLLIN"),
+    (POLLPRI, "POLLPRI"),
+    (POLLOUT, "POLLOUT"),
+    (POLLERR, "POLLERR"),
+    (POLLHUP, "POLLHUP"),
+    (POLLRDHUP, "POLLRDHUP"),
+)
+
+#: Of asm-generic/ioctls.h and linux/sockios.h. SIOCINQ is FIONREAD, SIOCOUTQ is TIOCOUTQ.
+SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, SIOCATMARK = 0x541B, 0x5411, 0x894B, 0x8905
+
+_POLLFD = struct.Struct("=ihh")
+_INT = struct.Struct("=i")
+#: Names of kernel functions in which a task waits for a lock of this process, not for a socket.
+_NOT_IN_SOCKET = ("futex", "0", "")
+
+
+def poll(sock: _socket.socket, timeout_s: float = 0.0, events: int = ALL_EVENTS) -> int:
+    """The events of poll(2) that ``sock`` has, waiting ``timeout_s`` for one at most."""
+    entry = ctypes.create_string_buffer(_POLLFD.pack(sock.fileno(), events, 0), _POLLFD.size)
+    if _libc.poll(entry, 1, int(timeout_s * 1000)) < 0:
+        raise OSError(ctypes.get_errno(), "poll failed")
+    return int(_POLLFD.unpack(entry.raw)[2])
+
+
+def events_text(mask: int) -> str:
+    """``POLLIN|POLLOUT`` for 5."""
+    return "|".join(name for bit, name in _EVENTS if mask & bit) or "no events"
+
+
+def equal_events(what: str, sock: _socket.socket, expected: int, seconds: float = 5.0) -> None:
+    """Fail unless poll(2) says exactly ``expected`` within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    got = poll(sock)
+    while got != expected and time.monotonic() < deadline:
+        time.sleep(0.001)
+        got = poll(sock)
+    equal("poll " + what, events_text(got), events_text(expected))
+
+
+def has_events(what: str, sock: _socket.socket, wanted: int, seconds: float = 5.0) -> int:
+    """Fail unless poll(2) says at least ``wanted`` within ``seconds``; what it says."""
+    deadline = time.monotonic() + seconds
+    got = poll(sock)
+    while got & wanted != wanted and time.monotonic() < deadline:
+        time.sleep(0.001)
+        got = poll(sock)
+    if got & wanted != wanted:
+        raise Failed("poll " + what, events_text(wanted) + " at least", events_text(got))
+    return got
+
+
+def ioctl(sock: _socket.socket, request: int) -> int:
+    """The int that ``request`` writes. Raises OSError."""
+    value = ctypes.create_string_buffer(b"\xa5" * _INT.size, _INT.size)
+    if _libc.ioctl(sock.fileno(), ctypes.c_ulong(request), value) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, errno_name(number))
+    return int(_INT.unpack(value.raw)[0])
+
+
+def splice(source: int, sink: int, length: int, flags: int = 0) -> int:
+    """splice(2) without offsets. Raises OSError."""
+    moved = _libc.splice(source, None, sink, None, ctypes.c_size_t(length), ctypes.c_uint(flags))
+    if moved < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, errno_name(number))
+    return int(moved)
+
+
+def errno_of(call: Callable[..., object], *arguments: object) -> int:
+    """0, or the errno that ``call`` fails with. A timeout of Python's own counts as ETIMEDOUT."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno or _errno.ETIMEDOUT
+    return 0
+
+
+def fails(what: str, errno: int, call: Callable[..., object], *arguments: object) -> None:
+    """Fail unless ``call`` fails with ``errno``."""
+    got = errno_of(call, *arguments)
+    equal(what, errno_name(got) if got else "success", errno_name(errno) if errno else "success")
+
+
+class Blocking:
+    """Makes ``sock`` block within a ``with``, for ``seconds`` at most.
+
+    A socket of Python's with a timeout is nonblocking, so that the kernel's own waiting is never
+    reached. A call that is still waiting after ``seconds`` is ended by a signal and fails the
+    check, so that a kernel that never wakes the caller costs one check, not the scenario.
+    """
+
+    def __init__(self, sock: _socket.socket, seconds: float = 5.0, what: str = "") -> None:
+        self._sock = sock
+        self._seconds = seconds
+        self._what = what or "a blocking call"
+        self._timeout: Optional[float] = None
+        self._handler: Any = None
+
+    def __enter__(self) -> Blocking:
+        self._timeout = self._sock.gettimeout()
+        self._sock.settimeout(None)
+        self._handler = _signal.signal(_signal.SIGALRM, self._expired)
+        # Again and again: a signal that arrives just before the call would be lost.
+        _signal.setitimer(_signal.ITIMER_REAL, self._seconds, 0.5)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+        _signal.signal(_signal.SIGALRM, self._handler)
+        self._sock.settimeout(self._timeout)
+
+    def _expired(self, *unused: object) -> None:
+        what = "%s still waits after %.1f s" % (self._what, self._seconds)
+        raise Failed(what, "an end", "none")
+
+
+class Worker:
+    """``call`` in a thread of its own."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
+        self._task = 0
+        self.value: object = None
+        self.error: Optional[BaseException] = None
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        self._task = _thread.get_native_id()
+        try:
+            self.value = self._call()
+        except BaseException as error:  # it is for the one who asks
+            self.error = error
+        finally:
+            self._done.release()
+
+    def wait_blocked(self, seconds: float = 0.5) -> bool:
+        """Wait until the thread sleeps in the kernel, other than for a lock of Python's.
+
+        False where the kernel does not say so in time (/proc/PID/wchan needs KALLSYMS and a
+        caller that may trace): a check then sees less, but nothing wrong.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(0.002)
+            if self._task and not self._done.locked():
+                return False
+            where = _read("/proc/self/task/%d/wchan" % self._task)
+            if self._task and not where.startswith(_NOT_IN_SOCKET[0]) and where not in "0":
+                return True
+        return False
+
+    def result(self, seconds: float = 5.0) -> object:
+        """What ``call`` returned; raises what it raised. Fails the check after ``seconds``."""
+        if not self._done.acquire(timeout=seconds):
+            raise Failed("a call in a thread still waits after %.0f s" % seconds, "an end", "none")
+        self._done.release()
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def _read(path: str) -> str:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return os.read(file, 256).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(file)

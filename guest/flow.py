@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Data through a connection: sent and seen to arrive, in both directions at once, until full."""
+
+from __future__ import annotations
+
+import _random
+import _socket
+import time
+
+from guest.calls import POLLIN, POLLOUT, poll
+from guest.checks import Failed, equal
+from guest.connection import IO_DEADLINE
+from guest.lab import wait_until
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Sequence, Union
+
+MSG_PEEK, MSG_DONTWAIT = 0x02, 0x40
+#: A prime near 64 KiB: no power of two divides it, so that content that moved by a page or by a
+#: segment is seen.
+_BLOCK = 65521
+_READ = 1 << 17
+_blocks: dict[int, bytes] = {}
+
+
+def content(size: int, seed: int = 0) -> bytes:
+    """``size`` bytes, the same for the same ``seed``."""
+    block = _blocks.get(seed)
+    if block is None:
+        block = _random.Random(seed + 1).getrandbits(8 * _BLOCK).to_bytes(_BLOCK, "little")
+        _blocks[seed] = block
+    return (block * (size // _BLOCK + 1))[:size]
+
+
+def recv_now(sock: _socket.socket, size: int, flags: int = 0) -> bytes:
+    """recv(2) that does not wait. Python waits for a socket with a timeout whatever the flags."""
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        return sock.recv(size, flags)
+    finally:
+        sock.settimeout(timeout)
+
+
+def send_now(sock: _socket.socket, data: Union[bytes, memoryview], flags: int = 0) -> int:
+    """send(2) that does not wait."""
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        return sock.send(data, flags)
+    finally:
+        sock.settimeout(timeout)
+
+
+def queued(sock: _socket.socket, most: int = _READ) -> bytes:
+    """What has arrived at ``sock``, left where it is."""
+    try:
+        return recv_now(sock, most, MSG_PEEK)
+    except BlockingIOError:
+        return b""
+
+
+def arrive(source: _socket.socket, sink: _socket.socket, data: bytes) -> None:
+    """Send ``data``, and wait until it is queued at ``sink``."""
+    before = len(queued(sink))
+    source.sendall(data)
+    wait_queued(sink, before + len(data))
+
+
+def wait_queued(sink: _socket.socket, size: int) -> None:
+    """Wait until ``size`` bytes can be read from ``sink``."""
+    got = wait_until(lambda: len(queued(sink, size)) >= size)
+    if not got:
+        raise Failed("data that arrive in 5 s", "%d bytes" % size, "%d" % len(queued(sink)))
+
+
+def read(sock: _socket.socket, size: int) -> bytes:
+    """Exactly ``size`` bytes, or what came before the end of the stream."""
+    chunks = []
+    while size > 0:
+        chunk = sock.recv(min(size, _READ))
+        if not chunk:
+            break
+        chunks.append(chunk)
+        size -= len(chunk)
+    return b"".join(chunks)
+
+
+def read_to_end(sock: _socket.socket) -> bytes:
+    """All bytes up to the end of the stream."""
+    return read(sock, 1 << 62)
+
+
+def same(what: str, got: bytes, expected: bytes) -> None:
+    """Fail unless ``got`` is ``expected``, naming the first difference."""
+    if got == expected:
+        return
+    at = next(
+        (i for i, (a, b) in enumerate(zip(got, expected)) if a != b), min(len(got), len(expected))
+    )
+    raise Failed(
+        what + ": content",
+        "%d bytes, at %d: %s" % (len(expected), at, expected[at : at + 16].hex() or "the end"),
+        "%d bytes, at %d: %s" % (len(got), at, got[at : at + 16].hex() or "the end"),
+        got[at : at + 64],
+    )
+
+
+class _Stream:
+    """One direction of :func:`exchange`."""
+
+    def __init__(self, source: _socket.socket, sink: _socket.socket, data: bytes) -> None:
+        self.source = source
+        self.sink = sink
+        self.data = data
+        self.left = memoryview(data)
+        self.chunks: list[bytes] = []
+        self.missing = len(data)
+
+    def step(self, chunk: int) -> bool:
+        """Move what can be moved now; True where something was."""
+        moved = False
+        if self.left:
+            try:
+                self.left = self.left[send_now(self.source, self.left[:chunk]) :]
+                moved = True
+            except BlockingIOError:
+                pass
+        try:
+            got = recv_now(self.sink, _READ)
+        except BlockingIOError:
+            return moved
+        if not got and self.missing:
+            where = len(self.data) - self.missing
+            raise Failed("the stream's end", "after %d bytes" % len(self.data), "after %d" % where)
+        self.chunks.append(got)
+        self.missing -= len(got)
+        return moved or bool(got)
+
+
+def exchange(
+    one: _socket.socket,
+    other: _socket.socket,
+    forth: bytes,
+    back: bytes = b"",
+    chunk: int = 1 << 16,
+    what: str = "a transfer",
+) -> None:
+    """Send ``forth`` from ``one`` to ``other`` and ``back`` the other way, both at once.
+
+    Fails the check where what comes is not what was sent. ``chunk`` is the size of one send.
+    """
+    streams = [_Stream(one, other, forth), _Stream(other, one, back)]
+    deadline = time.monotonic() + IO_DEADLINE
+    while any(stream.missing for stream in streams):
+        moved = [stream.step(chunk) for stream in streams if stream.missing]
+        if any(moved):
+            deadline = time.monotonic() + IO_DEADLINE
+        elif time.monotonic() > deadline:
+            got = ", ".join("%d of %d" % (len(s.data) - s.missing, len(s.data)) for s in streams)
+            raise Failed(what + " that goes on", "all bytes", got)
+        else:
+            _wait_any(streams)
+    for stream in streams:
+        same(what, b"".join(stream.chunks), stream.data)
+
+
+def _wait_any(streams: Sequence[_Stream]) -> None:
+    for stream in streams:
+        if stream.missing and poll(stream.sink, 0.001, POLLIN):
+            return
+
+
+def small_buffers(sock: _socket.socket) -> None:
+    """Set SO_SNDBUF and SO_RCVBUF to little, so that :func:`fill` has little to do."""
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 32768)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 32768)
+
+
+def fill(sock: _socket.socket, most: int = 8 << 20) -> bytes:
+    """Send until ``sock`` takes not one byte more, and nothing moves; what was sent."""
+    data = content(most)
+    at, chunk, quiet = 0, 1 << 16, 0
+    while quiet < 3:
+        if at + chunk > most:
+            raise Failed("a send buffer that fills up", "EAGAIN", "%d bytes taken" % at)
+        try:
+            at += send_now(sock, data[at : at + chunk])
+            quiet = 0
+        except BlockingIOError:
+            # A large send is refused where a small one still fits.
+            if chunk > 1:
+                chunk //= 8
+                chunk = max(chunk, 1)
+            else:
+                quiet += 1
+                poll(sock, 0.005, POLLOUT)
+    return data[:at]
+
+
+def drain(sock: _socket.socket, size: int) -> bytes:
+    """Read ``size`` bytes without blocking for ever; what came."""
+    chunks: list[bytes] = []
+    got = 0
+    deadline = time.monotonic() + IO_DEADLINE
+    while got < size:
+        try:
+            chunk = recv_now(sock, min(_READ, size - got))
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                break
+            poll(sock, 0.05, POLLIN)
+            continue
+        if not chunk:
+            break
+        got += len(chunk)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def at_end(what: str, sock: _socket.socket) -> None:
+    """Fail unless the stream ends here."""
+    got: Optional[bytes] = None
+    try:
+        got = sock.recv(64)
+    except OSError as error:
+        raise Failed(what, "the end of the stream", str(error)) from None
+    equal(what, len(got), 0, got)
