@@ -5,6 +5,7 @@
     nox -s tests        all tests, real boots among them
     nox -s selftest     prove on a real kernel that panics, hangs and lies are seen, 2 minutes
     nox -s bisect_demo  let git bisect find a bad commit in a kernel tree, half an hour
+    nox -s faults       put faults into a kernel and see which checks catch them, two hours
     nox -s nightly      selftest, matrix, comparison with the last run, bisects of what is new
     nox -s bench        measure speed against virtme-ng and QEMU alone, 20 minutes
     nox                 lint, types, tests
@@ -90,6 +91,14 @@ def bisect_demo(session: nox.Session) -> None:
     install_host_tools(session, (*host_tools.missing(), *toolchain.missing()))
     install(session, "-e", ".")
     session.run("python", "-m", "bench.bisect_demo", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Put faults into a kernel, and see which checks catch each (`-- --only NAME,NAME`)."""
+    install_host_tools(session, (*host_tools.missing(), *toolchain.missing()))
+    install(session, "-e", ".")
+    session.run("python", "-m", "bench.faults", *session.posargs, interrupt_timeout=PATIENCE)
 
 
 @nox.session

@@ -54,6 +54,19 @@ def _await(sock: _socket.socket, wanted: int) -> None:
     wait_until(lambda: events(sock) & wanted == wanted, 2.0)
 
 
+def is_closed(sock: _socket.socket) -> bool:
+    """Whether ``sock`` has no peer, or none any more: poll(2) may say so earlier."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
+
+
+def _await_closed(sock: _socket.socket) -> None:
+    wait_until(lambda: is_closed(sock), 2.0)
+
+
 def _fresh(lab: Lab, protocol: int) -> Placed:
     return Placed(lab.socket(protocol))
 
@@ -66,6 +79,14 @@ def _bound(lab: Lab, protocol: int) -> Placed:
 
 def _listening(lab: Lab, protocol: int) -> Placed:
     return Placed(lab.listener(protocol))
+
+
+def _pending(lab: Lab, protocol: int) -> Placed:
+    """A connection waits to be accepted."""
+    listener = lab.listener(protocol)
+    lab.socket(protocol).connect(listener.getsockname())
+    _await(listener, select.POLLIN)
+    return Placed(listener)
 
 
 def _connecting(lab: Lab, protocol: int) -> Placed:
@@ -126,7 +147,7 @@ def _closed_first(lab: Lab, protocol: int) -> Placed:
     """Closed for writing by both, here first."""
     placed = _shut(lab, protocol)
     _peer(placed).shutdown(SHUT_WR)
-    _await(placed.sock, select.POLLHUP)
+    _await_closed(placed.sock)
     return placed
 
 
@@ -134,7 +155,7 @@ def _closed_last(lab: Lab, protocol: int) -> Placed:
     """Closed for writing by both, the peer first."""
     placed = _peer_shut(lab, protocol)
     placed.sock.shutdown(SHUT_WR)
-    _await(placed.sock, select.POLLHUP)
+    _await_closed(placed.sock)
     return placed
 
 
@@ -179,7 +200,7 @@ def _fallback_peer_shut(lab: Lab, protocol: int) -> Placed:
 def _fallback_closed(lab: Lab, protocol: int) -> Placed:
     placed = _fallback_peer_shut(lab, protocol)
     placed.sock.shutdown(SHUT_WR)
-    _await(placed.sock, select.POLLHUP)
+    _await_closed(placed.sock)
     return placed
 
 
@@ -209,6 +230,7 @@ STATES: Mapping[str, Callable[[Lab, int], Placed]] = {
     "fresh": _fresh,
     "bound": _bound,
     "listening": _listening,
+    "pending": _pending,
     "connecting": _connecting,
     "refused": _refused,
     "client": _client,

@@ -24,5 +24,7 @@ def _escaped(char: str) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 kernel``, ``2 kernels``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """``1 kernel``, ``2 kernels``, ``2 fixes``."""
+    if count == 1:
+        return f"{count} {noun}"
+    return f"{count} {noun}{'es' if noun.endswith(('x', 's', 'ch', 'sh')) else 's'}"

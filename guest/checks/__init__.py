@@ -54,10 +54,20 @@ QUICK_MODULES = (
 )
 #: Those of scenarios (`scenario_check`), loaded only where they are wanted. Sorted, one a line.
 FULL_MODULES: Sequence[str] = (
+    "closing",
+    "control",
+    "fallback",
+    "fastopen",
+    "inherit",
     "options",
     "pm_endpoints",
+    "receive",
+    "reconnect",
+    "send",
+    "states",
     "subflow_joins",
     "subflow_options",
+    "waits",
 )
 
 

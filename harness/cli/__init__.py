@@ -33,6 +33,7 @@ COMMANDS = {
     "report": ("report", "add"),
     "compare": ("compare", "add"),
     "history": ("history", "add"),
+    "missing-fixes": ("missing_fixes", "add"),
     "config": ("config", "add"),
     "prepare": ("kernels", "add_prepare"),
     "list": ("kernels", "add_list"),

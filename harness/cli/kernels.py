@@ -13,6 +13,7 @@ from harness.cli.common import chosen, complain, stopping
 from harness.kernels import Cache, KernelUnavailable
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.fixes_table import FIXES
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.run import matrix
 from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
@@ -50,10 +51,14 @@ def _prepare(entry: KernelEntry, cache: Cache) -> bool:
 
 
 def run_list(given: argparse.Namespace) -> int:
-    """Show kernels, checks or capabilities."""
-    {"kernels": _list_kernels, "checks": _list_checks, "capabilities": _list_capabilities}[
-        given.what
-    ](given)
+    """Show kernels, checks, capabilities or fixes."""
+    lists = {
+        "kernels": _list_kernels,
+        "checks": _list_checks,
+        "capabilities": _list_capabilities,
+        "fixes": _list_fixes,
+    }
+    lists[given.what](given)
     return EXIT_OK
 
 
@@ -80,6 +85,14 @@ def _list_capabilities(_: argparse.Namespace) -> None:
         print(f"{spec.name:20} {since:14} {spec.meaning}")
 
 
+def _list_fixes(_: argparse.Namespace) -> None:
+    for fix in FIXES:
+        versions = ", ".join((fix.fixed, *fix.backports))
+        since = f"; broken since {fix.since}" if fix.since else ""
+        print(f"{fix.commit} {fix.title}")
+        print(f"    fixed in {versions}{since}; shown by {', '.join(fix.checks)}")
+
+
 def add_prepare(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "prepare", "fetch and unpack the kernels of a manifest, only", run_prepare
@@ -92,5 +105,5 @@ def add_list(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "list", "show the kernels of a manifest, the checks, or what they need", run_list
     )
-    command.add_argument("what", choices=("kernels", "checks", "capabilities"))
+    command.add_argument("what", choices=("kernels", "checks", "capabilities", "fixes"))
     arguments.add_manifest(command)

@@ -7,6 +7,7 @@ apt verifies every index and every package against Debian's archive keys.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import subprocess
@@ -123,6 +124,19 @@ def _index_of(
         why = (state / _FAILED).read_text()
         say(f"using the package index of {suite} from {_written(state / _INDEX)}: {why}")
         return found
+
+
+def find(suite: str, pattern: str, cache: Cache, say: Callable[[str], None]) -> dict[str, Package]:
+    """The packages of ``suite`` of any kind whose names match the glob ``pattern``.
+
+    Each in its newest version; :func:`index` holds only what kernels are made of.
+    """
+    index(suite, cache, say)
+    state = _state(suite, cache)
+    names = _run(state, cache.stop, "apt-cache", "pkgnames").stdout.split()
+    wanted = sorted(fnmatch.filter(names, pattern))
+    show = ("apt-cache", "show", "--no-all-versions", *wanted)
+    return distil(_run(state, cache.stop, *show).stdout if wanted else "")
 
 
 def download(

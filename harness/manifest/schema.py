@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.fixes_table import FIXES
 from harness.manifest.positions import (
     DataPath,
     Document,
@@ -162,10 +163,12 @@ def _flag(value: object) -> bool:
     return text == "true"
 
 
-def _capability(name: str) -> str:
-    if name not in CAPABILITIES:
-        raise ValueError(f"unknown capability{nearest(name, CAPABILITIES)}")
-    return name
+def _expectable(name: str) -> str:
+    if name in CAPABILITIES or any(name == fix.commit for fix in FIXES):
+        return name
+    if re.fullmatch(r"[0-9a-f]{7,40}", name):
+        raise ValueError("no fix of this commit is checked; `mptcp-harness list fixes` names them")
+    raise ValueError(f"unknown capability{nearest(name, CAPABILITIES)}")
 
 
 def _listed(value: object) -> object:
@@ -217,7 +220,7 @@ Arguments = Annotated[
     BeforeValidator(_listed),
     AfterValidator(_short_enough),
 ]
-Expect = dict[Annotated[str, AfterValidator(_capability)], Annotated[bool, PlainValidator(_flag)]]
+Expect = dict[Annotated[str, AfterValidator(_expectable)], Annotated[bool, PlainValidator(_flag)]]
 Name = Annotated[
     str,
     _matching(

@@ -29,6 +29,7 @@ from harness.verdict.results import (
     IncidentKind,
     KernelResult,
     KernelVerdict,
+    MissingFix,
     Phase,
     RoundFailures,
     Rounds,
@@ -122,9 +123,11 @@ class Fields:
     def fields(self, name: str) -> Fields:
         return Fields(f"{self._where}.{name}", self.take(name, dict))
 
-    def each(self, name: str, make: Callable[[Fields], _T]) -> tuple[_T, ...]:
-        """The objects in the list ``name``, by ``make``."""
-        items = self.take(name, list)
+    def each(
+        self, name: str, make: Callable[[Fields], _T], *, since: bool = False
+    ) -> tuple[_T, ...]:
+        """The objects in the list ``name``, by ``make``; ``since``: older records lack the list."""
+        items: list[Any] = self.added(name, list, []) if since else self.take(name, list)
         return tuple(make(Fields(f"{self._where}.{name}[{i}]", x)) for i, x in enumerate(items))
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -164,9 +167,21 @@ def _kernel(given: Fields) -> KernelResult:
         reused_from=_earlier(given.optional("reused_from", dict)),
         confirmed=_confirmed(given.optional("confirmed", dict)),
         rounds=_rounds(given.later("rounds", dict)),
+        missing_fixes=given.each("missing_fixes", _missing_fix, since=True),
     )
     given.end()
     return result
+
+
+def _missing_fix(given: Fields) -> MissingFix:
+    fix = MissingFix(
+        commit=given.text("commit"),
+        title=given.text("title"),
+        fixed_in=given.text("fixed_in"),
+        checks=given.texts("checks"),
+    )
+    given.end()
+    return fix
 
 
 def _earlier(value: dict[str, Any] | None) -> EarlierRun | None:

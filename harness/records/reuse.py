@@ -137,6 +137,7 @@ def circumstances_of(
         "repeat": asdict(setting.repeat),
         "seed": "random" if setting.seed is None else setting.seed,
         "expect": {name: [e.present, e.strict] for name, e in expected.items()},
+        "declared": dict(entry.expect),
         "known_issues": digest(known, entry.name, setting.known.today) if known else None,
     }
 

@@ -9,7 +9,8 @@ be told.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from harness.records import resume
 from harness.records.from_json import kernel_from_text
 from harness.records.run_from_json import run_from_text
 from harness.records.store import Kept, Run, Store
-from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.results import KernelResult, KernelVerdict, RunResult
 
 LAST = "last"
 MAKE = "make one with `mptcp-harness matrix`"
@@ -113,6 +114,25 @@ def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[Run
             "no run has a result of such a kernel; `mptcp-harness history` shows all kernels"
         )
     return tuple(reversed(found))
+
+
+def last_results(place: Path, wanted: Sequence[str]) -> list[KernelResult]:
+    """The last result of each kernel that told something and whose name matches ``wanted``.
+
+    In the order of the newest run that has the kernel. Raises :class:`NoSuchRun`, StoreUnusable.
+    """
+    found: dict[str, KernelResult] = {}
+    with _opened(place) as store:
+        for head in store.runs():
+            for kept in store.results(head.id):
+                if kept.kernel in found or not any(fnmatchcase(kept.kernel, w) for w in wanted):
+                    continue
+                result = _kernel(kept)
+                if result.verdict is not KernelVerdict.INFRASTRUCTURE:
+                    found[kept.kernel] = result
+    if not found:
+        raise NoSuchRun(f"no run has a result of a kernel {', '.join(wanted)}: {MAKE}")
+    return list(found.values())
 
 
 def load(store: Store, head: Run) -> RunResult:

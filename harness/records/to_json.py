@@ -80,6 +80,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "reused_from": _earlier(kernel.reused_from),
         "confirmed": _confirmed(kernel.confirmed),
         "rounds": _rounds(kernel.rounds),
+        "missing_fixes": [asdict(fix) for fix in kernel.missing_fixes],
     }
 
 

@@ -12,11 +12,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.report import fixes
 from harness.report.rounds import of_check, summary
 from harness.report.terminal import Glyphs, style_of
 from harness.text import plural
 from harness.verdict.failures import Failure, Variant, failures, lost, phrases, place
-from harness.verdict.results import Attempt, Incident, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import (
+    KNOWN_BUG,
+    Attempt,
+    Incident,
+    KernelResult,
+    KernelVerdict,
+    RunResult,
+)
 
 # Of anything beyond these the number is given, and the file that holds the rest.
 MAX_REASON_LINES = 10
@@ -28,6 +36,7 @@ MAX_INCIDENTS = 5
 MAX_EXCERPT_LINES = 20
 MAX_STREAM_ERRORS = 3
 MAX_NOTES = 10
+MAX_FIXES = 5
 
 
 def kernel_details(
@@ -35,7 +44,13 @@ def kernel_details(
 ) -> Iterator[RenderableType]:
     """Nothing for a kernel that passed and has nothing to note, not even a known issue."""
     passed = kernel.verdict is KernelVerdict.PASS and not kernel.known
-    if passed and not kernel.notes and len(kernel.attempts) < 2 and kernel.rounds is None:
+    if (
+        passed
+        and not kernel.missing_fixes
+        and not kernel.notes
+        and len(kernel.attempts) < 2
+        and kernel.rounds is None
+    ):
         return
     heading = Text(glyphs.safe(kernel.name, 64), style="bold")
     yield heading.append(": ").append(kernel.verdict, style=style_of(kernel.verdict))
@@ -43,6 +58,7 @@ def kernel_details(
         yield from _block(kernel.reason, MAX_REASON_LINES, 2, glyphs)
     if kernel.rounds is not None:
         yield _indented(2, _fields([("rounds", glyphs.safe(summary(kernel.rounds)))]))
+    yield from _missing_fixes(kernel, glyphs)
     if kernel.known or not kernel.verdict.as_expected:
         yield from _failures(run, kernel, glyphs)
         yield from _lost(kernel, glyphs)
@@ -54,8 +70,19 @@ def kernel_details(
     yield from _more(len(kernel.notes) - MAX_NOTES, "note", 2, _rest(run, kernel), glyphs)
 
 
+def _missing_fixes(kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
+    missing = kernel.missing_fixes
+    for fix in missing[:MAX_FIXES]:
+        yield _indented(2, _fields([("lacks", fixes.line(fix, glyphs))]))
+    if len(missing) > MAX_FIXES:
+        more = plural(len(missing) - MAX_FIXES, "more fix")
+        command = f"`mptcp-harness missing-fixes {glyphs.safe(kernel.name, 64)}` lists all"
+        yield _unwrapped(2, f"{glyphs.ellipsis} and {more}; {command}")
+
+
 def _failures(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
-    found = failures(kernel)
+    # What a missing fix explains is said by the fix.
+    found = [failure for failure in failures(kernel) if not failure.known.startswith(KNOWN_BUG)]
     for failure in found[:MAX_FAILURES]:
         yield _failure(failure, kernel, _rest(run, kernel), glyphs)
     yield from _more(len(found) - MAX_FAILURES, "check", 2, _rest(run, kernel), glyphs)

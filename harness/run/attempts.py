@@ -17,8 +17,9 @@ from pathlib import Path
 from harness import kernels
 from harness.host import tools
 from harness.kernels import PreparedKernel
-from harness.manifest import known_issues
+from harness.manifest import fixes, known_issues
 from harness.manifest.expectations import expectations
+from harness.manifest.fixes_table import FIXES
 from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records.reuse import Results
@@ -232,7 +233,9 @@ class Attempts:
             release,
             self._known.today,
         )
-        families = judge.unexcused(seen.families, attempt.stream.rounds)
+        lacking = fixes.lacking(FIXES, release, attempt.stream.version, entry.expect)
+        excused = fixes.excuse(seen.families, lacking)
+        families = judge.unexcused(excused, attempt.stream.rounds)
         attempt = replace(attempt, incidents=seen.incidents)
         verdict, reason = judge.kernel(attempt, families)
         prepare_s = round(self._subject.prepare_s, 3)
@@ -256,6 +259,7 @@ class Attempts:
                 phases=(Phase("prepare", prepare_s), *attempt.phases),
             ),
             rounds=attempt.stream.rounds,
+            missing_fixes=fixes.shown_missing(families, lacking),
         )
         return replace(attempt, verdict=verdict), result
 

@@ -195,7 +195,7 @@ class RoundFailures:
 
 @dataclass(frozen=True)
 class CutRound:
-    """A round that did not come to its end; ``during`` names what was checked."""
+    """A round that did not come to its end; ``during`` is the connection that was checked."""
 
     number: int
     seed: int
@@ -226,8 +226,7 @@ class Stream:
     """What the guest's event stream said, already checked against the protocol.
 
     ``errors`` are violations of the protocol, in order; any one makes the boot ``lost``.
-    ``results`` holds every planned result, those not heard of as ``lost``; ``running`` names what
-    ran when the stream stopped. ``times_ms`` has the
+    ``results`` holds every planned result, those not heard of as ``lost``. ``times_ms`` has the
     guest's time at ``hello``, at each family's first check (``ipv4``, ``ipv6``), at the second
     round (``rounds``) and at ``end``. ``rounds`` is set where the checks were to be repeated.
     """
@@ -245,7 +244,6 @@ class Stream:
     new_taint: int = 0  # bits of /proc/sys/kernel/tainted set between hello and end
     times_ms: Mapping[str, int] = field(default_factory=dict)  # since boot
     rounds: Rounds | None = None
-    running: str = ""
 
 
 @dataclass(frozen=True)
@@ -324,6 +322,19 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
+class MissingFix:
+    """A repair of mainline's that a kernel lacks, as the ``checks`` show.
+
+    ``commit`` has 12 digits; ``fixed_in`` is the mainline version that has it.
+    """
+
+    commit: str
+    title: str
+    fixed_in: str
+    checks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class KernelResult:
     """What is known of one kernel. ``confirmed`` is set where a bad result was confirmed."""
 
@@ -344,6 +355,7 @@ class KernelResult:
     reused_from: EarlierRun | None = None
     confirmed: Confirmed | None = None
     rounds: Rounds | None = None
+    missing_fixes: tuple[MissingFix, ...] = ()
 
     @property
     def is_unfinished(self) -> bool:
@@ -387,6 +399,8 @@ class RunResult:
 
 
 MAX_INCIDENTS = 50
+#: How ``known`` of a check begins where a missing fix explains its failure.
+KNOWN_BUG = "known bug of this kernel"
 
 EXIT_OK = 0
 EXIT_FAILED = 1

@@ -23,6 +23,7 @@ from harness.verdict.results import (
     Family,
     KernelResult,
     KernelVerdict,
+    MissingFix,
     Phase,
     RoundFailures,
     Rounds,
@@ -34,7 +35,7 @@ from tests.report.support import UNHURRIED
 
 #: Any name may stand in these, so that one more or one less is no mistake.
 OPEN = (("capabilities",), ("families",), ("rounds", "by_check"))
-OPTIONAL = ("payload", "expected", "got", "raw", "rounds")
+OPTIONAL = ("payload", "expected", "got", "raw", "rounds", "missing_fixes")
 NULLABLE = ("check", "reused_from", "confirmed", "rounds", "cut")
 JUNK: tuple[Any, ...] = (None, 1, 1.5, True, "junk", [], {}, ["junk", 1], {"junk": 1})
 
@@ -64,6 +65,7 @@ def sample() -> KernelResult:
         timing=replace(crashed.timing, phases=phases),
         reused_from=EarlierRun("20260101-000000-abcdef", "2026-01-01T00:00:01+00:00", 7, "/runs/1"),
         confirmed=Confirmed(4, 1),
+        missing_fixes=(MissingFix("8c3963375988", "fix getting it", "6.15", ("ipv6_v6only.get",)),),
         rounds=Rounds(
             asked=9,
             done=5,

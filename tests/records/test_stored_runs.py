@@ -201,3 +201,22 @@ def test_an_empty_word_is_not_the_working_directory(place: Path) -> None:
     keep(place, "20260801-1", factories.kernel())
     with pytest.raises(stored_runs.NoSuchRun, match="no run is called ''"):
         stored_runs.find("", place)
+
+
+def test_the_last_result_of_each_kernel_is_found_whatever_run_it_is_of(place: Path) -> None:
+    old, new = factories.kernel("a"), replace(factories.kernel("a"), release="7.3.4")
+    keep(place, "1", old, factories.kernel("b"))
+    keep(place, "2", new)
+    keep(place, "3", replace(old, verdict=KernelVerdict.INFRASTRUCTURE))
+    found = stored_runs.last_results(place, ["*"])
+    assert [(kernel.name, kernel.release) for kernel in found] == [
+        ("a", "7.3.4"),
+        ("b", "6.12.107+deb13-amd64"),
+    ]
+    assert [kernel.name for kernel in stored_runs.last_results(place, ["b*"])] == ["b"]
+
+
+def test_a_kernel_without_a_result_is_refused(place: Path) -> None:
+    keep(place, "1", factories.kernel("a"))
+    with pytest.raises(stored_runs.NoSuchRun, match="no run has a result of a kernel x"):
+        stored_runs.last_results(place, ["x"])

@@ -27,6 +27,7 @@ from harness.verdict.results import (
     IncidentKind,
     KernelResult,
     KernelVerdict,
+    MissingFix,
     Phase,
     RoundFailures,
     Rounds,
@@ -71,6 +72,7 @@ KERNEL_KEYS = {
     "reused_from": (dict, type(None)),
     "confirmed": (dict, type(None)),
     "rounds": (dict, type(None)),
+    "missing_fixes": list,
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
 CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw", "known"}
@@ -151,6 +153,7 @@ ATTEMPTS = st.builds(
     phases=PHASES,
     verdict=st.none() | st.sampled_from(KernelVerdict),
 )
+FIXES = st.builds(MissingFix, TEXT, TEXT, TEXT, st.lists(TEXT, max_size=2).map(tuple))
 ROUNDS = st.builds(
     Rounds,
     asked=st.integers(2, 10**6),
@@ -189,6 +192,7 @@ KERNELS = st.builds(
     reused_from=st.none() | st.builds(EarlierRun, TEXT, TEXT, st.integers(0, 2**64), TEXT),
     confirmed=st.none() | st.builds(Confirmed, st.integers(1, 9), st.integers(1, 9)),
     rounds=st.none() | ROUNDS,
+    missing_fixes=st.lists(FIXES, max_size=2).map(tuple),
 )
 RUNS = st.builds(
     RunResult,

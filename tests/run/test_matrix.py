@@ -14,6 +14,7 @@ from harness import kernels
 from harness.host import tools
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.fixes import Fix
 from harness.manifest.kernels_yaml import Accel, DebSource, ImageSource, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records.reuse import Results, Setting
@@ -401,6 +402,30 @@ def test_a_known_issue_does_not_count_until_it_expires(
     bench.boots["k"] = [FAILED]
     (result,) = bench.run("k")
     assert (result.verdict, result.notes) == (verdict, note)
+
+
+LATE = Fix("0123456789ab", "mptcp: arrive", fixed="6.13", checks=("payload.arrives",))
+
+
+@pytest.mark.parametrize(
+    ("fix", "verdict", "missing"),
+    [
+        (LATE, KernelVerdict.PASS, ["0123456789ab"]),  # bench's kernel is a 6.12.1
+        (replace(LATE, fixed="6.12"), KernelVerdict.FAIL, []),
+    ],
+)
+def test_a_bug_of_an_older_kernel_does_not_count_and_its_fix_is_named(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    fix: Fix,
+    verdict: KernelVerdict,
+    missing: list[str],
+) -> None:
+    monkeypatch.setattr(attempts, "FIXES", (fix,))
+    bench.boots["k"] = [FAILED]
+    (result,) = bench.run("k")
+    assert result.verdict is verdict
+    assert [found.commit for found in result.missing_fixes] == missing
 
 
 def entry(name: str, *, series: bool = False, **changes: object) -> KernelEntry:

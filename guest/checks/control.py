@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Control messages of recvmsg(2): timestamps, and the bytes that are left (TCP_CM_INQ)."""
+
+from __future__ import annotations
+
+import _socket
+import struct
+import time
+
+from guest.calls import POLLRDHUP, poll
+from guest.checks import Failed, equal, require, scenario_check
+from guest.flow import MSG_PEEK, arrive, at_end, content, same
+from guest.lab import wait_until
+from guest.setting import IPPROTO_TCP, SOL_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional
+
+    from guest.lab import Lab, Pair
+
+SCENARIO = "flags"
+TCP_INQ = 36  # also the type of the control message, TCP_CM_INQ
+SOF_RX_SOFTWARE, SOF_SOFTWARE = 1 << 3, 1 << 4
+#: Seconds between two looks at a clock that may be apart where nothing is wrong.
+CLOCK_SLACK_S = 2.0
+
+
+class Stamp:
+    """An option by which recvmsg(2) tells when data came: asm-generic/socket.h.
+
+    ``code`` is the structure of its control message, which has the option's number as its type;
+    ``fraction`` is what the second number of a pair counts in a second.
+    """
+
+    __slots__ = ("code", "fraction", "name", "number", "value")
+
+    def __init__(self, name: str, number: int, code: str, fraction: int, value: int = 1) -> None:
+        self.name = name
+        self.number = number
+        self.code = code
+        self.fraction = fraction
+        self.value = value
+
+
+_FLAGS = SOF_RX_SOFTWARE | SOF_SOFTWARE
+STAMPS = (
+    Stamp("so_timestamp", 29, "@ll", 1_000_000),
+    Stamp("so_timestampns", 35, "@ll", 1_000_000_000),
+    Stamp("so_timestamping", 37, "@6l", 1_000_000_000, _FLAGS),
+    Stamp("so_timestamp_new", 63, "=qq", 1_000_000),
+    Stamp("so_timestampns_new", 64, "=qq", 1_000_000_000),
+    Stamp("so_timestamping_new", 65, "=6q", 1_000_000_000, _FLAGS),
+)
+
+
+def message(sock: _socket.socket, level: int, kind: int, flags: int = 0) -> Optional[bytes]:
+    """The control message of that kind of the next recvmsg(2), None where there is none."""
+    for got_level, got_kind, data in sock.recvmsg(4096, 512, flags)[1]:
+        if (got_level, got_kind) == (level, kind):
+            return data
+    return None
+
+
+def stamped(pair: Pair, sink: _socket.socket, stamp: Stamp) -> bytes:
+    """The control message that ``sink`` gets with a byte.
+
+    The kernel turns receive timestamps on from a work queue, so that the first packets may have
+    none: bytes are sent until one has.
+    """
+    source = pair.client if sink is pair.server else pair.server
+
+    def next_message() -> Optional[bytes]:
+        source.sendall(b"x")
+        return message(sink, SOL_SOCKET, stamp.number)
+
+    data = wait_until(next_message)
+    if data is None:
+        raise Failed("a control message of %s" % stamp.name, "one with each byte", "none in 5 s")
+    return data
+
+
+def shows_now(stamp: Stamp, data: bytes) -> None:
+    """Fail unless the control message is of the right size and says a time close to now."""
+    equal("size of the control message", len(data), struct.calcsize(stamp.code), data)
+    seconds, rest = struct.unpack(stamp.code, data)[:2]
+    require("fraction of a second", 0 <= rest < stamp.fraction, "below 1 s", rest, data)
+    late = time.time() - (seconds + rest / stamp.fraction)
+    require(
+        "age of the timestamp",
+        abs(late) < CLOCK_SLACK_S,
+        "below %.0f s" % CLOCK_SLACK_S,
+        late,
+        data,
+    )
+
+
+def _on_a_connection(stamp: Stamp) -> Callable[[Lab], None]:
+    def run(lab: Lab) -> None:
+        pair = lab.pair()
+        for sink in (pair.server, pair.client):
+            sink.setsockopt(SOL_SOCKET, stamp.number, stamp.value)
+            shows_now(stamp, stamped(pair, sink, stamp))
+            sink.setsockopt(SOL_SOCKET, stamp.number, 0)
+            source = pair.client if sink is pair.server else pair.server
+            source.sendall(b"x")
+            equal("control message once it is off", message(sink, SOL_SOCKET, stamp.number), None)
+
+    run.__doc__ = "Control messages say when data came, once the option is set on a connection."
+    return run
+
+
+def _before_connect(stamp: Stamp) -> Callable[[Lab], None]:
+    def run(lab: Lab) -> None:
+        def turn_on(sock: _socket.socket) -> None:
+            sock.setsockopt(SOL_SOCKET, stamp.number, stamp.value)
+
+        pair = lab.pair(before_connect=turn_on, before_bind=turn_on)
+        shows_now(stamp, stamped(pair, pair.client, stamp))
+        shows_now(stamp, stamped(pair, pair.server, stamp))
+
+    run.__doc__ = "Control messages say when data came, where it was set before connect and listen."
+    return run
+
+
+for _stamp in STAMPS:
+    scenario_check("%s.on_a_connection" % _stamp.name, scenario=SCENARIO)(_on_a_connection(_stamp))
+    scenario_check("%s.set_before_the_connection" % _stamp.name, scenario="inherit")(
+        _before_connect(_stamp)
+    )
+
+
+def inq(sock: _socket.socket, size: int, flags: int = 0) -> tuple[bytes, Optional[int]]:
+    """A read of ``size`` bytes, and what TCP_CM_INQ says is left."""
+    data, control, _, _ = sock.recvmsg(size, 64, flags)
+    for level, kind, value in control:
+        if (level, kind) == (IPPROTO_TCP, TCP_INQ):
+            equal("size of TCP_CM_INQ", len(value), 4, value)
+            return data, int(struct.unpack("=i", value)[0])
+    return data, None
+
+
+def _turn_on(sock: _socket.socket) -> None:
+    sock.setsockopt(IPPROTO_TCP, TCP_INQ, 1)
+
+
+def _counts(source: _socket.socket, sink: _socket.socket) -> None:
+    data = content(9000)
+    for at in range(0, len(data), 3000):
+        arrive(source, sink, data[at : at + 3000])
+    equal("TCP_CM_INQ with a peek", inq(sink, 10, MSG_PEEK)[1], len(data))
+    at = 0
+    for size in (1, 2999, 3001, 100, 2898):
+        got, left = inq(sink, size)
+        same("a read of %d bytes" % size, got, data[at : at + size])
+        at += size
+        equal("TCP_CM_INQ after a read of %d bytes" % size, left, len(data) - at)
+    same("the rest", inq(sink, 4096)[0], data[at:])
+
+
+@scenario_check("tcp_inq.cmsg_counts_unread_bytes", scenario=SCENARIO, needs=("tcp_inq",))
+def cmsg_counts(lab: Lab) -> None:
+    """TCP_CM_INQ is the number of bytes left to read, exact after each read."""
+    pair = lab.pair()
+    _turn_on(pair.client)
+    _turn_on(pair.server)
+    _counts(pair.client, pair.server)
+    _counts(pair.server, pair.client)
+
+
+@scenario_check("tcp_inq.cmsg_where_set_before_connect", scenario="inherit", needs=("tcp_inq",))
+def cmsg_where_set_before(lab: Lab) -> None:
+    """TCP_INQ set before connect() and on a listener gives control messages on the connection."""
+    pair = lab.pair(before_connect=_turn_on, before_bind=_turn_on)
+    _counts(pair.client, pair.server)
+    _counts(pair.server, pair.client)
+
+
+@scenario_check("tcp_inq.cmsg_only_while_on", scenario=SCENARIO, needs=("tcp_inq",))
+def cmsg_only_while_on(lab: Lab) -> None:
+    """There is no TCP_CM_INQ before TCP_INQ is set, nor after it is cleared."""
+    pair = lab.pair()
+    arrive(pair.client, pair.server, b"abc")
+    equal("TCP_CM_INQ before TCP_INQ", inq(pair.server, 1)[1], None)
+    _turn_on(pair.server)
+    equal("TCP_CM_INQ", inq(pair.server, 1)[1], 1)
+    pair.server.setsockopt(IPPROTO_TCP, TCP_INQ, 0)
+    equal("TCP_CM_INQ after TCP_INQ is cleared", inq(pair.server, 1)[1], None)
+
+
+@scenario_check("tcp_inq.cmsg_is_1_at_the_end", scenario=SCENARIO, needs=("tcp_inq",))
+def cmsg_is_1_at_the_end(lab: Lab) -> None:
+    """TCP_CM_INQ is 1 at the end of the stream, so that a caller goes on to read it."""
+    pair = lab.pair()
+    _turn_on(pair.server)
+    arrive(pair.client, pair.server, b"abc")
+    pair.client.shutdown(_socket.SHUT_WR)
+    wait_until(lambda: poll(pair.server, 0.1, POLLRDHUP) & POLLRDHUP)
+    # As in TCP, the end itself counts as long as bytes are there.
+    equal("TCP_CM_INQ with a byte before the end", inq(pair.server, 2)[1], 2)
+    equal("TCP_CM_INQ after the last byte", inq(pair.server, 1)[1], 1)
+    equal("TCP_CM_INQ at the end", inq(pair.server, 1), (b"", 1))
+    at_end("a read afterwards", pair.server)

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.faults import catalogue, document, source, sweep
+from bench.faults.catalogue import BadCatalogue, Edit, Fault
+from bench.faults.kernel import FaultKernel
+from bench.faults.source import NotApplied
+from bench.faults.sweep import Outcome, Sweep
+from harness.manifest import kernels_yaml
+
+FILE = "net/mptcp/sockopt.c"
+C = """\
+static int first(int a)
+{
+	if (a)
+		return 1;
+	return  2;
+}
+
+int second(struct sock *sk,
+	int a)
+{
+	a = 3;
+	a = 4;
+	a = 3;
+	return first(a);
+}
+"""
+SOURCES = {
+    FILE: C,
+    source.PROTOCOL: "#define __MPTCP_PROTOCOL_H\n",
+    source.MAKEFILE: "mptcp-y := protocol.o\n",
+}
+KERNEL = FaultKernel(Path("bzImage"), "7.3.4", "linux-source-7.3 7.3.4-1")
+
+
+def fault(*edits: Edit, name: str = "wrong", luck: bool = False) -> Fault:
+    return Fault(name, "states", "It is wrong.", edits, luck=luck)
+
+
+def patched(*faults: Fault) -> str:
+    return source.patched(faults, SOURCES.__getitem__)[FILE]
+
+
+def test_an_anchor_is_found_whatever_its_white_space() -> None:
+    edit = Edit(FILE, "first", "return 2;", "with", "return FAULT(wrong) ? 5 : 2;")
+    assert "\treturn FAULT(wrong) ? 5 : 2;\n}" in patched(fault(edit))
+
+
+def test_an_anchor_counts_only_within_its_function() -> None:
+    edit = Edit(FILE, "second", "return", "before", "a = FAULT(wrong);")
+    assert "a = FAULT(wrong); return first(a);" in patched(fault(edit))
+
+
+def test_a_missing_anchor_is_named() -> None:
+    edit = Edit(FILE, "first", "return 3;", "with", "")
+    with pytest.raises(NotApplied, match=r"wrong: net/mptcp/sockopt.c: first\(\): `return 3;`"):
+        patched(fault(edit))
+
+
+def test_an_ambiguous_anchor_is_named() -> None:
+    with pytest.raises(NotApplied, match=r"wrong: .*`a = 3;` is there 2 times"):
+        patched(fault(Edit(FILE, "second", "a = 3;", "with", "")))
+
+
+def test_one_of_several_places_can_be_picked() -> None:
+    text = patched(fault(Edit(FILE, "second", "a = 3;", "before", "HERE", nth=2)))
+    assert text.index("a = 4;") < text.index("HERE") < text.rindex("a = 3;")
+
+
+def test_an_unknown_function_is_named() -> None:
+    with pytest.raises(NotApplied, match=r"third\(\): the function is there 0 times"):
+        patched(fault(Edit(FILE, "third", "return", "with", "")))
+
+
+def test_all_that_does_not_fit_is_told_at_once() -> None:
+    edit = Edit(FILE, "first", "return 3;", "with", "")
+    with pytest.raises(NotApplied) as error:
+        patched(fault(edit, name="one"), fault(edit, name="two"))
+    assert "one:" in str(error.value)
+    assert "two:" in str(error.value)
+
+
+def test_two_faults_in_one_place_both_get_in() -> None:
+    skip = [Edit(FILE, "second", "a = 4;", "before", f"if (!FAULT({n}))") for n in ("one", "two")]
+    text = patched(fault(skip[0], name="one"), fault(skip[1], name="two"))
+    assert "if (!FAULT(one)) if (!FAULT(two)) a = 4;" in text
+
+
+def test_two_replacements_of_one_place_are_refused() -> None:
+    edit = Edit(FILE, "second", "a = 4;", "with", "a = 5;")
+    with pytest.raises(NotApplied, match="overlaps"):
+        patched(fault(edit, name="one"), fault(edit, name="two"))
+
+
+def test_a_tree_is_patched_again_from_its_own_text(tmp_path: Path) -> None:
+    for name, text in SOURCES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    edit = Edit(FILE, "second", "a = 4;", "with", "a = 5;")
+    source.apply([fault(edit)], tmp_path)
+    assert "a = 5;" in (tmp_path / FILE).read_text()
+    other = Edit(FILE, "first", "return 1;", "with", "return 6;")
+    source.apply([fault(other)], tmp_path)
+    text = (tmp_path / FILE).read_text()
+    assert "a = 4;" in text
+    assert "return 6;" in text
+    source.apply([], tmp_path)
+    assert (tmp_path / FILE).read_text() == C
+
+
+def test_the_switch_knows_each_fault_and_refuses_others() -> None:
+    files = source.patched([fault(name="one"), fault(name="two")], SOURCES.__getitem__)
+    switch = files[source.SWITCH]
+    assert '"none",\n\t"one",\n\t"two",' in switch
+    assert "return -EINVAL;" in switch
+    assert "MPTCP_FAULT_none,\n\tMPTCP_FAULT_one,\n\tMPTCP_FAULT_two," in files[source.HEADER]
+    assert "fault.o" in files[source.MAKEFILE]
+    assert '#include "fault.h"' in files[source.PROTOCOL]
+
+
+def write_catalogue(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "x.toml").write_text(text)
+    return tmp_path
+
+
+GOOD = """\
+file = "net/mptcp/sockopt.c"
+[[fault]]
+name = "wrong"
+group = "states"
+sees = "It is wrong."
+edits = [{in = "second", skip = "a = 4;"}]
+"""
+
+
+def test_a_skipped_statement_stands_behind_a_condition(tmp_path: Path) -> None:
+    (found,) = catalogue.load(write_catalogue(tmp_path, GOOD))
+    assert found.edits == (Edit(FILE, "second", "a = 4;", "before", "if (!FAULT(wrong))"),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "wrong"', 'name = "none"', "a name is"),
+        ('name = "wrong"', 'name = "Wrong"', "a name is"),
+        ('"states"', '"stats"', "group must be one of"),
+        ("It is wrong.", "It is wrong", "sees must be a sentence"),
+        ("skip =", "omit =", "unknown key omit of an edit"),
+        ('skip = "a = 4;"', 'at = "a = 4;"', "an edit has skip, or at and one of"),
+        ("sees =", "luk = true\nsees =", "unknown key luk"),
+        ("file =", "files =", "lacks its function or file"),
+    ],
+)
+def test_wrong_data_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert GOOD.count(old) == 1
+    with pytest.raises(BadCatalogue, match=said):
+        catalogue.load(write_catalogue(tmp_path, GOOD.replace(old, new)))
+
+
+def test_a_name_is_given_once(tmp_path: Path) -> None:
+    text = GOOD + GOOD.partition("\n")[2]
+    with pytest.raises(BadCatalogue, match="two faults are named wrong"):
+        catalogue.load(write_catalogue(tmp_path, text))
+
+
+# The catalogue itself.
+
+FAULTS = catalogue.load()
+
+
+def test_there_are_enough_faults_in_every_group() -> None:
+    used = catalogue.applied(FAULTS)
+    assert len(used) >= 120
+    assert {fault.group for fault in used} == set(catalogue.GROUPS)
+    assert sum(fault.luck for fault in used) >= 8
+
+
+@pytest.mark.parametrize("given", FAULTS, ids=lambda given: given.name)
+def test_a_fault_does_something_while_it_is_on_and_only_then(given: Fault) -> None:
+    assert any(f"FAULT({given.name})" in edit.text for edit in given.edits)
+    for path in re.findall(r"FAULT\((\w+)\)", " ".join(e.text for e in given.edits)):
+        assert path == given.name
+
+
+# The sweep.
+
+
+def record(name: str, verdict: str = "pass", **checks: str) -> dict[str, Any]:
+    results = [
+        {"id": check.replace("_", ".", 1), "phase": "x", "side": "client", "verdict": result}
+        for check, result in checks.items()
+    ]
+    return {
+        "name": name,
+        "verdict": verdict,
+        "reason": "",
+        "families": {"ipv4": {"verdict": verdict, "checks": results}},
+        "incidents": [],
+        "attempts": [{"console": "console"}],
+        "timing": {"total_s": 4.0},
+    }
+
+
+Boots = dict[str, dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep]:
+    """Runs a sweep over faults whose boots give the records given; booted names go to a list."""
+
+    def run(boots: Boots, again: bool = False, on: dict[str, str] | None = None) -> Sweep:
+        made = Sweep(KERNEL, tmp_path, 1, lambda _: None)
+
+        def boot(names: list[str]) -> Boots:
+            made.booted.extend(names)  # type: ignore[attr-defined]
+            for name in names:
+                directory = tmp_path / name
+                directory.mkdir(exist_ok=True)
+                said = source.LOGGED.format(name=(on or {}).get(name, name))
+                (directory / "console").write_text(f"[ 0.5] {said}\n")
+            return {name: boots[name] | {"_run": str(tmp_path / name)} for name in names}
+
+        made.booted = []  # type: ignore[attr-defined]
+        monkeypatch.setattr(made, "_boot", boot)
+        made.run([fault(name=name) for name in boots if name != "none"], again=again)
+        return made
+
+    return run
+
+
+def test_a_check_that_fails_only_with_the_fault_catches_it(run: Callable[..., Sweep]) -> None:
+    sound = record("none", "fail", a_good="pass", a_bad="fail")
+    boots = {"none": sound, "one": record("one", "fail", a_good="fail", a_bad="fail")}
+    assert run(boots).outcomes["one"].checks == ("a.good",)
+
+
+def test_what_fails_without_a_fault_catches_nothing(run: Callable[..., Sweep]) -> None:
+    boots = {"none": record("none", "fail", a_bad="fail"), "one": record("one", a_bad="fail")}
+    assert not run(boots).outcomes["one"].caught
+
+
+def test_a_crash_catches_only_where_it_is_charged(run: Callable[..., Sweep]) -> None:
+    incident = {"kind": "oops", "check": "a.good"}
+    charged = record("one", "crash") | {"incidents": [incident]}
+    boots = {
+        "none": record("none"),
+        "one": charged,
+        "two": charged | {"name": "two", "incidents": [incident | {"check": ""}]},
+    }
+    outcomes = run(boots).outcomes
+    assert outcomes["one"].charged == "a.good"
+    assert outcomes["one"].caught
+    assert not outcomes["two"].caught
+
+
+def test_a_hang_is_charged_to_the_check_it_was_in(run: Callable[..., Sweep]) -> None:
+    hang = record("one", "hang", a_good="pass", a_slow="lost", a_later="lost")
+    hang["reason"] = "the guest is silent in ipv4 a.slow x client"
+    outcome = run({"none": record("none"), "one": hang}).outcomes["one"]
+    assert outcome.charged == "a.slow"
+
+
+def test_a_boot_whose_fault_was_not_on_says_nothing(run: Callable[..., Sweep]) -> None:
+    boots = {"none": record("none"), "one": record("one", "fail", a_good="fail")}
+    assert run(boots).outcomes["one"].caught
+    outcomes = run(boots, again=True, on={"one": "none"}).outcomes
+    assert not outcomes["one"].caught
+    assert outcomes["one"].reason == "the fault one was not on"
+
+
+def test_what_is_known_is_not_booted_again(run: Callable[..., Sweep]) -> None:
+    boots = {
+        "none": record("none", a_good="pass"),
+        "one": record("one", "fail", a_good="fail"),
+        "two": record("two", a_good="pass"),
+    }
+    assert run(boots).booted == ["none", "one", "two"]  # type: ignore[attr-defined]
+    assert run(boots).booted == []  # type: ignore[attr-defined]
+    assert run(boots, again=True).booted == ["none", "one", "two"]  # type: ignore[attr-defined]
+
+
+def test_what_was_missed_is_booted_again_with_new_checks(
+    run: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots = {
+        "none": record("none", a_good="pass"),
+        "one": record("one", "fail", a_good="fail"),
+        "two": record("two", a_good="pass"),
+    }
+    run(boots)
+    monkeypatch.setattr(sweep, "checks_key", lambda: "another")
+    assert run(boots).booted == ["none", "two"]  # type: ignore[attr-defined]
+
+
+def test_a_kernel_that_does_not_boot_ends_the_sweep(run: Callable[..., Sweep]) -> None:
+    boots = {"none": record("none", "boot-failure"), "one": record("one")}
+    with pytest.raises(sweep.SweepFailed, match="boot-failure"):
+        run(boots)
+
+
+def test_the_manifest_is_one_that_the_harness_takes(tmp_path: Path) -> None:
+    image = tmp_path / "bzImage"
+    image.touch()
+    path = tmp_path / "faults.yaml"
+    path.write_text(sweep.manifest_text(image, ["none", "tos_live"]))
+    entries = kernels_yaml.load(path).entries
+    assert [entry.name for entry in entries] == ["none", "tos_live"]
+    assert entries[1].append == ("mptcp.fault=tos_live",)
+
+
+# The document.
+
+
+def outcome(name: str, *checks: str, charged: str = "", verdict: str = "fail") -> Outcome:
+    return Outcome(name, verdict, "", checks, charged, 6.0, "", "")
+
+
+def test_the_document_counts_by_group_and_by_luck() -> None:
+    faults = [
+        fault(name="one"),
+        fault(name="two"),
+        fault(name="three", luck=True),
+        replace(fault(name="four"), dropped="nobody sees it"),
+    ]
+    outcomes = {
+        "none": outcome("none", verdict="pass"),
+        "one": outcome("one", "a.good"),
+        "two": outcome("two"),
+        "three": outcome("three", charged="a.slow", verdict="crash"),
+    }
+    text = document.text(faults, outcomes, KERNEL)
+    assert "| states | 1 of 2 (50 %) | 1 of 1 (100 %) |" in text
+    assert "| `two` | states | It is wrong. | no check looks at it |" in text
+    assert "* `four`: nobody sees it" in text
+    assert "| `three`, luck | It is wrong. | crash in `a.slow` |" in text
+
+
+def test_the_narrowest_check_is_named_first() -> None:
+    faults = [fault(name="one"), fault(name="two")]
+    outcomes = {"one": outcome("one", "wide.a", "narrow.b"), "two": outcome("two", "wide.a")}
+    assert "`narrow.b`, `wide.a`" in document.text(faults, outcomes, KERNEL)
+
+
+def test_outcomes_survive_being_kept(tmp_path: Path) -> None:
+    made = Sweep(KERNEL, tmp_path, 1, lambda _: None)
+    made.outcomes["one"] = outcome("one", "a.good")
+    made._write()
+    assert Sweep(KERNEL, tmp_path, 1, lambda _: None).outcomes == made.outcomes
+    assert json.loads((tmp_path / "outcomes.json").read_text())["one"]["checks"] == ["a.good"]
+
+
+def test_every_file_of_data_is_toml() -> None:
+    for path in catalogue.DATA.glob("*.toml"):
+        tomllib.loads(path.read_text())

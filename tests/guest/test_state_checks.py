@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The checks of states: a sound kernel passes, and a call that says something else is seen."""
+
+from __future__ import annotations
+
+import _socket
+import select
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from guest import abi, checks, sockopt, states, traces
+from guest.checks import Check
+from guest.checks import states as module
+from guest.lab import MPTCP, Lab
+from tests.guest.faults import EIO, Call, FaultyKernel
+
+pytestmark = pytest.mark.mptcp
+
+FAMILIES = {"ipv4": _socket.AF_INET, "ipv6": _socket.AF_INET6}
+CALLS = [(check, call) for check, calls in module.CALLS.items() for call in calls]
+
+
+@pytest.fixture(autouse=True)
+def fresh_traces() -> Iterator[None]:
+    traces.forget()
+    yield
+    traces.forget()
+
+
+def state_checks() -> list[Check]:
+    return [c for c in checks.all_checks() if c.payloads == (module.SCENARIO,)]
+
+
+def failures(family: str, phases: tuple[str, ...] = tuple(states.STATES)) -> set[str]:
+    """The ids of the checks that fail in one of ``phases``."""
+    found = set()
+    for item in state_checks():
+        for phase in item.phases:
+            if phase not in phases:
+                continue
+            try:
+                item.function(Lab(FAMILIES[family], phase))  # type: ignore[arg-type]
+            except checks.Failed:
+                found.add(item.id)
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sound_kernel_passes(family: str) -> None:
+    assert failures(family) == set()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("check", "name"), CALLS)
+def test_a_call_that_says_something_else_is_seen(
+    family: str, check: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = traces.Tracer.call
+
+    def call(self: traces.Tracer, called: str, function: Callable[[], object]) -> None:
+        real(self, called, function)
+        if called == name and self.protocol == MPTCP:
+            self.said[name] = "EIO"
+
+    monkeypatch.setattr(traces.Tracer, "call", call)
+    assert failures(family, ("fresh", "client")) == {f"state.{check}"}
+
+
+def test_a_poll_event_that_is_missing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = states.events
+
+    def events(sock: _socket.socket) -> int:
+        found = real(sock)
+        return found & ~select.POLLHUP if sock.proto == MPTCP else found
+
+    monkeypatch.setattr(states, "events", events)
+    assert "state.poll" in failures("ipv4", ("fresh",))
+
+
+def of_mptcp(option: int, error: int) -> Callable[[Call], None]:
+    def fault(call: Call) -> None:
+        if call.of(option):
+            call.error = error
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("option", "check"),
+    [
+        (abi.MPTCP_INFO, "state.mptcp_info"),
+        (abi.MPTCP_TCPINFO, "state.tcpinfo"),
+        (abi.MPTCP_SUBFLOW_ADDRS, "state.subflow_addrs"),
+        (abi.MPTCP_FULL_INFO, "state.full_info"),
+        (99, "state.unknown_option"),
+    ],
+)
+@pytest.mark.parametrize("error", [0, EIO])
+def test_another_error_of_sol_mptcp_is_seen(
+    option: int, check: str, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockopt, "_getsockopt", FaultyKernel(of_mptcp(option, error)).getsockopt)
+    assert check in failures("ipv4", ("client", "fallback"))
+
+
+def flags(value: int) -> Callable[[Call], None]:
+    def fault(call: Call) -> None:
+        if call.of(abi.MPTCP_INFO) and not call.error:
+            call.data[abi.MPTCP_INFO_LAYOUT.offsets["mptcpi_flags"]] = value
+
+    return fault
+
+
+def test_a_second_connection_that_fell_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockopt, "_getsockopt", FaultyKernel(flags(3)).getsockopt)
+    assert "state.reconnected_is_mptcp" in failures("ipv4", ("fresh",))
+
+
+def test_counters_that_go_on_after_a_disconnect_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(call: Call) -> None:
+        if call.of(abi.MPTCP_INFO):
+            call.add(abi.MPTCP_INFO_LAYOUT.offsets["mptcpi_bytes_sent"], "=Q", 1)
+
+    monkeypatch.setattr(sockopt, "_getsockopt", FaultyKernel(fault).getsockopt)
+    assert "state.reconnected_is_mptcp" in failures("ipv4", ("fresh",))
+
+
+def test_a_fallback_that_still_calls_itself_mptcp_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(call: Call) -> None:
+        if (call.level, call.option) == (_socket.IPPROTO_TCP, traces.TCP_IS_MPTCP):
+            call.data[0] = 1
+
+    monkeypatch.setattr(sockopt, "_getsockopt", FaultyKernel(fault).getsockopt)
+    assert "state.tcp_is_mptcp" in failures("ipv4", ("fallback",))
+
+
+def test_setting_an_option_of_sol_mptcp_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockopt, "_setsockopt", lambda *call: 0)
+    assert failures("ipv4", ("client",)) == {"state.sol_mptcp_is_read_only"}
+
+
+def test_a_state_that_cannot_be_reached_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(lab: Lab, state: str, protocol: int = MPTCP) -> states.Placed:
+        raise OSError(EIO, "no")
+
+    monkeypatch.setattr(states, "place", place)
+    assert len(failures("ipv4", ("client",))) == len(state_checks())
+
+
+def test_each_difference_from_tcp_names_a_call_and_states_that_exist() -> None:
+    known = {call for calls in module.CALLS.values() for call in calls}
+    for call, where, said, reason in module.DIFFERENCES:
+        assert call in known
+        assert set(where) <= states.STATES.keys()
+        assert said
+        assert reason
