@@ -60,6 +60,8 @@ OPEN = ("fresh", "bound", "listening", "refused", "closed-last", "reset", "disco
 #: Where wrong lengths and values are tried: with a subflow, before and after connect().
 THOROUGH = ("bound", "client")
 FALLBACK = "fallback"
+#: In which families of sockets an option of one or all is looked at.
+FAMILIES = {None: ("ipv4", "ipv6"), _socket.AF_INET: ("ipv4",), _socket.AF_INET6: ("ipv6",)}
 #: Options that read as twice of what is set, and the one that sets them without a limit.
 DOUBLED = {
     options.BY_NAME["SO_" + name].number: options.BY_NAME["SO_%sFORCE" % name].number
@@ -92,6 +94,13 @@ class Bench:
                 raise Failed("a socket in the state %r" % state, "success", str(error)) from None
             self._placed[state, protocol] = placed
         return placed.fd
+
+    def ends(self, state: str) -> tuple[_socket.socket, _socket.socket]:
+        """The socket in ``state``, and its peer."""
+        self.fd(state)
+        placed = self._placed[state, MPTCP]
+        assert placed.peer is not None
+        return placed.sock, placed.peer
 
     def get(self, fd: int, option: Option) -> Outcome:
         return self.caller.get(fd, option.level, option.via, option.size)
@@ -412,14 +421,13 @@ def _apply(rule: Rule, option: Option) -> Callable[[Lab], None]:
 
 
 def _register() -> None:
-    families = {None: ("ipv4", "ipv6"), _socket.AF_INET: ("ipv4",), _socket.AF_INET6: ("ipv6",)}
     for option in options.TABLE:
         for rule in _rules(option):
             scenario_check(
                 "%s.%s" % (option.name.lower(), rule.__name__),
                 scenario=SCENARIO,
                 needs=(option.capability,) if option.capability else (),
-                families=families[option.family],
+                families=FAMILIES[option.family],
             )(_apply(rule, option))
 
 
