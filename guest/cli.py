@@ -23,6 +23,7 @@ examples:
   python3 guest                                 both families, a new seed
   python3 guest -6 --seed 1234                  IPv6, a run repeated
   python3 guest --check 'full_info.*'           one option
+  python3 guest --profile quick                 without what needs root
   python3 guest --require full_info             fail where the kernel lacks it
   python3 guest --repeat 1000 --until-fail      until a check fails, each time with the next seed
 
@@ -46,7 +47,13 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--seed", type=_natural, help="what payloads derive from (default: random)")
     what.add_argument(
-        "--check", metavar="PATTERN", default="*", help="only checks whose name matches"
+        "--check", metavar="PATTERN", help="only checks whose name matches, of either profile"
+    )
+    what.add_argument(
+        "--profile",
+        choices=checks.PROFILES,
+        default=checks.FULL,
+        help="quick: only checks of one loopback connection (default: full)",
     )
     what.add_argument(
         "--payload", type=_size, metavar="BYTES", help="this size instead of several from the seed"
@@ -94,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     given = parser().parse_args(arguments)
     if given.list:
-        for item in checks.all_checks():
+        for item in checks.all_checks(given.profile):
             print("%-45s %s" % (item.id, item.summary))
         return 0
     families = given.families or list(FAMILIES)
@@ -103,7 +110,9 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [name for name in given.require if name not in (*probe.NAMES, "ipv6")]
     if unknown:
         parser().error("--require: %s is none of %s" % (unknown[0], ", ".join(probe.NAMES)))
-    selected = fnmatch.filter([item.id for item in checks.all_checks()], given.check)
+    profile = given.profile if given.check is None else checks.FULL
+    names = [item.id for item in checks.all_checks(profile)]
+    selected = names if given.check is None else fnmatch.filter(names, given.check)
     if not selected:
         parser().error("--check %r matches no check; --list shows them" % given.check)
     seed = int.from_bytes(os.urandom(4), "big") if given.seed is None else given.seed
@@ -113,6 +122,8 @@ def main(arguments: Sequence[str]) -> int:
     rounds = given.repeat or (MOST_ROUNDS if given.until_fail else 1)
     report = Ktap([*given.require, *(given.families or ())], repeated=rounds > 1)
     chosen = set(selected).__contains__
-    options = Options(families, seed, chosen, given.payload, rounds, given.until_fail)
+    options = Options(
+        families, seed, chosen, given.payload, rounds, given.until_fail, profile=profile
+    )
     Runner(options, report).run()
     return 1 if report.finish() else 0

@@ -6,15 +6,23 @@ A stream is a sequence of lines, each one JSON object in ASCII. Every event carr
 ``CLOCK_MONOTONIC`` in milliseconds, so time since boot). The other fields of each kind are
 in :data:`FIELDS`. A well-formed stream is
 
-    hello, (note | capability)*, plan*, (start result)*, further*, end
-    further = round, (connection, failure*)*, outcome
+    hello, (note | capability)*, plan*, (start | result | alive)*, further*, end
+    further = round, (begin | failure | finish | alive)*, outcome
 
-``plan`` names results in order over all plan events, one for each connection; ``start`` and
-``result`` refer to one by that index. Where the checks are repeated, this was round 0, and each
-further round goes through the same plan with :func:`round_seed`. It says little, so that there can
-be hundreds a minute: ``connection`` that the checks of the plan event ``c`` run from now on, the
-``failure`` of a check in full for the first :data:`MAX_FAILURES` of a round, and ``outcome`` a
-letter of :data:`LETTERS` for each planned result, in order. ``end`` counts the rounds, round 0 too.
+Each ``plan`` event names the results of one group, in order: those of a connection, or of a
+scenario in one family. Results are numbered over all plan events, and groups in the order of these.
+``start`` says that a check begins to run, ``result`` how it went. Within a group results come in
+order, one check at a time; groups run at the same time, so that events of several interleave. The
+verdict ``lost`` needs no ``start``: the check was not run, because the process that runs its group
+stopped, and ``detail`` says why.
+
+Where the checks are repeated, this was round 0, and each further round goes through the same plan
+with :func:`round_seed`. It says little, so that there can be hundreds a minute: that the checks of
+group ``g`` ``begin`` and ``finish``, the ``failure`` of a check in full for the first
+:data:`MAX_FAILURES` of a round, and as ``outcome`` a letter of :data:`LETTERS` for each planned
+result, in order. ``end`` counts the rounds, round 0 too.
+
+``alive`` is sent where checks run and nothing else was said for :data:`ALIVE_S` seconds.
 Only ``end`` with the nonce that the host chose for this boot closes a stream.
 
 The guest uses :class:`Emitter`, the host :func:`parse`.
@@ -31,20 +39,27 @@ if TYPE_CHECKING:
 
     Value = Union[str, int, bool, Sequence["Value"]]
 
-PROTOCOL = 2
+PROTOCOL = 3
 #: A line longer than this, in bytes and with its newline, is refused by the host.
 MAX_LINE = 128 * 1024
 #: Longest text the guest puts into one field; more is cut, and said.
 MAX_TEXT = 2048
+#: Entries of one plan event, so that its line stays below MAX_LINE; a longer group is split.
+MAX_ENTRIES = 500
+#: Seconds of silence after which the guest says that it is alive.
+ALIVE_S = 2.0
 
 PASS = "pass"
 FAIL = "fail"
 UNSUPPORTED = "unsupported"
 ERROR = "error"
-#: What a guest may say of a check. ``lost`` is the host's word for silence.
-VERDICTS = (PASS, FAIL, UNSUPPORTED, ERROR)
+LOST = "lost"
+#: What a guest may say of a check.
+VERDICTS = (PASS, FAIL, UNSUPPORTED, ERROR, LOST)
+#: What fails a run.
+BAD = (FAIL, ERROR, LOST)
 #: A verdict in an ``outcome``.
-LETTERS = {PASS: "p", FAIL: "f", UNSUPPORTED: "u", ERROR: "e"}
+LETTERS = {PASS: "p", FAIL: "f", UNSUPPORTED: "u", ERROR: "e", LOST: "l"}
 #: Of each further round so many failures are told in full, at most.
 MAX_FAILURES = 16
 
@@ -63,7 +78,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     "note": {"text": str},
     # family is "" for what belongs to the whole kernel
     "capability": {"name": str, "family": str, "present": bool, "detail": str},
-    # entries: [check id, phase, side] each
+    # payload: of the connection, or the name of the scenario; entries: [check id, phase, side] each
     "plan": {"family": str, "payload": str, "entries": list},
     "start": {"i": int},
     "result": {
@@ -75,7 +90,8 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "raw?": str,
     },
     "round": {"r": int, "seed": int},
-    "connection": {"c": int},
+    "begin": {"g": int},
+    "finish": {"g": int},
     "failure": {
         "i": int,
         "verdict": str,
@@ -85,12 +101,13 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "raw?": str,
     },
     "outcome": {"r": int, "verdicts": str},
+    "alive": {},
     "end": {"nonce": str, "results": int, "rounds": int, "taint": int},
 }
 
 
 #: Told by the next event that cannot wait: of use to nobody before.
-WAITING = ("result", "round", "failure", "outcome")
+WAITING = ("result", "round", "failure", "finish", "outcome")
 
 
 def round_seed(seed: int, number: int) -> int:
@@ -154,7 +171,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_values(event: dict[str, Any]) -> None:
     if event["e"] == "result" and event["verdict"] not in VERDICTS:
         raise Malformed("result: unknown verdict %r" % event["verdict"])
-    if event["e"] == "failure" and event["verdict"] not in (FAIL, ERROR):
+    if event["e"] == "failure" and event["verdict"] not in BAD:
         raise Malformed("failure: %r is none" % event["verdict"])
     if event["e"] == "plan":
         for entry in event["entries"]:
@@ -200,7 +217,7 @@ class Emitter:
 
     Events of :data:`WAITING` wait for the next one, so that a check costs one write: its result is
     of use to nobody before the next check starts, but the start of a check must be out before
-    the check can take the kernel down. Of a further round, so must that of a connection's.
+    the check can take the kernel down. Of a further round, so must that of a group's.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:

@@ -101,10 +101,17 @@ class Lab:
         self._undo.append(undo)
 
     def close(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-        while self._open:
-            self._open.pop().close()
+        """Undo and close everything, also where one of them fails: the first error is raised."""
+        errors = []
+        for undo in (*reversed(self._undo), *(sock.close for sock in reversed(self._open))):
+            try:
+                undo()
+            except Exception as error:
+                errors.append(error)
+        self._undo.clear()
+        self._open.clear()
+        if errors:
+            raise errors[0]
 
 
 def wait_until(condition: Callable[[], T], seconds: float = 5.0) -> T:

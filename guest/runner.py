@@ -24,18 +24,21 @@ from guest.connection import Connection, Patience, TransferFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, Iterator, Mapping, Optional, Sequence, Union
+    from typing import Any, Callable, Generator, Iterator, Mapping, Optional, Sequence, Union
 
     from guest.checks import Check
+    from guest.child import Item
     from guest.connection import End
     from guest.ktap import Ktap
+    from guest.lab import Lab
 
     Sink = Union[events.Emitter, Ktap]
+    Emit = Callable[..., Any]
+    Report = Union["_FirstRound", "_FurtherRound"]
     Stop = tuple[str, str]  # phase, side
+    Entry = tuple[Check, str, str]  # and the phase and side it is run at
     Outcome = tuple[str, Mapping[str, str]]  # a verdict, and what is told with it
 
-#: What fails a run.
-BAD = (events.FAIL, events.ERROR)
 FAMILIES = {"ipv4": _socket.AF_INET, "ipv6": _socket.AF_INET6}
 
 BOTH_ENDS_OPEN = tuple((phase, side) for phase in (ESTABLISHED, TRANSFERRED) for side in SIDES)
@@ -100,25 +103,69 @@ class Options:
 
 
 class Planned:
-    """One connection to make, and the checks to run at its stops."""
+    """A group of results: the checks of one connection, or of a scenario in one family.
 
-    def __init__(
-        self, family: str, payload: str, stops: Sequence[Stop], all: Iterable[Check]
-    ) -> None:
+    ``payload`` is the connection's, or the scenario's name. Results are numbered from ``first``.
+    """
+
+    def __init__(self, family: str, payload: str, entries: Sequence[Entry], first: int) -> None:
         self.family = family
         self.payload = payload
-        self.checks: dict[Stop, list[Check]] = {}
-        for phase, side in stops:
-            fitting = [
-                c for c in all if payload in c.payloads and phase in c.phases and side in c.sides
-            ]
-            if fitting:
-                self.checks[phase, side] = fitting
+        self.entries = entries
+        self.first = first
 
-    def entries(self) -> Iterator[tuple[Check, str, str]]:
-        for (phase, side), items in self.checks.items():
-            for item in items:
-                yield item, phase, side
+    @property
+    def is_connection(self) -> bool:
+        return not self.entries[0][0].scenario
+
+    def at(self, stop: Stop) -> Iterator[Check]:
+        return (check for check, phase, side in self.entries if (phase, side) == stop)
+
+
+class _FirstRound:
+    """Tells the start and the result of each check."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.failed = 0
+
+    def start(self, index: int) -> None:
+        self._emit("start", i=index)
+
+    def result(self, index: int, verdict: str, told: Mapping[str, str]) -> None:
+        self.failed += verdict in events.BAD
+        self._emit("result", i=index, verdict=verdict, **told)
+
+
+class _FurtherRound:
+    """Tells in few words: see :mod:`guest.events`."""
+
+    def __init__(self, emit: Emit, plan: Sequence[Planned]) -> None:
+        self._emit = emit
+        self._begins = {group.first: number for number, group in enumerate(plan)}
+        self._ends = {
+            group.first + len(group.entries) - 1: number for number, group in enumerate(plan)
+        }
+        self._letters = [""] * sum(len(group.entries) for group in plan)
+        self.failed = 0
+
+    def start(self, index: int) -> None:
+        number = self._begins.pop(index, None)
+        if number is not None:
+            self._emit("begin", g=number)
+
+    def result(self, index: int, verdict: str, told: Mapping[str, str]) -> None:
+        self.start(index)  # a check that was not run may be the first of its group
+        if verdict in events.BAD:
+            self.failed += 1
+            if self.failed <= events.MAX_FAILURES:
+                self._emit("failure", i=index, verdict=verdict, **told)
+        self._letters[index] = events.LETTERS[verdict]
+        if index in self._ends:
+            self._emit("finish", g=self._ends[index])
+
+    def verdicts(self) -> str:
+        return "".join(self._letters)
 
 
 class Runner:
@@ -126,7 +173,7 @@ class Runner:
 
     def __init__(self, options: Options, emitter: Sink) -> None:
         self._options = options
-        self._emit = emitter.emit
+        self._emit: Emit = emitter.emit
         self._capabilities: dict[str, dict[str, probe.Finding]] = {}
         self._patience = Patience()
         self.failed = 0
@@ -139,16 +186,18 @@ class Runner:
             self._emit("note", text=note)
         for family in self._options.families:
             self._probe(family)
-        plan = list(self._plan())
-        for planned in plan:
-            entries = [[item.id, phase, side] for item, phase, side in planned.entries()]
-            self._emit("plan", family=planned.family, payload=planned.payload, entries=entries)
-        results = self._first_round(plan)
+        plan = self._plan()
+        for group in plan:
+            entries = [[item.id, phase, side] for item, phase, side in group.entries]
+            self._emit("plan", family=group.family, payload=group.payload, entries=entries)
+        first = _FirstRound(self._emit)
+        self._round(plan, self._options.seed, first)
+        self.failed += first.failed
         self.rounds = 1
         while plan and not self._is_over(time.monotonic() - started):
             self._further_round(plan)
             self.rounds += 1
-        return results
+        return sum(len(group.entries) for group in plan)
 
     def _is_over(self, seconds: float) -> bool:
         options = self._options
@@ -170,51 +219,62 @@ class Runner:
                 detail=finding.detail,
             )
 
-    def _plan(self) -> Iterator[Planned]:
+    def _plan(self) -> Sequence[Planned]:
         selected = self._options.selected
         all = checks.all_checks(self._options.profile)
         wanted = [c for c in all if selected is None or selected(c.id)]
+        plan: list[Planned] = []
+        first = 0
         for family in self._options.families:
             mptcp = self._capabilities[family].get("mptcp")
             if mptcp is None or not mptcp.present:
                 continue  # nothing can be connected; the capabilities say so
-            for payload, stops in CONNECTIONS:
-                planned = Planned(family, payload, stops, wanted)
-                if planned.checks:
-                    yield planned
-
-    def _first_round(self, plan: Sequence[Planned]) -> int:
-        """Every check with its start and its result, each in an event. How many there were."""
-        contents = self._contents(self._options.seed)
-        index = 0
-
-        def start() -> None:
-            self._emit("start", i=index)
-
-        for planned in plan:
-            for verdict, told in self._outcomes(planned, contents[planned.payload], start):
-                self.failed += verdict in BAD
-                self._emit("result", i=index, verdict=verdict, **told)
-                index += 1
-        return index
+            for payload, entries in _groups(family, wanted):
+                plan.append(Planned(family, payload, entries, first))
+                first += len(entries)
+        return plan
 
     def _further_round(self, plan: Sequence[Planned]) -> None:
-        """Once more with another seed, and in few words: see :mod:`guest.events`."""
+        """Once more with another seed."""
         seed = events.round_seed(self._options.seed, self.rounds)
         self._emit("round", r=self.rounds, seed=seed)
+        report = _FurtherRound(self._emit, plan)
+        self._round(plan, seed, report)
+        self.failed += report.failed
+        self._emit("outcome", r=self.rounds, verdicts=report.verdicts())
+
+    def _round(self, plan: Sequence[Planned], seed: int, report: Report) -> None:
+        """Every check once: those of connections, then those of scenarios."""
         contents = self._contents(seed)
-        letters: list[str] = []
-        failures = 0
-        for number, planned in enumerate(plan):
-            self._emit("connection", c=number)
-            for verdict, told in self._outcomes(planned, contents[planned.payload], _nothing):
-                if verdict in BAD:
-                    failures += 1
-                    if failures <= events.MAX_FAILURES:
-                        self._emit("failure", i=len(letters), verdict=verdict, **told)
-                letters.append(events.LETTERS[verdict])
-        self.failed += failures
-        self._emit("outcome", r=self.rounds, verdicts="".join(letters))
+        for group in plan:
+            if group.is_connection:
+                self._connection(group, contents[group.payload], report)
+        scenes = [group for group in plan if not group.is_connection]
+        if scenes:
+            self._scenarios(scenes, seed, report)
+
+    def _scenarios(self, plan: Sequence[Planned], seed: int, report: Report) -> None:
+        # What quick runs do not need is not loaded for them.
+        from guest import isolation, scenarios
+        from guest.child import Item, Job
+        from guest.schedule import Schedule
+
+        unavailable = isolation.unavailable()
+        jobs: dict[tuple[str, str], list[Item]] = {}
+        for group in plan:
+            missing = self._missing(group.family)
+            items = jobs.setdefault((group.family, group.payload), [])
+            for index, (check, phase, side) in enumerate(group.entries, group.first):
+                lacking = unavailable or _lacking(check, missing)
+                items.append(Item(index, check, phase, side, lacking))
+        Schedule(
+            [
+                Job(scenarios.named(name), FAMILIES[family], items, seed, _outcome)
+                for (family, name), items in jobs.items()
+            ],
+            report,
+            lambda: self._emit("alive"),
+        ).run()
 
     def _contents(self, seed: int) -> Mapping[str, bytes]:
         """What is sent, by payload; the same in each family."""
@@ -228,52 +288,89 @@ class Runner:
         # An early payload must fit the buffer of a server that does not read.
         return min(self._options.size, SIZES[EARLY][1]) if payload == EARLY else self._options.size
 
-    def _outcomes(
-        self, planned: Planned, content: bytes, start: Callable[[], None]
-    ) -> Iterator[Outcome]:
-        """Of every check of ``planned``, in its order; ``start`` is called before each."""
+    def _connection(self, group: Planned, content: bytes, report: Report) -> None:
+        """Every check of ``group``, in its order."""
+        index = group.first
+        outcomes = self._outcomes(group, content)
+        for _ in group.entries:
+            report.start(index)
+            report.result(index, *next(outcomes))
+            index += 1
+        outcomes.close()
+
+    def _outcomes(self, planned: Planned, content: bytes) -> Generator[Outcome, None, None]:
         missing = self._missing(planned.family)
-        left = sum(map(len, planned.checks.values()))
+        left = len(planned.entries)
         try:
             connection = Connection(FAMILIES[planned.family], content, patience=self._patience)
         except OSError as error:
-            yield from _give_up(left, "no connection: %s" % error, start)
+            yield from _give_up(left, "no connection: %s" % error)
             return
         why = ""
         try:
             for phase, side in _stops(planned, connection):
-                for item in planned.checks.get((phase, side), ()):
+                for item in planned.at((phase, side)):
                     left -= 1
-                    start()
-                    yield _outcome(item, connection.end(side), missing)
+                    yield self._outcome(item, connection.end(side), missing)
         except TransferFailed as error:
             why = "the connection failed: %s" % error
         finally:
             connection.close()
-        yield from _give_up(left, why, start)
+        yield from _give_up(left, why)
+
+    def _outcome(self, item: Check, end: End, missing: Mapping[str, str]) -> Outcome:
+        lacking = _lacking(item, missing)
+        if lacking:
+            return events.UNSUPPORTED, {"detail": lacking}
+        self._patience.check = item.id
+        return _outcome(item, end)
 
     def _missing(self, family: str) -> Mapping[str, str]:
         found = self._capabilities[family]
         return {name: finding.detail for name, finding in found.items() if not finding.present}
 
 
-def _nothing() -> None:
-    """No word of a check's start."""
+def _groups(family: str, wanted: Sequence[Check]) -> Iterator[tuple[str, Sequence[Entry]]]:
+    """What runs together in ``family``: the name of each group, and its entries."""
+    wanted = [item for item in wanted if family in item.families]
+    for payload, stops in CONNECTIONS:
+        entries = [
+            (item, phase, side)
+            for phase, side in stops
+            for item in wanted
+            if payload in item.payloads and phase in item.phases and side in item.sides
+        ]
+        if entries:
+            yield payload, entries
+    for name in dict.fromkeys([item.scenario for item in wanted if item.scenario]):
+        entries = [
+            (item, phase, side)
+            for item in wanted
+            if item.scenario == name
+            for phase in item.phases
+            for side in item.sides
+        ]
+        for start in range(0, len(entries), events.MAX_ENTRIES):
+            yield name, entries[start : start + events.MAX_ENTRIES]
 
 
-def _give_up(left: int, why: str, start: Callable[[], None]) -> Iterator[Outcome]:
+def _lacking(item: Check, missing: Mapping[str, str]) -> str:
+    """The first capability that ``item`` needs and the kernel has not, and why; or ""."""
+    for need in item.needs:
+        if need in missing:
+            return "no %s: %s" % (need, missing[need])
+    return ""
+
+
+def _give_up(left: int, why: str) -> Iterator[Outcome]:
     for _ in range(left):
-        start()
         yield events.FAIL, {"detail": why}
 
 
-def _outcome(item: Check, end: End, missing: Mapping[str, str]) -> Outcome:
-    for need in item.needs:
-        if need in missing:
-            return events.UNSUPPORTED, {"detail": "no %s: %s" % (need, missing[need])}
-    end.patience.check = item.id
+def _outcome(item: Check, subject: Union[End, Lab]) -> Outcome:
+    """What comes of ``item`` when it looks at ``subject``."""
     try:
-        item.function(end)
+        item.function(subject)  # type: ignore[arg-type]
     except checks.Failed as failed:
         told = {
             "detail": failed.what,
@@ -313,7 +410,7 @@ def _phases(planned: Planned, connection: Connection) -> Iterator[Stop]:
     yield from ((ESTABLISHED, side) for side in SIDES)
     connection.transfer()
     yield from ((TRANSFERRED, side) for side in SIDES)
-    closing = [side for phase, side in planned.checks if phase == CLOSED]
+    closing = dict.fromkeys([side for _, phase, side in planned.entries if phase == CLOSED])
     for side in closing:
         connection.finish(connection.end(side).peer)
         yield CLOSED, side

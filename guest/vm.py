@@ -2,7 +2,8 @@
 """The checker's side of a boot: find the event port, run, close the stream.
 
 Arguments are ``key=value``: ``port`` (the virtio port's name), ``nonce``, ``seed``,
-``families`` and ``checks`` (both separated by commas; all when absent), ``payload`` (bytes);
+``families`` and ``checks`` (both separated by commas; all when absent), ``profile`` (what all
+means: ``quick``, or ``full`` when absent), ``payload`` (bytes);
 ``rounds``, ``seconds`` and ``until_fail`` where the checks are repeated, see Options.
 """
 
@@ -13,12 +14,12 @@ import os
 import sys
 import time
 
-from guest import events
+from guest import checks, events
 from guest.runner import FAMILIES, Options, Runner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Sequence
+    from typing import Optional, Sequence
 
 PORTS = "/sys/class/virtio-ports"
 #: Seconds to wait for the port: virtio_console may still be probing when we start.
@@ -47,6 +48,14 @@ def taint() -> int:
         return int(file.read())
 
 
+def _profile(wanted: str, names: Optional[Sequence[str]]) -> str:
+    """The profile that holds the checks of these ``names``, or the one that is ``wanted``."""
+    if names is None:
+        return wanted
+    quick = [item.id for item in checks.all_checks(checks.QUICK)]
+    return checks.QUICK if set(names).issubset(quick) else checks.FULL
+
+
 def main(arguments: Sequence[str]) -> int:
     gc.disable()  # nothing here is in cycles; tests/guest/test_rounds.py looks for them
     if arguments[:1] and arguments[0].startswith("@"):
@@ -69,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         rounds=int(given.get("rounds", 1)),
         until_fail="until_fail" in given,
         seconds=int(given["seconds"]) if "seconds" in given else None,
+        profile=_profile(given.get("profile", checks.FULL), names),
     )
     emitter = events.Emitter(write)
     system = os.uname()

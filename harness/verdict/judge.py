@@ -220,8 +220,8 @@ def _hang(attempt: Attempt, _: _Judged) -> _Decision:
         return KernelVerdict.HANG, f"{attempt.end.value} ({attempt.total_s:.0f} s)"
     if attempt.end in HANGS and not stream.errors:
         lost = [result for result in stream.results if result.verdict is CheckVerdict.LOST]
-        during = f" in {lost[0].key}{_dated(lost[0])}" if lost else ""
-        return KernelVerdict.HANG, f"{attempt.end.value}{during}"
+        where = stream.running or (f"{lost[0].key}{_dated(lost[0])}" if lost else "")
+        return KernelVerdict.HANG, attempt.end.value + (f" in {where}" if where else "")
     return None
 
 

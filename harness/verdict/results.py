@@ -195,7 +195,7 @@ class RoundFailures:
 
 @dataclass(frozen=True)
 class CutRound:
-    """A round that did not come to its end; ``during`` is the connection that was checked."""
+    """A round that did not come to its end; ``during`` names what was checked."""
 
     number: int
     seed: int
@@ -226,7 +226,8 @@ class Stream:
     """What the guest's event stream said, already checked against the protocol.
 
     ``errors`` are violations of the protocol, in order; any one makes the boot ``lost``.
-    ``results`` holds every planned result, those not heard of as ``lost``. ``times_ms`` has the
+    ``results`` holds every planned result, those not heard of as ``lost``; ``running`` names what
+    ran when the stream stopped. ``times_ms`` has the
     guest's time at ``hello``, at each family's first check (``ipv4``, ``ipv6``), at the second
     round (``rounds``) and at ``end``. ``rounds`` is set where the checks were to be repeated.
     """
@@ -244,6 +245,7 @@ class Stream:
     new_taint: int = 0  # bits of /proc/sys/kernel/tainted set between hello and end
     times_ms: Mapping[str, int] = field(default_factory=dict)  # since boot
     rounds: Rounds | None = None
+    running: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Of a million rounds nothing is kept but counts, and of each result the first and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from guest import events
@@ -14,6 +15,7 @@ from harness.verdict.results import CheckResult, CheckVerdict, CutRound, RoundFa
 
 MOST = 1_000_000
 _LETTERS = {letter: CheckVerdict(verdict) for verdict, letter in events.LETTERS.items()}
+_BAD_LETTERS = {events.LETTERS[verdict] for verdict in events.BAD}
 _ORDER = list(CheckVerdict)
 #: What is there in one round is there in all.
 _CONTRARY = {CheckVerdict.PASS, CheckVerdict.UNSUPPORTED}
@@ -67,8 +69,12 @@ class _Bad:
 class Tally:
     """The rounds of one boot, as they come. ``first`` has the results of round 0, in order."""
 
-    def __init__(self, repeat: Repeat, seed: int, first: Sequence[CheckResult]) -> None:
+    def __init__(
+        self, repeat: Repeat, seed: int, first: Sequence[CheckResult], groups: Sequence[int] = (0,)
+    ) -> None:
+        """``groups`` are the indices at which the groups begin whose failures come in order."""
         self._repeat = repeat
+        self._groups = groups
         self._seed = seed
         self._keys = [result.key for result in first]
         self._letters = "".join(events.LETTERS[result.verdict.value] for result in first)
@@ -98,7 +104,7 @@ class Tally:
 
         Raises :class:`Impossible`.
         """
-        if letters == self._letters and "f" not in letters and "e" not in letters and not told:
+        if letters == self._letters and not told and _BAD_LETTERS.isdisjoint(letters):
             self.done += 1
             return
         bad = self._failures(letters, told)
@@ -125,9 +131,22 @@ class Tally:
                 bad[index] = told.get(index) or CheckResult(self._keys[index], verdict, detail)
                 if bad[index].verdict is not verdict:
                     raise Impossible(f"{self._keys[index]} has two verdicts")
-        if list(told) != list(bad)[: events.MAX_FAILURES]:
+        if not self._tells(told, bad):
             raise Impossible(f"{len(bad)} failures, others than the {len(told)} that were told")
         return bad
+
+    def _tells(self, told: Mapping[int, CheckResult], bad: Mapping[int, CheckResult]) -> bool:
+        """Whether ``told`` are the first of ``bad`` in time, which is in order within a group."""
+        if len(told) != min(len(bad), events.MAX_FAILURES):
+            return False
+        by_group: dict[int, list[int]] = {}
+        for index in bad:
+            by_group.setdefault(bisect_right(self._groups, index), []).append(index)
+        for failures in by_group.values():
+            heard = [index for index in failures if index in told]
+            if heard != failures[: len(heard)]:
+                return False
+        return told.keys() <= bad.keys()
 
     def _merge(self, bad: Mapping[int, CheckResult]) -> None:
         """These were ``bad`` in the round that is under way."""
@@ -148,14 +167,14 @@ class Tally:
         self.failed += 1 if bad else 0
         self.done += 1
 
-    def results(self, lost_from: int | None = None) -> Iterator[CheckResult]:
+    def results(self, missing: Container[int] = ()) -> Iterator[CheckResult]:
         """Of each result the worst that came in any round, with the seed of that round.
 
-        In a round that was cut off, what is planned from ``lost_from`` on is lost.
+        ``missing`` are those that a round that was cut off did not tell of: they are lost.
         """
         for index, result in enumerate(self._first):
             bad = self._bad.get(index)
-            lost = lost_from is not None and index >= lost_from
+            lost = index in missing
             if bad is not None and not (lost and bad.worst.verdict is CheckVerdict.ERROR):
                 yield self._dated(bad.worst, bad.number)
             elif lost and result.verdict is not CheckVerdict.UNSUPPORTED:

@@ -89,7 +89,7 @@ class Checking:
 
     done: int
     planned: int
-    running: str  # the check, or the part of a round; "" between them
+    running: str  # the checks, or the part of a round; "" between them
     repeating: bool = False
     failed: int = 0
 

@@ -7,7 +7,9 @@ stands, everything planned and not heard of by then stays ``lost``, and the viol
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from guest import events
@@ -23,9 +25,9 @@ from harness.verdict.results import (
 )
 from harness.verdict.rounds import ONCE, Impossible, Repeat, Tally
 
-#: Bytes of a whole stream; a full run has about 100 KB. Of each further round, too.
+#: Bytes of a whole stream; a full run has about 1 MB. Of each further round, too.
 MAX_BYTES = 16 << 20
-#: Results of one boot; a full run has about 900.
+#: Results of one boot; a full run has several thousand.
 MAX_RESULTS = 50_000
 MAX_NOTES = 100
 #: A full run has about 20.
@@ -36,6 +38,23 @@ Event = Mapping[str, Any]
 
 class _Violation(Exception):
     """The stream breaks its grammar; the text says how."""
+
+
+@dataclass
+class _Group:
+    """The results that one plan event names: from ``first`` up to ``end``.
+
+    ``next`` is the one that comes next; in a further round, the first whose failure may be told.
+    ``over``: it finished in the further round that is under way.
+    """
+
+    first: int
+    end: int
+    next: int = field(init=False)
+    over: bool = False
+
+    def __post_init__(self) -> None:
+        self.next = self.first
 
 
 class StreamReader:
@@ -67,12 +86,14 @@ class StreamReader:
         self._notes: list[str] = []
         self._plan: list[CheckKey] = []
         self._planned: set[CheckKey] = set()
-        self._results: list[CheckResult] = []
-        self._running: CheckKey | None = None
+        self._results: dict[int, CheckResult] = {}
         self._repeat = repeat
-        self._connections: list[int] = []  # of each planned one the index of its first result
+        self._groups: list[_Group] = []
+        self._firsts: list[int] = []  # of each group the index of its first result
+        self._active: dict[int, _Group] = {}  # those that run, by their first result
+        self._started = False  # a check did, so that the plan is complete
         self._tally: Tally | None = None  # once the first round is over
-        self._connection: int | None = None  # the last one of a further round under way
+        self._repeating = False  # a further round is under way
         self._told: dict[int, CheckResult] = {}  # its failures
         self._times: dict[str, int] = {}
         self._errors: list[str] = []
@@ -84,8 +105,10 @@ class StreamReader:
             "start": self._on_start,
             "result": self._on_result,
             "round": self._on_round,
-            "connection": self._on_connection,
+            "begin": self._on_begin,
+            "finish": self._on_finish,
             "failure": self._on_failure,
+            "alive": self._on_alive,
             "outcome": self._on_outcome,
             "end": self._on_end,
         }
@@ -110,9 +133,9 @@ class StreamReader:
 
     @property
     def running(self) -> str:
-        """The check that was started and has not reported, or the part of a further round."""
-        if self._running is not None:
-            return str(self._running)
+        """The checks that were started and have not reported, or the part of a further round."""
+        if not self._repeating:
+            return ", ".join(str(self._plan[group.next]) for group in self._active.values())
         cut = self._under_way()
         return str(cut) if cut is not None and cut.during else ""
 
@@ -166,12 +189,13 @@ class StreamReader:
             elif self.closed:
                 self._errors += self._omissions()
         cut = self._under_way()
-        results: Iterable[CheckResult] = self._results
+        results: Iterable[CheckResult] = [
+            self._results.get(index) or CheckResult(key, CheckVerdict.LOST)
+            for index, key in enumerate(self._plan)
+        ]
         if self._tally is not None:
             self._tally.cut_off(self._told)
-            lost_from = self._connections[max(0, self._connection or 0)] if cut else None
-            results = self._tally.results(None if interrupted else lost_from)
-        lost = [CheckResult(key, CheckVerdict.LOST) for key in self._plan[len(self._results) :]]
+            results = self._tally.results([] if interrupted else self._lost_of_round())
         hello, end = self._hello or {}, self._end or {}
         return Stream(
             said_hello=self.said_hello,
@@ -181,7 +205,8 @@ class StreamReader:
             python=hello.get("python", ""),
             seed=hello.get("seed"),
             capabilities=tuple(self._capabilities.values()),
-            results=(*results, *lost),
+            results=tuple(results),
+            running=self.running,
             notes=tuple(self._notes),
             errors=tuple(self._errors),
             new_taint=end.get("taint", 0) & ~hello.get("taint", 0),
@@ -196,13 +221,18 @@ class StreamReader:
 
     def _under_way(self) -> CutRound | None:
         """The further round that has begun and is not over."""
-        if self._tally is None or self._connection is None:
+        if self._tally is None or not self._repeating:
             return None
-        during = ""
-        if self._connection >= 0:
-            first = self._plan[self._connections[self._connection]]
-            during = f"{first.family} {first.payload} checks".replace("  ", " ")
-        return CutRound(self._tally.done, self._tally.seed, during)
+        running = (self._plan[first] for first in self._active)
+        names = ", ".join(" ".join(filter(None, (k.family, k.payload))) for k in running)
+        return CutRound(self._tally.done, self._tally.seed, f"{names} checks" if names else "")
+
+    def _lost_of_round(self) -> set[int]:
+        """The results that the round under way still owes."""
+        if not self._repeating:
+            return set()
+        open_groups = (group for group in self._groups if not group.over)
+        return {index for group in open_groups for index in range(group.first, group.end)}
 
     def _omissions(self) -> Iterator[str]:
         """What a complete run cannot lack: silence about a family is not a pass."""
@@ -241,7 +271,7 @@ class StreamReader:
         self._times["hello"] = event["t"]
 
     def _on_note(self, event: Event) -> None:
-        if self._results or self._running or len(self._notes) >= MAX_NOTES:
+        if self._started or len(self._notes) >= MAX_NOTES:
             raise _Violation("a note out of place")
         self._notes.append(event["text"])
 
@@ -259,14 +289,16 @@ class StreamReader:
         )
 
     def _on_plan(self, event: Event) -> None:
-        if self._results or self._running:
+        if self._started:
             raise _Violation("a plan after the first check")
         if len(self._plan) + len(event["entries"]) > MAX_RESULTS:
             raise _Violation(f"more than {MAX_RESULTS} results planned")
         family = _family(event["family"])
         if not event["entries"]:
-            raise _Violation("a connection is planned, and no check on it")
-        self._connections.append(len(self._plan))
+            raise _Violation("a group is planned, and no check in it")
+        first = len(self._plan)
+        self._groups.append(_Group(first, first + len(event["entries"])))
+        self._firsts.append(first)
         for check, phase, side in event["entries"]:
             key = CheckKey(family, check, event["payload"], phase, side)
             if key in self._planned:
@@ -274,21 +306,38 @@ class StreamReader:
             self._planned.add(key)
             self._plan.append(key)
 
+    def _group_of(self, index: int) -> _Group:
+        """The group whose next result in the first round is ``index``."""
+        if 0 <= index < len(self._plan) != len(self._results):
+            group = self._groups[bisect_right(self._firsts, index) - 1]
+            if group.next == index:
+                return group
+        raise _Violation(f"check {index} is out of order, or was never planned")
+
     def _on_start(self, event: Event) -> None:
-        if self._running is not None:
-            raise _Violation(f"a check starts while {self._running} runs")
-        if event["i"] != len(self._results) or event["i"] >= len(self._plan):
-            raise _Violation(f"check {event['i']} starts out of order, or was never planned")
-        self._running = self._plan[event["i"]]
-        self._times.setdefault(self._running.family.value, event["t"])
+        group = self._group_of(event["i"])
+        if group.first in self._active:
+            raise _Violation(f"check {event['i']} starts, and runs already")
+        self._started = True
+        self._active[group.first] = group
+        self._times.setdefault(self._plan[group.next].family.value, event["t"])
 
     def _on_result(self, event: Event) -> None:
-        if self._running is None or event["i"] != len(self._results):
-            raise _Violation(f"a result for check {event['i']}, which does not run")
-        self._results.append(_result(self._running, event))
-        self._running = None
+        group = self._group_of(event["i"])
+        # What was not run never started.
+        runs = self._active.pop(group.first, None) is not None
+        if runs == (event["verdict"] == events.LOST):
+            how = "runs, and is lost" if runs else "does not run"
+            raise _Violation(f"a result for check {event['i']}, which {how}")
+        self._results[event["i"]] = _result(self._plan[event["i"]], event)
+        group.next += 1
         if len(self._results) == len(self._plan) and self._repeat.repeats:
-            self._tally = Tally(self._repeat, self._hello_seed(), self._results)
+            first = [self._results[index] for index in range(len(self._plan))]
+            self._tally = Tally(self._repeat, self._hello_seed(), first, self._firsts)
+
+    def _on_alive(self, event: Event) -> None:
+        if not self._active:
+            raise _Violation("alive, and no check runs")
 
     def _hello_seed(self) -> int:
         assert self._hello is not None, "it comes first"
@@ -297,44 +346,62 @@ class StreamReader:
 
     def _on_round(self, event: Event) -> None:
         tally = self._tally
-        if tally is None or self._connection is not None or tally.is_over:
+        if tally is None or self._repeating or tally.is_over:
             raise _Violation(f"round {event['r']} begins, and should not")
         if (event["r"], event["seed"]) != (tally.done, tally.seed):
             raise _Violation(
                 f"round {event['r']} with seed {event['seed']} begins, not round {tally.done} "
                 f"with seed {tally.seed}"
             )
-        self._connection = -1
+        self._repeating = True
+        for group in self._groups:
+            group.over = False
         self._times.setdefault("rounds", event["t"])
 
-    def _on_connection(self, event: Event) -> None:
-        if self._connection is None or event["c"] != self._connection + 1:
-            raise _Violation(f"connection {event['c']} out of order")
-        if event["c"] >= len(self._connections):
-            raise _Violation(f"connection {event['c']} was never planned")
-        self._connection = event["c"]
+    def _in_round(self, number: int) -> _Group:
+        """Group ``number``, of which a further round speaks."""
+        if not self._repeating:
+            raise _Violation(f"group {number} of no round")
+        if not 0 <= number < len(self._groups):
+            raise _Violation(f"group {number} was never planned")
+        return self._groups[number]
+
+    def _on_begin(self, event: Event) -> None:
+        group = self._in_round(event["g"])
+        if group.first in self._active or group.over:
+            raise _Violation(f"group {event['g']} begins twice")
+        self._active[group.first] = group
+        group.next = group.first
+
+    def _on_finish(self, event: Event) -> None:
+        group = self._in_round(event["g"])
+        if self._active.pop(group.first, None) is None:
+            raise _Violation(f"group {event['g']} finishes, and does not run")
+        group.over = True
 
     def _on_failure(self, event: Event) -> None:
-        if self._connection is None or self._connection < 0:
+        if not self._repeating:
             raise _Violation("a failure of no round")
         index = event["i"]
-        first, *rest = [*self._connections[self._connection :], len(self._plan)]
-        if not max(first, max(self._told, default=-1) + 1) <= index < rest[0]:
+        group = self._groups[max(0, bisect_right(self._firsts, index) - 1)]
+        if not (group.first in self._active and group.next <= index < group.end):
             raise _Violation(f"a failure of check {index}, which does not run")
         if len(self._told) >= events.MAX_FAILURES:
             raise _Violation(f"more than {events.MAX_FAILURES} failures in full")
         self._told[index] = _result(self._plan[index], event)
+        group.next = index + 1
 
     def _on_outcome(self, event: Event) -> None:
-        if self._tally is None or self._connection is None or event["r"] != self._tally.done:
+        if self._tally is None or not self._repeating or event["r"] != self._tally.done:
             raise _Violation(f"an outcome of round {event['r']}, which is not under way")
-        if self._connection != len(self._connections) - 1:
-            raise _Violation(f"an outcome after {self._connection + 1} connections")
+        if not all(group.over for group in self._groups):
+            over = sum(group.over for group in self._groups)
+            raise _Violation(f"an outcome after {over} of {len(self._groups)} groups")
         try:
             self._tally.add(event["verdicts"], self._told)
         except Impossible as error:
             raise _Violation(str(error)) from None
-        self._connection = None
+        self._repeating = False
         self._told = {}
         self._bytes = 0
 
@@ -347,7 +414,7 @@ class StreamReader:
                 f"and speaks of {event['results']}"
             )
         rounds = 1 if self._tally is None else self._tally.done
-        if self._connection is not None or event["rounds"] != rounds:
+        if self._repeating or event["rounds"] != rounds:
             raise _Violation(f"it closes after {rounds} rounds and speaks of {event['rounds']}")
         if self._tally and not self._tally.may_end(event["t"] - self._times["hello"]):
             raise _Violation(f"it closes after {rounds} of {self._repeat.rounds} rounds")

@@ -55,7 +55,7 @@ def test_parse_returns_the_fields_of_the_kind() -> None:
         (b'{"e":"note","n":NaN,"t":1,"text":"x"}\n', "'n' is not of type int"),
         (b"[" * (events.MAX_LINE + 1), "bytes"),
         (b"[" * 60_000, "not JSON"),
-        (b'{"e":"result","n":0,"t":1,"i":0,"verdict":"lost"}\n', "unknown verdict 'lost'"),
+        (b'{"e":"result","n":0,"t":1,"i":0,"verdict":"gone"}\n', "unknown verdict 'gone'"),
         (
             b'{"e":"plan","n":0,"t":1,"family":"ipv4","payload":"x","entries":[["a","b"]]}\n',
             "not [check, phase, side]",

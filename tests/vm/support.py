@@ -50,20 +50,20 @@ class Guest:
     def capability(self, name: str = "mptcp", present: bool = True, family: str = "ipv4") -> Guest:
         return self.say("capability", name=name, family=family, present=present, detail="asked")
 
-    def plan(self, entries: list[list[str]] | None = None) -> Guest:
+    def plan(self, entries: list[list[str]] | None = None, payload: str = "segment") -> Guest:
         chosen = ENTRIES if entries is None else entries
-        return self.say("plan", family="ipv4", payload="segment", entries=chosen)
+        return self.say("plan", family="ipv4", payload=payload, entries=chosen)
 
     def check(self, index: int, verdict: str = events.PASS, **told: str) -> Guest:
         self.say("start", i=index)
         return self.say("result", i=index, verdict=verdict, **told)
 
     def further(self, number: int, verdicts: str = "pp", *told: dict[str, Any]) -> Guest:
-        """A further round on one connection, with the failures that are ``told``."""
-        self.say("round", r=number, seed=7 + number).say("connection", c=0)
+        """A further round of one group, with the failures that are ``told``."""
+        self.say("round", r=number, seed=7 + number).say("begin", g=0)
         for failure in told:
             self.say("failure", **failure)
-        return self.say("outcome", r=number, verdicts=verdicts)
+        return self.say("finish", g=0).say("outcome", r=number, verdicts=verdicts)
 
     def end(self, results: int = len(ENTRIES), **changes: Any) -> Guest:
         fields = {"nonce": NONCE, "results": results, "rounds": 1, "taint": 0, **changes}

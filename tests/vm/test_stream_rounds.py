@@ -127,8 +127,12 @@ def test_an_event_left_out_is_lost(index: int) -> None:
     assert judged(read(b"".join(lines[:index] + lines[index + 1 :])))[0] is not KernelVerdict.PASS
 
 
+def begun() -> Guest:
+    return first().say("round", r=1, seed=8)
+
+
 def under_way() -> Guest:
-    return first().say("round", r=1, seed=8).say("connection", c=0)
+    return begun().say("begin", g=0)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +147,20 @@ def under_way() -> Guest:
         (first().say("round", r=-1, seed=6).said, "round -1"),
         (first().say("round", r=1, seed=8).say("round", r=1, seed=8).said, "should not"),
         (Guest().hello().capability().plan().check(0).further(1).said, "should not"),
-        (first().say("connection", c=0).said, "out of order"),
-        (first().say("round", r=1, seed=8).say("connection", c=1).said, "out of order"),
+        (first().say("begin", g=0).said, "group 0 of no round"),
+        (first().say("finish", g=0).say("round", r=1, seed=8).said, "group 0 of no round"),
+        (under_way().say("begin", g=0).said, "begins twice"),
+        (under_way().say("finish", g=0).say("begin", g=0).said, "begins twice"),
+        (begun().say("begin", g=1).said, "never planned"),
+        (begun().say("begin", g=-1).said, "never planned"),
+        (begun().say("finish", g=0).say("alive").said, "does not run"),
+        (under_way().say("finish", g=0).say("finish", g=0).say("alive").said, "does not run"),
+        (under_way().say("outcome", r=1, verdicts="pp").end(rounds=2).said, "0 of 1 groups"),
+        (begun().say("alive").said, "alive, and no check runs"),
+        (under_way().say("finish", g=0).say("alive").said, "alive, and no check runs"),
+        (under_way().say("finish", g=0).say("failure", **BAD).say("alive").said, "does not run"),
+        (under_way().say("start", i=0).said, "out of order"),
+        (under_way().say("result", i=1, verdict="pass").say("alive").said, "out of order"),
         (first().further(1, "p").said, "1 verdicts on 2"),
         (first().further(1, "ppp").said, "3 verdicts on 2"),
         (first().further(1, "px").said, "unknown verdict"),
@@ -172,34 +188,69 @@ def test_a_round_that_is_not_exactly_one_is_named(data: bytes, complaint: str) -
     assert judged(stream)[0] is KernelVerdict.LOST
 
 
-def test_a_connection_that_was_never_planned_is_named() -> None:
-    guest = first().say("round", r=1, seed=8).say("connection", c=0).say("connection", c=1)
-    assert "never planned" in read(guest.said).errors[0]
+def two_groups() -> Guest:
+    """A guest after the first round of two groups, in which all passed."""
+    return Guest().hello().capability().plan(ENTRIES[:1]).plan(ENTRIES[1:]).check(0).check(1)
 
 
-def test_an_outcome_before_the_last_connection_is_refused() -> None:
-    guest = Guest().hello().capability().plan(ENTRIES[:1]).plan(ENTRIES[1:]).check(0).check(1)
-    assert "after 1 connections" in read(guest.further(1).end(rounds=2).said).errors[0]
+def test_an_outcome_before_the_last_group_is_refused() -> None:
+    assert "after 1 of 2 groups" in read(two_groups().further(1).end(rounds=2).said).errors[0]
+
+
+def test_groups_of_a_round_interleave() -> None:
+    guest = two_groups().say("round", r=1, seed=8).say("begin", g=1).say("begin", g=0)
+    guest.say("failure", **BAD).say("finish", g=1).say("failure", **{**BAD, "i": 0})
+    guest.say("alive").say("finish", g=0).say("outcome", r=1, verdicts="ff").end(rounds=2)
+    stream = read(guest.said, Repeat(2))
+    assert stream.errors == ()
+    assert stream.rounds is not None
+    assert [failure.first for failure in stream.rounds.failures] == [1, 1]
+
+
+def test_a_group_that_lost_its_process_in_a_round_is_bad() -> None:
+    lost = {"i": 1, "verdict": "lost", "detail": "not run after a.b: its process died"}
+    guest = first().further(1, "fl", {**BAD, "i": 0}, lost).end(rounds=2)
+    stream = read(guest.said, Repeat(2))
+    assert stream.errors == ()
+    assert [r.verdict for r in stream.results] == [CheckVerdict.FAIL, CheckVerdict.LOST]
+    assert judged(stream)[0] is KernelVerdict.FAIL
+
+
+def test_a_failure_left_out_between_two_of_its_group_is_noticed() -> None:
+    many = events.MAX_FAILURES + 4
+    entries = [[f"check.{i}", "established", "client"] for i in range(many)]
+    guest = Guest().hello().capability().plan(entries)
+    for index in range(many):
+        guest.check(index)
+    told = [{**BAD, "i": i} for i in (*range(events.MAX_FAILURES - 1), events.MAX_FAILURES)]
+    stream = read(guest.further(1, "f" * many, *told).end(results=many, rounds=2).said, Repeat(2))
+    assert "others than the 16" in stream.errors[0]
 
 
 def test_rounds_that_nobody_asked_for_are_refused() -> None:
     assert "should not" in read(three(), Repeat()).errors[0]
 
 
-def test_a_round_cut_off_is_lost_from_its_connection_on() -> None:
-    guest = Guest().hello().capability().plan(ENTRIES[:1]).plan(ENTRIES[1:]).check(0).check(1)
-    guest.say("round", r=1, seed=8).say("connection", c=0).say("connection", c=1)
-    stream = read(guest.said)
+def test_a_round_cut_off_loses_the_groups_that_had_not_finished() -> None:
+    guest = two_groups().say("round", r=1, seed=8).say("begin", g=0).say("finish", g=0)
+    stream = read(guest.say("begin", g=1).said)
     assert [r.verdict for r in stream.results] == [CheckVerdict.PASS, CheckVerdict.LOST]
     assert stream.rounds is not None
     assert stream.rounds.cut == CutRound(1, 8, "ipv4 segment checks")
     verdict, reason = judged(stream, BootEnd.SILENCE_DEADLINE)
     assert verdict is KernelVerdict.HANG
-    assert reason.endswith("payload.arrives (segment/closed/server) (round 1, seed 8)")
+    assert reason.endswith("in ipv4 segment checks in round 1, seed 8")
+    assert stream.results[1].detail == "round 1, seed 8"
+
+
+def test_a_round_cut_off_in_its_first_group_loses_the_others_too() -> None:
+    guest = two_groups().say("round", r=1, seed=8).say("begin", g=1).say("finish", g=1)
+    stream = read(guest.say("begin", g=0).said)
+    assert [r.verdict for r in stream.results] == [CheckVerdict.LOST, CheckVerdict.PASS]
 
 
 def test_a_failure_told_before_the_round_was_cut_off_stays_one() -> None:
-    guest = under_way().say("failure", **BAD).say("connection", c=0)
+    guest = under_way().say("failure", **BAD).say("alive")
     assert read(guest.said).results[1].verdict is CheckVerdict.FAIL
 
 
@@ -207,6 +258,14 @@ def test_what_runs_says_the_round_and_its_seed() -> None:
     reader = StreamReader(NONCE, FAMILIES, repeat=THREE)
     reader.feed(under_way().said)
     assert reader.running == "ipv4 segment checks in round 1, seed 8"
+
+
+def test_all_that_runs_in_a_round_is_named() -> None:
+    guest = Guest().hello().capability().plan(ENTRIES[:1]).plan(ENTRIES[1:], "timeouts")
+    guest.check(0).check(1).say("round", r=1, seed=8).say("begin", g=1).say("begin", g=0)
+    reader = StreamReader(NONCE, FAMILIES, repeat=THREE)
+    reader.feed(guest.said)
+    assert reader.running == "ipv4 timeouts, ipv4 segment checks in round 1, seed 8"
 
 
 def test_an_interrupted_repeat_says_how_far_it_came() -> None:
@@ -224,7 +283,7 @@ def test_a_failure_before_the_interruption_counts() -> None:
 
 
 def test_a_failure_counts_though_the_interruption_cut_an_event() -> None:
-    data = first().further(1, "pf", BAD).say("round", r=2, seed=9).say("connection", c=0).said
+    data = first().further(1, "pf", BAD).say("round", r=2, seed=9).say("begin", g=0).said
     verdict, _ = judged(read(data[:-5], interrupted=True), BootEnd.INTERRUPTED)
     assert verdict is KernelVerdict.FAIL
 

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One process that runs the checks of one scenario in one family.
+
+It is forked from the checker, so that it imports nothing, and tells its parent the outcome of each
+check through a pipe. The parent answers when it has said that the next check starts, and the next
+check waits for that: what takes the kernel down must have been named before.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+import struct
+import time
+
+from guest import checks, events, isolation
+from guest.lab import Lab
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator, Mapping, Optional, Sequence
+
+    from guest.checks import Check
+    from guest.scenarios import Scenario
+
+    Outcome = tuple[str, Mapping[str, str]]
+    Judge = Callable[[Check, Lab], Outcome]
+
+#: Length of a record's text in bytes.
+_LENGTH = struct.Struct("=I")
+_MAX_RECORD = 1 << 20
+#: What the first field of a record says beside a verdict.
+READY, SETUP_FAILED = "ready", "setup failed"
+_SIGUSR1, _SIGPIPE = 10, 13
+#: Descriptors that the checker has, at most.
+_FILES = 256
+#: A check's seed is below this prime.
+_SEEDS = (1 << 61) - 1
+#: Makes names that are alike differ by more than runs do.
+_FACTOR = 0x9E3779B97F4A7C15
+
+
+class Item:
+    """One result to come: the check, where it runs, and its number in the plan.
+
+    ``lacking`` says which capability it needs that is absent, or "".
+    """
+
+    __slots__ = ("check", "index", "lacking", "phase", "side")
+
+    def __init__(self, index: int, check: Check, phase: str, side: str, lacking: str = "") -> None:
+        self.index = index
+        self.lacking = lacking
+        self.check = check
+        self.phase = phase
+        self.side = side
+
+    def __str__(self) -> str:
+        return "%s (%s/%s)" % (self.check.id, self.phase, self.side)
+
+
+class Job:
+    """What one process runs: ``items`` of ``scenario``, with sockets of ``family``."""
+
+    def __init__(
+        self, scenario: Scenario, family: int, items: Sequence[Item], seed: int, judge: Judge
+    ) -> None:
+        self.scenario = scenario
+        self.family = family
+        self.items = items
+        self.seed = seed
+        self.judge = judge
+
+
+def seed_of(seed: int, item: Item) -> int:
+    """The seed of a check, from that of the run or round: the same on every kernel."""
+    name = "%s/%s/%s" % (item.check.id, item.phase, item.side)
+    return (seed + _FACTOR * int.from_bytes(name.encode(), "big")) % _SEEDS
+
+
+class Child:
+    """The process, as its parent sees it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.ready = job.scenario.setup is None
+        self.silent = False  # it has closed its pipe: it ends, or will end
+        self._buffer = b""
+        self.since = time.monotonic()
+        self.records, records = os.pipe()
+        # Both ends stay open here: to write to a child that has died is no SIGPIPE then.
+        self._answers = os.pipe()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                _work(job, parent, records, self._answers[0])
+            except BaseException as error:
+                said = "%s: %s: %s\n" % (job.scenario.name, type(error).__name__, error)
+                os.write(2, said.encode("utf-8", "backslashreplace"))
+            finally:
+                os._exit(70)
+        os.close(records)
+        os.set_blocking(self.records, False)
+        self.process = _pidfd(self.pid)
+
+    def read(self) -> Iterator[Sequence[str]]:
+        """The records that have come. Raises ValueError for what is none."""
+        self._buffer += self._available()
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if not 0 < length <= _MAX_RECORD:
+                raise ValueError("a record of %d bytes" % length)
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            text = self._buffer[_LENGTH.size : end].decode("utf-8", "surrogatepass")
+            self._buffer = self._buffer[end:]
+            yield text.split("\0")
+
+    def _available(self) -> bytes:
+        data = b""
+        try:
+            while True:
+                more = os.read(self.records, 1 << 16)
+                data += more
+                if not more:
+                    self.silent = True
+                    return data
+        except BlockingIOError:
+            return data
+
+    def go_on(self) -> None:
+        """Let the next check begin."""
+        self.since = time.monotonic()
+        os.write(self._answers[1], b".")
+
+    def ended(self) -> Optional[int]:
+        """The wait status, once it has ended."""
+        return isolation.reap(self.pid)
+
+    def place_in_python(self) -> str:
+        """Where each thread of it is, if it still takes a signal."""
+        try:
+            os.kill(self.pid, _SIGUSR1)
+        except OSError:
+            return ""
+        time.sleep(0.2)
+        return self._available().decode("ascii", "replace")
+
+    def kill(self) -> None:
+        """End it and its session, without waiting."""
+        isolation.kill_session(self.pid)
+        for fd in (self.records, *self._answers, self.process):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _pidfd(pid: int) -> int:
+    """A descriptor that becomes readable when ``pid`` ends, since Linux 5.3; or -1."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return -1
+
+
+# From here on, in the child.
+
+
+def _work(job: Job, parent: int, records: int, answers: int) -> None:
+    """Run the job to its end; does not return."""
+    isolation.enter(parent)
+    keep_only(0, 1, 2, records, answers)
+    _signal.signal(_SIGPIPE, _signal.SIG_IGN)  # an error is what a check looks for
+    _answer_signals(records)
+
+    def tell(*fields: str) -> None:
+        text = "\0".join(fields).encode("utf-8", "surrogatepass")
+        data = _LENGTH.pack(len(text)) + text
+        while data:
+            data = data[os.write(records, data) :]
+
+    prepared = Lab(job.family, seed=job.seed)
+    failed = _set_up(job, prepared)
+    if failed:
+        tell(SETUP_FAILED, failed)
+        os._exit(1)
+    tell(READY)
+    me = os.getpid()
+    left = [item for item in job.items if not item.lacking]
+    for item in left:
+        if item is not left[0] and not os.read(answers, 1):
+            os._exit(1)  # nobody listens
+        verdict, told = _outcome(job, item)
+        if os.getpid() != me:
+            os._exit(1)  # a check forked, and this is what it forked
+        tell(verdict, *(part for name in told for part in (name, _short(told[name]))))
+    os._exit(0)
+
+
+def keep_only(*wanted: int) -> None:
+    """Close all other files: what was open for the checker is not for a check."""
+    first = 0
+    for fd in (*sorted(wanted), _FILES):
+        if first < fd:  # closerange() of an empty range closes all
+            os.closerange(first, fd)
+        first = fd + 1
+
+
+def _answer_signals(records: int) -> None:
+    """Have SIGUSR1 write where each thread is, whatever it does, unless the kernel holds it."""
+    try:
+        import faulthandler
+
+        faulthandler.register(_SIGUSR1, file=records, all_threads=True)
+    except (ImportError, OSError, RuntimeError, ValueError):
+        pass
+
+
+def _set_up(job: Job, lab: Lab) -> str:
+    """Prepare the namespace; why it cannot be, in words, or ""."""
+    try:
+        isolation.isolate()
+        if job.scenario.setup is not None:
+            job.scenario.setup(lab)
+    except checks.Failed as failed:
+        return "%s: expected %s, got %s" % (failed.what, failed.expected, failed.got)
+    except Exception as error:
+        return "%s: %s" % (type(error).__name__, error)
+    return ""
+
+
+def _outcome(job: Job, item: Item) -> Outcome:
+    lab = Lab(job.family, item.phase, item.side, seed_of(job.seed, item))
+    verdict, told = job.judge(item.check, lab)
+    try:
+        lab.close()
+    except Exception as error:
+        if verdict == events.PASS:
+            detail = "cleaning up after the check: %s: %s" % (type(error).__name__, error)
+            return events.ERROR, {"detail": detail}
+    return verdict, told
+
+
+def _short(text: str) -> str:
+    return text.replace("\0", " ")[: 2 * events.MAX_TEXT]

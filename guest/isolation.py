@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A process of its own for each scenario: its session, its namespace, and its end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from _socket import AF_INET, SOCK_DGRAM, socket
+
+from guest.sockopt import _libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional
+
+SIGKILL = 9
+_CLONE_NEWNET = 0x40000000
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_IFREQ = struct.Struct("16sh22x")  # struct ifreq, 40 bytes
+
+
+def unavailable() -> str:
+    """Why this process cannot make a network namespace, or ""."""
+    if os.geteuid() != 0:
+        return "needs root for a network namespace"
+    if not os.path.exists("/proc/self/ns/net"):
+        return "the kernel has no network namespaces (CONFIG_NET_NS)"
+    return ""
+
+
+def adopt_orphans(on: bool) -> None:
+    """Have what a child leaves behind become a child of this process, or no longer."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(on), 0, 0, 0)
+
+
+def enter(parent: int) -> None:
+    """Leave the session of ``parent``, and die with it."""
+    os.setsid()
+    _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def isolate() -> None:
+    """Move this process into a new network namespace whose loopback interface is up."""
+    _succeeded("unshare(CLONE_NEWNET)", _libc.unshare(_CLONE_NEWNET))
+    sock = socket(AF_INET, SOCK_DGRAM)
+    try:
+        request = ctypes.create_string_buffer(_IFREQ.pack(b"lo", 0))
+        _succeeded("SIOCGIFFLAGS of lo", _libc.ioctl(sock.fileno(), _SIOCGIFFLAGS, request))
+        _, flags = _IFREQ.unpack_from(request.raw)
+        request = ctypes.create_string_buffer(_IFREQ.pack(b"lo", flags | _IFF_UP))
+        _succeeded("SIOCSIFFLAGS of lo", _libc.ioctl(sock.fileno(), _SIOCSIFFLAGS, request))
+    finally:
+        sock.close()
+
+
+def _succeeded(what: str, returned: int) -> None:
+    if returned != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, "%s: %s" % (what, os.strerror(number)))
+
+
+#: Processes that were killed and have not ended: one that the kernel holds may never.
+_killed: set[int] = set()
+
+
+def kill_session(leader: int) -> None:
+    """Kill the process ``leader``, its group, and what else of its session is a child of this."""
+    _kill(os.killpg, leader)
+    kill(leader)
+    for pid in children():
+        try:
+            of_session = os.getsid(pid) == leader
+        except OSError:
+            continue
+        if of_session:
+            kill(pid)
+
+
+def kill(pid: int) -> None:
+    """Kill the child ``pid``, without waiting for its end."""
+    _kill(os.kill, pid)
+    _killed.add(pid)
+
+
+def _kill(how: Callable[[int, int], None], pid: int) -> None:
+    try:
+        how(pid, SIGKILL)
+    except OSError:
+        pass  # it is gone
+
+
+def reap_killed() -> None:
+    """Take the status of those that have ended."""
+    for pid in list(_killed):
+        if reap(pid) is not None:
+            _killed.discard(pid)
+
+
+def reap(pid: int) -> Optional[int]:
+    """The wait status of the child ``pid``, once it has ended; None before."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except OSError:
+        return 0  # its status was taken before
+    return status if ended else None
+
+
+def children() -> list[int]:
+    """The children of this thread, where the kernel tells them (CONFIG_PROC_CHILDREN)."""
+    try:
+        with open("/proc/thread-self/children", "rb", buffering=0) as file:
+            return [int(word) for word in file.read(1 << 16).split()]
+    except OSError:
+        return []

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs the scenarios' processes, and turns what they say into results.
+
+Scenarios that mostly wait run at the same time, those that keep the processor busy one after
+another. A process that dies, or whose check does not end in time, fails that check and loses the
+rest of its own checks; the others go on.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from guest import events, isolation
+from guest.child import READY, SETUP_FAILED, Child
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Mapping, Protocol, Sequence
+
+    from guest.child import Item, Job
+
+    class Report(Protocol):
+        """What is told of a check, by its number in the plan."""
+
+        def start(self, index: int) -> None: ...
+        def result(self, index: int, verdict: str, told: Mapping[str, str]) -> None: ...
+
+
+#: Scenarios that wait and run at once.
+MAX_WAITING = 8
+#: Once a check did not end in time, others get a quarter of theirs, but no less than this: a kernel
+#: on which many hang is not waited for as often.
+IMPATIENT_S = 15.0
+#: Seconds in which what was killed should have ended.
+LINGER_S = 1.0
+#: Milliseconds between looks at a process that says no more, where its end cannot be waited for.
+SILENT_MS = 20.0
+
+
+class Schedule:
+    """One round of ``jobs``. ``alive`` is called when nothing was reported for a while."""
+
+    def __init__(self, jobs: Sequence[Job], report: Report, alive: Callable[[], object]) -> None:
+        self._waiting = [job for job in jobs if job.scenario.waits]
+        self._busy = [job for job in jobs if not job.scenario.waits]
+        self._report = report
+        self._alive = alive
+        self._last_word = time.monotonic()
+        self._impatient = False
+        self._poll = select.poll()
+        self._runs: list[_Run] = []
+        self._heard: dict[int, _Run] = {}  # by descriptor, of which each has one or two
+
+    def run(self) -> None:
+        """Run them all, and leave no process behind."""
+        spared = isolation.children()
+        isolation.adopt_orphans(True)
+        try:
+            self._begin()
+            while self._runs:
+                self._serve()
+                self._begin()
+        finally:
+            for run in self._runs:
+                run.child.kill()
+            self._clean_up(spared)
+            isolation.adopt_orphans(False)
+
+    def _clean_up(self, spared: Sequence[int]) -> None:
+        """Kill every other child: orphans that left their session come to us one by one."""
+        deadline = time.monotonic() + LINGER_S
+        while time.monotonic() < deadline:
+            isolation.reap_killed()
+            left = [pid for pid in isolation.children() if pid not in spared]
+            if not left:
+                return
+            for pid in left:
+                isolation.kill(pid)
+            time.sleep(0.001)
+
+    def _begin(self) -> None:
+        """Start what may run now. Scenarios that wait come first: they take the longest."""
+        waiting = sum(run.job.scenario.waits for run in self._runs)
+        while self._waiting and waiting < MAX_WAITING:
+            self._start(self._waiting.pop(0))
+            waiting += 1
+        if self._busy and all(run.job.scenario.waits for run in self._runs):
+            self._start(self._busy.pop(0))
+
+    def _start(self, job: Job) -> None:
+        run = _Run(job)
+        if not self._advance(run):
+            return
+        # Before the fork, so that what the setup does to the kernel is charged to it.
+        self._report.start(run.item.index)
+        try:
+            run.child = Child(job)
+        except OSError as error:
+            self._give_up(run, str(error))
+            return
+        self._runs.append(run)
+        self._listen(run, run.child.records)
+        if run.child.process >= 0:
+            self._listen(run, run.child.process)
+
+    def _listen(self, run: _Run, fd: int) -> None:
+        self._heard[fd] = run
+        self._poll.register(fd, select.POLLIN)
+
+    def _ignore(self, fd: int) -> None:
+        if self._heard.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def _advance(self, run: _Run) -> bool:
+        """Pass over what cannot run on this kernel. Whether a check is left."""
+        items = run.job.items
+        while run.at < len(items) and items[run.at].lacking:
+            self._skip(items[run.at])
+            run.at += 1
+        return run.at < len(items)
+
+    def _skip(self, item: Item) -> None:
+        self._report.start(item.index)
+        self._say(item, events.UNSUPPORTED, {"detail": item.lacking})
+
+    def _serve(self) -> None:
+        """Wait for a word of some child, or for a deadline, and act on it."""
+        for fd, _ in self._poll.poll(self._timeout_ms()):
+            run = self._heard.get(fd)
+            if run is None:
+                continue
+            if self._hear(run):
+                self._finish(run)
+            elif run.child.silent:
+                self._ignore(run.child.records)  # it would be readable all the time
+        now = time.monotonic()
+        for run in list(self._runs):
+            if run.child.silent and self._hear(run):
+                self._finish(run)
+            elif now - run.child.since > self._deadline_s(run):
+                self._expire(run)
+        if now - self._last_word >= events.ALIVE_S:
+            self._alive()
+            self._last_word = now
+
+    def _deadline_s(self, run: _Run) -> float:
+        """For one check, or for the setup."""
+        whole = run.job.scenario.deadline_s
+        return min(whole, max(IMPATIENT_S, whole / 4)) if self._impatient else whole
+
+    def _timeout_ms(self) -> float:
+        now = time.monotonic()
+        left = [self._last_word + events.ALIVE_S - now]
+        for run in self._runs:
+            if run.child.silent and run.child.process < 0:
+                return SILENT_MS
+            left.append(run.child.since + self._deadline_s(run) - now)
+        return max(1.0, 1000 * min(left))
+
+    def _hear(self, run: _Run) -> bool:
+        """Take what the child has said. Whether it is done with, one way or another."""
+        ended = run.child.ended()  # before it is read to the end
+        try:
+            for record in run.child.read():
+                if self._take(run, record):
+                    return True
+        except (ValueError, IndexError) as error:
+            self._stop(run, "its process wrote no result: %s" % error)
+            return True
+        if ended is not None:
+            from guest import postmortem
+
+            self._stop(run, "its process " + postmortem.ending(ended))
+            return True
+        return False
+
+    def _take(self, run: _Run, record: Sequence[str]) -> bool:
+        """One record. Whether it was the last."""
+        if record[0] == READY:
+            run.child.ready = True
+            run.child.since = time.monotonic()
+            return False
+        if record[0] == SETUP_FAILED:
+            self._give_up(run, record[1])
+            return True
+        if record[0] not in events.VERDICTS:
+            raise ValueError(record[0][:100])
+        told = dict(zip(record[1::2], record[2::2]))
+        self._say(run.item, record[0], told)
+        run.at += 1
+        if not self._advance(run):
+            return True
+        self._report.start(run.item.index)
+        run.child.go_on()
+        return False
+
+    def _say(self, item: Item, verdict: str, told: Mapping[str, str]) -> None:
+        self._report.result(item.index, verdict, told)
+        self._last_word = time.monotonic()
+
+    def _expire(self, run: _Run) -> None:
+        """The check that runs has taken too long: what the process does, and its end."""
+        if self._hear(run):
+            self._finish(run)
+            return
+        from guest import postmortem
+
+        seconds = self._deadline_s(run)
+        doing = postmortem.doing(run.child.pid)
+        place = postmortem.place(run.child.place_in_python())
+        if place:
+            doing += "; in Python: " + place
+        self._impatient = True
+        self._stop(run, "it did not end within %.0f s" % seconds, doing)
+        self._finish(run)
+
+    def _stop(self, run: _Run, how: str, got: str = "") -> None:
+        """The check that runs fails, and the rest of its scenario is not run."""
+        if not run.child.ready:
+            self._give_up(run, "%s%s" % (how, "; " + got if got else ""))
+            return
+        self._say(
+            run.item, events.FAIL, {"detail": how, "expected": "a result", "got": got or "none"}
+        )
+        why = "not run after %s: %s" % (run.item, how)
+        for item in run.job.items[run.at + 1 :]:
+            if item.lacking:
+                self._skip(item)
+            else:
+                self._say(item, events.LOST, {"detail": why})
+
+    def _give_up(self, run: _Run, why: str) -> None:
+        """The scenario could not be prepared: an error of each of its checks."""
+        detail = "the scenario %s cannot be prepared: %s" % (run.job.scenario.name, why)
+        for item in run.job.items[run.at :]:
+            if item.lacking:
+                self._skip(item)
+                continue
+            if item is not run.item:
+                self._report.start(item.index)
+            self._say(item, events.ERROR, {"detail": detail})
+
+    def _finish(self, run: _Run) -> None:
+        self._runs.remove(run)
+        self._ignore(run.child.records)
+        self._ignore(run.child.process)
+        run.child.kill()
+        isolation.reap_killed()
+
+
+class _Run:
+    """A job under way: its process, and which of its items runs."""
+
+    child: Child
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.at = 0
+
+    @property
+    def item(self) -> Item:
+        return self.job.items[self.at]
