@@ -7,6 +7,7 @@
     nox -s bisect_demo  let git bisect find a bad commit in a kernel tree, half an hour
     nox -s faults       put faults into a kernel and see which checks catch them, two hours
     nox -s nightly      selftest, matrix, comparison with the last run, bisects of what is new
+    nox -s docs         build the documentation as a site and a man page, check its links
     nox -s bench        measure speed against virtme-ng and QEMU alone, 20 minutes
     nox                 lint, types, tests
 
@@ -99,6 +100,19 @@ def faults(session: nox.Session) -> None:
     install_host_tools(session, (*host_tools.missing(), *toolchain.missing()))
     install(session, "-e", ".")
     session.run("python", "-m", "bench.faults", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation below site/, with the man page, and check every link."""
+    install(session, "-e", ".", *group("docs"))
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run(
+        *("argparse-manpage", "--module", "harness.cli", "--function", "parser"),
+        *("--project-name", "mptcp-harness", "--prog", "mptcp-harness"),
+        *("--description", "does this kernel still do what user space relies on?"),
+        *("--manual-section", "1", "--output", "site/mptcp-harness.1"),
+    )
 
 
 @nox.session

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -230,3 +231,14 @@ def test_every_marker_has_its_requirement() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         options = tomllib.load(file)["tool"]["pytest"]["ini_options"]
     assert {marker.split(":")[0] for marker in options["markers"]} == set(REQUIREMENTS)
+
+
+def test_the_readme_fits_on_two_pages() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_readme_links_to_files_that_exist() -> None:
+    targets = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text())
+    paths = [target for target in targets if "://" not in target]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert paths

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a bundle says: its bundle.json, schema 1, written and strictly read (docs/bundles.md)."""
+"""What a bundle says: its bundle.json, schema 1, written and strictly read (docs/replay.md)."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from harness import __version__
+from harness.cli import completion
 from harness.cli.arguments import DESCRIPTION, EPILOG
 from harness.cli.common import NotWritten, UsageError, complain
 from harness.host import programs
@@ -108,6 +109,7 @@ def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    completion.add(top)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in first if first and first[0] in COMMANDS else COMMANDS:
         module, add = COMMANDS[name]
