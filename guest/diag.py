@@ -237,10 +237,13 @@ class Record:
 
 
 class Diag:
-    """A sock_diag socket of the network namespace that it is made in."""
+    """A sock_diag socket of the network namespace that it is made in.
 
-    def __init__(self) -> None:
-        self._netlink = netlink.Netlink(netlink.SOCK_DIAG)
+    The kernel makes a dump in pieces of ``room`` bytes at most.
+    """
+
+    def __init__(self, room: int = netlink.ROOM) -> None:
+        self._netlink = netlink.Netlink(netlink.SOCK_DIAG, room)
 
     def close(self) -> None:
         self._netlink.close()

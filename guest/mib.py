@@ -27,7 +27,7 @@ def counters(group: str = "MPTcpExt") -> dict[str, int]:
 
 
 class Since:
-    """How far the counters have moved since this was made. A counter a kernel lacks is None."""
+    """How far the counters have moved since this was made."""
 
     def __init__(self) -> None:
         self.start = counters()
@@ -41,9 +41,9 @@ class Since:
             if value != self.start.get(name, 0)
         }
 
-    def of(self, name: str) -> Optional[int]:
-        now = counters()
-        return now[name] - self.start.get(name, 0) if name in now else None
+    def of(self, name: str) -> int:
+        """How far ``name`` has moved; 0 for a counter that this kernel lacks."""
+        return counters().get(name, 0) - self.start.get(name, 0)
 
 
 def sockets(protocol: str) -> Optional[int]:

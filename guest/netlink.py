@@ -105,7 +105,8 @@ def number(data: bytes) -> int:
 class Netlink:
     """A netlink socket of one protocol: :data:`ROUTE`, :data:`SOCK_DIAG` or :data:`GENERIC`."""
 
-    def __init__(self, protocol: int) -> None:
+    def __init__(self, protocol: int, room: int = ROOM) -> None:
+        self._room = room
         self.socket = _socket.socket(AF_NETLINK, _socket.SOCK_RAW, protocol)
         self.socket.settimeout(DEADLINE)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
@@ -162,7 +163,7 @@ class Netlink:
     def _messages(self, sequence: int) -> Iterator[tuple[int, int, bytes]]:
         """Messages that answer request ``sequence``; what the kernel sent of older ones is left."""
         while True:
-            data = self.socket.recv(ROOM)
+            data = self.socket.recv(self._room)
             for kind, flags, number_, body in each_message(data):
                 if number_ != sequence:
                     continue

@@ -34,6 +34,7 @@ def client(*answers: bytes) -> tuple[netlink.Netlink, Kernel]:
     kernel = Kernel(*answers)
     made.socket = kernel  # type: ignore[assignment]
     made._sequence = 0
+    made._room = netlink.ROOM
     return made, kernel
 
 
