@@ -220,14 +220,17 @@ class Emitter:
     the check can take the kernel down. Of a further round, so must that of a group's.
     """
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._write = write
+        self._clock = clock
         self._number = 0
         self._pending = b""
 
     def emit(self, kind: str, **fields: Value) -> None:
         """Write one event; strings longer than :data:`MAX_TEXT` are cut."""
-        event: dict[str, Value] = {"e": kind, "n": self._number, "t": int(time.monotonic() * 1000)}
+        event: dict[str, Value] = {"e": kind, "n": self._number, "t": int(self._clock() * 1000)}
         for name, value in fields.items():
             if isinstance(value, str) and len(value) > MAX_TEXT and name != "verdicts":
                 value = value[:MAX_TEXT] + "... (%d characters in all)" % len(value)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from harness.host import tools
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from harness.kernels.cache import Cache
 
 IPPROTO_MPTCP = 262
+
+# In CI the same examples each time: what fails there fails again, and on the change that broke it.
+settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +43,11 @@ def all_required() -> bool:
         os.environ.get("CI", "").lower() in ("true", "1")
         or os.environ.get("MPTCP_HARNESS_REQUIRE_ALL") == "1"
     )
+
+
+def pytest_configure() -> None:
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        settings.load_profile("ci")
 
 
 @functools.cache

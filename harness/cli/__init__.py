@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.cli import completion
@@ -22,6 +23,9 @@ from harness.records import resume
 from harness.records.store import StoreUnusable
 from harness.run import workspace
 from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_USAGE
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 #: Where each command lies, in the order of --help: its module, and what adds it to the grammar.
 COMMANDS = {
@@ -102,7 +106,7 @@ def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     Importing all takes 0.1 s. Each command sets ``run``, which takes what was given.
     """
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="mptcp-harness",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -115,6 +119,17 @@ def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
         module, add = COMMANDS[name]
         getattr(importlib.import_module(f"harness.cli.{module}"), add)(commands)
     return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse's own ignores that its help could not be written, and ends with status 0."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        file = file or sys.stderr
+        if message and file is not sys.stdout:
+            super()._print_message(message, file)
+        elif message:
+            file.write(message)
 
 
 def _file_of(error: OSError) -> str:

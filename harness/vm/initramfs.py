@@ -240,7 +240,7 @@ def _install_python(root: Path, interpreter: Interpreter, checker: Path) -> None
     # What getpath takes for the sign of a standard library; os itself is frozen.
     _copy(interpreter.stdlib / "os.py", stdlib / "os.py")
     (stdlib / "lib-dynload").mkdir(exist_ok=True)
-    for library in _libraries(native):
+    for library in libraries(native):
         _copy(library, root / str(library).lstrip("/"), 0o755)
         # A library beside an interpreter of its own prefix is found through $ORIGIN/../lib.
         if not library.is_relative_to("/usr") and not library.is_relative_to("/lib"):
@@ -296,7 +296,7 @@ def _module(source: Path, checker: Path) -> str:
     return ".".join(source.relative_to(checker).with_suffix("").parts).removesuffix(".__init__")
 
 
-def _libraries(native: Iterable[Path]) -> list[Path]:
+def libraries(native: Iterable[Path]) -> list[Path]:
     """The shared libraries and the loader of ``native``, as ldd(1) resolves them."""
     found: set[Path] = set()
     for binary in native:

@@ -30,6 +30,7 @@ from tests.bisect.simulated import (
     search,
     told,
 )
+from tests.replacing import replaced
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,7 +106,7 @@ def test_a_flaky_fault_is_found_or_its_answer_says_how_unsure_it_is(
 
 def test_a_flaky_answer_says_so(tmp_path: Path) -> None:
     text = render(search(Laboratory(flaky(9, 0.5, 3)), tmp_path, confirm=7))
-    assert "% ; flaky" in text.replace("%;", "% ;")
+    assert "% ; flaky" in replaced(text, "%;", "% ;")
 
 
 @pytest.mark.parametrize("first_bad", range(1, COUNT))

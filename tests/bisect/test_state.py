@@ -12,6 +12,7 @@ from harness.bisect.evidence import Evidence, Made
 from harness.bisect.predicate import Checks, Outcome
 from harness.bisect.state import Record
 from harness.verdict.results import KernelVerdict
+from tests.replacing import replaced
 
 MADE = Made("k", Outcome.BAD, "\x1b[31m why", KernelVerdict.FAIL, 1, 5.25)
 OLD = Made("k", Outcome.GOOD, "", KernelVerdict.PASS, 0, 0.0, "20260101-000000-abcdef")
@@ -87,7 +88,7 @@ def test_a_torn_last_line_is_not_in_the_way_of_the_next(tmp_path: Path) -> None:
 )
 def test_a_line_that_no_harness_wrote_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
     path = write(tmp_path, MADE, OLD)
-    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    path.write_bytes(replaced(path.read_bytes(), old, new, 1))
     with pytest.raises(state.Damaged, match="--fresh"):
         read(tmp_path)
 

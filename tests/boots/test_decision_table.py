@@ -35,6 +35,7 @@ from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import PORT, Machine, Request
 from tests.boots.conftest import Harness
 from tests.conftest import all_required
+from tests.replacing import replaced
 
 #: Seconds, for a busy machine; a row that has to wait for one of them has its own.
 PATIENT = Deadlines(boot=120, silence=60, power_off=60, total=300)
@@ -255,8 +256,7 @@ def test_a_vm_that_reboots_by_itself_is_lost(booted: Boot) -> None:
 
 
 def test_a_vm_that_does_not_power_off_hangs(booted: Boot, base: Path, tmp_path: Path) -> None:
-    init = initramfs.INIT.replace("poweroff -f || reboot -f", "/bin/busybox sleep 1000")
-    assert init != initramfs.INIT
+    init = replaced(initramfs.INIT, "poweroff -f || reboot -f", "/bin/busybox sleep 1000")
     short = Deadlines(boot=120, silence=60, power_off=0.5, total=300)
     attempt, verdict, _ = booted(root=with_init(base, init, tmp_path), deadlines=short)
     assert verdict is KernelVerdict.HANG

@@ -246,7 +246,7 @@ def test_the_program_ends_with_a_harness_in_a_container(
         {RUNS.format(script=f"exec 9>{fifo}; sleep 60 & echo ready >&9; wait").strip()}
     """
     harness.append(subprocess.Popen([*in_new_namespace(), *python(dies)], stdin=subprocess.PIPE))
-    assert wait_until(lambda: read_available(held) == b"ready\n", 10)
+    assert wait_until(lambda: read_available(held) == b"ready\n")
     assert harness[0].stdin is not None
     harness[0].stdin.close()
     assert wait_until(lambda: read_available(held) == b"")

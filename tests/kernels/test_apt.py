@@ -19,6 +19,7 @@ from harness.kernels.packages import Package
 from harness.kernels.prepared import KernelUnavailable
 from tests.kernels.conftest import FakeApt, Said, stopped_after
 from tests.processes import is_gone, read_pid
+from tests.replacing import replaced
 
 
 def age(cache: Cache, name: str, seconds: float) -> None:
@@ -73,7 +74,7 @@ def test_a_torn_index_is_read_again(fake_apt: FakeApt, cache: Cache, say: Said) 
 def test_another_mirror_makes_the_index_stale(fake_apt: FakeApt, cache: Cache, say: Said) -> None:
     apt.index("bookworm", cache, say)
     sources = fake_apt.directory / "sources.list"
-    sources.write_text(sources.read_text().replace("mirror", "other"))
+    sources.write_text(replaced(sources.read_text(), "mirror", "other"))
     apt.index("bookworm", cache, say)
     assert len(fake_apt.calls("update")) == 2
     assert "http://other.example.org/debian bookworm main" in source_line(cache)

@@ -15,6 +15,7 @@ from harness.manifest.kernels_yaml import ImageSource, TreeSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
 from tests.kernels.conftest import Said
+from tests.replacing import replaced
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def built_tree(tmp_path: Path) -> Path:
     """A tree as after make: image, modules of 6.2 or later, configuration."""
     files = {name: data for name, data in builders.module_files().items() if name[0] == "k"}
     tree_files = {name.removeprefix("kernel/"): data for name, data in files.items()}
-    order = "".join(name.replace(".ko", ".o") + "\n" for name in tree_files)
+    order = "".join(replaced(name, ".ko", ".o") + "\n" for name in tree_files)
     tree_files |= {
         "modules.order": order.encode(),
         "modules.builtin": b"kernel/net/unix/unix.ko\n",
@@ -328,7 +329,7 @@ def test_a_tree_before_6_2_lists_its_modules_otherwise(
     cache: Cache, say: Said, built_tree: Path, prefix: str
 ) -> None:
     order = built_tree / "modules.order"
-    lines = order.read_text().replace(".o\n", ".ko\n").splitlines()
+    lines = replaced(order.read_text(), ".o\n", ".ko\n").splitlines()
     order.write_text("".join(f"{prefix}{line}\n" for line in lines))
     assert module_names(from_tree(cache, say, built_tree)) == ALL_MODULES
 

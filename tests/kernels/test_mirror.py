@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from harness.kernels import mirror
 from harness.kernels.mirror import Source
+from tests.replacing import replaced
 
 DEB822 = """\
 # Debian's own
@@ -115,7 +116,7 @@ def test_the_hosts_configuration_is_read_from_list_and_parts(tmp_path: Path) -> 
     (tmp_path / "sources.list").write_text("deb http://one.example.org/debian bookworm main\n")
     parts = tmp_path / "it's sources.d"
     parts.mkdir()
-    (parts / "two.sources").write_text(DEB822.replace("mirror", "two"))
+    (parts / "two.sources").write_text(replaced(DEB822, "mirror", "two"))
     (parts / "three.list.disabled").write_text("deb http://three.example.org/debian sid main\n")
     config = f"LIST='{tmp_path}/sources.list'\nPARTS='{tmp_path}/it'\\''s sources.d/'\n"
     uris = [found.uri for found in mirror.configured(config)]

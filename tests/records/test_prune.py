@@ -19,6 +19,7 @@ from harness.kernels import cache as cache_module
 from harness.kernels.cache import Built
 from harness.records import prune, store
 from harness.records.store import Run, Store
+from tests.replacing import replaced
 
 DAY = 86400
 MONTH = 30 * DAY
@@ -270,9 +271,9 @@ def test_a_run_that_never_ended_is_as_old_as_its_directory(kept: Kept) -> None:
     "make",
     [
         pytest.param(lambda runs: (runs / "notes").mkdir(), id="directory"),
-        pytest.param(lambda runs: (runs / RUN.replace("1", "2")).write_text(""), id="file"),
+        pytest.param(lambda runs: (runs / replaced(RUN, "1", "2")).write_text(""), id="file"),
         pytest.param(
-            lambda runs: (runs / RUN.replace("1", "3")).symlink_to(runs.parent), id="link"
+            lambda runs: (runs / replaced(RUN, "1", "3")).symlink_to(runs.parent), id="link"
         ),
     ],
 )

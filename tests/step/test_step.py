@@ -17,6 +17,7 @@ from harness.kernels import kconfig
 from harness.run import session, workspace
 from harness.step import toolchain
 from harness.step.source import Stop
+from tests.replacing import replaced
 from tests.step.support import BAD, BROKEN, CODE, GOOD, PANIC, Boots, Tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,7 +129,7 @@ def test_a_step_that_was_killed_while_it_built_leaves_the_tree_and_is_done_again
     sound = vng.read_text()
     os.mkfifo(tree.diary / "begun")
     hang = 'case $1 in --build) echo > "$DIARY/begun"; exec tail -f /dev/null ;; esac\n'
-    vng.write_text(sound.replace("#!/bin/sh\n", f"#!/bin/sh\n{hang}", 1))
+    vng.write_text(replaced(sound, "#!/bin/sh\n", f"#!/bin/sh\n{hang}", 1))
     command = [sys.executable, "-m", "tests.step.support", "step", "--any", "--patch", str(patch)]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
         (tree.diary / "begun").read_text()
@@ -293,7 +294,7 @@ def test_of_the_environment_nothing_leads_git_or_make_astray(
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "KBUILD_OUTPUT", "ARCH"):
         monkeypatch.setenv(name, "/elsewhere")
     vng = Path(os.environ["PATH"].split(os.pathsep)[0]) / "vng"
-    lines = vng.read_text().replace("#!/bin/sh", f"#!/bin/sh\nenv > {tree.diary}/env", 1)
+    lines = replaced(vng.read_text(), "#!/bin/sh", f"#!/bin/sh\nenv > {tree.diary}/env", 1)
     vng.write_text(lines)
     assert step() == 0
     assert "/elsewhere" not in (tree.diary / "env").read_text()

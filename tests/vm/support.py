@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from guest import events
@@ -15,11 +16,15 @@ ENTRIES = [
 
 
 class Guest:
-    """Writes a stream; each method adds what a sound guest would say next."""
+    """Writes a stream; each method adds what a sound guest would say next.
+
+    Its clock is its own, so that the same calls give the same bytes.
+    """
 
     def __init__(self) -> None:
         self.sent = b""
-        self._emitter = events.Emitter(self._write)
+        times = count(1.0, 0.001)
+        self._emitter = events.Emitter(self._write, lambda: next(times))
 
     def _write(self, data: bytes) -> None:
         self.sent += data

@@ -13,6 +13,7 @@ import pytest
 
 from harness.vm import decode
 from harness.vm.decode import Undecoded
+from tests.replacing import replaced
 
 VMLINUX = Path(__file__).parents[1] / "data/traced/vmlinux"
 needs_binutils = pytest.mark.skipif(
@@ -75,7 +76,7 @@ def test_vmlinux_is_known_by_the_banner_of_its_build(tmp_path: Path) -> None:
     vmlinux.write_bytes(b"\x7fELF\0" + banner + b"\n\0more")
     console = b"SeaBIOS\r\n[    0.000000] " + banner + b"\r\n[    0.000000] Command line: x"
     assert decode.is_of(vmlinux, console)
-    assert not decode.is_of(vmlinux, console.replace(b"#7", b"#8"))
+    assert not decode.is_of(vmlinux, replaced(console, b"#7", b"#8"))
     assert not decode.is_of(vmlinux, b"nothing of the kind")
     vmlinux.write_bytes(b"")
     assert not decode.is_of(vmlinux, console)

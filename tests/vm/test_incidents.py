@@ -20,6 +20,7 @@ from harness.vm.incidents import (
     kernel_spoke,
     scan,
 )
+from tests.replacing import replaced, substituted
 from tests.vm.consoles import CLEAN, CONSOLES, EXPECTED, FAULTY
 from tests.vm.messages import HARMLESS, PROGRAM, REPORTS
 
@@ -33,11 +34,11 @@ def told(incidents: tuple[Incident, ...]) -> list[tuple[K, str, str]]:
 
 
 def without_stamps(console: bytes) -> bytes:
-    return re.sub(rb"(?m)^" + STAMP, b"", console)
+    return substituted(rb"(?m)^" + STAMP, b"", console)
 
 
 def with_callers(console: bytes, caller: bytes) -> bytes:
-    return re.sub(STAMP, rb"\1[%6s] " % caller, console)
+    return substituted(STAMP, rb"\1[%6s] " % caller, console)
 
 
 @pytest.mark.parametrize("name", FAULTY)
@@ -87,17 +88,17 @@ def test_a_program_that_sounds_like_a_kernel_is_no_incident(line: str) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        pytest.param(lambda c: c.replace(b"\r\n", b"\n"), id="LF"),
-        pytest.param(lambda c: c.replace(b"\r\n", b"\r\r\n"), id="CRCRLF"),
+        pytest.param(lambda c: replaced(c, b"\r\n", b"\n"), id="LF"),
+        pytest.param(lambda c: replaced(c, b"\r\n", b"\r\r\n"), id="CRCRLF"),
         pytest.param(without_stamps, id="no timestamps"),
         pytest.param(lambda c: with_callers(c, b"T124"), id="task callers"),
         pytest.param(lambda c: with_callers(c, b"C0"), id="CPU callers"),
-        pytest.param(lambda c: re.sub(rb"(?m)^\[", b"<4>[", c), id="levels"),
+        pytest.param(lambda c: substituted(rb"(?m)^\[", b"<4>[", c), id="levels"),
         pytest.param(lambda c: b"<4>".join(without_stamps(c).splitlines(True)), id="levels only"),
-        pytest.param(lambda c: c.replace(b"] ", b"]\x1b[0;1m \x1b[m"), id="colours"),
-        pytest.param(lambda c: c.replace(b"e", b"\x00e\xff"), id="NUL and invalid UTF-8"),
+        pytest.param(lambda c: replaced(c, b"] ", b"]\x1b[0;1m \x1b[m"), id="colours"),
+        pytest.param(lambda c: replaced(c, b"e", b"\x00e\xff"), id="NUL and invalid UTF-8"),
         pytest.param(lambda c: b"\x1bc\x1b[?7l\x1b[2J" + c, id="firmware's escapes"),
-        pytest.param(lambda c: re.sub(rb"(?m)^\[", b"ok: true [", c), id="output before"),
+        pytest.param(lambda c: substituted(rb"(?m)^\[", b"ok: true [", c), id="output before"),
     ],
 )
 def test_the_shape_of_the_console_hides_and_adds_nothing(
@@ -119,10 +120,21 @@ def test_bytes_that_are_not_text_change_nothing_wherever_they_stand(
     name: str, noise: list[tuple[float, bytes]]
 ) -> None:
     console = CONSOLES[name]
-    for place, junk in noise:
-        at = int(place * len(console))
+    # From the end on, so that none of it falls into another, which would spoil the escapes.
+    for place, junk in sorted(noise, reverse=True):
+        at = _outside_escapes(console, int(place * len(CONSOLES[name])))
         console = console[:at] + junk + console[at:]
     assert told(scan(console)) == EXPECTED.get(name, [])
+
+
+_ESCAPE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|.)")
+
+
+def _outside_escapes(console: bytes, at: int) -> int:
+    """``at``, or the end of the console's own escape sequence that it lies in."""
+    start = console.rfind(b"\x1b", max(0, at - 32), at)
+    escape = _ESCAPE.match(console, start) if start >= 0 else None
+    return max(at, escape.end()) if escape else at
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -198,7 +210,7 @@ def test_escapes_before_an_incident_do_not_shift_it_into_another_check() -> None
 
 @pytest.mark.parametrize("name", FAULTY)
 def test_an_excerpt_shows_the_report_in_bounds_and_without_escapes(name: str) -> None:
-    console = CONSOLES[name].replace(b"] ", b"]\x1b[31m ")
+    console = replaced(CONSOLES[name], b"] ", b"]\x1b[31m ")
     for one in scan(console):
         assert len(one.excerpt) <= MAX_EXCERPT
         assert len(one.excerpt.splitlines()) <= MAX_EXCERPT_LINES
@@ -224,8 +236,8 @@ def test_the_same_bug_has_the_same_fingerprint_on_another_kernel() -> None:
 
 @pytest.mark.parametrize("suffix", ["isra.0", "constprop.0", "part.3", "cold", "llvm.123"])
 def test_a_compilers_suffix_does_not_change_the_fingerprint(suffix: str) -> None:
-    console = CONSOLES["warn-6.1"].replace(
-        b"t_warn.isra.0+0x1e", b"t_warn.%s+0x77" % suffix.encode()
+    console = replaced(
+        CONSOLES["warn-6.1"], b"t_warn.isra.0+0x1e", b"t_warn.%s+0x77" % suffix.encode()
     )
     assert told(scan(console)) == EXPECTED["warn-6.1"]
 
@@ -241,7 +253,7 @@ def test_a_panic_is_not_lost_behind_a_flood_of_warnings() -> None:
 
 def test_of_too_many_incidents_the_crash_is_kept() -> None:
     report = CONSOLES["warn-6.1"][CONSOLES["warn-6.1"].index(b"--[ cut") - 30 :]
-    flood = b"".join(report.replace(b"t_warn", b"t_" + b"x" * n) for n in range(1, 60))
+    flood = b"".join(replaced(report, b"t_warn", b"t_" + b"x" * n) for n in range(1, 60))
     incidents = scan(flood + CONSOLES["panic-7.3"])
     assert len(incidents) == MAX_INCIDENTS
     assert incidents[-1].kind is K.PANIC
@@ -282,7 +294,7 @@ def test_a_panic_for_want_of_something_to_boot_is_told_from_the_kernels_own(
 
 
 def test_an_init_killed_by_a_signal_may_be_the_kernels_fault() -> None:
-    console = CONSOLES["init-exits-6.1"].replace(b"exitcode=0x00000100", b"exitcode=0x0000000b")
+    console = replaced(CONSOLES["init-exits-6.1"], b"exitcode=0x00000100", b"exitcode=0x0000000b")
     assert not is_environment_panic(scan(console)[0])
 
 

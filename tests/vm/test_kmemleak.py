@@ -11,6 +11,7 @@ import pytest
 
 from harness.verdict.results import IncidentKind as K
 from harness.vm.incidents import scan
+from tests.replacing import replaced
 
 COUNT = "kmemleak: {} new suspected memory leaks (see /sys/kernel/debug/kmemleak)"
 COUNTED = (
@@ -138,5 +139,5 @@ def test_the_same_leak_many_times_is_one_incident() -> None:
 
 
 def test_a_kernel_with_kmemleak_and_without_leaks_is_well() -> None:
-    quiet = console("").replace(b"[   11.640310] " + COUNT.format(2).encode() + b"\r\n", b"")
+    quiet = replaced(console(""), b"[   11.640310] " + COUNT.format(2).encode() + b"\r\n", b"")
     assert told(quiet) == []

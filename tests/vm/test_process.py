@@ -16,7 +16,7 @@ import pytest
 
 from harness.vm import process
 from harness.vm.process import VmProcess, read_available, work_directory
-from tests.processes import descriptors, is_gone, read_pid, wait_until
+from tests.processes import PATIENCE, descriptors, is_gone, read_pid, wait_until
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def start(work: Path, script: str) -> VmProcess:
 
 
 def wait_for_exit(vm: VmProcess) -> None:
-    assert select.select([vm.exited], [], [], 10)[0]
+    assert select.select([vm.exited], [], [], PATIENCE)[0]
 
 
 def test_standard_error_is_the_console(work: Path) -> None:

@@ -118,6 +118,7 @@ def test_bytes_that_do_not_belong_break_the_stream(junk: bytes, data: st.DataObj
         (Guest().hello().end(results=0).sent, "did not say whether ipv4 has MPTCP"),
         (Guest().hello().capability().end(results=0).sent, "planned no check"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_violation_is_named(data: bytes, complaint: str) -> None:
     stream = read(data)
