@@ -17,6 +17,7 @@ from bench.faults.kernel import FaultKernel
 from bench.faults.source import NotApplied
 from bench.faults.sweep import Outcome, Sweep
 from harness.manifest import kernels_yaml
+from tests.replacing import replaced
 
 FILE = "net/mptcp/sockopt.c"
 C = """\
@@ -165,7 +166,7 @@ def test_a_skipped_statement_stands_behind_a_condition(tmp_path: Path) -> None:
 def test_wrong_data_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert GOOD.count(old) == 1
     with pytest.raises(BadCatalogue, match=said):
-        catalogue.load(write_catalogue(tmp_path, GOOD.replace(old, new)))
+        catalogue.load(write_catalogue(tmp_path, replaced(GOOD, old, new)))
 
 
 def test_a_name_is_given_once(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_a_fault_does_something_while_it_is_on_and_only_then(given: Fault) -> No
 
 def record(name: str, verdict: str = "pass", **checks: str) -> dict[str, Any]:
     results = [
-        {"id": check.replace("_", ".", 1), "phase": "x", "side": "client", "verdict": result}
+        {"id": replaced(check, "_", ".", 1), "phase": "x", "side": "client", "verdict": result}
         for check, result in checks.items()
     ]
     return {
