@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import kernels
+from harness.errors import UsageError
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
-from harness.records import resume, reuse
+from harness.records import reuse
 from harness.run import session, workspace
 from harness.run.progress import Listener, Progress, Stage
 from harness.run.session import RunRequest
@@ -120,7 +121,7 @@ def _test_on(directory: Path) -> None:
     request = RunRequest(jobs=2, resume=True)
     try:
         run(directory, entries(MANY), listener, request, threading.Event())
-    except resume.NothingToResume:
+    except UsageError:
         run(directory, entries(MANY), listener, replace(request, resume=False), threading.Event())
 
 

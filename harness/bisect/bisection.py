@@ -43,7 +43,7 @@ def bisect(
 
     Of ``request`` families, seed, jobs, accel, output and confirm count. What an interrupted bisect
     for the same found out is used, unless ``fresh``. Raises what :func:`harness.run.session.run`
-    raises, and state.Damaged, state.Busy.
+    raises, and Damaged, Busy.
     """
     entries = [candidate.entry for candidate in series.candidates]
     what = {"bisect": str(wanted) if wanted else "difference", "reversed": series.reversed}

@@ -9,16 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness import kernels
+from harness.errors import UsageError
 from harness.kernels import Cache, KernelUnavailable
 from harness.kernels.packages import version_key
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
 #: Entries of the manifest that cannot be had, and why.
 _Failed = list[tuple[KernelEntry, KernelUnavailable]]
-
-
-class UnknownKernel(Exception):
-    """A name that leads to no kernel, or the two to the same; a sentence with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def between(
     exactly one of them. Two of one series mean that series, any other two all kernels of the
     manifest with a version between theirs, each package once.
 
-    Raises UnknownKernel, and KernelUnavailable where a series cannot be read.
+    Raises UsageError, and KernelUnavailable where a series cannot be read.
     """
     for entry in entries:
         if entry.is_series and all(name.startswith(f"{entry.name}-") for name in (good, bad)):
@@ -133,7 +130,7 @@ def _cut(
     found: Sequence[Candidate], good: Candidate, bad: Candidate, notes: tuple[str, ...] = ()
 ) -> Series:
     if _same(good, bad):
-        raise UnknownKernel(
+        raise UsageError(
             f"{good.entry.name} and {bad.entry.name} are the same kernel ({good.release}); name "
             "two, of which the one has what the other lacks"
         )
@@ -164,7 +161,7 @@ def _had(found: Sequence[Candidate], failed: _Failed, name: str) -> Candidate:
     """As :func:`_named`; a kernel of the manifest that cannot be had is not an unknown one."""
     try:
         return _named(found, name)
-    except UnknownKernel:
+    except UsageError:
         for entry, error in failed:
             if name == entry.name or (entry.is_series and name.startswith(f"{entry.name}-")):
                 raise KernelUnavailable(f"{name} cannot be had: {error}") from error
@@ -181,14 +178,14 @@ def _named(found: Sequence[Candidate], name: str) -> Candidate:
         return alike[0]
     if alike:
         names = ", ".join(candidate.entry.name for candidate in alike)
-        raise UnknownKernel(f"{name} may be {names}; name one of them")
+        raise UsageError(f"{name} may be {names}; name one of them")
     names_of_all = {text: c.entry.name for c in found for text in (c.entry.name, *_other_names(c))}
     near = difflib.get_close_matches(name, names_of_all, n=6, cutoff=0.5)
     if near:
         hint = " or ".join(list(dict.fromkeys(names_of_all[text] for text in near))[:3])
-        raise UnknownKernel(f"there is no kernel {name}; did you mean {hint}?")
+        raise UsageError(f"there is no kernel {name}; did you mean {hint}?")
     shown = ", ".join(candidate.entry.name for candidate in found[:6]) or "none"
-    raise UnknownKernel(
+    raise UsageError(
         f"there is no kernel {name}; name one of the manifest, or of a series in it as the series "
         f"and the release, such as backports-6.17.8+deb13-amd64 (the first are: {shown})"
     )

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from harness.bisect.candidates import Candidate
 from harness.bisect.predicate import Checks, Predicate
 from harness.bisect.results import Change
+from harness.errors import HostError
 from harness.kernels import Cache, KernelUnavailable, changelog
 from harness.kernels.changelog import Changes, Entry
 from harness.kernels.packages import version_key
 from harness.manifest.kernels_yaml import DebSource
 from harness.verdict.judge import CAPABILITY
-
-__all__ = ["Changes", "ChangesUnavailable", "entries_between", "teller"]
 
 # net/mptcp, and net/ipv4/tcp*.c: subjects begin with "tcp:", "net/tcp-ao:", "net: tcp: ...", and
 # what several protocols share is under "net:", "ipv4:", "inet:". "nvme-tcp:" is another matter.
@@ -34,10 +33,6 @@ _MAINLINE = re.compile(r"New upstream release(?: candidate)?\b")
 _OPTION = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)+")
 
 
-class ChangesUnavailable(Exception):
-    """The change log could not be had, or says nothing of these versions; a sentence."""
-
-
 def entries_between(
     good: Candidate,
     bad: Candidate,
@@ -48,23 +43,23 @@ def entries_between(
     """What the newer of the two has over the older that mentions MPTCP, TCP or the checked option.
 
     ``check_pattern`` is a check's id, or globs of such separated by commas. Raises
-    ChangesUnavailable; for one log a package of 1 to 170 MB is downloaded, once.
+    HostError; for one log a package of 1 to 170 MB is downloaded, once.
     """
     older, newer = sorted((good, bad), key=lambda candidate: version_key(candidate.version))
     source = newer.entry.source
     if not isinstance(source, DebSource) or not (older.version and newer.version):
-        raise ChangesUnavailable(
+        raise HostError(
             f"{newer.entry.name} and {older.entry.name} are not both Debian packages, so no change "
             "log leads from the one to the other; `git log` in a kernel tree does"
         )
     try:
         log = changelog.read(source, cache, say)
     except KernelUnavailable as error:
-        raise ChangesUnavailable(f"the change log could not be had: {error}") from error
+        raise HostError(f"the change log could not be had: {error}") from error
     entries = list(changelog.entries(log.text))
     within = [e for e in entries if changelog.is_between(e.version, older.version, newer.version)]
     if not within:
-        raise ChangesUnavailable(
+        raise HostError(
             f"the change log of {log.origin} has no entry after {older.version} up to "
             f"{newer.version}; `git log` in a kernel tree may tell more"
         )
@@ -89,7 +84,7 @@ def teller(
         pattern = ",".join(looked_for.globs) if isinstance(looked_for, Checks) else None
         try:
             found = entries_between(good, bad, pattern, cache, say)
-        except ChangesUnavailable as error:
+        except HostError as error:
             return (), (str(error),)
         items = tuple(Change(version, text) for version, text in found.items)
         counted = f"{len(items)} of {found.total} entries in {found.origin} may concern it"

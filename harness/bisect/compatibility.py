@@ -19,15 +19,12 @@ from harness.bisect.candidates import Candidate
 from harness.bisect.compatibility_map import Boundary, CompatibilityMap, Feature, Kind, Untestable
 from harness.bisect.results import Kernel
 from harness.bisect.testing import Listening, Tester, on_ground, remembered
+from harness.errors import Damaged, Interrupted
 from harness.kernels import Cache, KernelUnavailable
 from harness.manifest.expectations import parse_release
 from harness.run.session import RunRequest
 from harness.text import plural
 from harness.verdict.results import Family, KernelResult, KernelVerdict
-
-
-class Interrupted(Exception):
-    """The map is not complete; a sentence with how to go on."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ class Search:
         self._recall(record)
 
     def _recall(self, record: state.Record) -> None:
-        """Raises :class:`~harness.bisect.state.Damaged` for what :func:`_record` does not make."""
+        """Raises :class:`Damaged` for what :func:`_record` does not make."""
         try:
             if record["e"] == "round":
                 self._rounds += 1
@@ -193,7 +190,7 @@ class Search:
                 return
             self._told[self._places[record["kernel"]]] = _told(record)
         except (LookupError, TypeError, ValueError) as error:
-            raise state.Damaged(
+            raise Damaged(
                 f"the state of this map is damaged ({type(error).__name__}: {error}); begin anew "
                 "with --fresh"
             ) from error

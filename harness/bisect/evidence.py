@@ -9,7 +9,8 @@ from typing import Any
 
 from harness.bisect.predicate import Checks, Outcome, Predicate
 from harness.bisect.search import Boots
-from harness.bisect.state import Damaged, Journal, Record
+from harness.bisect.state import Journal, Record
+from harness.errors import Damaged
 from harness.verdict.results import KernelVerdict
 
 _BOOT, _PREDICATE = "boot", "predicate"

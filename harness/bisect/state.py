@@ -18,20 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from harness.errors import Busy, Damaged
 from harness.records import prune
 
 FORMAT = 1
 FILE = "bisect.jsonl"
 #: No bisect writes as much; a line has some hundred bytes.
 MAX_BYTES = 64 << 20
-
-
-class Damaged(Exception):
-    """The file is not as it was written; a sentence with the remedy."""
-
-
-class Busy(Exception):
-    """Another harness works on the same; a sentence with the remedy."""
 
 
 Record = dict[str, Any]
@@ -75,7 +68,7 @@ def opened(
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(prune.in_use(directory))
-        except prune.InUse:
+        except Busy:
             raise Busy(
                 f"another harness is at the same bisect (its state is in {directory}): wait for "
                 "it, or end it"

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from harness.bisect import state
 from harness.bisect.candidates import Candidate
 from harness.bundle import Bundles
+from harness.errors import HostError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
@@ -91,7 +92,7 @@ class Booting:
         *,
         stored: bool,
     ) -> None:
-        """As in :class:`Tester`. Raises StoreUnusable, OSError."""
+        """As in :class:`Tester`. Raises HostError, OSError."""
         number = 1 + max(self._boots[entry.name] for entry in entries)
         self._boots.update({entry.name: number - self._boots[entry.name] for entry in entries})
         keeper = self._pass(number)
@@ -141,12 +142,12 @@ class Booting:
 
 
 def guest_root(cache: Cache) -> str:
-    """The key of the guest's root, and so of the checker in it. Raises SessionUnavailable."""
+    """The key of the guest's root, and so of the checker in it. Raises HostError."""
     _, busybox = workspace.find_tools()
     try:
         return initramfs.prepare(cache.root, busybox).stem
-    except (initramfs.RootUnavailable, OSError) as error:
-        raise workspace.SessionUnavailable(str(error)) from error
+    except OSError as error:
+        raise HostError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -163,10 +164,11 @@ def remembered(
     """What was asked, and what is known of that: all on which the outcomes depend counts.
 
     ``kind`` is one of prune.BESIDE's directories, ``what`` is asked beside the kernels and
-    ``request``. Raises SessionUnavailable, and as :func:`harness.bisect.state.opened` does.
+    ``request``. Raises HostError, and as :func:`harness.bisect.state.opened` does.
     """
     asked = question(candidates, request, what, guest_root(cache))
-    place = state.place(workspace.runs_directory().with_name(kind), asked)
+    beside = request.store or workspace.store_file()
+    place = state.place(beside.with_name(kind), asked)
     with state.opened(place, asked, session.seed_of(request), say, fresh=fresh) as journal:
         yield asked, journal
 
@@ -212,7 +214,7 @@ def on_ground(
     first = session.new_run(asked, seed)
     with (
         workspace.ground(request.output, cache, first.id) as ground,
-        Store(workspace.store_place(request.output)) as store,
+        Store(request.store or workspace.store_place(request.output)) as store,
     ):
         each_once = replace(request, confirm=0)  # further boots are the bisect's to ask for
         options = session.options_on(ground, store, entries, each_once, known, seed, evidence=True)

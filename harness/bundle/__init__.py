@@ -5,7 +5,6 @@
 :mod:`harness.bundle.keep` makes one at the end of a kernel that fails.
 """
 
-from harness.bundle.archive import Damaged
 from harness.bundle.contents import Bundle, load
 from harness.bundle.keep import Bundles, place
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from harness.errors import Damaged, Malformed
 from harness.kernels import compression
 
 if sys.version_info >= (3, 14):
@@ -33,10 +34,6 @@ NAME_LENGTH = 100
 #: Bytes of tar's own for each member, and at the end of the archive.
 _OVERHEAD, _TRAILER = 1024, 10240
 _PART = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")
-
-
-class Damaged(Exception):
-    """A file is no bundle, or not a whole one: what is wrong, and what to do."""
 
 
 def write(path: Path, members: Mapping[str, bytes]) -> None:
@@ -86,7 +83,7 @@ def read(path: Path) -> dict[str, bytes]:
         raise Damaged(
             f"{path} is no bundle, which is a .tar.zst as a failing kernel's directory in a run has"
         ) from None
-    except compression.Broken as error:
+    except Malformed as error:
         raise Damaged(f"{path} is damaged ({error}); copy it again") from error
     try:
         return _members(plain)

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.bundle import archive
-from harness.bundle.archive import Damaged
+from harness.errors import Damaged, Malformed
 from harness.manifest.kernels_yaml import (
     DebSource,
     ImageSource,
@@ -25,7 +25,7 @@ from harness.manifest.kernels_yaml import (
     UpstreamSource,
 )
 from harness.manifest.schema import EntryModel
-from harness.records.from_json import Fields, Malformed, kernel_from_text
+from harness.records.from_json import Fields, kernel_from_text
 from harness.verdict import rounds
 from harness.verdict.results import Family, KernelResult, KernelVerdict
 from harness.verdict.rounds import Repeat

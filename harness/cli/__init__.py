@@ -14,14 +14,9 @@ from typing import TYPE_CHECKING
 from harness import __version__
 from harness.cli import completion
 from harness.cli.arguments import DESCRIPTION, EPILOG
-from harness.cli.common import NotWritten, UsageError, complain
+from harness.cli.common import complain
+from harness.errors import HostError, Interrupted, UsageError
 from harness.host import programs
-from harness.host.files import NoHome
-from harness.kernels import KernelUnavailable
-from harness.manifest.kernels_yaml import ManifestError
-from harness.records import resume
-from harness.records.store import StoreUnusable
-from harness.run import workspace
 from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -76,15 +71,15 @@ def _main(arguments: Sequence[str]) -> int:
             return status
         finally:
             sys.stdout.flush()
-    except (UsageError, ManifestError, workspace.OutputRefused, resume.NothingToResume) as error:
+    except UsageError as error:
         complain(str(error))
         return EXIT_USAGE
-    except (
-        *(workspace.SessionUnavailable, KernelUnavailable, StoreUnusable),
-        *(NoHome, NotWritten),
-    ) as error:
+    except HostError as error:
         complain(str(error))
         return EXIT_INFRASTRUCTURE
+    except Interrupted as error:
+        complain(str(error))
+        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         complain("interrupted")
         return EXIT_INTERRUPTED

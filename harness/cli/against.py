@@ -13,7 +13,8 @@ from pathlib import Path
 
 from harness import kernels
 from harness.cli import testing
-from harness.cli.common import UsageError, complain
+from harness.cli.common import complain
+from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import KernelEntry
@@ -149,7 +150,7 @@ def _of_run(word: str, entry: KernelEntry, names: Sequence[str], file: Path | No
         name, _, wanted = word.rpartition(":")
     try:
         run = stored_runs.find(name, workspace.store_file())
-    except stored_runs.NoSuchRun as error:
+    except UsageError as error:
         if Path(name).exists():
             raise UsageError(f"--against {word}: {error}") from None
         raise UsageError(_unknown(word, names, file, str(error))) from None

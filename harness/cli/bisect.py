@@ -10,13 +10,11 @@ import sys
 from pathlib import Path
 
 from guest import checks as guest_checks
-from harness.bisect import bisection, candidates, changelog, compatibility, predicate, state
+from harness.bisect import bisection, candidates, changelog, predicate
 from harness.cli import arguments, boundaries
 from harness.cli.common import (
-    UsageError,
     check_fingerprint,
     check_writable,
-    complain,
     families,
     globs,
     listener,
@@ -24,13 +22,14 @@ from harness.cli.common import (
     stopping,
     write,
 )
+from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import CAPABILITIES
 from harness.report import bisect as report
-from harness.run import session, workspace
+from harness.run import session
 from harness.verdict.judge import CAPABILITY
-from harness.verdict.results import EXIT_INTERRUPTED, Family
+from harness.verdict.results import Family
 
 
 def add(commands: arguments.Commands) -> None:
@@ -99,15 +98,7 @@ def run(given: argparse.Namespace) -> int:
         manifest=given.manifest,
     )
     search = boundaries.search if given.boundaries else _search
-    try:
-        text, data, status = search(given, request, Cache(given.cache))
-    except compatibility.Interrupted as interruption:
-        complain(str(interruption))
-        return EXIT_INTERRUPTED
-    except (candidates.UnknownKernel, state.Damaged) as error:
-        raise UsageError(str(error)) from None
-    except state.Busy as error:
-        raise workspace.SessionUnavailable(str(error)) from None
+    text, data, status = search(given, request, Cache(given.cache))
     sys.stdout.write(text)
     sys.stdout.flush()
     if given.json is not None:

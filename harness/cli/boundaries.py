@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from harness.bisect import compatibility
 from harness.bisect.candidates import Series, between, whole
-from harness.cli.common import UsageError, listener, matching_checks, say, stopping
+from harness.cli.common import listener, matching_checks, say, stopping
+from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import load
 from harness.report import boundaries, terminal

@@ -17,6 +17,7 @@ from typing import Any
 
 from guest import checks as guest_checks
 from harness import kernels
+from harness.errors import HostError, UsageError
 from harness.host.files import write_through
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
@@ -26,14 +27,6 @@ from harness.run import matrix
 from harness.run.progress import Listener
 from harness.text import printable
 from harness.verdict.results import Family
-
-
-class UsageError(Exception):
-    """Arguments or a manifest that cannot be worked with; exits with 2."""
-
-
-class NotWritten(Exception):
-    """Results that could not be put where the user wants them; exits with 3."""
 
 
 def matching_checks(pattern: str | None) -> tuple[str, ...]:
@@ -94,13 +87,13 @@ def check_writable(path: Path | None) -> None:
 
 
 def write(option: str, path: Path, text: str, remedy: str = "") -> None:
-    """Put ``text`` where the user's ``option`` says. Raises NotWritten, with the ``remedy``."""
+    """Put ``text`` where the user's ``option`` says. Raises HostError, with the ``remedy``."""
     try:
         write_through(path, text)
     except OSError as error:
         hint = f"; {remedy}" if remedy else ""
         why = error.strerror or error
-        raise NotWritten(f"{option} {path}: it could not be written: {why}{hint}") from error
+        raise HostError(f"{option} {path}: it could not be written: {why}{hint}") from error
 
 
 @contextlib.contextmanager

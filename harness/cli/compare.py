@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from harness.cli import arguments
-from harness.cli.common import UsageError
+from harness.errors import UsageError
 from harness.records import stored_runs
 from harness.report import compare as report
 from harness.report import terminal
@@ -36,10 +36,7 @@ def add(commands: arguments.Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Compare two kept runs, the older with the newer as they are given."""
-    try:
-        before, after = _runs(given.runs)
-    except stored_runs.NoSuchRun as error:
-        raise UsageError(str(error)) from None
+    before, after = _runs(given.runs)
     difference = comparison.runs(before, after)
     print(report.render_runs(difference, terminal.glyphs_for(sys.stdout)), end="", flush=True)
     return exit_status(difference)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from harness.cli import arguments
-from harness.cli.common import UsageError, globs
+from harness.cli.common import globs
 from harness.records import stored_runs
 from harness.report import history, terminal
 from harness.run import workspace
@@ -40,10 +40,7 @@ def add(commands: arguments.Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """Show a line for each kernel, or for each check that was ever bad."""
     wanted = _matching(given.kernels)
-    try:
-        runs = stored_runs.history(workspace.store_file(), given.last, wanted)
-    except stored_runs.NoSuchRun as error:
-        raise UsageError(str(error)) from None
+    runs = stored_runs.history(workspace.store_file(), given.last, wanted)
     if given.check is None:
         lines = history.kernel_lines(runs, wanted)
     else:

@@ -34,12 +34,14 @@ def run_prune(given: argparse.Namespace) -> int:
     runs = workspace.runs_directory()
     removed = prune.prune(Cache(given.cache), runs, given.keep, dry_run=given.dry_run)
     for item in removed:
+        if item.kind == prune.LOCKS:  # hundreds, of no size: they are counted
+            continue
         path = printable(str(item.paths[0]))
         print(
             f"{prune.mebibytes(item.size):>12}  {'obsolete' if item.obsolete else 'old':8}  {path}"
         )
     stored = prune.prune_store(workspace.store_file(), given.keep, dry_run=given.dry_run)
-    kinds = (*prune.KINDS, prune.LEFT, *prune.KEPT)
+    kinds = (*prune.KINDS, prune.LEFT, *prune.KEPT, prune.LOCKS)
     totals = [*(prune.total(removed, kind) for kind in kinds), stored]
     what = prune.summary(totals) or "nothing"
     size = sum(kind.size for kind in totals)

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from harness.cli import arguments
-from harness.cli.common import UsageError, check_writable, globs, write
+from harness.cli.common import check_writable, globs, write
+from harness.errors import UsageError
 from harness.records import stored_runs
 from harness.report import fixes, terminal
 from harness.run import workspace
@@ -47,5 +48,5 @@ def run(given: argparse.Namespace) -> int:
 def _last_results(wanted: list[str]) -> list[KernelResult]:
     try:
         return stored_runs.last_results(workspace.store_file(), wanted)
-    except stored_runs.NoSuchRun as error:
+    except UsageError as error:
         raise UsageError(str(error)) from None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -14,29 +15,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import nightly
-from harness.bisect import bisection, candidates, changelog, state
+from harness.bisect import bisection, candidates, changelog
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments
-from harness.cli.common import (
-    UsageError,
-    check_writable,
-    chosen,
-    complain,
-    listener,
-    say,
-    stopping,
-    width,
-)
+from harness.cli.common import check_writable, chosen, complain, listener, say, stopping, width
 from harness.cli.testing import copy_record
-from harness.host import programs
+from harness.errors import Interrupted, UsageError
+from harness.host import locks, programs
 from harness.host.files import write_atomically
-from harness.kernels import Cache, KernelUnavailable
+from harness.kernels import Cache
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import KernelEntry
-from harness.nightly.regression_bisects import Ends, NoHunt
+from harness.manifest.known_issues import KnownIssues
+from harness.nightly import unreported
+from harness.nightly.regression_bisects import Ends
 from harness.nightly.results import Night
+from harness.nightly.unreported import LastReported
 from harness.records import resume, stored_runs
-from harness.records.store import Store, StoreUnusable
+from harness.records.store import Store
 from harness.report import bisect as bisect_report
 from harness.report import nightly as report
 from harness.report import terminal
@@ -45,8 +41,8 @@ from harness.verdict.results import EXIT_INFRASTRUCTURE
 
 #: In the state directory: held by a nightly as long as it goes on.
 LOCK = "nightly.lock"
-#: Beside it: there as long as somebody is to be told of a night.
-UNTOLD = "nightly.untold"
+#: Beside it: exists until the report of the night has reached somebody.
+UNREPORTED = "nightly.unreported"
 #: In the run's directory, or in that of --output.
 TEXT, MARKDOWN = "nightly.txt", "nightly.md"
 #: Seconds that a notification may take: a mail server may be slow, a night must end.
@@ -101,22 +97,31 @@ def run(given: argparse.Namespace) -> int:
         workspace.new_or_empty(given.output)
     cache = Cache(given.cache)
     results = workspace.store_place(given.output)
-    with stopping(cache.stop) as stop:
-        try:
-            with nightly.only_one(results.with_name(LOCK), say, stop, wait=given.wait):
-                night = _night(given, cache, stop, results)
-                told = _tell(night, given, notification)
-                if told and not night.run.interrupted:
-                    nightly.end(results.with_name(UNTOLD))
-        except nightly.Busy as error:
-            complain(str(error))
-            return EXIT_INFRASTRUCTURE
-    return night.status if told else night.status or EXIT_INFRASTRUCTURE
+    with stopping(cache.stop) as stop, _lock(results.with_name(LOCK), stop, wait=given.wait):
+        night = _night(given, cache, stop, results)
+        reached = _show(night, given, notification)
+        if reached and not night.run.interrupted:
+            unreported.end(results.with_name(UNREPORTED))
+    return night.status if reached else night.status or EXIT_INFRASTRUCTURE
 
 
-def _tell(night: Night, given: argparse.Namespace, notification: Sequence[str]) -> bool:
-    """Report, and notify where that is wanted; whether it reached somebody."""
-    place = _write(night, given)
+def _lock(
+    place: Path, stop: threading.Event, *, wait: bool
+) -> contextlib.AbstractContextManager[int]:
+    """One nightly at a time: two would slow each other down, and bisect the same twice."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if wait:
+        return locks.waited_for(place, stop, say, "the nightly that is under way")
+    return locks.at_once(
+        place,
+        "a nightly is under way, and two at a time would disturb each other: wait for it, or "
+        "give --wait",
+    )
+
+
+def _show(night: Night, given: argparse.Namespace, notification: Sequence[str]) -> bool:
+    """Print the report, and notify where that is wanted; whether it reached somebody."""
+    place = _directory(night, given) / MARKDOWN
     glyphs = terminal.glyphs_for(sys.stdout)
     sys.stdout.write(report.render(night, glyphs, width=width()))
     say(f"the report is in {place}")
@@ -136,34 +141,45 @@ def _command(text: str | None) -> list[str]:
 
 def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, results: Path) -> Night:
     entries = kernels_yaml.load(given.manifest).entries
+    kernels = chosen(given, cache)
+    KnownIssues.read(kernels)  # a wrong file is refused now, not after the selftest
     request = nightly.NightRequest(
         manifest=given.manifest,
         entries=entries,
-        chosen=chosen(given, cache),
+        chosen=kernels,
+        store=results,
         jobs=given.jobs,
         accel=given.accel,
         confirm=given.confirm,
         output=given.output,
         selftest=not given.no_selftest,
         bisect=not given.no_bisect,
-        told=_begin(results),
+        last_reported=_begin(results),
     )
-    names = [entry.name for entry in request.chosen]
-    search = _search(entries, given, cache, stop)
-    return nightly.run(request, cache, lambda: listener(names), say, search, stop)
+    names = [entry.name for entry in kernels]
+    search = _search(entries, given, cache, stop, results)
+    return nightly.run(
+        *(request, cache, lambda: listener(names), say, search),
+        lambda night: _write(night, given),
+        stop,
+    )
 
 
-def _begin(results: Path) -> nightly.Told:
+def _begin(results: Path) -> LastReported:
     """Note in the store ``results`` and beside it that a night begins of which nobody knows."""
     with Store(results) as store:
         if store.set_aside is not None:
             complain(resume.damage(store.set_aside))
         newest = next((run.id for run in store.runs(1)), "")
-    return nightly.begin(results.with_name(UNTOLD), newest)
+    return unreported.begin(results.with_name(UNREPORTED), newest)
 
 
 def _search(
-    entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache, stop: threading.Event
+    entries: Sequence[KernelEntry],
+    given: argparse.Namespace,
+    cache: Cache,
+    stop: threading.Event,
+    results: Path,
 ) -> nightly.Search:
     """A bisect, as ``mptcp-harness bisect`` makes it, whose answer goes into the report."""
 
@@ -174,44 +190,42 @@ def _search(
             confirm=given.confirm,
             manifest=given.manifest,
             output=given.output and given.output / "bisects" / ends.bad,
+            store=results,
         )
         changes = changelog.teller(cache, say)
-        try:
-            series = candidates.between(entries, ends.good, ends.bad, cache, say)
-            found = bisection.bisect(series, sought, request, cache, listener, say, changes, stop)
-        except (
-            *(candidates.UnknownKernel, KernelUnavailable, state.Damaged, state.Busy),
-            *(workspace.SessionUnavailable, workspace.OutputRefused, StoreUnusable, OSError),
-        ) as error:
-            raise NoHunt(str(error)) from error
+        series = candidates.between(entries, ends.good, ends.bad, cache, say)
+        found = bisection.bisect(series, sought, request, cache, listener, say, changes, stop)
         return bisect_report.render(found).splitlines()
 
     return search
 
 
-def _write(night: Night, given: argparse.Namespace) -> Path:
-    """Text, Markdown and --json; the Markdown's path."""
-    directory = (given.output or Path(night.run.directory)).absolute()
+def _directory(night: Night, given: argparse.Namespace) -> Path:
+    return Path(given.output or night.run.directory).absolute()
+
+
+def _write(night: Night, given: argparse.Namespace) -> None:
+    """Write the report as text and as Markdown, and --json."""
+    directory = _directory(night, given)
     write_atomically(directory / TEXT, report.render(night, terminal.UNICODE))
     write_atomically(directory / MARKDOWN, report.to_markdown(night))
     if given.json is not None:
         copy_record(Path(night.run.directory, stored_runs.RECORD), given.json)
-    return directory / MARKDOWN
 
 
 def _notify(command: Sequence[str], place: Path, status: int) -> bool:
-    """Run ``command``; whether it did well: who did not hear of a night knows nothing of it."""
+    """Run ``command``; whether it succeeded."""
     trouble = ""
     try:
         done = programs.run(
             [*command, str(place), str(status)],
             os.environ,
-            stop=threading.Event(),  # an interrupted night is told, too
+            stop=threading.Event(),  # an interrupted night is reported, too
             timeout=NOTIFYING,
         )
         if done.returncode:
             trouble = f"status {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}"
-    except (OSError, programs.Interrupted, subprocess.TimeoutExpired) as error:
+    except (OSError, Interrupted, subprocess.TimeoutExpired) as error:
         trouble = str(error)
     if trouble:
         complain(f"--notify {shlex.join(command)} failed ({trouble}); the report is in {place}")

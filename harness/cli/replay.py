@@ -9,7 +9,7 @@ from pathlib import Path
 from harness import bundle, replay
 from harness.bundle import Bundle
 from harness.cli import arguments
-from harness.cli.common import UsageError, complain, say, stopping
+from harness.cli.common import complain, say, stopping
 from harness.kernels import Cache
 from harness.report import replay as report
 from harness.run import workspace
@@ -61,27 +61,18 @@ def add(commands: arguments.Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Boot the bundle's kernel again, and compare."""
-    try:
-        found = bundle.load(given.bundle)
-    except bundle.Damaged as error:
-        raise UsageError(str(error)) from error
+    found = bundle.load(given.bundle)
     cache = Cache(given.cache)
     times = given.times or (TIMES if given.vary else 1)
     request = replay.ReplayRequest(given.image, given.qemu, given.vary, times)
     say(_about(found))
-    try:
-        with (
-            stopping(cache.stop) as stop,
-            workspace.ground(given.output, cache) as ground,
-        ):
-            tried = replay.run(
-                *(found, request, ground, cache, say),
-                lambda row: print(report.line(row), flush=True),
-                stop,
-            )
-            stopped = stop.is_set()
-    except (replay.WrongImage, replay.WrongQemu) as error:
-        raise UsageError(str(error)) from error
+    with stopping(cache.stop) as stop, workspace.ground(given.output, cache) as ground:
+        tried = replay.run(
+            *(found, request, ground, cache, say),
+            lambda row: print(report.line(row), flush=True),
+            stop,
+        )
+        stopped = stop.is_set()
     if given.vary:
         print("", report.table(tried, conclude(tried)), sep="\n")
     else:

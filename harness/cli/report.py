@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.cli import arguments
-from harness.cli.common import UsageError, write
+from harness.cli.common import write
 from harness.cli.compare import RUN_HELP
 from harness.records import stored_runs, to_json
 from harness.report import html, junit, kcidb, ktap, markdown
@@ -45,10 +45,7 @@ def add(commands: arguments.Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Write the run; whatever its verdicts are, that is a success."""
-    try:
-        kept = stored_runs.find(given.run_name, workspace.store_file())
-    except stored_runs.NoSuchRun as error:
-        raise UsageError(str(error)) from None
+    kept = stored_runs.find(given.run_name, workspace.store_file())
     text = FORMATS[given.format](kept)
     if given.output is None:
         sys.stdout.buffer.write(text.encode("utf-8"))  # all of these are UTF-8 by definition

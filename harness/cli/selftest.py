@@ -8,7 +8,8 @@ import time
 
 from harness import selftest
 from harness.cli import arguments
-from harness.cli.common import UsageError, chosen, stopping
+from harness.cli.common import chosen, stopping
+from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.report import selftest as report
 from harness.selftest.faults import line
@@ -22,7 +23,7 @@ def run(given: argparse.Namespace) -> int:
     cache = Cache(given.cache)
     try:
         faults = selftest.select(given.only)
-    except selftest.UnknownFault as error:
+    except UsageError as error:
         raise UsageError(f"--only: {error}") from None
     entries = chosen(given, cache)
     request = selftest.SelftestRequest(

@@ -13,7 +13,8 @@ import tty
 from collections.abc import Iterator
 
 from harness import kernels
-from harness.cli.common import UsageError, complain, stopping
+from harness.cli.common import complain, stopping
+from harness.errors import HostError, UsageError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.run import workspace
@@ -42,7 +43,7 @@ def run(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
         try:
             with _raw(sys.stdin.fileno()):
                 shell.run(plan, _terminal(), stop)
-        except (shell.ShellFailed, Unsafe) as error:
+        except (HostError, Unsafe) as error:
             complain(f"no shell: {error}")
             return EXIT_INFRASTRUCTURE
         return EXIT_INTERRUPTED if stop.is_set() else EXIT_OK
@@ -51,17 +52,14 @@ def run(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
 @contextlib.contextmanager
 def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.Plan]:
     qemu, busybox = workspace.find_tools()
-    try:
-        with cache.scratch():  # nothing is pruned that is used
-            base = initramfs.prepare(cache.root, busybox)
-            kernel = kernels.prepare(entry, cache, complain)
-            choice = accelerator.choose(
-                given.accel or entry.accel, kernel, qemu, cache.root / "kvm.json", complain
-            )
-            machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
-            yield shell.Plan(kernel, base, qemu, machine, HOW)
-    except (initramfs.RootUnavailable, accelerator.AcceleratorUnavailable) as error:
-        raise workspace.SessionUnavailable(str(error)) from error
+    with cache.scratch():  # nothing is pruned that is used
+        base = initramfs.prepare(cache.root, busybox)
+        kernel = kernels.prepare(entry, cache, complain)
+        choice = accelerator.choose(
+            given.accel or entry.accel, kernel, qemu, cache.root / "kvm.json", complain
+        )
+        machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
+        yield shell.Plan(kernel, base, qemu, machine, HOW)
 
 
 def _terminal() -> shell.Terminal:

@@ -14,9 +14,9 @@ from harness.bisect import predicate
 from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.bisect import check_pattern
-from harness.cli.common import UsageError, check_fingerprint, complain, families, stopping
+from harness.cli.common import check_fingerprint, complain, families, stopping
+from harness.errors import Interrupted, UsageError
 from harness.host import tools
-from harness.host.programs import Interrupted
 from harness.kernels import Cache, KernelUnavailable, kconfig
 from harness.report.plain import PlainProgress
 from harness.run import session

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from harness import bundle
 from harness.cli.common import (
-    UsageError,
     check_writable,
     colourful,
     families,
@@ -21,6 +20,7 @@ from harness.cli.common import (
     width,
     write,
 )
+from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records import stored_runs

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.errors import HostError
+
 #: Size in bytes, time of the last change of its bytes and of its inode in nanoseconds, and inode.
 Stamp = list[int]
 #: Seconds that must have passed since a change: one that follows at once may get the same times
@@ -19,21 +21,17 @@ Stamp = list[int]
 SETTLED = 2.0
 
 
-class NoHome(Exception):
-    """A directory of the user's was looked for and cannot be known; a sentence with the remedy."""
-
-
 def user_directory(find: Callable[[], Path], instead: str) -> Path:
     """What ``find``, of platformdirs, gives; ``instead`` is what may be given where it cannot.
 
-    Raises :class:`NoHome` for a user without HOME and without an entry in passwd(5).
+    Raises :class:`HostError` for a user without HOME and without an entry in passwd(5).
     """
     try:
         path = find()
     except RuntimeError:
         path = Path("~")
     if not path.is_absolute():  # before platformdirs 4.5 an unknown ~ stayed as it was
-        raise NoHome(f"this user has no home directory that is known; set HOME, or {instead}")
+        raise HostError(f"this user has no home directory that is known; set HOME, or {instead}")
     return path
 
 

@@ -22,16 +22,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from harness.errors import Interrupted
 from harness.host import supervisor
 
 #: Seconds between looks at the request to stop.
 TICK = 0.1
 #: The exit status of a command whose keeper was killed by someone else.
 _KILLED = 128 + signal.SIGKILL
-
-
-class Interrupted(Exception):
-    """The run is to stop, and a program was ended before it was done."""
 
 
 class Kept:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from harness.errors import HostError
+
 #: Not in the PATH of Debian's ordinary users.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 #: Not empty where dpkg manages the system; apt alone is also packaged for Fedora and others.
@@ -89,7 +91,7 @@ VIRTME_NG_REMEDY = (
 )
 
 
-class ToolsMissing(Exception):
+class ToolsMissing(HostError):
     """The host lacks ``tools``; the text ends in the command that installs them."""
 
     def __init__(self, tools: Sequence[Tool], why: str = "") -> None:

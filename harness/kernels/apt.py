@@ -18,6 +18,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+from harness.errors import Interrupted
 from harness.host import programs, tools
 from harness.kernels import mirror
 from harness.kernels.cache import Cache, file_sha256
@@ -289,7 +290,7 @@ def _run(
             directory=cwd,
             pass_fds=() if keep is None else (keep,),
         )
-    except programs.Interrupted as interruption:
+    except Interrupted as interruption:
         raise KernelUnavailable("interrupted") from interruption
     except subprocess.TimeoutExpired as error:
         raise KernelUnavailable(

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Set
 from dataclasses import dataclass
 
+from harness.errors import Malformed
+
 #: The ELF section of a vmlinux that holds it.
 SECTION = b".BTF"
 
@@ -27,10 +29,6 @@ _EXTRA = {
     19: (0, 12),  # ENUM64
 }
 _STRUCT = 4
-
-
-class Malformed(ValueError):
-    """Not BTF that can be read; the text says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from harness.errors import Malformed
 from harness.kernels import compression
 from harness.kernels.elf import MAGIC as ELF_MAGIC
 from harness.kernels.elf import Data
@@ -15,10 +16,6 @@ _SIGNATURE = 0x202
 _HEADER_END = 0x268
 _SECTOR = 512
 _XLF_KERNEL_64 = 1
-
-
-class Malformed(ValueError):
-    """Not a bzImage that can be booted; the text says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def decompress(data: Data, payload: slice) -> bytes | None:
         kernel = compression.decompress(data[payload])
     except compression.Unknown:
         return None
-    except compression.Broken as error:
+    except Malformed as error:
         raise Malformed(f"the kernel within cannot be decompressed ({error})") from error
     return kernel if kernel.startswith(ELF_MAGIC) else None
 

@@ -8,7 +8,7 @@ Layout below the root::
     images/                 what was found in image files (harness.kernels.image)
     apt/SUITE/              the private state of apt for a suite (harness.kernels.apt)
     changelogs/             those of packages (harness.kernels.changelog)
-    locks/NAME              flock()ed files; the kernel releases a lock with its process
+    locks/NAME              harness.host.locks; unused ones go with harness.records.prune
     tmp/                    builds under way, each with a locked file NAME.lock beside it
 
 An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the disk on purpose:
@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -36,10 +34,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import platformdirs
 
+from harness.errors import Damaged, Interrupted
+from harness.host import locks
 from harness.host.files import (
     is_settled,
     recall,
@@ -99,15 +99,11 @@ class Entry:
         return tuple(self.root / name for name in self.built.modules)
 
 
-class Damaged(Exception):
-    """An entry is not what was put there; the text says what differs."""
-
-
 class Cache:
     """The cache below ``root``. Several processes and threads may use one directory at once.
 
     Nothing is created before the first use; KernelUnavailable then means that the directory is of
-    no use. Raises files.NoHome where ``root`` is None and the user's own cache cannot be known.
+    no use. Raises HostError where ``root`` is None and the user's own cache cannot be known.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -155,21 +151,24 @@ class Cache:
         return path
 
     @contextlib.contextmanager
-    def lock(self, name: str, say: Callable[[str], None] = lambda _: None) -> Iterator[int]:
-        """Hold the lock ``name``; ``say`` is told if that has to be waited for.
+    def lock(
+        self,
+        name: str,
+        say: Callable[[str], None] = lambda _: None,
+        what: str = "another preparation",
+    ) -> Iterator[int]:
+        """Hold the lock ``name``; ``say`` is told if ``what`` has to be waited for.
 
         Yields its file descriptor: a child that inherits it (``pass_fds``) keeps the lock
         should this process die before it. Raises KernelUnavailable once ``stop`` is set.
         """
-        with _open_lock(self.directory("locks") / name) as file:
-            if not _try_lock(file):
-                say(f"waiting for another preparation ({file.name} is locked)")
-                pause = 0.005  # most are held for milliseconds
-                while not _try_lock(file):
-                    if self.stop.wait(pause):
-                        raise KernelUnavailable("interrupted")
-                    pause = min(2 * pause, 0.1)
-            yield file.fileno()
+        path = self.directory("locks") / name
+        with contextlib.ExitStack() as held:
+            try:
+                lock = held.enter_context(locks.waited_for(path, self.stop, say, what))
+            except Interrupted as interruption:
+                raise KernelUnavailable("interrupted") from interruption
+            yield lock
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -184,18 +183,17 @@ class Cache:
             with tempfile.TemporaryDirectory(prefix="mptcp-harness-") as elsewhere:
                 yield Path(elsewhere)
             return
-        with self.lock("tmp"):  # so that nobody sees a directory without its lock
-            path = Path(tempfile.mkdtemp(prefix="build-", dir=self.directory("tmp")))
-            alive = _lock_file(path).open("w")
-            fcntl.flock(alive, fcntl.LOCK_EX)
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-            # Interrupted while it waits here, it leaves an empty file to the next run.
-            with contextlib.suppress(KernelUnavailable), self.lock("tmp"):
-                _lock_file(path).unlink(missing_ok=True)
-            alive.close()
+        with contextlib.ExitStack() as alive:
+            with self.lock("tmp"):  # so that nobody sees a directory without its lock
+                path = Path(tempfile.mkdtemp(prefix="build-", dir=self.directory("tmp")))
+                alive.enter_context(locks.at_once(_lock_file(path), "another harness has it"))
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+                # Interrupted while it waits here, it leaves an empty file to the next run.
+                with contextlib.suppress(KernelUnavailable), self.lock("tmp"):
+                    _lock_file(path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[float]:
@@ -315,29 +313,11 @@ def _lock_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-def _open_lock(path: Path) -> IO[str]:
-    try:
-        return path.open("w")
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES) or not path.exists():
-            raise
-        return path.open()  # flock(2) asks for no more
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _owned(tmp: Path) -> Iterator[Path]:
     """The directories in ``tmp`` whose owners live."""
     for lock in tmp.glob("*.lock"):
-        with lock.open("a") as file:
-            if not _try_lock(file):
-                yield lock.with_suffix("")
+        if locks.is_held(lock):
+            yield lock.with_suffix("")
 
 
 def _files(place: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from harness.errors import Malformed
 from harness.host.files import touch
 from harness.kernels import apt, compression, deb
 from harness.kernels.cache import Cache, digest
@@ -80,7 +81,7 @@ def read(source: DebSource, cache: Cache, say: Callable[[str], None]) -> ChangeL
     if place.is_file():
         try:
             text = _unpacked(place.read_bytes())
-        except (compression.Broken, compression.Unknown):
+        except (Malformed, compression.Unknown):
             pass  # a power failure tore it
         else:
             touch(place)
@@ -88,7 +89,7 @@ def read(source: DebSource, cache: Cache, say: Callable[[str], None]) -> ChangeL
     packed = _download(kernel, source.suite, cache, say)
     try:
         text = _unpacked(packed)
-    except (compression.Broken, compression.Unknown) as error:
+    except (Malformed, compression.Unknown) as error:
         raise KernelUnavailable(
             f"the change log of {origin} cannot be unpacked: {error}"
         ) from error

@@ -8,6 +8,8 @@ import lzma
 import sys
 import zlib
 
+from harness.errors import Malformed
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -17,12 +19,8 @@ else:
 LIMIT = 1 << 30
 
 
-class Unknown(ValueError):
+class Unknown(Malformed):
     """The data start with no magic of a compression that can be read here."""
-
-
-class Broken(ValueError):
-    """The compressed data end too early, are damaged, or grow beyond the limit."""
 
 
 def decompress(data: bytes, limit: int | None = None) -> bytes:
@@ -43,7 +41,7 @@ def decompress(data: bytes, limit: int | None = None) -> bytes:
         if data.startswith(b"\x28\xb5\x2f\xfd"):
             return _zstd(data, limit)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise Broken(str(error)) from error
+        raise Malformed(str(error)) from error
     raise Unknown(f"unknown magic {data[:6].hex()}")
 
 
@@ -52,7 +50,7 @@ def _bounded(
 ) -> bytes:
     plain = stream.decompress(data, limit)
     if not stream.eof:
-        raise Broken("the compressed data are truncated or too large")
+        raise Malformed("the compressed data are truncated or too large")
     return plain
 
 
@@ -62,7 +60,7 @@ if sys.version_info >= (3, 14):
         try:
             return _bounded(zstd.ZstdDecompressor(), data, limit)
         except zstd.ZstdError as error:
-            raise Broken(str(error)) from error
+            raise Malformed(str(error)) from error
 else:
 
     def _zstd(data: bytes, limit: int) -> bytes:
@@ -76,11 +74,11 @@ else:
             try:
                 part = stream.decompress(view[start : start + (1 << 12)])
             except zstandard.ZstdError as error:
-                raise Broken(str(error)) from error
+                raise Malformed(str(error)) from error
             size += len(part)
             if size > limit:
                 break
             parts.append(part)
             if stream.eof:
                 return b"".join(parts)
-        raise Broken("the compressed data are truncated or too large")
+        raise Malformed("the compressed data are truncated or too large")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import Malformed
 from harness.kernels import btf, bzimage, compression, elf, kconfig, module_files
 from harness.kernels.kernel_image import Image, Kind
 from harness.kernels.modules import ModuleSet
@@ -84,7 +85,7 @@ def _unpacked(image: Image) -> elf.Data | None:
         return image.data
     try:
         return bzimage.decompress(image.data, image.payload)
-    except bzimage.Malformed:
+    except Malformed:
         return None  # that it is damaged is said where it is unpacked to be booted
 
 
@@ -92,7 +93,7 @@ def _embedded(kernel: elf.Data) -> Configuration | None:
     for packed in _marked(kernel):
         try:
             text = compression.decompress(packed, _LIMIT).decode("utf-8", "replace")
-        except (compression.Unknown, compression.Broken):
+        except (compression.Unknown, Malformed):
             continue
         return _whole("its own IKCONFIG", text)
     return None
@@ -127,7 +128,7 @@ def _by_btf(kernel: elf.Data | None) -> Configuration | None:
     try:
         types = elf.section(kernel, btf.SECTION) if kernel else b""
         found = btf.structures(types, {_SOCK, _MPTCP_SOCK}) if types else {}
-    except (btf.Malformed, elf.Malformed):
+    except Malformed:
         return None
     if _SOCK not in found:  # so that others are missing means nothing
         return None

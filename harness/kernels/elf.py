@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from harness.errors import Malformed
+
 #: The bytes of a file; a vmlinux with debug information is too large to be read at once.
 Data = bytes | mmap.mmap
 
@@ -30,10 +32,6 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 # (include/xen/interface/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY).
 _PVH_OWNER = b"Xen\0"
 _PVH_TYPE = 18
-
-
-class Malformed(ValueError):
-    """Not an ELF file that can be read; the text says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True)

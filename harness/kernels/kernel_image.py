@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from harness.errors import Malformed
 from harness.kernels import bzimage, elf
 from harness.kernels.prepared import KernelUnavailable
 
@@ -53,7 +54,7 @@ def recognise(data: elf.Data, what: str) -> Image:
             return _image(what, Kind.BZIMAGE, header.banner, data, header.payload)
         if data[:4] == elf.MAGIC:
             return _vmlinux(data, what)
-    except (bzimage.Malformed, elf.Malformed) as error:
+    except Malformed as error:
         raise KernelUnavailable(f"{what} cannot be booted: {error}{_INSTEAD}") from error
     raise KernelUnavailable(f"{what} {_misfit(data)}{_INSTEAD}")
 
@@ -81,13 +82,13 @@ def uncompressed(image: Image) -> elf.Data | None:
 def _vmlinux(data: elf.Data, what: str) -> Image:
     machine = elf.machine(data)
     if machine != elf.MACHINES[elf.EM_X86_64]:
-        raise elf.Malformed(f"it is an ELF file for {machine}")
+        raise Malformed(f"it is an ELF file for {machine}")
     elf.check_complete(data)
     found = _BANNER.search(data)
     if found is None:
-        raise elf.Malformed("it is an ELF file, but not a kernel: it holds no Linux version")
+        raise Malformed("it is an ELF file, but not a kernel: it holds no Linux version")
     if not elf.has_pvh_entry(data):
-        raise elf.Malformed("it was built without CONFIG_PVH, by which QEMU starts a vmlinux")
+        raise Malformed("it was built without CONFIG_PVH, by which QEMU starts a vmlinux")
     banner = found[1].decode("ascii", "replace")
     return _image(what, Kind.VMLINUX, banner, data, slice(0, 0))
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import HostError
+
 
 @dataclass(frozen=True)
 class PreparedKernel:
@@ -28,7 +30,7 @@ class PreparedKernel:
     notes: tuple[str, ...] = ()  # what is known before it boots, in sentences for its result
 
 
-class KernelUnavailable(Exception):
+class KernelUnavailable(HostError):
     """Nothing bootable came of a source: a sentence with what was tried, what happened, what to do.
 
     The kernel's verdict is ``infrastructure``; ``transient`` says whether a retry makes sense.

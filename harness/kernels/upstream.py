@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.errors import Interrupted
 from harness.host import programs, tools
 from harness.kernels import module_files, modules
 from harness.kernels.assemble import assemble, prepared
@@ -61,7 +62,7 @@ def download(tag: str, home: Path, stop: threading.Event) -> Path:
             timeout=_TIMEOUT,
             directory=home,
         )
-    except programs.Interrupted as interruption:
+    except Interrupted as interruption:
         raise KernelUnavailable("interrupted") from interruption
     except subprocess.TimeoutExpired as error:
         raise KernelUnavailable(

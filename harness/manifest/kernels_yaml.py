@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from harness.errors import UsageError
 from harness.manifest import positions, schema
 from harness.manifest.expectations import contradictions
 from harness.manifest.positions import Data, DataPath, Document, Problem, quoted, show_path
@@ -106,7 +107,7 @@ class Manifest:
     entries: tuple[KernelEntry, ...]
 
 
-class ManifestError(Exception):
+class ManifestError(UsageError):
     """What is wrong with a manifest: ``errors`` in the file's order, one line each."""
 
     def __init__(self, errors: tuple[str, ...]) -> None:

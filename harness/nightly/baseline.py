@@ -40,7 +40,7 @@ def baselines(
     """By name the last result of each of ``kernels`` before ``tonight``, where there is one.
 
     ``newest`` is the last run that is looked at; None: the last before ``tonight``. ``say`` is
-    told of results that are of no use. Raises StoreUnusable.
+    told of results that are of no use. Raises HostError.
     """
     found: dict[str, Baseline] = {}
     for head in _heads(store, tonight, newest):

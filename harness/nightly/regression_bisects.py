@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from harness.bisect import predicate
 from harness.bisect.candidates import Candidate, age, everything
 from harness.bisect.predicate import Predicate
+from harness.errors import HarnessError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.verdict.comparison import CAPABILITY, Difference, Kind
 from harness.verdict.results import KernelResult
 
 
-class NoHunt(Exception):
+class NotBisected(HarnessError):
     """There is nothing to bisect; a sentence that says why."""
 
 
@@ -52,11 +53,11 @@ def ends(
 ) -> Ends:
     """The kernels of a series among ``entries`` that the regression lies between.
 
-    Raises :class:`NoHunt`.
+    Raises :class:`NotBisected`.
     """
     before, after = difference.before, difference.after
     if before.image_sha256 and before.image_sha256 == after.image_sha256:
-        raise NoHunt(
+        raise NotBisected(
             "it is the same kernel that did better before: not the kernel changed, but what is "
             "around it, or chance; `check --confirm` or `--repeat` may tell"
         )
@@ -71,7 +72,9 @@ def ends(
         if bad is not None:
             return _ends(entry.name, members, bad, before)
     why = "; ".join(problems) or f"no series of the manifest holds {after.release}"
-    raise NoHunt(f"{why}: add one that does, as kernels.yaml explains, and it will be bisected")
+    raise NotBisected(
+        f"{why}: add one that does, as kernels.yaml explains, and it will be bisected"
+    )
 
 
 def _ends(series: str, members: Sequence[Candidate], bad: Candidate, before: KernelResult) -> Ends:
@@ -84,7 +87,9 @@ def _ends(series: str, members: Sequence[Candidate], bad: Candidate, before: Ker
         return Ends(exact.entry.name, bad.entry.name, series)
     older = members[: members.index(bad)]
     if not older:
-        raise NoHunt(f"{bad.release} is the oldest kernel of {series}: none is left to compare")
+        raise NotBisected(
+            f"{bad.release} is the oldest kernel of {series}: none is left to compare"
+        )
     like = Candidate(bad.entry, before.release, before.version)
     elders = [candidate for candidate in older if age(candidate) < age(like)]
     nearest = elders[-1] if elders else older[0]

@@ -62,7 +62,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Hunt:
+class RegressionBisect:
     """The bisect of one regression: ``answer`` in lines, or ``why_not`` there is none."""
 
     kernel: str
@@ -73,15 +73,19 @@ class Hunt:
 
 @dataclass(frozen=True)
 class Night:
-    """One night. ``first`` are the kernels that have no earlier result to be compared with."""
+    """One night. ``first`` are the kernels that have no earlier result to be compared with.
+
+    ``uncompared`` says why no kernel was compared with its last result, if so.
+    """
 
     manifest: str
     selftest: Selftest
     run: RunResult
     compared: tuple[Compared, ...] = ()
     first: tuple[KernelResult, ...] = ()
-    hunts: tuple[Hunt, ...] = ()
+    bisects: tuple[RegressionBisect, ...] = ()
     notes: tuple[str, ...] = ()
+    uncompared: str = ""
 
     @property
     def regressions(self) -> tuple[Compared, ...]:
@@ -90,8 +94,12 @@ class Night:
 
     @property
     def wrong_at_first(self) -> tuple[KernelResult, ...]:
-        """Kernels tested for the first time that are not as expected: that is new, too."""
-        return tuple(k for k in self.first if _is_bad(k))
+        """Kernels not as expected without an earlier result that they can be compared with."""
+        return tuple(
+            kernel
+            for kernel in (*self.first, *(c.kernel for c in self.incomparable))
+            if _is_bad(kernel)
+        )
 
     @property
     def still_wrong(self) -> tuple[Compared, ...]:
@@ -131,7 +139,7 @@ class Night:
             return EXIT_INTERRUPTED
         if self.new or self.selftest.is_blind:
             return EXIT_FAILED
-        unknown = self.untested or self.incomparable or not self.run.kernels
+        unknown = self.untested or self.incomparable or self.uncompared or not self.run.kernels
         return EXIT_INFRASTRUCTURE if unknown or not self.selftest.ok else EXIT_OK
 
     @property
@@ -153,6 +161,8 @@ class Night:
         ):
             if count:
                 said.append(f"{count} {what}")
+        if self.uncompared:
+            said.append("not compared with earlier nights")
         if not self.new:
             said.insert(0, "nothing new is wrong" if self.run.kernels else "nothing was tested")
         return ", ".join(said)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from harness.errors import Malformed
 from harness.records.to_json import boot_end_word
 from harness.verdict.results import (
     Attempt,
@@ -41,10 +42,6 @@ _T = TypeVar("_T")
 _ENDS = {boot_end_word(end): end for end in BootEnd}
 _CHECK = ("id", "phase", "side", "verdict", "detail")
 _CHECK_MORE = ("payload", "expected", "got", "raw", "known")
-
-
-class Malformed(ValueError):
-    """Not what kernel_to_json makes; the text says what and where."""
 
 
 def kernel_from_json(value: Any) -> KernelResult:

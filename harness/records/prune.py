@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
-import os
 import re
 import shutil
 import time
@@ -23,6 +21,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import Busy
+from harness.host import locks
 from harness.host.tools import Finding, Standing
 from harness.kernels import Cache
 from harness.kernels import cache as kernel_cache
@@ -49,6 +49,7 @@ STEPS_IN = "step"
 #: All kinds that are not in the cache.
 KEPT = (RUNS, *BESIDE, STEPS)
 STORED = "runs in the store"
+LOCKS = "lock files"
 INDEXES = "package indexes"
 #: The ending of what belongs to a kind; a guest's root has its checksum beside it.
 ENDINGS = {"roots": ".cpio", "images": ".json", "changelogs": ".gz"}
@@ -82,10 +83,6 @@ class Usage:
     kind: str
     count: int
     size: int
-
-
-class InUse(Exception):
-    """A run still goes on; a sentence with the remedy."""
 
 
 def doctor(cache: Path, runs: Path, store: Path) -> tuple[Finding, ...]:
@@ -136,6 +133,7 @@ def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Ite
     """
     before = time.time() - keep_s
     removed = _prune_cache(cache, before, dry_run) if cache.root.is_dir() else []
+    removed += _prune_locks(cache.root / "locks", before, dry_run)
     removed += _prune_steps(cache, runs, before, dry_run)
     for item in (*runs_in(runs), *bisects(runs)):
         if item.used < before and _remove_run(item.paths[0], dry_run):
@@ -146,7 +144,7 @@ def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Ite
 def prune_store(path: Path, keep_s: float, *, dry_run: bool) -> Usage:
     """Remove the runs from the store in the file ``path`` that began more than ``keep_s`` ago.
 
-    Returns how many, and the bytes that this freed. Raises StoreUnusable.
+    Returns how many, and the bytes that this freed. Raises HostError.
     """
     if not path.exists():
         return Usage(STORED, 0, 0)
@@ -180,6 +178,18 @@ def _prune_cache(cache: Cache, before: float, dry_run: bool) -> list[Item]:
     return removed
 
 
+def _prune_locks(place: Path, before: float, dry_run: bool) -> list[Item]:
+    removed = []
+    for path in _entries(place):
+        with contextlib.suppress(FileNotFoundError):
+            used = path.stat().st_mtime
+            if used < before and (
+                not locks.is_held(path) if dry_run else locks.remove(path, before)
+            ):
+                removed.append(Item(LOCKS, (path,), used, 0))
+    return removed
+
+
 def _prune_steps(cache: Cache, runs: Path, before: float, dry_run: bool) -> list[Item]:
     old = [item for item in steps(runs) if item.used < before]
     if not old:
@@ -191,40 +201,22 @@ def _prune_steps(cache: Cache, runs: Path, before: float, dry_run: bool) -> list
     return unused
 
 
-@contextlib.contextmanager
-def in_use(run: Path) -> Iterator[None]:
-    """While this lasts, the run in the directory is not removed, and nobody else goes on with it.
+def in_use(run: Path) -> contextlib.AbstractContextManager[int]:
+    """While this lasts, the run in the directory is not removed, and nobody else resumes it.
 
-    Raises :class:`InUse`, and OSError.
+    Raises Busy, and OSError.
     """
-    descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUse(
-                f"a run still goes on in {run}, and two harnesses on one run directory would "
-                "spoil each other's results: wait for it, or end it"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    return locks.directory(
+        run,
+        f"a run still goes on in {run}, and two harnesses on one run directory would spoil each "
+        "other's results: wait for it, or end it",
+    )
 
 
 def _goes_on(run: Run) -> bool:
     """Whether a harness is at work on it; further boots of a bisect are within its first run."""
     directory = Path(run.directory)
-    return any(map(_is_locked, (directory, directory.parent)))
-
-
-def _is_locked(directory: Path) -> bool:
-    try:
-        with in_use(directory):
-            return False
-    except InUse:
-        return True
-    except OSError:  # it is gone
-        return False
+    return any(map(locks.is_held, (directory, directory.parent)))
 
 
 def cached(cache: Path) -> Iterator[Item]:
@@ -318,6 +310,6 @@ def _remove_run(run: Path, dry_run: bool) -> bool:
         with in_use(run):
             if not dry_run:
                 shutil.rmtree(run)
-    except InUse:
+    except Busy:
         return False
     return True

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UsageError
 from harness.host import files
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
 from harness.records.from_json import kernel_from_text
@@ -16,10 +17,6 @@ from harness.verdict.results import KernelResult
 
 #: Of what a run notes about itself, what may have changed when it is gone on with.
 PASSING = ("host",)
-
-
-class NothingToResume(Exception):
-    """There is no run to go on with; a sentence that says why."""
 
 
 def asked(entries: Sequence[KernelEntry], settings: Mapping[str, Any]) -> str:
@@ -61,21 +58,21 @@ def _stamp(path: Path) -> files.Stamp | None:
 
 
 def interrupted(place: Path, asked: str) -> Run:
-    """The run in the store ``place`` to go on with. Raises NothingToResume and StoreUnusable."""
+    """The run in the store ``place`` to go on with. Raises UsageError and HostError."""
     last = None
     if place.exists():
         with Store(place) as store:
             last = store.last(asked)
             if store.set_aside is not None:
-                raise NothingToResume(f"nothing to resume: {damage(store.set_aside)}")
+                raise UsageError(f"nothing to resume: {damage(store.set_aside)}")
     if last is None:
-        raise NothingToResume(
+        raise UsageError(
             "nothing to resume: no run was asked for the same kernels, as they are now, with the "
             "same settings; leave --resume away to begin one"
         )
     check_unfinished(last)
     if not Path(last.directory).is_dir():
-        raise NothingToResume(
+        raise UsageError(
             f"nothing to resume: run {last.id} was interrupted, but its directory "
             f"{last.directory} is gone; leave --resume away to begin anew"
         )
@@ -83,16 +80,16 @@ def interrupted(place: Path, asked: str) -> Run:
 
 
 def check_unfinished(run: Run) -> None:
-    """Raises NothingToResume where ``run`` came to its end."""
+    """Raises UsageError where ``run`` came to its end."""
     if run.finished:
-        raise NothingToResume(
+        raise UsageError(
             f"nothing to resume: the last run that was asked for the same, {run.id}, began at "
             f"{run.started} and finished at {run.finished}; leave --resume away to begin anew"
         )
 
 
 def check_alike(run: Run, about: Mapping[str, str]) -> None:
-    """Raises NothingToResume where ``run`` was begun with something else than what is here now.
+    """Raises UsageError where ``run`` was begun with something else than what is here now.
 
     Its results and those to come would not be of one kind.
     """
@@ -100,7 +97,7 @@ def check_alike(run: Run, about: Mapping[str, str]) -> None:
     names = [name for name in {**then, **about} if name not in PASSING]
     changed = [name for name in names if then.get(name) != about.get(name)]
     if changed:
-        raise NothingToResume(
+        raise UsageError(
             f"run {run.id} cannot be gone on with, for since it began these have changed: "
             f"{', '.join(changed)}; leave --resume away to begin anew"
         )

@@ -19,11 +19,12 @@ from typing import Any
 
 import harness
 from harness import __version__
+from harness.errors import Malformed
 from harness.kernels import PreparedKernel
 from harness.manifest.expectations import expectations
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from harness.manifest.known_issues import KnownIssues, digest
-from harness.records.from_json import Malformed, kernel_from_text
+from harness.records.from_json import kernel_from_text
 from harness.records.store import Kept, Store
 from harness.verdict.results import EarlierRun, Family, KernelResult, KernelVerdict, Timing
 from harness.verdict.rounds import ONCE, Repeat
@@ -71,7 +72,7 @@ class Results:
     def find(self, entry: KernelEntry, kernel: PreparedKernel, *, kvm: bool) -> Answer:
         """The last result of ``entry`` in these circumstances, as ``kernel`` is called now.
 
-        Raises StoreUnusable.
+        Raises HostError.
         """
         circumstances = circumstances_of(entry, kernel, self._setting, kvm=kvm)
         found = self._store.in_circumstances(key(circumstances), STEADY)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from harness.records.from_json import Fields, Malformed, kernel_from_json
+from harness.errors import Malformed
+from harness.records.from_json import Fields, kernel_from_json
 from harness.records.to_json import SCHEMA
 from harness.verdict.results import RunResult
 

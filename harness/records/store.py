@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness.errors import HostError
+
 #: The name of the file.
 FILE = "results.sqlite"
 #: Each makes the tables of the version that is its place here, from those of the one before.
@@ -56,10 +58,6 @@ MIGRATIONS = (
 VERSION = len(MIGRATIONS)
 #: Seconds to wait for another harness that writes; a transaction takes milliseconds.
 PATIENCE = 30.0
-
-
-class StoreUnusable(Exception):
-    """The file cannot be opened, read or written; a sentence with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Kept:
 class Store:
     """The file ``path``, made if there is none. Several processes and threads may use it at once.
 
-    Raises :class:`StoreUnusable`, here and from every method. ``set_aside`` is where a damaged
+    Raises :class:`HostError`, here and from every method. ``set_aside`` is where a damaged
     file was moved, if there was one.
     """
 
@@ -158,7 +156,7 @@ class Store:
                 (kernel, _now(), verdict, circumstances, packed, run_id),
             )
             if added.rowcount != 1:
-                raise StoreUnusable(f"{self.path} has no run {run_id}: it was pruned meanwhile")
+                raise HostError(f"{self.path} has no run {run_id}: it was pruned meanwhile")
 
     def finish(self, run_id: str) -> None:
         """The run has come to its end: all of its kernels have a result."""
@@ -236,7 +234,7 @@ class Store:
         try:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version > VERSION:
-                raise StoreUnusable(
+                raise HostError(
                     f"{self.path} was written by a newer mptcp-harness (tables of version "
                     f"{version}, this one knows {VERSION}): use that one, or move the file away"
                 )
@@ -286,8 +284,8 @@ class Store:
             ).fetchall()
         return [Kept(_run(row[4:]), *row[:4]) for row in rows]
 
-    def _unusable(self, error: Exception) -> StoreUnusable:
-        return StoreUnusable(
+    def _unusable(self, error: Exception) -> HostError:
+        return HostError(
             f"{self.path}, where results are kept, cannot be used ({error}): make it and its "
             "directory readable and writable, make room on the disk, or move the file away"
         )

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UsageError
 from harness.records import resume
 from harness.records.from_json import kernel_from_text
 from harness.records.run_from_json import run_from_text
@@ -28,14 +29,10 @@ RECORD = "run.json"
 MAX_BYTES = 256 << 20
 
 
-class NoSuchRun(Exception):
-    """What the user named is no run that can be read; a sentence with the remedy."""
-
-
 def find(word: str, place: Path) -> RunResult:
     """The run that ``word`` calls, from the store ``place`` unless it is a path of its own.
 
-    Raises :class:`NoSuchRun`, and StoreUnusable.
+    Raises :class:`UsageError`, and HostError.
     """
     path = Path(word)
     if word not in ("", LAST) and (path.is_dir() or path.is_file()):
@@ -45,21 +42,21 @@ def find(word: str, place: Path) -> RunResult:
 
 
 def read(path: Path) -> RunResult:
-    """The run in the directory or file ``path``. Raises :class:`NoSuchRun`."""
+    """The run in the directory or file ``path``. Raises :class:`UsageError`."""
     file = path / RECORD if path.is_dir() else path
     try:
         with file.open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise NoSuchRun(f"{file}: larger than any record of a run; name another file")
+            raise UsageError(f"{file}: larger than any record of a run; name another file")
         return run_from_text(content.decode("utf-8"))
     except OSError as error:
-        raise NoSuchRun(
+        raise UsageError(
             f"{file}: the record of a run cannot be read ({error.strerror}); name a run's "
             "directory, or a file that --json wrote"
         ) from error
     except ValueError as error:
-        raise NoSuchRun(f"{file}: not the record of a run ({error}); name another file") from error
+        raise UsageError(f"{file}: not the record of a run ({error}); name another file") from error
 
 
 def last_two(place: Path) -> tuple[RunResult, RunResult]:
@@ -67,14 +64,14 @@ def last_two(place: Path) -> tuple[RunResult, RunResult]:
 
     The older one comes first.
 
-    Raises :class:`NoSuchRun`, and StoreUnusable.
+    Raises :class:`UsageError`, and HostError.
     """
     with _opened(place) as store:
         for head in store.runs():
             results = store.results(head.id)
             if results:
                 return _before(store, head), _load(head, results)
-        raise NoSuchRun(f"no run has a result yet: {MAKE}")
+        raise UsageError(f"no run has a result yet: {MAKE}")
 
 
 def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
@@ -82,13 +79,13 @@ def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
 
     The older one comes first.
 
-    Raises :class:`NoSuchRun`, and StoreUnusable.
+    Raises :class:`UsageError`, and HostError.
     """
     run = find(word, place)
     with _opened(place) as store:
         head = store.run(run.id)
         if head is None:
-            raise NoSuchRun(
+            raise UsageError(
                 f"run {run.id} is not in {place}, so which came before it is not known; name both"
             )
         return _before(store, head), run
@@ -97,7 +94,7 @@ def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
 def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[RunResult, ...]:
     """The last ``count`` runs that have a kernel whose name is ``wanted``, oldest first.
 
-    They hold those kernels only. Raises :class:`NoSuchRun`, and StoreUnusable.
+    They hold those kernels only. Raises :class:`UsageError`, and HostError.
     """
     found: list[RunResult] = []
     with _opened(place) as store:
@@ -108,9 +105,9 @@ def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[Run
             if len(found) == count:
                 break
         if not found and not any(store.results(head.id) for head in store.runs()):
-            raise NoSuchRun(f"no run has a result yet: {MAKE}")
+            raise UsageError(f"no run has a result yet: {MAKE}")
     if not found:
-        raise NoSuchRun(
+        raise UsageError(
             "no run has a result of such a kernel; `mptcp-harness history` shows all kernels"
         )
     return tuple(reversed(found))
@@ -119,7 +116,7 @@ def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[Run
 def last_results(place: Path, wanted: Sequence[str]) -> list[KernelResult]:
     """The last result of each kernel that told something and whose name matches ``wanted``.
 
-    In the order of the newest run that has the kernel. Raises :class:`NoSuchRun`, StoreUnusable.
+    In the order of the newest run that has the kernel. Raises :class:`UsageError`, HostError.
     """
     found: dict[str, KernelResult] = {}
     with _opened(place) as store:
@@ -131,12 +128,12 @@ def last_results(place: Path, wanted: Sequence[str]) -> list[KernelResult]:
                 if result.verdict is not KernelVerdict.INFRASTRUCTURE:
                     found[kept.kernel] = result
     if not found:
-        raise NoSuchRun(f"no run has a result of a kernel {', '.join(wanted)}: {MAKE}")
+        raise UsageError(f"no run has a result of a kernel {', '.join(wanted)}: {MAKE}")
     return list(found.values())
 
 
 def load(store: Store, head: Run) -> RunResult:
-    """The run that ``head`` heads. Raises StoreUnusable."""
+    """The run that ``head`` heads. Raises HostError."""
     return _load(head, store.results(head.id))
 
 
@@ -152,18 +149,18 @@ def question(run: Run) -> str:
 
 def _opened(place: Path) -> Store:
     if not place.exists():
-        raise NoSuchRun(f"no run is kept in {place} yet: {MAKE}, or name a run's directory")
+        raise UsageError(f"no run is kept in {place} yet: {MAKE}, or name a run's directory")
     store = Store(place)
     if store.set_aside is not None:
         with store:
-            raise NoSuchRun(f"{resume.damage(store.set_aside)}; no other is kept: {MAKE}")
+            raise UsageError(f"{resume.damage(store.set_aside)}; no other is kept: {MAKE}")
     return store
 
 
 def _head(store: Store, word: str) -> Run:
     heads = store.runs()
     if not heads:
-        raise NoSuchRun(f"no run is kept yet: {MAKE}, or name a run's directory")
+        raise UsageError(f"no run is kept yet: {MAKE}, or name a run's directory")
     if word == LAST:
         return heads[0]
     exact = [head for head in heads if head.id == word]
@@ -172,9 +169,9 @@ def _head(store: Store, word: str) -> Run:
         return found[0]
     if found:
         ids = ", ".join(head.id for head in found[:5]) + (", …" if len(found) > 5 else "")
-        raise NoSuchRun(f"{len(found)} runs begin with {word!r}: {ids}; give more of it")
+        raise UsageError(f"{len(found)} runs begin with {word!r}: {ids}; give more of it")
     recent = ", ".join(head.id for head in heads[:5])
-    raise NoSuchRun(f"no run is called {word!r}; the last ones are {recent}")
+    raise UsageError(f"no run is called {word!r}; the last ones are {recent}")
 
 
 def _before(store: Store, run: Run) -> RunResult:
@@ -187,7 +184,7 @@ def _before(store: Store, run: Run) -> RunResult:
     for head in older:
         if head.finished and question(head) == wanted:
             return load(store, head)
-    raise NoSuchRun(
+    raise UsageError(
         f"no whole run before {run.id} was asked for the same in the same way; name two runs to "
         "compare them all the same"
     )

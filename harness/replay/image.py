@@ -12,6 +12,7 @@ from typing import Any
 
 from harness import kernels
 from harness.bundle import Bundle
+from harness.errors import UsageError
 from harness.host import files
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel, assemble, image
 from harness.kernels.cache import RECORD, Entry, file_sha256
@@ -27,15 +28,11 @@ from harness.manifest.kernels_yaml import (
 Say = Callable[[str], None]
 
 
-class WrongImage(Exception):
-    """The image that the user named is not the bundle's; a sentence with the remedy."""
-
-
 def find(bundle: Bundle, given: Path | None, cache: Cache, say: Say) -> PreparedKernel:
     """The kernel of ``bundle`` with its own modules, its image's hash verified.
 
     Its image is ``given``; else that of the bundle; else one in the cache, or where it was; else
-    it is fetched again. Raises :class:`WrongImage` for ``given``, and KernelUnavailable.
+    it is fetched again. Raises :class:`UsageError` for ``given``, and KernelUnavailable.
     """
     if given is not None:
         check(bundle, given)
@@ -59,13 +56,13 @@ def find(bundle: Bundle, given: Path | None, cache: Cache, say: Say) -> Prepared
 
 
 def check(bundle: Bundle, given: Path) -> None:
-    """Raise :class:`WrongImage` unless the file ``given`` is the image of ``bundle``."""
+    """Raise :class:`UsageError` unless the file ``given`` is the image of ``bundle``."""
     try:
         found = file_sha256(given)
     except OSError as error:
-        raise WrongImage(f"--image {given}: it cannot be read: {error.strerror}") from error
+        raise UsageError(f"--image {given}: it cannot be read: {error.strerror}") from error
     if found != bundle.image_sha256:
-        raise WrongImage(
+        raise UsageError(
             f"--image {given}: its SHA-256 is {found}, and the bundle is of {wanted(bundle)}"
         )
 

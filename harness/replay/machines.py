@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel
 from harness.verdict.dependence import Machine
@@ -20,10 +21,6 @@ from harness.vm import accelerator, qemu
 NAME = "qemu-system-x86_64"
 #: Where one of a user's own is, beside PATH.
 PLACES = ("/usr/local/bin", "/usr/bin", "/opt/qemu/bin", "/usr/local/qemu/bin")
-
-
-class WrongQemu(Exception):
-    """What the user named cannot be used as a QEMU; a sentence with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,9 @@ class Machines:
 
 
 def check_qemu(given: Path) -> Path:
-    """``given`` as an absolute path. Raises :class:`WrongQemu`."""
+    """``given`` as an absolute path. Raises :class:`UsageError`."""
     if given.name != NAME or not os.access(given, os.X_OK) or given.is_dir():
-        raise WrongQemu(
+        raise UsageError(
             f"--qemu {given}: it is no program of the name {NAME}, by which virtme-ng looks for "
             "it; name one, or a symbolic link to it"
         )

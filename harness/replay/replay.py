@@ -48,8 +48,8 @@ def run(
 ) -> tuple[Tried, ...]:
     """Boot the kernel of ``bundle`` again; what is missing once ``stop`` is set has no boots.
 
-    ``say`` is told what is not as it was, ``on_row`` of each boot. Raises WrongImage and WrongQemu
-    for what the user named, KernelUnavailable, and ManifestError for the bundle's known issues.
+    ``say`` is told what is not as it was, ``on_row`` of each boot. Raises UsageError for
+    what the user named and for the bundle's known issues, and KernelUnavailable.
     """
     qemu = check_qemu(request.qemu) if request.qemu else None
     kernel = image.find(bundle, request.image, cache, say)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.nightly.results import Compared, Hunt, Night, Selftest
+from harness.nightly.results import Compared, Night, RegressionBisect, Selftest
 from harness.report import compare, markdown, selftest, table
 from harness.report.terminal import UNICODE, Glyphs
 from harness.selftest import faults
@@ -34,17 +34,17 @@ def to_markdown(night: Night) -> str:
         "",
         *markdown.table(night.run),
     ]
-    told = [list(_selftest(night.selftest, UNICODE)), *_sections(night, UNICODE)]
-    sections = [["", *markdown.fenced(lines, escaped=True)] for lines in told]
+    parts = [list(_selftest(night.selftest, UNICODE)), *_sections(night, UNICODE)]
+    sections = [["", *markdown.fenced(lines, escaped=True)] for lines in parts]
     notes = [f"Note: {markdown.code(note)}  " for note in night.notes]
     return markdown.bounded(head, sections, ["", *notes, *markdown.setting(night.run)])
 
 
 def _selftest(found: Selftest, glyphs: Glyphs) -> Iterator[str]:
     if found.skipped:
-        yield "selftest was not wanted"
+        yield "selftest skipped (--no-selftest)"
     elif found.trouble:
-        yield f"selftest could not be done: {glyphs.safe(found.trouble, 2000)}"
+        yield f"selftest not possible: {glyphs.safe(found.trouble, 2000)}"
     else:
         yield selftest.summary(found.rows, found.wanted, found.seconds)
         yield from (faults.line(row) for row in found.rows if not row.ok)
@@ -52,15 +52,17 @@ def _selftest(found: Selftest, glyphs: Glyphs) -> Iterator[str]:
 
 def _sections(night: Night, glyphs: Glyphs) -> Iterator[list[str]]:
     """What is new first, each thing for itself; what is wrong as before in one list."""
-    hunts = {hunt.kernel: hunt for hunt in night.hunts}
+    bisects = {bisect.kernel: bisect for bisect in night.bisects}
     for compared in night.regressions:
         lines = [f"NEW: {_against(compared, glyphs)}"]
         lines += _indented(compare.render(compared.difference, glyphs))
-        if compared.kernel.name in hunts:
-            lines += _hunt(hunts[compared.kernel.name], glyphs)
+        if compared.kernel.name in bisects:
+            lines += _bisect(bisects[compared.kernel.name], glyphs)
         yield lines
     for kernel in night.wrong_at_first:
         yield [f"NEW: {_state(kernel, glyphs)}; there is no earlier result to compare it with"]
+    if night.uncompared:
+        yield [f"not compared with earlier nights: {glyphs.safe(night.uncompared)}"]
     for title, found in (
         ("still wrong, and no worse", night.still_wrong),
         ("mended", night.better),
@@ -85,13 +87,13 @@ def _state(kernel: KernelResult, glyphs: Glyphs) -> str:
     return f"{glyphs.safe(kernel.name, 80)}{release} is {kernel.verdict}{reason}"
 
 
-def _hunt(hunt: Hunt, glyphs: Glyphs) -> Iterator[str]:
-    sought = glyphs.safe(hunt.sought, 300)
-    if hunt.why_not:
-        yield f"  not bisected for {sought}: {glyphs.safe(hunt.why_not, 600)}"
+def _bisect(bisect: RegressionBisect, glyphs: Glyphs) -> Iterator[str]:
+    sought = glyphs.safe(bisect.sought, 300)
+    if bisect.why_not:
+        yield f"  not bisected for {sought}: {glyphs.safe(bisect.why_not, 600)}"
     else:
         yield f"  bisected for {sought}:"
-        yield from (f"    {glyphs.safe(line, 300)}" for line in hunt.answer)
+        yield from (f"    {glyphs.safe(line, 300)}" for line in bisect.answer)
 
 
 def _indented(text: str) -> Sequence[str]:

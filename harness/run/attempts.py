@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import kernels
+from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import PreparedKernel
 from harness.manifest import fixes, known_issues
@@ -187,7 +188,7 @@ class Attempts:
             return attempt
         try:
             excerpts = decode.decode_all([i.excerpt for i in attempt.incidents], vmlinux)
-        except decode.Undecoded as error:
+        except HostError as error:
             note = f"{vmlinux} could tell the source lines of the traces: {error}"
             stream = replace(attempt.stream, notes=(*attempt.stream.notes, note))
             return replace(attempt, stream=stream)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from harness import kernels
+from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.manifest.kernels_yaml import Accel, KernelEntry
@@ -22,7 +23,6 @@ from harness.run.attempts import Attempts, Options, Subject
 from harness.run.progress import Listener, Progress, Stage
 from harness.verdict.results import KernelResult, Timing
 from harness.vm import accelerator
-from harness.vm.accelerator import AcceleratorUnavailable
 
 #: Kernels that are prepared at the same time: a download waits for the network, unpacking works.
 PREPARING = 2
@@ -47,7 +47,7 @@ class _Ready:
 
 
 _Prepared = _Ready | KernelUnavailable | KernelResult
-_Choice = accelerator.Choice | AcceleratorUnavailable
+_Choice = accelerator.Choice | HostError
 
 
 class Matrix:
@@ -131,7 +131,7 @@ class Matrix:
         kernel = kernels.prepare(entry, self._trusting, say)
         try:
             kvm = self._accelerator(entry, kernel).kvm
-        except AcceleratorUnavailable:
+        except HostError:
             return Answer()  # the kernel's own result will say so
         return self._options.results.find(entry, kernel, kvm=kvm)
 
@@ -166,7 +166,7 @@ class Matrix:
     ) -> KernelResult | None:
         try:
             kvm = self._accelerator(entry, prepared).kvm
-        except AcceleratorUnavailable as error:
+        except HostError as error:
             return Subject(entry, prepared, False, prepare_s).unknown(str(error))
         subject = Subject(entry, prepared, kvm, prepare_s)
 
@@ -187,9 +187,9 @@ class Matrix:
             choice = self._accelerators.get(of_all) or self._accelerators.get(of_image)
             if choice is None:
                 choice = self._choose(wanted, prepared)
-                settled = isinstance(choice, AcceleratorUnavailable) or choice.settled
+                settled = isinstance(choice, HostError) or choice.settled
                 self._accelerators[of_all if settled else of_image] = choice
-        if isinstance(choice, AcceleratorUnavailable):
+        if isinstance(choice, HostError):
             raise choice
         return choice
 
@@ -206,7 +206,7 @@ class Matrix:
                 say,
                 self._stop,
             )
-        except AcceleratorUnavailable as error:
+        except HostError as error:
             return error
         say(f"accelerator: {'KVM' if choice.kvm else 'TCG'} ({choice.why})")
         return choice

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from harness import __version__
 from harness.bundle import Bundles
+from harness.errors import UsageError
 from harness.host.files import write_atomically
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records import resume, reuse, stored_runs, to_json
-from harness.records.store import Run, Store, StoreUnusable
+from harness.records.store import Run, Store
 from harness.run import workspace
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix, default_jobs
@@ -38,6 +39,7 @@ class RunRequest:
 
     ``manifest`` is the file that the kernels are from, if any; ``confirm`` how many more boots a
     bad result is confirmed by; ``bundle_image`` puts the image into a failing kernel's bundle.
+    ``store`` is the file with the results of all runs, where that is not for this run to choose.
     """
 
     families: tuple[Family, ...] = tuple(Family)
@@ -53,6 +55,7 @@ class RunRequest:
     confirm: int = 0
     manifest: Path | None = None
     bundle_image: bool = False
+    store: Path | None = None
 
 
 def run(
@@ -64,37 +67,30 @@ def run(
 ) -> RunResult:
     """Test ``entries`` and keep everything in the run's directory, each result in the store too.
 
-    Raises workspace.SessionUnavailable where a host tool is missing or the disk cannot be used,
-    workspace.OutputRefused for a directory of the user's choice that cannot be used,
-    resume.NothingToResume where that is asked for, and kernels_yaml.ManifestError for a wrong file
-    of known issues.
+    Raises HostError where a host tool is missing or the disk cannot be used, and UsageError for a
+    directory of the user's choice that cannot be used, for a wrong file of known issues, and where
+    there is nothing to resume.
     """
     known = KnownIssues.read(entries)
     asked = _asked(entries, request)
-    try:
-        old = (
-            resume.interrupted(workspace.store_place(request.output), asked)
-            if request.resume
-            else None
+    place = request.store or workspace.store_place(request.output)
+    old = resume.interrupted(place, asked) if request.resume else None
+    if old is not None and request.output and request.output.absolute() != Path(old.directory):
+        raise UsageError(
+            f"--output {request.output}: the interrupted run is in {old.directory}; leave "
+            "--output away to go on with it"
         )
-        if old is not None and request.output and request.output.absolute() != Path(old.directory):
-            raise workspace.OutputRefused(
-                f"--output {request.output}: the interrupted run is in {old.directory}; leave "
-                "--output away to go on with it"
-            )
-        begun = old or new_run(asked, seed_of(request))
-        with (
-            workspace.ground(
-                request.output, cache, begun.id, Path(old.directory) if old else None
-            ) as found,
-            Store(workspace.store_place(request.output)) as kept,
-        ):
-            begun = replace(begun, directory=str(found.directory))
-            session = _Session(entries, request, known, begun, found, kept, listener)
-            session.begin()
-            return session.run(cache, stop)
-    except StoreUnusable as error:
-        raise workspace.SessionUnavailable(str(error)) from error
+    begun = old or new_run(asked, seed_of(request))
+    with (
+        workspace.ground(
+            request.output, cache, begun.id, Path(old.directory) if old else None
+        ) as found,
+        Store(place) as kept,
+    ):
+        begun = replace(begun, directory=str(found.directory))
+        session = _Session(entries, request, known, begun, found, kept, listener)
+        session.begin()
+        return session.run(cache, stop)
 
 
 class _Session:
@@ -233,7 +229,7 @@ class Keeper:
     def keep(self, result: KernelResult, circumstances: str) -> str:
         """Keep ``result``, to be found by ``circumstances``; what is to be said of its bundle.
 
-        It is on the disk before anything else is done with it. Raises StoreUnusable, OSError.
+        It is on the disk before anything else is done with it. Raises HostError, OSError.
         """
         text = to_json.kernel_text(result)
         learned = result.reused_from is None

@@ -12,20 +12,13 @@ from pathlib import Path
 
 import platformdirs
 
+from harness.errors import Busy, HostError, UsageError
 from harness.host import tools
-from harness.host.files import NoHome, user_directory
+from harness.host.files import user_directory
 from harness.kernels import Cache
 from harness.records import prune, store
 from harness.vm import initramfs
 from harness.vm.qemu import version as qemu_version
-
-
-class SessionUnavailable(Exception):
-    """The run cannot even start: a sentence with the remedy."""
-
-
-class OutputRefused(Exception):
-    """What the user named as the run's directory cannot be it: a sentence with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +37,8 @@ def ground(
 ) -> Iterator[Ground]:
     """Tools found, the guest's root built, a directory made: nothing is pruned that is used.
 
-    ``resumed`` is the directory of a run that is gone on with. Raises :class:`SessionUnavailable`,
-    :class:`OutputRefused` and files.NoHome.
+    ``resumed`` is the directory of a run that is resumed. Raises HostError, and UsageError for
+    ``output``.
     """
     qemu, busybox = find_tools()
     with contextlib.ExitStack() as held:
@@ -54,12 +47,10 @@ def ground(
             base = initramfs.prepare(cache.root, busybox)
             directory = resumed or _new_directory(output, identity or identity_of_now())
             held.enter_context(prune.in_use(directory))
-        except prune.InUse as error:
-            raise OutputRefused(str(error)) from error
-        except initramfs.RootUnavailable as error:
-            raise SessionUnavailable(str(error)) from error
+        except Busy as error:
+            raise UsageError(str(error)) from error
         except OSError as error:
-            raise SessionUnavailable(
+            raise HostError(
                 f"{error.filename or 'the disk'} cannot be used ({error.strerror or error}): make "
                 "it and its directory writable, and room on the disk"
             ) from error
@@ -67,12 +58,12 @@ def ground(
 
 
 def find_tools() -> tuple[Path, Path]:
-    """The host's QEMU and busybox; SessionUnavailable names all that is missing."""
+    """The host's QEMU and busybox; HostError names all that is missing."""
     missing = tools.missing()
     if missing:
-        raise SessionUnavailable(str(tools.ToolsMissing(missing)))
+        raise tools.ToolsMissing(missing)
     if tools.find_virtme_ng() is None:
-        raise SessionUnavailable(f"virtme-ng was not found; {tools.VIRTME_NG_REMEDY}")
+        raise HostError(f"virtme-ng was not found; {tools.VIRTME_NG_REMEDY}")
     qemu, busybox = tools.find("qemu-system-x86_64"), tools.find_static_busybox()
     assert qemu is not None, "host.missing() looked for it"
     assert busybox is not None, "host.missing() looked for it"
@@ -80,12 +71,12 @@ def find_tools() -> tuple[Path, Path]:
 
 
 def runs_directory() -> Path:
-    """Where runs are kept unless the user says otherwise. Raises files.NoHome."""
+    """Where runs are kept unless the user says otherwise. Raises HostError."""
     return _state() / "runs"
 
 
 def store_file() -> Path:
-    """Where results of all runs are kept. Raises files.NoHome."""
+    """Where results of all runs are kept. Raises HostError."""
     return _state() / store.FILE
 
 
@@ -102,7 +93,7 @@ def store_place(output: Path | None) -> Path:
         place = store_file()
         if output is not None:
             place.parent.mkdir(parents=True, exist_ok=True)
-    except (NoHome, OSError):
+    except (HostError, OSError):
         if output is None:
             raise
         return output.absolute() / store.FILE
@@ -126,19 +117,19 @@ def _new_directory(wanted: Path | None, identity: str) -> Path:
     try:
         (directory / "kernels").mkdir()
     except OSError as error:
-        raise OutputRefused(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
+        raise UsageError(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
     return directory
 
 
 def new_or_empty(wanted: Path) -> Path:
-    """The user's directory, made if need be. Raises :class:`OutputRefused`."""
+    """The user's directory, made if need be. Raises :class:`UsageError`."""
     directory = wanted.absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
-            raise OutputRefused(f"--output {wanted}: it is not empty; {_INSTEAD}")
+            raise UsageError(f"--output {wanted}: it is not empty; {_INSTEAD}")
     except (FileExistsError, NotADirectoryError):
-        raise OutputRefused(f"--output {wanted}: that is a file; {_INSTEAD}") from None
+        raise UsageError(f"--output {wanted}: that is a file; {_INSTEAD}") from None
     except OSError as error:
-        raise OutputRefused(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
+        raise UsageError(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
     return directory

@@ -7,6 +7,6 @@ does in ``guest/faults.py``, the code that goes wrong in the kernel in
 """
 
 from harness.selftest.boots import SelftestRequest, exit_status, run
-from harness.selftest.faults import FAULTS, Fault, UnknownFault, select
+from harness.selftest.faults import FAULTS, Fault, select
 
-__all__ = ["FAULTS", "Fault", "SelftestRequest", "UnknownFault", "exit_status", "run", "select"]
+__all__ = ["FAULTS", "Fault", "SelftestRequest", "exit_status", "run", "select"]

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from harness import kernels
+from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.manifest.expectations import expectations
@@ -32,7 +33,6 @@ from harness.verdict.results import (
     KernelVerdict,
 )
 from harness.vm import accelerator, boot, initramfs
-from harness.vm.accelerator import AcceleratorUnavailable
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
 
@@ -84,8 +84,8 @@ def run(
             rows = [first]
             if first.ok:
                 rows += _strike(subject, request.faults, on_row, stop)
-        except (AcceleratorUnavailable, Unsafe) as error:
-            raise workspace.SessionUnavailable(str(error)) from error
+        except Unsafe as error:
+            raise HostError(str(error)) from error
     return tuple(rows)
 
 

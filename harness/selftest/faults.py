@@ -7,16 +7,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.errors import UsageError
 from harness.selftest.module import Code
 from harness.text import printable
 from harness.verdict.results import Incident, IncidentKind, KernelVerdict
 
 #: What a kernel may say of a processor that is kept from all else, the console's driver included.
 STALLS = {IncidentKind.RCU, IncidentKind.SOFT_LOCKUP, IncidentKind.HARD_LOCKUP}
-
-
-class UnknownFault(Exception):
-    """A name that is no fault's; a sentence with those that are."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +89,14 @@ FAULTS = (
 
 
 def select(names: str | None) -> tuple[Fault, ...]:
-    """The faults ``names`` (separated by commas), or all; raises :class:`UnknownFault`."""
+    """The faults ``names`` (separated by commas), or all; raises :class:`UsageError`."""
     if names is None:
         return FAULTS
     wanted = [name.strip() for name in names.split(",")]
     known = [fault.name for fault in FAULTS]
     for name in wanted:
         if name not in known:
-            raise UnknownFault(f"{name!r} is no fault of the selftest; it has {', '.join(known)}")
+            raise UsageError(f"{name!r} is no fault of the selftest; it has {', '.join(known)}")
     return tuple(fault for fault in FAULTS if fault.name in wanted)
 
 

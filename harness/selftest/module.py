@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from harness.errors import Malformed
 from harness.kernels import btf, elf
 
 NAME = "mptcp_selftest"
@@ -82,7 +83,7 @@ class Layout:
             described = elf.section(data, btf.SECTION)
             found = btf.structures(described, _NEEDED.keys()) if described else {}
             versions = _versions(data)
-        except (elf.Malformed, btf.Malformed, struct.error) as error:
+        except (Malformed, struct.error) as error:
             raise Impossible(
                 f"{image} does not say how struct module is laid out: {error}"
             ) from None
@@ -110,7 +111,7 @@ def _versions(image: bytes) -> bytes:
         if exports + index * _EXPORT.size + 4 + name == wanted:
             (checksum,) = struct.unpack_from("<I", checksums, 4 * index)
             return _VERSION.pack(checksum, LAYOUT_SYMBOL)
-    raise elf.Malformed(f"it exports no {LAYOUT_SYMBOL.decode()}")
+    raise Malformed(f"it exports no {LAYOUT_SYMBOL.decode()}")
 
 
 @dataclass

@@ -79,7 +79,7 @@ class Build:
     def run(self, commit: Commit, tree: str) -> Path:
         """The image of ``tree``, which is ``commit`` with patches.
 
-        Raises NotBuilt, Stop, and programs.Interrupted.
+        Raises NotBuilt, Stop, and Interrupted.
         """
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.write_text(f"# {commit}, tree {tree}\n")

@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.errors import Malformed
 from harness.host.files import recall, remember, touch, write_atomically
 from harness.kernels.cache import file_sha256
 from harness.records import to_json
-from harness.records.from_json import Malformed, kernel_from_text
+from harness.records.from_json import kernel_from_text
 from harness.verdict.results import KernelResult
 
 #: How many are kept, the last used: images of 10 MB, results and logs of some 100 KB.

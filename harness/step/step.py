@@ -14,8 +14,8 @@ from pathlib import Path
 
 from harness import __version__
 from harness.bisect.predicate import Judged, Outcome, Predicate
+from harness.errors import Interrupted
 from harness.host.files import touch
-from harness.host.programs import Interrupted
 from harness.kernels import Cache
 from harness.kernels.cache import digest
 from harness.manifest import kernels_yaml
@@ -85,7 +85,7 @@ class Step:
     def run(self) -> Answer:
         """Judge what is checked out.
 
-        Raises Stop, Interrupted, SessionUnavailable and KernelUnavailable where nothing can be
+        Raises Stop, Interrupted, HostError and KernelUnavailable where nothing can be
         learned from any commit.
         """
         toolchain.check()

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from guest import events
+from harness.errors import Malformed
 from harness.verdict.results import CheckResult, CheckVerdict, CutRound, RoundFailures, Rounds
 
 MOST = 1_000_000
@@ -46,10 +47,6 @@ class Repeat:
 
 
 ONCE = Repeat()
-
-
-class Impossible(Exception):
-    """What a guest says of a round cannot be; the text says why."""
 
 
 @dataclass
@@ -102,7 +99,7 @@ class Tally:
     def add(self, letters: str, told: Mapping[int, CheckResult]) -> None:
         """A further round: ``letters`` of its verdicts, and the failures that were ``told``.
 
-        Raises :class:`Impossible`.
+        Raises :class:`Malformed`.
         """
         if letters == self._letters and not told and _BAD_LETTERS.isdisjoint(letters):
             self.done += 1
@@ -117,22 +114,22 @@ class Tally:
 
     def _failures(self, letters: str, told: Mapping[int, CheckResult]) -> dict[int, CheckResult]:
         if len(letters) != len(self._keys):
-            raise Impossible(f"{len(letters)} verdicts on {len(self._keys)} planned results")
+            raise Malformed(f"{len(letters)} verdicts on {len(self._keys)} planned results")
         bad: dict[int, CheckResult] = {}
         for index, letter in enumerate(letters):
             verdict = _LETTERS.get(letter)
             if verdict is None:
-                raise Impossible(f"unknown verdict {letter!r}")
+                raise Malformed(f"unknown verdict {letter!r}")
             # Without a connection all of its checks fail, those that would be skipped, too.
             if {verdict, self._first[index].verdict} == _CONTRARY:
-                raise Impossible(f"{self._keys[index]} is {verdict}, unlike in the first round")
+                raise Malformed(f"{self._keys[index]} is {verdict}, unlike in the first round")
             if verdict.is_bad:
                 detail = f"not told: the round had more than {events.MAX_FAILURES} failures"
                 bad[index] = told.get(index) or CheckResult(self._keys[index], verdict, detail)
                 if bad[index].verdict is not verdict:
-                    raise Impossible(f"{self._keys[index]} has two verdicts")
+                    raise Malformed(f"{self._keys[index]} has two verdicts")
         if not self._tells(told, bad):
-            raise Impossible(f"{len(bad)} failures, others than the {len(told)} that were told")
+            raise Malformed(f"{len(bad)} failures, others than the {len(told)} that were told")
         return bad
 
     def _tells(self, told: Mapping[int, CheckResult], bad: Mapping[int, CheckResult]) -> bool:

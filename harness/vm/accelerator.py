@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import HostError
 from harness.host import tools
 from harness.host.files import write_atomically
 from harness.host.programs import TICK, Kept
@@ -61,10 +62,6 @@ class Choice:
     settled: bool = True
 
 
-class AcceleratorUnavailable(Exception):
-    """KVM was asked for in so many words and cannot be had."""
-
-
 @dataclass(frozen=True)
 class Trial:
     """What came of booting a kernel under KVM: ``trouble`` is empty where that works.
@@ -90,7 +87,7 @@ def choose(
 
     ``auto`` tries to boot ``kernel`` under KVM, for at most LIMIT seconds, and keeps what that
     tells about the host in the file ``remembered`` until the host reboots or QEMU changes. Raises
-    :class:`AcceleratorUnavailable` for ``kvm`` where KVM boots nothing. Once ``stop`` is set some
+    :class:`HostError` for ``kvm`` where KVM boots nothing. Once ``stop`` is set some
     answer comes at once.
     """
     if wanted is Accel.TCG:
@@ -107,7 +104,7 @@ def choose(
         return Choice(False, why, trial.certain)
     if not trial.certain:
         return Choice(True, f"KVM was asked for, although {trial.trouble}", settled=False)
-    raise AcceleratorUnavailable(
+    raise HostError(
         f"accel is kvm, but {trial.trouble}; use accel: auto or tcg to go on without KVM"
     )
 

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import HostError
+
 #: Seconds for each program: a vmlinux with debug information has 500 MB.
 PATIENCE = 120.0
 TOOLS = ("nm", "addr2line")
@@ -26,10 +28,6 @@ _FRAME = re.compile(r"(?P<symbol>[A-Za-z_][\w.]*)\+0x(?P<offset>[0-9a-f]+)/0x(?P
 # Compiler, number and time of the build are in it.
 _BANNER = re.compile(rb"Linux version [^\r\n]+")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
-
-
-class Undecoded(Exception):
-    """The trace stays as it is; a sentence that says why."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,11 @@ class _Frame:
 def decode(text: str, vmlinux: Path) -> str:
     """``text`` with source lines behind each frame of the kernel itself, inlined callers too.
 
-    Frames of modules, and what ``vmlinux`` does not know, stay. Raises :class:`Undecoded`.
+    Frames of modules, and what ``vmlinux`` does not know, stay. Raises :class:`HostError`.
     """
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
-        raise Undecoded(f"{' and '.join(missing)} would tell the source lines: install binutils")
+        raise HostError(f"{' and '.join(missing)} would tell the source lines: install binutils")
     lines = text.split("\n")
     found = {number: frame for number, line in enumerate(lines) if (frame := _frame(line))}
     if not found:
@@ -137,7 +135,7 @@ def _run(*command: str) -> str:
             timeout=PATIENCE,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Undecoded(f"{command[0]} failed: {error}") from error
+        raise HostError(f"{command[0]} failed: {error}") from error
     if done.returncode != 0:
-        raise Undecoded(f"{command[0]} failed: {done.stderr.strip()[:200]}")
+        raise HostError(f"{command[0]} failed: {done.stderr.strip()[:200]}")
     return done.stdout

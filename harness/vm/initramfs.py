@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 import guest
+from harness.errors import HostError
 from harness.host import files
 from harness.kernels.prepared import PreparedKernel
 from harness.vm import cpio
@@ -74,10 +75,6 @@ for name, module in sys.modules.items():
 """
 
 
-class RootUnavailable(Exception):
-    """The guest's root could not be built; a sentence with the remedy."""
-
-
 @dataclass(frozen=True)
 class Interpreter:
     """The Python that goes into the guest: the one that runs the harness."""
@@ -104,7 +101,7 @@ class Interpreter:
 def prepare(cache: Path, busybox: Path) -> Path:
     """The base archive below ``cache``, built if it is not there yet.
 
-    ``busybox`` is statically linked. Raises :class:`RootUnavailable`.
+    ``busybox`` is statically linked. Raises :class:`HostError`.
     """
     interpreter = Interpreter.of_host()
     checker = Path(guest.__file__).parent
@@ -131,7 +128,7 @@ def prepare(cache: Path, busybox: Path) -> Path:
             archive.replace(place)
     except (OSError, subprocess.CalledProcessError) as error:
         message = f"cannot build the guest's root in {place.parent}: {error}"
-        raise RootUnavailable(message) from error
+        raise HostError(message) from error
     return place
 
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from harness.errors import Busy
+from harness.host import locks
 from harness.host.programs import Kept
 from harness.vm import commandline
 
@@ -144,11 +146,9 @@ def _owned(directory: Path) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            status = os.fstat(descriptor)
-            ours = status.st_uid == os.geteuid() and os.path.samestat(status, directory.lstat())
-        except OSError:
+            stack.enter_context(locks.directory(directory))
+            status = directory.lstat()  # a symbolic link is none of ours
+            ours = status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode)
+        except (OSError, Busy):
             ours = False
         yield ours

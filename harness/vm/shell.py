@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import HostError
 from harness.host.programs import TICK
 from harness.kernels.prepared import PreparedKernel
 from harness.vm import commandline, initramfs
@@ -71,14 +72,10 @@ class Terminal:
     name: str = "vt100"
 
 
-class ShellFailed(Exception):
-    """QEMU did not run the kernel: how it ended, and its last words."""
-
-
 def run(plan: Plan, terminal: Terminal, stop: threading.Event) -> None:
     """Boot, and connect ``terminal`` until the VM ends, the user leaves it, or ``stop`` is set.
 
-    Raises :class:`ShellFailed`, and OSError where the host's disk fails.
+    Raises :class:`HostError`, and OSError where the host's disk fails.
     """
     with work_directory() as work:
         console = work / commandline.CONSOLE_SOCKET
@@ -103,7 +100,7 @@ def run(plan: Plan, terminal: Terminal, stop: threading.Event) -> None:
                 words = read_available(vm.console) or b""
             status = read_status(work / QEMU_STATUS)
             if status != 0:
-                raise ShellFailed(f"QEMU ended with status {status}; {last_words(words)}")
+                raise HostError(f"QEMU ended with status {status}; {last_words(words)}")
 
 
 def _files(greeting: str, terminal: Terminal) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guest import events
+from harness.errors import Malformed
 from harness.verdict.results import (
     Capability,
     CheckKey,
@@ -23,7 +24,7 @@ from harness.verdict.results import (
     Rounds,
     Stream,
 )
-from harness.verdict.rounds import ONCE, Impossible, Repeat, Tally
+from harness.verdict.rounds import ONCE, Repeat, Tally
 
 #: Bytes of a whole stream; a full run has about 1 MB. Of each further round, too.
 MAX_BYTES = 16 << 20
@@ -399,7 +400,7 @@ class StreamReader:
             raise _Violation(f"an outcome after {over} of {len(self._groups)} groups")
         try:
             self._tally.add(event["verdicts"], self._told)
-        except Impossible as error:
+        except Malformed as error:
             raise _Violation(str(error)) from None
         self._repeating = False
         self._told = {}

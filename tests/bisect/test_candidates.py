@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.bisect import candidates
-from harness.bisect.candidates import Candidate, Series, UnknownKernel
+from harness.bisect.candidates import Candidate, Series
+from harness.errors import UsageError
 from harness.kernels import Cache, KernelUnavailable, apt
 from harness.kernels.packages import Package
 from harness.manifest.kernels_yaml import DebSource, KernelEntry, UpstreamSource
@@ -87,12 +88,12 @@ def test_a_release_or_version_is_a_name_too(between: Between, name: str) -> None
 
 
 def test_an_unknown_name_leads_to_the_nearest(between: Between) -> None:
-    with pytest.raises(UnknownKernel, match=r"no kernel debian-6\.2; did you mean debian-6\.1"):
+    with pytest.raises(UsageError, match=r"no kernel debian-6\.2; did you mean debian-6\.1"):
         between("debian-6.2", "newest")
 
 
 def test_two_names_of_one_kernel_are_refused(between: Between) -> None:
-    with pytest.raises(UnknownKernel, match="the same kernel"):
+    with pytest.raises(UsageError, match="the same kernel"):
         between("newest", "7.3.4+deb13-amd64")
 
 

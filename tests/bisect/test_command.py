@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from harness import cli
-from harness.bisect import bisection, candidates, state
+from harness.bisect import bisection, candidates
 from harness.bisect.predicate import Checks
 from harness.bisect.results import Bisection, Ending
+from harness.errors import Busy
 from harness.kernels import Cache
 from tests.bisect.simulated import SERIES
 
@@ -119,7 +120,7 @@ def test_two_at_the_same_bisect_are_no_wrong_argument(
     bisect: Bisect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def busy(*_: object, **__: object) -> Bisection:
-        raise state.Busy("another harness is at the same bisect: wait for it")
+        raise Busy("another harness is at the same bisect: wait for it")
 
     monkeypatch.setattr(bisection, "bisect", busy)
     assert bisect(*ENDS, "--any") == 3

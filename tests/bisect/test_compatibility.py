@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness.bisect import state
-from harness.bisect.compatibility import Interrupted, Search
+from harness.bisect.compatibility import Search
 from harness.bisect.compatibility_map import CompatibilityMap
+from harness.errors import Damaged, Interrupted
 from harness.kernels import KernelUnavailable
 from harness.verdict.results import KernelResult
 from tests.bisect.simulated import COUNT, NAMES, SERIES, Guests, Laboratory, told
@@ -178,5 +179,5 @@ def test_a_state_that_was_not_written_so_is_refused(
 ) -> None:
     with state.opened(mapping.directory, "the tests", 7, print) as journal:
         journal.add(record)
-    with pytest.raises(state.Damaged, match="--fresh"):
+    with pytest.raises(Damaged, match="--fresh"):
         mapping.draw(Laboratory(guest))

@@ -11,6 +11,7 @@ from harness.bisect import state
 from harness.bisect.evidence import Evidence, Made
 from harness.bisect.predicate import Checks, Outcome
 from harness.bisect.state import Record
+from harness.errors import Busy, Damaged
 from harness.verdict.results import KernelVerdict
 from tests.replacing import replaced
 
@@ -89,13 +90,13 @@ def test_a_torn_last_line_is_not_in_the_way_of_the_next(tmp_path: Path) -> None:
 def test_a_line_that_no_harness_wrote_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
     path = write(tmp_path, MADE, OLD)
     path.write_bytes(replaced(path.read_bytes(), old, new, 1))
-    with pytest.raises(state.Damaged, match="--fresh"):
+    with pytest.raises(Damaged, match="--fresh"):
         read(tmp_path)
 
 
 def test_the_state_of_another_bisect_is_refused(tmp_path: Path) -> None:
     write(tmp_path, MADE)
-    with pytest.raises(state.Damaged, match="another's"):
+    with pytest.raises(Damaged, match="another's"):
         read(tmp_path, asked="something else")
 
 
@@ -109,7 +110,7 @@ def test_fresh_begins_anew(tmp_path: Path) -> None:
 def test_two_harnesses_do_not_share_a_bisect(tmp_path: Path) -> None:
     with (
         state.opened(tmp_path, "asked", 7, print),
-        pytest.raises(state.Busy, match="another harness"),
+        pytest.raises(Busy, match="another harness"),
         state.opened(tmp_path, "asked", 7, print),
     ):
         pass

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from harness.bundle import archive
-from harness.bundle.archive import Damaged
+from harness.errors import Damaged
 
 MEMBERS = {"bundle.json": b"{}", "attempt-1/console.log": b"Linux version 6.1\n" * 500}
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.bundle import Damaged, archive, load
+from harness.bundle import archive, load
+from harness.errors import Damaged
 from tests.bundle.support import Failing
 
 Bend = Callable[[dict[str, Any]], object]

@@ -16,6 +16,7 @@ import pytest
 
 from harness import cli
 from harness.cli.arguments import seconds_of
+from harness.errors import UsageError
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records import stored_runs
 from harness.run import session, workspace
@@ -117,12 +118,12 @@ def test_a_bad_directory_for_the_output_is_refused(tmp_path: Path, output: str, 
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
-    with pytest.raises(workspace.OutputRefused, match=f"--output .*: {said}; give --output a new"):
+    with pytest.raises(UsageError, match=f"--output .*: {said}; give --output a new"):
         workspace._new_directory(tmp_path / output, "id")
 
 
 def test_a_directory_that_may_not_be_made_is_refused() -> None:
-    with pytest.raises(workspace.OutputRefused, match="--output /proc/run: No such file"):
+    with pytest.raises(UsageError, match="--output /proc/run: No such file"):
         workspace._new_directory(Path("/proc/run"), "id")
 
 
@@ -134,7 +135,7 @@ def test_refused_output_is_a_wrong_argument(
     monkeypatch: pytest.MonkeyPatch, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> RunResult:
-        raise workspace.OutputRefused("--output x: no")
+        raise UsageError("--output x: no")
 
     monkeypatch.setattr(session, "run", refuse)
     assert cli.main(["check", str(image)]) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import HostError
 from harness.host import files
 
 
@@ -157,10 +158,10 @@ def test_a_user_without_a_home_is_told_what_to_do() -> None:
     def find() -> Path:
         raise RuntimeError
 
-    with pytest.raises(files.NoHome, match="set HOME, or give --cache DIR"):
+    with pytest.raises(HostError, match="set HOME, or give --cache DIR"):
         files.user_directory(find, "give --cache DIR")
 
 
 def test_a_home_that_stayed_a_tilde_is_none() -> None:
-    with pytest.raises(files.NoHome):
+    with pytest.raises(HostError):
         files.user_directory(lambda: Path("~/.cache"), "give --cache DIR")

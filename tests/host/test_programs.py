@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import Interrupted
 from harness.host import programs
 from harness.host.programs import Kept
 from harness.vm.process import read_available
@@ -100,7 +101,7 @@ def test_a_stop_ends_the_program_and_its_children(tmp_path: Path) -> None:
         stop.set()
 
     threading.Thread(target=stop_it).start()
-    with pytest.raises(programs.Interrupted):
+    with pytest.raises(Interrupted):
         run(f"sleep 60 & echo $! > {tmp_path}/pid; wait", stop)
     assert is_gone(read_pid(tmp_path / "pid"))
 
@@ -109,7 +110,7 @@ def test_a_stop_is_obeyed_at_once() -> None:
     stop = threading.Event()
     stop.set()
     started = time.monotonic()
-    with pytest.raises(programs.Interrupted):
+    with pytest.raises(Interrupted):
         run("sleep 60", stop)
     assert time.monotonic() - started < 1
 

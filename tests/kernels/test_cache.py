@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import HostError
 from harness.host import files
 from harness.kernels import cache as cache_module
 from harness.kernels.cache import Built, Cache, digest
@@ -334,7 +335,7 @@ def test_a_user_without_a_home_is_told_what_to_do(monkeypatch: pytest.MonkeyPatc
         raise RuntimeError
 
     monkeypatch.setattr("platformdirs.user_cache_path", homeless)
-    with pytest.raises(files.NoHome, match="--cache DIR"):
+    with pytest.raises(HostError, match="--cache DIR"):
         Cache()
 
 

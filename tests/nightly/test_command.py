@@ -12,8 +12,11 @@ from harness import cli, nightly, selftest
 from harness.kernels import Cache
 from harness.nightly import night
 from harness.nightly.results import Night
+from harness.records.store import FILE
 from harness.selftest.faults import Row
 from harness.verdict.results import KernelVerdict
+from tests.fake_boots import Outcomes
+from tests.replacing import replaced
 
 MANIFEST = """
 kernels:
@@ -56,5 +59,43 @@ def test_each_fault_of_the_selftest_is_said_as_it_is_seen(
         return (SEEN,)
 
     monkeypatch.setattr(selftest, "run", run)
-    request = nightly.NightRequest(manifest, [], [])
+    request = nightly.NightRequest(manifest, [], [], manifest.parent / "results.sqlite")
     night._selftest(request, Cache(manifest.parent / "cache"), said.append, threading.Event())
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A manifest of a user without HOME, whose kernels boot well."""
+
+    def unknown(_: str) -> Path:
+        raise RuntimeError("no home")
+
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("platformdirs.user_state_path", unknown)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Outcomes(tmp_path).install(monkeypatch.setattr)
+    path = tmp_path / "kernels.yaml"
+    path.write_text(MANIFEST)
+    return path
+
+
+def test_a_night_without_a_state_directory_keeps_all_in_its_output(
+    homeless: Path, tmp_path: Path
+) -> None:
+    """Fails if the session, or the comparison after it, takes another store than the night's."""
+    output = tmp_path / "out"
+    arguments = ["nightly", str(homeless), "--no-selftest", "--output", str(output)]
+    assert cli.main(arguments) == 0
+    assert "nothing new is wrong" in (output / "nightly.txt").read_text()
+    assert [path.parent for path in tmp_path.rglob(FILE)] == [output]
+    assert not (output / "nightly.unreported").exists()
+
+
+def test_a_wrong_file_of_known_issues_is_refused_before_the_selftest(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest.write_text(replaced(MANIFEST, "}}", "}, known_issues: known.yaml}"))
+    (manifest.parent / "known.yaml").write_text("- no mapping")
+    assert cli.main(["nightly", str(manifest)]) == 2
+    assert "known.yaml:1:" in capsys.readouterr().err

@@ -18,6 +18,8 @@ BAD = factories.failing(GOOD, factories.check(verdict=CheckVerdict.FAIL), factor
 OTHER = factories.failing(
     GOOD, factories.check("a.b", CheckVerdict.FAIL), factories.check(verdict=CheckVerdict.FAIL)
 )
+ANOTHER_CHECK = replace(GOOD, families=factories.families(factories.check("other.check")))
+ANOTHER_CHECK_FAILS = factories.failing(GOOD, factories.check("other.check", CheckVerdict.FAIL))
 UNTESTED = KernelResult.infrastructure(GOOD.name, "the disk is full")
 SEEN = Row("panic", "crash", "crash", KernelVerdict.CRASH, 3.0)
 MISSED = replace(SEEN, got="pass", verdict=KernelVerdict.PASS, objection="a panic passed")
@@ -55,6 +57,16 @@ def test_the_status_is_0_only_when_nothing_new_is_wrong(
     now: KernelResult, before: KernelResult | None, status: int
 ) -> None:
     assert night(now, before).status == status
+
+
+@pytest.mark.parametrize(("now", "status"), [(ANOTHER_CHECK, 3), (ANOTHER_CHECK_FAILS, 1)])
+def test_a_kernel_that_cannot_be_compared_with_its_last_result_spoils_a_good_night(
+    now: KernelResult, status: int
+) -> None:
+    """Fails if the status ignores the kernels that are not comparable."""
+    found = night(now)
+    assert [c.kernel for c in found.incomparable] == [now]
+    assert found.status == status
 
 
 @pytest.mark.parametrize(

@@ -8,23 +8,34 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import nightly
 from harness.bisect.candidates import Candidate
 from harness.bisect.predicate import Predicate
+from harness.errors import HostError
 from harness.kernels import Cache
-from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry
+from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, ManifestError
 from harness.nightly import regression_bisects
-from harness.nightly.regression_bisects import Ends, NoHunt
-from harness.nightly.reported import Told
+from harness.nightly.regression_bisects import Ends, NotBisected
 from harness.nightly.results import Night
+from harness.nightly.unreported import LastReported
 from harness.records.store import FILE, Store
 from harness.report import nightly as report
 from harness.report.terminal import ASCII
+from harness.run import session
 from harness.run.progress import Listener
-from harness.verdict.results import BootEnd, CheckKey, CheckResult, CheckVerdict, Family, Stream
+from harness.verdict.results import (
+    Attempt,
+    BootEnd,
+    CheckKey,
+    CheckResult,
+    CheckVerdict,
+    Family,
+    Stream,
+)
 from tests import fake_boots
 from tests.fake_boots import Outcomes
 
@@ -56,20 +67,28 @@ class Nights:
         self.directory = directory
         self.outcomes = Outcomes(directory)
         self.searched: list[tuple[Ends, str]] = []
+        self.said: list[str] = []
+        self.reports: list[Night] = []  # of the last night
 
-    def night(self, outcome: object = GOOD, **request: object) -> Night:
-        self.outcomes.of[KERNEL.name] = outcome  # type: ignore[assignment]
-        asked = nightly.NightRequest(
+    def night(self, outcome: Attempt = GOOD, **more: Any) -> Night:
+        self.outcomes.of[KERNEL.name] = outcome
+        request = nightly.NightRequest(
             manifest=self.directory / "kernels.yaml",
             entries=[KERNEL, SERIES],
             chosen=[KERNEL],
             jobs=1,
+            store=self.directory / "state" / "mptcp-harness" / FILE,
             selftest=False,
-            **request,  # type: ignore[arg-type]
+            **more,
         )
         cache = Cache(self.directory / "cache")
         stop = threading.Event()
-        return nightly.run(asked, cache, self._listening, lambda _: None, self._search, stop)
+        self.reports.clear()
+        return nightly.run(
+            *(request, cache, self._listening, self.said.append, self._search),
+            self.reports.append,
+            stop,
+        )
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[Listener]:
@@ -143,9 +162,9 @@ def test_a_night_that_nobody_was_told_of_is_passed_over_in_the_comparison(
 ) -> None:
     good = nights.night()
     nights.night(FAILS)
-    found = nights.night(FAILS, told=Told(good.run.id, late=True))
+    found = nights.night(FAILS, last_reported=LastReported(good.run.id, unreported=True))
     assert [c.run for c in found.regressions] == [good.run.id]
-    assert "before its report was with anybody" in text(found)
+    assert "before its report reached anybody" in text(found)
 
 
 def test_a_kernel_that_left_the_manifest_is_named(nights: Nights, tmp_path: Path) -> None:
@@ -171,11 +190,32 @@ def test_a_run_with_other_settings_is_no_baseline(nights: Nights) -> None:
     assert nights.night(FAILS).compared == ()
 
 
+@pytest.mark.parametrize(
+    ("settings", "comparable"),
+    [
+        ({}, 1),
+        ({"families": (Family.IPV4,)}, 0),
+        ({"checks": ("payload.arrives",)}, 0),
+        ({"payload": 9}, 0),
+    ],
+    ids=str,
+)
+def test_only_a_run_with_the_settings_of_the_night_is_a_baseline(
+    nights: Nights, settings: dict[str, Any], comparable: int
+) -> None:
+    """Fails if runs are matched by their manifest alone."""
+    request = session.RunRequest(jobs=1, manifest=nights.directory / "kernels.yaml", **settings)
+    nights.outcomes.of[KERNEL.name] = GOOD
+    cache = Cache(nights.directory / "cache")
+    session.run([KERNEL], request, cache, lambda _: None, threading.Event())
+    assert len(nights.night(FAILS).compared) == comparable
+
+
 def test_the_same_image_that_does_worse_is_not_bisected(nights: Nights) -> None:
     nights.night()
     found = nights.night(FAILS)
     assert nights.searched == []
-    assert "it is the same kernel that did better before" in found.hunts[0].why_not
+    assert "it is the same kernel that did better before" in found.bisects[0].why_not
 
 
 def rebuilt(nights: Nights, monkeypatch: pytest.MonkeyPatch, release: str, version: str) -> None:
@@ -198,7 +238,7 @@ def test_a_new_regression_is_bisected_in_its_series(
     found = nights.night(FAILS)
     ends = Ends("series-6.12.8", "series-4.19.0", "series")
     assert nights.searched == [(ends, "--check payload.arrives")]
-    assert found.hunts[0].answer == ("the first bad kernel is 6.12.9",)
+    assert found.bisects[0].answer == ("the first bad kernel is 6.12.9",)
     assert "the first bad kernel is 6.12.9" in report.to_markdown(found)
 
 
@@ -228,7 +268,7 @@ def test_a_user_who_wants_no_bisect_gets_none(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
-    assert nights.night(FAILS, bisect=False).hunts == ()
+    assert nights.night(FAILS, bisect=False).bisects == ()
     assert nights.searched == []
 
 
@@ -245,8 +285,63 @@ def test_a_bisect_that_fails_leaves_a_report(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> Sequence[str]:
-        raise NoHunt("the archive is gone")
+        raise NotBisected("the archive is gone")
 
     rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
     monkeypatch.setattr(nights, "_search", fail)
     assert "the archive is gone" in text(nights.night(FAILS))
+
+
+def test_what_is_known_is_reported_before_the_bisects_and_again_after(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object) -> Sequence[str]:
+        (early,) = nights.reports
+        assert "NEW: stable" in text(early)
+        assert "still being bisected" in text(early)
+        return ["the first bad kernel is 6.12.9"]
+
+    rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
+    monkeypatch.setattr(nights, "_search", search)
+    found = nights.night(FAILS)
+    assert nights.reports[-1] is found
+    assert "still being bisected" not in text(found)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ManifestError(("known.yaml:1:1: no YAML",)),
+        HostError("no home directory"),
+        OSError(28, "No space left on device"),
+        ZeroDivisionError("a fault of the harness"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_ends_a_bisect_the_night_is_reported(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As when the file of known issues becomes invalid while the bisect goes on."""
+
+    def search(*_: object) -> Sequence[str]:
+        raise error
+
+    rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
+    monkeypatch.setattr(nights, "_search", search)
+    found = nights.night(FAILS)
+    assert str(error).splitlines()[0] in found.bisects[0].why_not
+    assert nights.reports[-1] is found
+
+
+def test_results_that_cannot_be_compared_are_reported_all_the_same(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> object:
+        raise HostError("the store is damaged")
+
+    monkeypatch.setattr("harness.nightly.night.baselines", fail)
+    assert nights.night().status == 3
+    assert nights.reports[-1].uncompared == "the store is damaged"
+    found = nights.night(FAILS)
+    assert found.status == 1
+    assert "not compared with earlier nights: the store is damaged" in text(found)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from harness.records.from_json import Malformed, kernel_from_json, kernel_from_text
+from harness.errors import Malformed
+from harness.records.from_json import kernel_from_json, kernel_from_text
 from harness.records.to_json import kernel_to_json
 from harness.verdict.results import (
     Attempt,

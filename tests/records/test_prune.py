@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import Busy
 from harness.host.tools import Finding
 from harness.kernels import Cache
 from harness.kernels import cache as cache_module
@@ -180,7 +181,7 @@ def test_a_run_that_goes_on_stays(kept: Kept) -> None:
 def test_a_run_is_gone_on_with_by_one_harness_only(kept: Kept) -> None:
     with (
         prune.in_use(kept.run),
-        pytest.raises(prune.InUse, match="two harnesses on one run directory"),
+        pytest.raises(Busy, match="two harnesses on one run directory"),
         prune.in_use(kept.run),
     ):
         pass

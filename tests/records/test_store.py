@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import HostError
 from harness.records import store
-from harness.records.store import Run, Store, StoreUnusable
+from harness.records.store import Run, Store
 
 RUN = Run("20260101-000000-abcdef", "2026-01-01T00:00:00+00:00", "all", 1, "/runs/1")
 LATER = Run("20260201-000000-abcdef", "2026-02-01T00:00:00+00:00", "all", 2, "/runs/2")
@@ -124,7 +125,7 @@ def test_pruned_run_takes_its_results_along(place: Path) -> None:
 
 
 def test_result_for_a_run_that_was_pruned_is_not_lost_in_silence(place: Path) -> None:
-    with Store(place) as kept, pytest.raises(StoreUnusable, match="no run"):
+    with Store(place) as kept, pytest.raises(HostError, match="no run"):
         kept.add("gone", "k", "pass", "{}")
 
 
@@ -162,7 +163,7 @@ def test_file_of_a_newer_harness_is_refused_and_left_alone(place: Path) -> None:
     database = sqlite3.connect(place)
     database.execute(f"PRAGMA user_version = {store.VERSION + 1}")
     database.close()
-    with pytest.raises(StoreUnusable, match="newer mptcp-harness"):
+    with pytest.raises(HostError, match="newer mptcp-harness"):
         Store(place)
     assert place.exists()
 
@@ -191,7 +192,7 @@ def test_migration_that_fails_leaves_the_old_tables(
     with monkeypatch.context() as patch:
         patch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, ("DROP TABLE runs", "nonsense")))
         patch.setattr(store, "VERSION", store.VERSION + 1)
-        with pytest.raises(StoreUnusable):
+        with pytest.raises(HostError):
             Store(place)
     with Store(place) as kept:
         assert kept.runs() == [RUN]
@@ -199,7 +200,7 @@ def test_migration_that_fails_leaves_the_old_tables(
 
 def test_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreUnusable, match="make it and its directory"):
+    with pytest.raises(HostError, match="make it and its directory"):
         Store(tmp_path / "file" / "results.sqlite")
 
 
@@ -209,7 +210,7 @@ def test_full_disk_is_said_and_what_was_kept_stays(place: Path) -> None:
         kept.add(RUN.id, "first", "pass", "{}")
         (pages,) = kept._database.execute("PRAGMA page_count").fetchone()
         kept._database.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(StoreUnusable, match="make room"):
+        with pytest.raises(HostError, match="make room"):
             kept.add(RUN.id, "second", "pass", '"' + "x" * 1_000_000 + '"')
         assert [result.kernel for result in kept.results(RUN.id)] == ["first"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UsageError
 from harness.records import stored_runs, to_json
 from harness.records.store import Run, Store
 from harness.verdict.results import KernelResult, KernelVerdict
@@ -76,13 +77,13 @@ def test_last_is_the_newest(place: Path) -> None:
 def test_a_word_that_names_no_single_run_is_refused(place: Path, word: str, said: str) -> None:
     keep(place, "20260801-1", factories.kernel())
     keep(place, "20260802-1", factories.kernel())
-    with pytest.raises(stored_runs.NoSuchRun) as refused:
+    with pytest.raises(UsageError) as refused:
         stored_runs.find(word, place)
     assert said in str(refused.value)
 
 
 def test_without_a_store_it_is_said_how_to_make_one(place: Path) -> None:
-    with pytest.raises(stored_runs.NoSuchRun, match="make one with `mptcp-harness matrix`"):
+    with pytest.raises(UsageError, match="make one with `mptcp-harness matrix`"):
         stored_runs.find("last", place)
     assert not place.exists()
 
@@ -98,7 +99,7 @@ def test_a_run_is_read_from_its_directory_and_from_a_file(place: Path, tmp_path:
 def test_a_file_that_is_no_record_is_refused(place: Path, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "other.json"
     file.write_bytes(content)
-    with pytest.raises(stored_runs.NoSuchRun, match="not the record of a run"):
+    with pytest.raises(UsageError, match="not the record of a run"):
         stored_runs.find(str(file), place)
 
 
@@ -159,7 +160,7 @@ def test_a_run_that_was_interrupted_is_none_to_compare_with(place: Path) -> None
 
 def test_the_first_of_its_kind_has_none_before_it(place: Path) -> None:
     keep(place, "1", factories.kernel())
-    with pytest.raises(stored_runs.NoSuchRun, match="no whole run before 1 was asked for the same"):
+    with pytest.raises(UsageError, match="no whole run before 1 was asked for the same"):
         stored_runs.last_two(place)
 
 
@@ -180,26 +181,26 @@ def test_a_question_that_was_edited_is_no_crash(place: Path) -> None:
 
 def test_a_store_that_was_damaged_is_said_to_be_set_aside(place: Path) -> None:
     place.write_text("no database")
-    with pytest.raises(stored_runs.NoSuchRun, match=r"was damaged, and is set aside as .*damaged-"):
+    with pytest.raises(UsageError, match=r"was damaged, and is set aside as .*damaged-"):
         stored_runs.history(place, 20, lambda _: True)
 
 
 def test_in_an_empty_store_there_is_no_last_run(place: Path) -> None:
-    with Store(place), pytest.raises(stored_runs.NoSuchRun, match="no run is kept yet: make one"):
+    with Store(place), pytest.raises(UsageError, match="no run is kept yet: make one"):
         stored_runs.find("last", place)
 
 
 def test_in_an_empty_store_history_says_how_to_make_a_run(place: Path) -> None:
     with (
         Store(place),
-        pytest.raises(stored_runs.NoSuchRun, match="no run has a result yet: make one"),
+        pytest.raises(UsageError, match="no run has a result yet: make one"),
     ):
         stored_runs.history(place, 20, lambda _: True)
 
 
 def test_an_empty_word_is_not_the_working_directory(place: Path) -> None:
     keep(place, "20260801-1", factories.kernel())
-    with pytest.raises(stored_runs.NoSuchRun, match="no run is called ''"):
+    with pytest.raises(UsageError, match="no run is called ''"):
         stored_runs.find("", place)
 
 
@@ -218,5 +219,5 @@ def test_the_last_result_of_each_kernel_is_found_whatever_run_it_is_of(place: Pa
 
 def test_a_kernel_without_a_result_is_refused(place: Path) -> None:
     keep(place, "1", factories.kernel("a"))
-    with pytest.raises(stored_runs.NoSuchRun, match="no run has a result of a kernel x"):
+    with pytest.raises(UsageError, match="no run has a result of a kernel x"):
         stored_runs.last_results(place, ["x"])

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UsageError
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.manifest.kernels_yaml import DebSource
-from harness.replay import WrongImage, image
+from harness.replay import image
 from tests.kernels import builders
 from tests.replay.conftest import Bench
 
@@ -77,7 +78,7 @@ def test_an_image_that_is_named_is_taken(bench: Bench, tmp_path: Path) -> None:
 def test_another_image_that_is_named_is_refused(bench: Bench, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"another")
-    with pytest.raises(WrongImage, match=r"and the bundle is of .* SHA-256 "):
+    with pytest.raises(UsageError, match=r"and the bundle is of .* SHA-256 "):
         find(bench, other)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.replay import WrongQemu, exit_status
+from harness.errors import UsageError
+from harness.replay import exit_status
 from harness.verdict.reproduction import Again
 from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK
 from harness.vm import accelerator, initramfs
@@ -186,7 +187,7 @@ def test_a_qemu_that_is_named_takes_the_place_of_the_usual_one(
 
 
 def test_a_qemu_of_another_name_is_refused(bench: Bench, tmp_path: Path) -> None:
-    with pytest.raises(WrongQemu, match="or a symbolic link to it"):
+    with pytest.raises(UsageError, match="or a symbolic link to it"):
         bench.replay(qemu=other_qemu(tmp_path, "qemu-kvm"))
 
 

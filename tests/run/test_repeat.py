@@ -12,9 +12,8 @@ import pytest
 
 from harness import cli
 from harness.cli import testing
-from harness.cli.common import UsageError
+from harness.errors import UsageError
 from harness.records import reuse
-from harness.records.resume import NothingToResume
 from harness.records.store import FILE, Store
 from harness.report import plain, table
 from harness.report.rounds import of_check, summary
@@ -165,7 +164,7 @@ def test_a_failure_before_the_interruption_is_kept(desk: Desk) -> None:
     run = desk.run(replace(GOOD_ROUNDS, failed=1), failed)
     assert run.kernels[0].verdict is KernelVerdict.FAIL
     assert desk.kept() == ["fail"]
-    with pytest.raises(NothingToResume):
+    with pytest.raises(UsageError):
         desk.run(GOOD_ROUNDS, failed, resume=True)
 
 

@@ -17,15 +17,13 @@ from typing import Any
 
 import pytest
 
-from harness.host.files import NoHome
+from harness.errors import HostError, UsageError
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.records import prune
-from harness.records.resume import NothingToResume
 from harness.records.store import FILE, Store
 from harness.run import workspace
 from harness.run.progress import Progress, Stage
 from harness.run.session import RunRequest
-from harness.run.workspace import OutputRefused, SessionUnavailable
 from harness.verdict.results import BootEnd, RunResult
 from tests import fake_boots
 from tests.fake_boots import GOOD, MANY, Outcomes
@@ -181,12 +179,12 @@ def test_how_many_at_a_time_makes_no_other_run(desk: Desk) -> None:
 
 def test_a_whole_run_is_not_gone_on_with(desk: Desk) -> None:
     run = desk.run()
-    with pytest.raises(NothingToResume, match=f"{run.id}, began at {run.started[:10]}.*finished"):
+    with pytest.raises(UsageError, match=f"{run.id}, began at {run.started[:10]}.*finished"):
         desk.resume()
 
 
 def test_where_nothing_was_asked_for_nothing_is_gone_on_with(desk: Desk) -> None:
-    with pytest.raises(NothingToResume, match="no run was asked for the same kernels"):
+    with pytest.raises(UsageError, match="no run was asked for the same kernels"):
         desk.resume()
     assert not desk.store.exists()
 
@@ -196,7 +194,7 @@ def test_where_nothing_was_asked_for_nothing_is_gone_on_with(desk: Desk) -> None
 )
 def test_other_settings_make_another_run(desk: Desk, settings: dict[str, Any]) -> None:
     desk.interrupted()
-    with pytest.raises(NothingToResume, match="no run was asked for the same"):
+    with pytest.raises(UsageError, match="no run was asked for the same"):
         desk.run(resume=True, **settings)
 
 
@@ -212,7 +210,7 @@ def changed(entry: KernelEntry) -> Iterator[KernelEntry]:
 def test_another_manifest_makes_another_run(desk: Desk, number: int) -> None:
     desk.interrupted()
     desk.entries[2] = list(changed(desk.entries[2]))[number]
-    with pytest.raises(NothingToResume):
+    with pytest.raises(UsageError):
         desk.resume()
 
 
@@ -222,7 +220,7 @@ def test_an_image_that_was_built_again_makes_another_run(desk: Desk) -> None:
     desk.entries[0] = replace(desk.entries[0], source=ImageSource(image))
     desk.interrupted()
     image.write_text("another")
-    with pytest.raises(NothingToResume, match="as they are now"):
+    with pytest.raises(UsageError, match="as they are now"):
         desk.resume()
 
 
@@ -231,14 +229,14 @@ def test_a_run_of_another_qemu_is_not_gone_on_with(
 ) -> None:
     desk.interrupted()
     monkeypatch.setattr(workspace, "qemu_version", lambda *_: "99")
-    with pytest.raises(NothingToResume, match="these have changed: QEMU;"):
+    with pytest.raises(UsageError, match="these have changed: QEMU;"):
         desk.resume()
 
 
 def test_a_run_whose_directory_is_gone_is_not_gone_on_with(desk: Desk) -> None:
     run = desk.interrupted()
     Path(run.directory).rename(desk.directory / "elsewhere")
-    with pytest.raises(NothingToResume, match="is gone"):
+    with pytest.raises(UsageError, match="is gone"):
         desk.resume()
 
 
@@ -246,7 +244,7 @@ def test_a_run_that_goes_on_is_refused(desk: Desk) -> None:
     run = desk.interrupted()
     with (
         prune.in_use(Path(run.directory)),
-        pytest.raises(OutputRefused, match="two harnesses on one run directory"),
+        pytest.raises(UsageError, match="two harnesses on one run directory"),
     ):
         desk.resume()
 
@@ -259,7 +257,7 @@ def test_the_directory_of_an_interrupted_run_may_be_named(desk: Desk) -> None:
 
 def test_another_directory_than_that_of_the_interrupted_run_is_refused(desk: Desk) -> None:
     run = desk.interrupted()
-    with pytest.raises(OutputRefused, match=f"is in {run.directory}; leave --output away"):
+    with pytest.raises(UsageError, match=f"is in {run.directory}; leave --output away"):
         desk.run(resume=True, output=desk.directory / "output")
 
 
@@ -276,7 +274,7 @@ def test_a_damaged_store_is_set_aside_and_that_is_said(desk: Desk) -> None:
 
 def test_without_a_store_nothing_is_tested(desk: Desk) -> None:
     desk.store.mkdir(parents=True)
-    with pytest.raises(SessionUnavailable, match=f"{FILE}, where results are kept, cannot be used"):
+    with pytest.raises(HostError, match=f"{FILE}, where results are kept, cannot be used"):
         desk.run()
     assert desk.outcomes.booted == []
 
@@ -287,7 +285,7 @@ def test_without_a_home_the_store_is_in_the_output(
 ) -> None:
     def nowhere() -> Path:
         if where == "no home":
-            raise NoHome("set HOME")
+            raise HostError("set HOME")
         return Path("/proc/nobody")
 
     monkeypatch.setattr(workspace, "_state", nowhere)
@@ -350,5 +348,5 @@ def test_a_state_directory_that_cannot_be_made_comes_with_its_remedy(
 ) -> None:
     (desk.directory / "file").touch()
     monkeypatch.setattr(workspace, "runs_directory", lambda: desk.directory / "file")
-    with pytest.raises(SessionUnavailable, match=r"cannot be used \(Not a directory\): make it"):
+    with pytest.raises(HostError, match=r"cannot be used \(Not a directory\): make it"):
         desk.run()

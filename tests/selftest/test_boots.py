@@ -14,6 +14,7 @@ import pytest
 from guest import events
 from guest import faults as guest_faults
 from harness import selftest
+from harness.errors import UsageError
 from harness.kernels import Cache, btf, elf
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
@@ -104,7 +105,7 @@ def test_without_a_choice_all_faults_are_tried() -> None:
 
 
 def test_an_unknown_fault_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(selftest.UnknownFault, match=r"'panick' is no fault .* panic, oops"):
+    with pytest.raises(UsageError, match=r"'panick' is no fault .* panic, oops"):
         selftest.select("oops,panick")
 
 

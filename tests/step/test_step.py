@@ -13,6 +13,7 @@ import pytest
 
 from harness import cli
 from harness.cli import step as command
+from harness.errors import HostError
 from harness.kernels import kconfig
 from harness.run import session, workspace
 from harness.step import toolchain
@@ -70,7 +71,7 @@ def test_without_a_compiler_the_bisect_stops(step: Step, monkeypatch: pytest.Mon
 
 def test_without_qemu_the_bisect_stops(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_tools() -> tuple[Path, Path]:
-        raise workspace.SessionUnavailable("this host lacks qemu-system-x86_64")
+        raise HostError("this host lacks qemu-system-x86_64")
 
     monkeypatch.setattr(workspace, "find_tools", find_tools)
     assert step() == 128

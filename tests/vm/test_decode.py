@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import HostError
 from harness.vm import decode
-from harness.vm.decode import Undecoded
 from tests.replacing import replaced
 
 VMLINUX = Path(__file__).parents[1] / "data/traced/vmlinux"
@@ -53,7 +53,7 @@ def test_other_lines_stay_as_they_are(line: str) -> None:
 def test_file_that_is_no_vmlinux_is_said(tmp_path: Path) -> None:
     image = tmp_path / "vmlinux"
     image.write_text("no image")
-    with pytest.raises(Undecoded, match="nm failed"):
+    with pytest.raises(HostError, match="nm failed"):
         decode.decode("caller+0x5/0xa", image)
 
 
@@ -66,7 +66,7 @@ def test_several_traces_are_told_apart_as_they_were() -> None:
 
 def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(Undecoded, match="install binutils"):
+    with pytest.raises(HostError, match="install binutils"):
         decode.decode("caller+0x5/0xa", VMLINUX)
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from harness import cli, nightly
-from harness.cli.nightly import UNTOLD
+from harness.cli.nightly import UNREPORTED
+from harness.nightly import unreported
 from harness.nightly.results import Night, Selftest
+from harness.nightly.unreported import LastReported
 from tests import factories
 
 MANIFEST = """
@@ -25,7 +27,7 @@ def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "kernels.yaml").write_text(MANIFEST)
-    return tmp_path / "state" / "mptcp-harness" / UNTOLD
+    return tmp_path / "state" / "mptcp-harness" / UNREPORTED
 
 
 def night(
@@ -58,7 +60,8 @@ def test_an_interrupted_night_told_too_little(note: Path, monkeypatch: pytest.Mo
 
 
 def test_the_first_night_that_nobody_was_told_of_counts(tmp_path: Path) -> None:
-    assert nightly.begin(tmp_path / UNTOLD, "first") == nightly.Told("first")
-    assert nightly.begin(tmp_path / UNTOLD, "second") == nightly.Told("first", late=True)
-    nightly.end(tmp_path / UNTOLD)
-    assert nightly.begin(tmp_path / UNTOLD, "third") == nightly.Told("third")
+    note = tmp_path / UNREPORTED
+    assert unreported.begin(note, "first") == LastReported("first")
+    assert unreported.begin(note, "second") == LastReported("first", unreported=True)
+    unreported.end(note)
+    assert unreported.begin(note, "third") == LastReported("third")
