@@ -19,7 +19,7 @@ from guest.checks import Failed, equal, errno_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable, Optional, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,10 +47,18 @@ _NOT_IN_SOCKET = ("futex", "0", "")
 
 def poll(sock: _socket.socket, timeout_s: float = 0.0, events: int = ALL_EVENTS) -> int:
     """The events of poll(2) that ``sock`` has, waiting ``timeout_s`` for one at most."""
-    entry = ctypes.create_string_buffer(_POLLFD.pack(sock.fileno(), events, 0), _POLLFD.size)
-    if _libc.poll(entry, 1, int(timeout_s * 1000)) < 0:
+    return poll_each([(sock, events)], timeout_s)[0]
+
+
+def poll_each(
+    wanted: Sequence[tuple[_socket.socket, int]], timeout_s: float = 0.0
+) -> Sequence[int]:
+    """The events of each socket, of those asked for, waiting ``timeout_s`` for one at most."""
+    entries = b"".join(_POLLFD.pack(sock.fileno(), events, 0) for sock, events in wanted)
+    buffer = ctypes.create_string_buffer(entries, len(entries))
+    if _libc.poll(buffer, ctypes.c_ulong(len(wanted)), int(timeout_s * 1000)) < 0:
         raise OSError(ctypes.get_errno(), "poll failed")
-    return int(_POLLFD.unpack(entry.raw)[2])
+    return [int(got) for _, _, got in _POLLFD.iter_unpack(buffer.raw)]
 
 
 def events_text(mask: int) -> str:

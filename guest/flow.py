@@ -7,7 +7,7 @@ import _random
 import _socket
 import time
 
-from guest.calls import POLLIN, POLLOUT, poll
+from guest.calls import POLLIN, POLLOUT, poll, poll_each
 from guest.checks import Failed, equal
 from guest.connection import IO_DEADLINE
 from guest.lab import wait_until
@@ -167,9 +167,13 @@ def exchange(
 
 
 def _wait_any(streams: Sequence[_Stream]) -> None:
-    for stream in streams:
-        if stream.missing and poll(stream.sink, 0.001, POLLIN):
-            return
+    """Wait until one of ``streams`` may go on."""
+    wanted = [(stream.sink, POLLIN) for stream in streams if stream.missing]
+    wanted += [(stream.source, POLLOUT) for stream in streams if stream.left]
+    began = time.monotonic()
+    poll_each(wanted, 0.05)
+    if time.monotonic() - began < 0.0005:
+        time.sleep(0.0005)  # there was no waiting: a socket has an event, and nothing to do
 
 
 def small_buffers(sock: _socket.socket) -> None:
@@ -178,10 +182,14 @@ def small_buffers(sock: _socket.socket) -> None:
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 32768)
 
 
-def fill(sock: _socket.socket, most: int = 8 << 20) -> bytes:
-    """Send until ``sock`` takes not one byte more, and nothing moves; what was sent."""
+def fill(sock: _socket.socket, least: int = 512, most: int = 1 << 20) -> bytes:
+    """Send until ``sock`` takes not ``least`` bytes more, and nothing moves; what was sent.
+
+    Then poll(2) says no POLLOUT. Fails the check where it goes on saying so and takes nothing.
+    """
     data = content(most)
     at, chunk, quiet = 0, 1 << 16, 0
+    deadline = time.monotonic() + IO_DEADLINE
     while quiet < 3:
         if at + chunk > most:
             raise Failed("a send buffer that fills up", "EAGAIN", "%d bytes taken" % at)
@@ -190,12 +198,15 @@ def fill(sock: _socket.socket, most: int = 8 << 20) -> bytes:
             quiet = 0
         except BlockingIOError:
             # A large send is refused where a small one still fits.
-            if chunk > 1:
-                chunk //= 8
-                chunk = max(chunk, 1)
-            else:
+            if chunk > least:
+                chunk = max(chunk // 8, least)
+            elif not poll(sock, 0.005, POLLOUT):
                 quiet += 1
-                poll(sock, 0.005, POLLOUT)
+            elif time.monotonic() > deadline:
+                raise Failed("poll of a full socket", "no POLLOUT", "POLLOUT") from None
+            else:
+                quiet = 0
+                time.sleep(0.001)
     return data[:at]
 
 

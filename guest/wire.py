@@ -16,10 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Optional, Sequence
 
-    from guest.lab import Lab
-
 AF_PACKET, ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 17, 0x0003, 0x0800, 0x86DD
 PACKET_OUTGOING = 4
+SO_RCVBUFFORCE = 33
 TCP = 6
 
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
@@ -145,16 +144,35 @@ def parse(protocol: int, packet: bytes) -> Optional[Segment]:
     return None
 
 
-class Capture:
-    """The segments on the loopback interface since it was made."""
+_sockets: list[_socket.socket] = []
 
-    def __init__(self, lab: Lab) -> None:
-        self._sock = _socket.socket(AF_PACKET, _socket.SOCK_DGRAM, _socket.htons(ETH_P_ALL))
-        lab.afterwards(self._sock.close)
-        self._sock.setblocking(False)
-        self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 4 << 20)
-        self._sock.bind(("lo", ETH_P_ALL))
+
+def _packet_socket() -> _socket.socket:
+    """The packet socket of this process, which is one for all captures.
+
+    To close one takes the kernel an RCU grace period, some 25 ms.
+    """
+    if not _sockets:
+        sock = _socket.socket(AF_PACKET, _socket.SOCK_DGRAM, _socket.htons(ETH_P_ALL))
+        sock.setblocking(False)
+        sock.setsockopt(_socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        sock.bind(("lo", ETH_P_ALL))
+        _sockets.append(sock)
+    return _sockets[0]
+
+
+class Capture:
+    """The segments on the loopback interface since it was made; one at a time."""
+
+    def __init__(self) -> None:
+        self._sock = _packet_socket()
         self.segments: list[Segment] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all segments so far."""
+        self.update()
+        self.segments.clear()
 
     def update(self) -> Sequence[Segment]:
         """Read what has come since, and return all segments so far."""

@@ -54,19 +54,23 @@ QUICK_MODULES = (
 )
 #: Those of scenarios (`scenario_check`), loaded only where they are wanted. Sorted, one a line.
 FULL_MODULES: Sequence[str] = (
+    "binding",
     "closing",
     "control",
     "diag_sockets",
     "fallback",
     "fastopen",
     "inherit",
+    "limits",
     "mixed_families",
+    "on_the_wire",
     "options",
     "pm_announces",
     "pm_changes",
     "pm_endpoints",
     "pm_kinds",
     "pointers",
+    "protocol",
     "receive",
     "reconnect",
     "send",
@@ -75,8 +79,10 @@ FULL_MODULES: Sequence[str] = (
     "subflow_failures",
     "subflow_joins",
     "subflow_options",
+    "transfers",
     "userspace_pm",
     "waits",
+    "wakeups",
 )
 
 

@@ -132,7 +132,7 @@ def unread_data_resets(lab: Lab) -> None:
     is_reset("after close with unread data", peer)
 
 
-@scenario_check("close.delivers_what_was_sent", scenario=SCENARIO, sides=("client", "server"))
+@scenario_check("close.delivers_what_was_sent", scenario="buffers", sides=("client", "server"))
 def delivers_what_was_sent(lab: Lab) -> None:
     """close(2) with data on their way delivers them, then the end; also what fills the buffers."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)

@@ -62,7 +62,7 @@ def syn_of(capture: Capture, sock: _socket.socket) -> Segment:
 )
 def data_in_the_syn(lab: Lab) -> None:
     """sendto(MSG_FASTOPEN) puts the data into the SYN, and the peer acknowledges them with it."""
-    capture = wire.Capture(lab)
+    capture = wire.Capture()
     data = content(SYN_DATA)
     client, server = opened(lab, data)
     syn = syn_of(capture, client)
@@ -249,7 +249,7 @@ def on_a_connection(lab: Lab) -> None:
 def defers_the_syn(lab: Lab) -> None:
     """With TCP_FASTOPEN_CONNECT connect(2) sends nothing; the first send(2) goes with the SYN."""
     _set_up(lab)
-    capture = wire.Capture(lab)
+    capture = wire.Capture()
     listener = lab.listener()
     sock = lab.socket()
     sock.setsockopt(IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
@@ -294,7 +294,7 @@ def deferred_refusal(lab: Lab) -> None:
 )
 def of_a_listener(lab: Lab) -> None:
     """A listener takes data of a SYN where it has set TCP_FASTOPEN; else they come afterwards."""
-    capture = wire.Capture(lab)
+    capture = wire.Capture()
 
     def allow(sock: _socket.socket) -> None:
         if lab.side == "on":

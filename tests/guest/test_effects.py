@@ -23,7 +23,18 @@ pytestmark = [
     pytest.mark.skipif(not namespaces.available(), reason="network namespaces need root"),
 ]
 
-SCENARIOS = ("effects", "fallback", "fastopen", "flags", "inherit", "reconnect")
+SCENARIOS = (
+    "binding",
+    "effects",
+    "fallback",
+    "fastopen",
+    "flags",
+    "inherit",
+    "reconnect",
+    "transfers",
+    "wire",
+)
+WAITING = ("buffers", "waits", "wakeups")
 
 
 def patch(module: object, **names: object) -> None:
@@ -41,7 +52,7 @@ def ids(failures: list[Failure]) -> set[str]:
 
 
 @pytest.mark.parametrize("family", namespaces.FAMILIES)
-@pytest.mark.parametrize("scenario", [*SCENARIOS, "waits"])
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *WAITING])
 def test_a_sound_kernel_passes(scenario: str, family: str) -> None:
     items = of(scenario)
     assert items
@@ -49,7 +60,7 @@ def test_a_sound_kernel_passes(scenario: str, family: str) -> None:
 
 
 def test_each_check_says_what_it_is_about() -> None:
-    for item in of(*SCENARIOS, "waits"):
+    for item in of(*SCENARIOS, *WAITING):
         assert item.summary.endswith((".", ".")), item.id
         assert len(item.summary) <= 100, item.id
 

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What buffers and low-water marks do: how much is taken, when poll(2) says so, when it goes on."""
+
+from __future__ import annotations
+
+import _socket
+
+from guest.calls import POLLIN, POLLOUT, SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, equal_events, ioctl, poll
+from guest.checks import equal, require, scenario_check
+from guest.flow import (
+    arrive,
+    content,
+    drain,
+    exchange,
+    fill,
+    queued,
+    read,
+    same,
+    send_now,
+    small_buffers,
+)
+from guest.lab import TCP, wait_until
+from guest.multipath import info
+from guest.scenarios import Scenario, declare
+from guest.setting import get_int, put, putting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guest.lab import Lab, Pair
+
+SCENARIO = declare(Scenario("buffers", waits=True)).name
+PAGE_FRAGMENT = 65536  # that a send buffer may be exceeded by
+SIDES = ("mptcp", "fallback")
+
+
+def _pair(lab: Lab) -> Pair:
+    """A connection with small buffers, that fell back where the lab's side says so."""
+    if lab.side == "fallback":
+        return lab.pair(server=TCP, before_connect=small_buffers, before_bind=small_buffers)
+    return lab.pair(before_connect=small_buffers, before_bind=small_buffers)
+
+
+@scenario_check("so_sndbuf.bounds_what_is_queued", scenario=SCENARIO, needs=("tcp_inq",))
+def sndbuf_bounds(lab: Lab) -> None:
+    """A peer that does not read stops send(2) once SO_SNDBUF is full; a larger one takes more."""
+    taken = []
+    for size in (16_000, 80_000):
+        pair = lab.pair(before_bind=putting("SO_RCVBUF", 16_000))
+        put(pair.client, "SO_SNDBUF", size)
+        fill(pair.client)
+        most = get_int(pair.client, "SO_SNDBUF") + PAGE_FRAGMENT
+        got = ioctl(pair.client, SIOCOUTQ)
+        require("SIOCOUTQ when full", size / 2 < got <= most, "up to %d" % most, got)
+        taken.append(got)
+    require(
+        "what a larger buffer takes",
+        taken[1] > 2 * taken[0],
+        "twice as much",
+        "%d, %d" % tuple(taken),
+    )
+
+
+@scenario_check("so_rcvbuf.bounds_what_arrives", scenario=SCENARIO, needs=("tcp_inq",))
+def rcvbuf_bounds(lab: Lab) -> None:
+    """A receiver gets no more than SO_RCVBUF holds until it reads; a larger one gets more."""
+    arrived = []
+    for size in (16_000, 80_000):
+        pair = lab.pair(before_bind=putting("SO_RCVBUF", size))
+        put(pair.client, "SO_SNDBUF", 150_000)
+        fill(pair.client)
+        got = ioctl(pair.server, SIOCINQ)
+        require("SIOCINQ when full", 2000 < got <= 2 * size, "up to %d" % (2 * size), got)
+        arrived.append(got)
+    require(
+        "what a larger buffer gets",
+        arrived[1] > 2 * arrived[0],
+        "twice as much",
+        "%d, %d" % tuple(arrived),
+    )
+
+
+@scenario_check("siocoutq.adds_up", scenario=SCENARIO, needs=("tcp_inq", "packet_stats"))
+def outq_adds_up(lab: Lab) -> None:
+    """SIOCOUTQ and SIOCOUTQNSD are what MPTCP_INFO says is unacknowledged and unsent."""
+    pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
+    for end in (pair.client, pair.server):
+        equal("SIOCOUTQ before data", ioctl(end, SIOCOUTQ), 0)
+        equal("SIOCOUTQNSD before data", ioctl(end, SIOCOUTQNSD), 0)
+    sent = fill(pair.client)
+
+    def adds_up() -> bool:
+        said = info(pair.client)
+        unacked = said.mptcpi_write_seq - said.mptcpi_snd_una
+        return (
+            ioctl(pair.client, SIOCOUTQ) == unacked
+            and unacked + said.mptcpi_bytes_acked == len(sent)
+            and ioctl(pair.client, SIOCOUTQNSD) == len(sent) - said.mptcpi_bytes_sent
+            and ioctl(pair.server, SIOCINQ) == said.mptcpi_bytes_acked
+        )
+
+    equal("SIOCOUTQ, SIOCOUTQNSD, SIOCINQ and MPTCP_INFO agree", wait_until(adds_up), True)
+    require("SIOCOUTQNSD when full", ioctl(pair.client, SIOCOUTQNSD) > 0, "more than 0", 0)
+    same("what was taken", drain(pair.server, len(sent)), sent)
+    for name, request in (("SIOCOUTQ", SIOCOUTQ), ("SIOCOUTQNSD", SIOCOUTQNSD)):
+        done = wait_until(lambda request=request: ioctl(pair.client, request) == 0)  # type: ignore[misc]
+        equal(name + " is 0 once all was read", done, True)
+
+
+@scenario_check("window.opens_again", scenario=SCENARIO, sides=SIDES)
+def window_opens_again(lab: Lab) -> None:
+    """A sender that a full receiver stopped goes on when all was read, again and again."""
+    pair = _pair(lab)
+    for source, sink in ((pair.client, pair.server), (pair.server, pair.client)):
+        for _ in range(2):
+            sent = fill(source)
+            same("what was taken", drain(sink, len(sent)), sent)
+            equal_events("after all was read", source, POLLOUT)
+        exchange(source, sink, content(30_000))
+
+
+@scenario_check("poll.says_pollout_when_there_is_room", scenario=SCENARIO, sides=SIDES)
+def pollout_with_room(lab: Lab) -> None:
+    """POLLOUT goes when the send buffer is full, and comes back when much of it is free."""
+    pair = _pair(lab)
+    equal_events("at first", pair.client, POLLOUT)
+    sent = fill(pair.client)
+    equal("POLLIN when full", poll(pair.client) & POLLIN, 0)
+    read(pair.server, 1000)
+    same("the rest", drain(pair.server, len(sent) - 1000), sent[1000:])
+    equal_events("when all was read", pair.client, POLLOUT)
+    require("send with POLLOUT", send_now(pair.client, b"x" * 1000) == 1000, "1000", "less")
+
+
+@scenario_check("so_rcvlowat.delays_pollin", scenario=SCENARIO, sides=SIDES)
+def rcvlowat_delays(lab: Lab) -> None:
+    """SO_RCVLOWAT delays POLLIN until that many bytes are queued."""
+    pair = lab.pair(server=TCP) if lab.side == "fallback" else lab.pair()
+    source, sink = pair.server, pair.client
+    put(sink, "SO_RCVLOWAT", 1000)
+    for size, expected in ((1, 0), (998, 0), (1, POLLIN), (500, POLLIN)):
+        arrive(source, sink, content(size))
+        equal_events("with SO_RCVLOWAT 1000", sink, POLLOUT | expected)
+    read(sink, 501)
+    equal_events("with 999 bytes left", sink, POLLOUT)
+    put(sink, "SO_RCVLOWAT", 999)
+    equal_events("with SO_RCVLOWAT 999", sink, POLLIN | POLLOUT)
+    put(sink, "SO_RCVLOWAT", 1000)
+    source.shutdown(_socket.SHUT_WR)
+    got = wait_until(lambda: poll(sink) & POLLIN)
+    equal("POLLIN at the end of the stream", got, POLLIN)
+    equal("what is left", len(queued(sink)), 999)
+
+
+@scenario_check("so_rcvlowat.makes_room", scenario=SCENARIO)
+def rcvlowat_makes_room(lab: Lab) -> None:
+    """SO_RCVLOWAT grows the receive buffer, so that as many bytes can arrive unread."""
+    pair = lab.pair()
+    want = 300_000
+    before = get_int(pair.server, "SO_RCVBUF")
+    put(pair.server, "SO_RCVLOWAT", want)
+    require("SO_RCVBUF", get_int(pair.server, "SO_RCVBUF") > before, "more than %d" % before, "no")
+    sent = 0
+    data = content(want)
+
+    def all_arrived() -> bool:
+        nonlocal sent
+        try:
+            sent += send_now(pair.client, data[sent:])
+        except BlockingIOError:
+            pass
+        return sent == want and bool(poll(pair.server) & POLLIN)
+
+    equal("POLLIN with %d bytes" % want, wait_until(all_arrived, 8), True)
+    same("the stream", drain(pair.server, want), data)
+
+
+@scenario_check(
+    "tcp_notsent_lowat.bounds_unsent_data",
+    scenario=SCENARIO,
+    needs=("tcp_notsent_lowat", "tcp_inq"),
+)
+def notsent_bounds(lab: Lab) -> None:
+    """TCP_NOTSENT_LOWAT bounds what send(2) takes and the window does not, though there is room."""
+    pair = lab.pair(before_bind=putting("SO_RCVBUF", 16_000))
+    put(pair.client, "SO_SNDBUF", 1_000_000)
+    put(pair.client, "TCP_NOTSENT_LOWAT", 8192)
+    sent = fill(pair.client)
+    unsent = ioctl(pair.client, SIOCOUTQNSD)
+    require("SIOCOUTQNSD when full", unsent <= 8192 + PAGE_FRAGMENT, "about 8192", unsent)
+    put(pair.client, "TCP_NOTSENT_LOWAT", 4 * (unsent + 8192))
+    equal_events("with a higher mark", pair.client, POLLOUT)
+    more = send_now(pair.client, content(5000))
+    equal("send with a higher mark", more, 5000)
+    same("what was taken", drain(pair.server, len(sent)), sent)
+
+
+@scenario_check(
+    "tcp_notsent_lowat.set_before_connect_bounds",
+    scenario=SCENARIO,
+    needs=("tcp_notsent_lowat", "tcp_inq"),
+    sides=("client", "server"),
+)
+def notsent_before(lab: Lab) -> None:
+    """TCP_NOTSENT_LOWAT set before connect() or on a listener bounds unsent data."""
+
+    def prepare(sock: _socket.socket) -> None:
+        put(sock, "SO_SNDBUF", 1_000_000)
+        put(sock, "SO_RCVBUF", 16_000)
+        put(sock, "TCP_NOTSENT_LOWAT", 8192)
+
+    pair = lab.pair(before_connect=prepare, before_bind=prepare)
+    end = pair.server if lab.side == "server" else pair.client
+    fill(end)
+    unsent = ioctl(end, SIOCOUTQNSD)
+    require("SIOCOUTQNSD when full", unsent <= 8192 + PAGE_FRAGMENT, "about 8192", unsent)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Calls that wait are woken by what they wait for, and not before.
+
+Each call runs in a thread of its own. What it waits for is done once the thread sleeps in the
+kernel. A call that is woken late only by its own timeout counts as not woken.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import time
+
+from guest.calls import (
+    POLLERR,
+    POLLHUP,
+    POLLIN,
+    POLLOUT,
+    POLLRDHUP,
+    Worker,
+    errno_of,
+    events_text,
+    poll,
+)
+from guest.checks import equal, errno_name, require, scenario_check
+from guest.checks.closing import linger
+from guest.flow import arrive, content, drain, exchange, fill, small_buffers
+from guest.lab import TCP
+from guest.scenarios import Scenario, declare
+from guest.setting import put
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from guest.lab import Lab, Pair
+
+SCENARIO = declare(Scenario("wakeups", waits=True)).name
+SIDES = ("mptcp", "fallback")
+#: The call's own timeout; what takes longer than half of it was not woken.
+PATIENCE_S = 8.0
+
+
+def woken(what: str, call: Callable[[], object], cause: Callable[[], object]) -> object:
+    """What ``call`` returns when ``cause`` is done while it waits."""
+    worker = Worker(call)
+    worker.wait_blocked()
+    began = time.monotonic()
+    cause()
+    value = worker.result(2 * PATIENCE_S)
+    took = time.monotonic() - began
+    require(what + " is woken", took < PATIENCE_S / 2, "within %.0f s" % (PATIENCE_S / 2), took)
+    return value
+
+
+def polls(what: str, sock: _socket.socket, wanted: int, cause: Callable[[], object]) -> None:
+    """Fail unless a poll(2) for ``wanted`` is woken by ``cause`` with ``wanted``."""
+    got = woken(what, lambda: poll(sock, PATIENCE_S, wanted), cause)
+    assert isinstance(got, int)
+    equal(what, events_text(got & wanted), events_text(wanted))
+
+
+def _pair(lab: Lab) -> Pair:
+    """A connection whose client is MPTCP, and fell back where the lab's side says so."""
+    server = {"server": TCP} if lab.side == "fallback" else {}
+    return lab.pair(before_connect=small_buffers, before_bind=small_buffers, **server)
+
+
+@scenario_check("poll.is_woken_by_data", scenario=SCENARIO, sides=SIDES)
+def by_data(lab: Lab) -> None:
+    """poll(2) for POLLIN is woken by data."""
+    pair = _pair(lab)
+    polls("poll for data", pair.client, POLLIN, lambda: pair.server.sendall(b"x"))
+
+
+def _end_of(sock: _socket.socket) -> Callable[[], object]:
+    return lambda: sock.shutdown(_socket.SHUT_WR)
+
+
+@scenario_check("poll.is_woken_by_the_end", scenario=SCENARIO, sides=SIDES)
+def by_the_end(lab: Lab) -> None:
+    """poll(2) is woken by the peer's FIN, for POLLIN and for POLLRDHUP alone."""
+    for wanted in (POLLIN, POLLRDHUP):
+        pair = _pair(lab)
+        polls("poll for the end", pair.client, wanted, _end_of(pair.server))
+
+
+@scenario_check("poll.is_woken_by_a_reset", scenario=SCENARIO, sides=SIDES)
+def by_a_reset(lab: Lab) -> None:
+    """poll(2) for no event at all is woken by a reset, with POLLERR and POLLHUP."""
+    pair = _pair(lab)
+    exchange(pair.client, pair.server, b"forth", b"back")
+    linger(0)(pair.server)
+    got = woken("poll", lambda: poll(pair.client, PATIENCE_S, 0), pair.server.close)
+    equal("events", events_text(int(str(got))), events_text(POLLERR | POLLHUP))
+
+
+@scenario_check("poll.is_woken_by_room", scenario=SCENARIO, sides=SIDES)
+def by_room(lab: Lab) -> None:
+    """poll(2) for POLLOUT of a full socket is woken when the peer reads."""
+    pair = _pair(lab)
+    sent = fill(pair.client)
+    polls("poll for room", pair.client, POLLOUT, lambda: drain(pair.server, len(sent)))
+
+
+@scenario_check("poll.is_woken_by_a_connection", scenario=SCENARIO)
+def by_a_connection(lab: Lab) -> None:
+    """poll(2) of a listener is woken by a connection."""
+    listener = lab.listener()
+    client = lab.socket()
+    polls("poll of a listener", listener, POLLIN, lambda: client.connect(listener.getsockname()))
+
+
+@scenario_check("poll.is_woken_by_its_own_shutdown", scenario=SCENARIO)
+def by_its_own_shutdown(lab: Lab) -> None:
+    """poll(2) for POLLRDHUP is woken by shutdown(2) of the same socket."""
+    pair = lab.pair()
+    polls("poll", pair.client, POLLRDHUP, lambda: pair.client.shutdown(_socket.SHUT_RDWR))
+
+
+@scenario_check("poll.is_woken_by_so_rcvlowat", scenario=SCENARIO)
+def by_rcvlowat(lab: Lab) -> None:
+    """poll(2) for POLLIN is woken where SO_RCVLOWAT is lowered to what is queued."""
+    pair = lab.pair()
+    put(pair.client, "SO_RCVLOWAT", 100)
+    arrive(pair.server, pair.client, b"x" * 50)
+    polls("poll", pair.client, POLLIN, lambda: put(pair.client, "SO_RCVLOWAT", 50))
+
+
+@scenario_check(
+    "poll.is_woken_by_tcp_notsent_lowat", scenario=SCENARIO, needs=("tcp_notsent_lowat",)
+)
+def by_notsent_lowat(lab: Lab) -> None:
+    """poll(2) for POLLOUT is woken where TCP_NOTSENT_LOWAT is raised."""
+    pair = lab.pair(before_bind=small_buffers)
+    put(pair.client, "SO_SNDBUF", 500_000)
+    put(pair.client, "TCP_NOTSENT_LOWAT", 4096)
+    fill(pair.client)
+    # Whether there is room is asked again where nobody has been told that there is none.
+    polls("poll", pair.client, POLLOUT, lambda: put(pair.client, "TCP_NOTSENT_LOWAT", 1 << 30))
+
+
+@scenario_check("recv.is_woken", scenario=SCENARIO, sides=SIDES)
+def recv_is_woken(lab: Lab) -> None:
+    """A recv(2) that waits is woken by data, by the end of the stream, and by a reset."""
+    pair = _pair(lab)
+    end, peer = pair.client, pair.server
+    end.settimeout(None)
+    got = woken("recv", lambda: end.recv(64), lambda: peer.sendall(b"data"))
+    equal("recv", got, b"data")
+    got = woken("recv", lambda: end.recv(64), lambda: peer.shutdown(_socket.SHUT_WR))
+    equal("recv at the end", got, b"")
+    second = _pair(lab)
+    exchange(second.client, second.server, b"forth", b"back")
+    second.client.settimeout(None)
+    linger(0)(second.server)
+    number = woken("recv", lambda: errno_of(second.client.recv, 64), second.server.close)
+    equal("recv after a reset", errno_name(int(str(number))), "ECONNRESET")
+
+
+@scenario_check("recv.is_woken_by_its_own_shutdown", scenario=SCENARIO, sides=SIDES)
+def recv_own_shutdown(lab: Lab) -> None:
+    """A recv(2) that waits returns 0 where another thread shuts the socket down."""
+    pair = _pair(lab)
+    pair.client.settimeout(None)
+    got = woken("recv", lambda: pair.client.recv(64), lambda: pair.client.shutdown(2))
+    equal("recv", got, b"")
+
+
+@scenario_check("recv.waits_for_so_rcvlowat", scenario=SCENARIO, sides=SIDES)
+def recv_waits_for_lowat(lab: Lab) -> None:
+    """A recv(2) that waits goes on waiting until SO_RCVLOWAT bytes have come."""
+    pair = _pair(lab)
+    put(pair.client, "SO_RCVLOWAT", 1000)
+    pair.client.settimeout(None)
+    worker = Worker(lambda: pair.client.recv(5000))
+    worker.wait_blocked()
+    pair.server.sendall(content(999))
+    worker.wait_blocked()
+    pair.server.sendall(content(1))
+    got = worker.result()
+    assert isinstance(got, bytes)
+    equal("bytes of recv", len(got), 1000)
+
+
+@scenario_check("send.is_woken", scenario=SCENARIO, sides=SIDES)
+def send_is_woken(lab: Lab) -> None:
+    """A send(2) that waits for room is woken when the peer reads, and by a reset."""
+    pair = _pair(lab)
+    sent = fill(pair.client, least=1)
+    pair.client.settimeout(None)
+    data = content(100)
+    taken = woken("send", lambda: pair.client.send(data), lambda: drain(pair.server, len(sent)))
+    equal("send", taken, len(data))
+    second = _pair(lab)
+    exchange(second.client, second.server, b"forth", b"back")
+    fill(second.client)
+    second.client.settimeout(None)
+    linger(0)(second.server)
+    # More than there can be room for; what was taken before the reset is no error.
+    more = content(1 << 20)
+    number = woken("send", lambda: errno_of(second.client.send, more), second.server.close)
+    require(
+        "send after a reset",
+        number in (0, errno.ECONNRESET, errno.EPIPE),
+        "ECONNRESET or EPIPE",
+        errno_name(int(str(number))),
+    )
+    got = errno_of(second.client.send, b"x")
+    require("another send", got in (errno.ECONNRESET, errno.EPIPE), "ECONNRESET or EPIPE", got)
+
+
+@scenario_check("accept.is_woken", scenario=SCENARIO, sides=("mptcp", "tcp"))
+def accept_is_woken(lab: Lab) -> None:
+    """An accept(2) that waits is woken by an MPTCP client and by a plain TCP one."""
+    listener = lab.listener()
+    listener.settimeout(None)
+    client = lab.socket(TCP) if lab.side == "tcp" else lab.socket()
+    accepted = woken(
+        "accept",
+        listener._accept,  # type: ignore[attr-defined]
+        lambda: client.connect(listener.getsockname()),
+    )
+    assert isinstance(accepted, tuple)
+    server = lab.adopt(_socket.socket(lab.family, _socket.SOCK_STREAM, 0, accepted[0]))
+    exchange(client, server, content(1000), content(1000))
+
+
+@scenario_check("accept.is_woken_by_shutdown", scenario=SCENARIO)
+def accept_shutdown(lab: Lab) -> None:
+    """An accept(2) that waits fails with EINVAL where another thread shuts the listener down."""
+    listener = lab.listener()
+    listener.settimeout(None)
+    number = woken(
+        "accept",
+        lambda: errno_of(listener._accept),  # type: ignore[attr-defined]
+        lambda: listener.shutdown(_socket.SHUT_RD),
+    )
+    equal("accept", errno_name(int(str(number))), "EINVAL")
+
+
+@scenario_check("connect.is_woken", scenario=SCENARIO)
+def connect_is_woken(lab: Lab) -> None:
+    """A connect(2) that waits for a full backlog is woken by its own shutdown(2)."""
+    listener = lab.listener(backlog=0)
+    lab.socket().connect(listener.getsockname())
+    client = lab.socket()
+    client.settimeout(None)
+    number = woken(
+        "connect",
+        lambda: errno_of(client.connect, listener.getsockname()),
+        lambda: errno_of(client.shutdown, _socket.SHUT_RDWR),
+    )
+    require("connect", number != 0, "an error", "success")
