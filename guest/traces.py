@@ -121,11 +121,11 @@ class Tracer:
 
     def _shut_down(self) -> None:
         sock, call = self.sock, self.call
+        before = states.events(sock)
         call("shutdown with a wrong how", lambda: sock.shutdown(3))
         call("shutdown(SHUT_WR)", lambda: sock.shutdown(_socket.SHUT_WR))
         call("the peer's poll after SHUT_WR", self._peer_hangs_up)
-        before = self.said["poll after send"].split()
-        if "POLLRDHUP" in before and "POLLHUP" not in before:  # now both are closed
+        if before & states.POLLRDHUP and not before & select.POLLHUP:  # the peer has closed, too
             wait_until(lambda: states.is_closed(sock), 2.0)
         call("send after SHUT_WR", lambda: sock.send(b"z", NOSIGNAL | DONTWAIT))
         call("shutdown(SHUT_RD)", lambda: sock.shutdown(_socket.SHUT_RD))

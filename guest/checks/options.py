@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Every option of :mod:`guest.options`, in every state: set, read, refused; beside plain TCP.
 
-The checks are made from the table. Sockets are brought into their states once for each family and
-used by all of them; only a fresh one is made anew, since the first call may create its subflow.
+The checks are made from the table, and use the sockets of :mod:`guest.bench`.
 """
 
 from __future__ import annotations
 
 import _socket
 
-from guest import options, sockopt, states
-from guest.checks import Failed, errno_name, scenario_check
-from guest.lab import MPTCP, TCP, Lab
+from guest import options
+from guest.bench import SYNCED, Bench, bench_of, expect, expect_errno, settable, told, where
+from guest.checks import Failed, scenario_check
+from guest.lab import TCP, Lab
 from guest.option import (
-    ANY,
     BYTE_ORDER,
-    CLOSED,
     EINVAL,
     IPPROTO_IP,
+    IPPROTO_IPV6,
     IPPROTO_TCP,
     KEPT,
     REFUSED,
@@ -29,13 +28,11 @@ from guest.option import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, Iterator, Optional, Sequence
+    from typing import Callable, Iterable, Iterator, Sequence
 
-    from guest.states import Placed
+    from guest.bench import Outcome
 
-    Rule = Callable[["Bench", Option], None]
-    #: What came of a call: errno, optlen, bytes.
-    Outcome = tuple[int, int, bytes]
+    Rule = Callable[[Bench, Option], None]
     #: What was compared with TCP, the call in words, its outcome.
     Step = tuple[str, str, Outcome]
 
@@ -55,115 +52,13 @@ STATES = (
     "disconnected",
     "reconnected",
 )
-#: Where sk_state is CLOSE or LISTEN, so that the first subflow can be set up.
-OPEN = ("fresh", "bound", "listening", "refused", "closed-last", "reset", "disconnected")
 #: Where wrong lengths and values are tried: with a subflow, before and after connect().
 THOROUGH = ("bound", "client")
 FALLBACK = "fallback"
 #: In which families of sockets an option of one or all is looked at.
 FAMILIES = {None: ("ipv4", "ipv6"), _socket.AF_INET: ("ipv4",), _socket.AF_INET6: ("ipv6",)}
-#: Options that read as twice of what is set, and the one that sets them without a limit.
-DOUBLED = {
-    options.BY_NAME["SO_" + name].number: options.BY_NAME["SO_%sFORCE" % name].number
-    for name in ("SNDBUF", "RCVBUF")
-}
-
-
-class Bench:
-    """The sockets of one family, in all states, MPTCP and TCP."""
-
-    def __init__(self, family: int) -> None:
-        self.family = family
-        self.lab = Lab(family)
-        self.caller = sockopt.Caller()
-        self._placed: dict[tuple[str, int], Placed] = {}
-        self._fresh: Optional[_socket.socket] = None
-
-    def fd(self, state: str, protocol: int = MPTCP) -> int:
-        """A socket in ``state``; a fresh one is a new one each time."""
-        if state == "fresh":
-            if self._fresh is not None:
-                self._fresh.close()
-            self._fresh = _socket.socket(self.family, _socket.SOCK_STREAM, protocol)
-            return self._fresh.fileno()
-        placed = self._placed.get((state, protocol))
-        if placed is None:
-            try:
-                placed = states.place(self.lab, state, protocol)
-            except OSError as error:
-                raise Failed("a socket in the state %r" % state, "success", str(error)) from None
-            self._placed[state, protocol] = placed
-        return placed.fd
-
-    def ends(self, state: str) -> tuple[_socket.socket, _socket.socket]:
-        """The socket in ``state``, and its peer."""
-        self.fd(state)
-        placed = self._placed[state, MPTCP]
-        assert placed.peer is not None
-        return placed.sock, placed.peer
-
-    def get(self, fd: int, option: Option) -> Outcome:
-        return self.caller.get(fd, option.level, option.via, option.size)
-
-    def set(self, fd: int, option: Option, value: bytes) -> int:
-        return self.caller.set(fd, option.level, option.number, value)
-
-    def restore(self, fd: int, option: Option, data: bytes) -> None:
-        """Set ``option`` to what ``data`` was read."""
-        for value in option.undo:
-            self.set(fd, option, packed(value))
-        if option.via in DOUBLED and option.level == SOL_SOCKET:
-            half = int.from_bytes(data, BYTE_ORDER) // 2
-            self.caller.set(fd, SOL_SOCKET, DOUBLED[option.via], packed(half))
-        else:
-            self.set(fd, option, data)
-
-    def forget(self) -> None:
-        """Use new sockets from now on: a check that failed may have left its value behind."""
-        self._placed.clear()
-        self.lab.close()
-
-
-_benches: dict[int, Bench] = {}
-
-
-def bench_of(family: int) -> Bench:
-    """The one of this process: a scenario has a process of its own for each family."""
-    if family not in _benches:
-        _benches[family] = Bench(family)
-    return _benches[family]
-
-
-def settable(option: Option, state: str) -> bool:
-    """Whether ``option`` can be set on a socket in ``state``."""
-    if option.when == ANY:
-        return True
-    if option.when == UNBOUND:
-        return state in OPEN and state not in ("bound", "listening")
-    return state in OPEN and not (option.when == CLOSED and state == "listening")
-
-
-def expect(option: Option, state: str, call: str, got: Outcome, errno: int, data: bytes) -> None:
-    """Fail unless a read gave ``errno``, or ``data`` with its length."""
-    if got[0] != errno:
-        raise Failed(_where(option, state, call), _errno(errno), _errno(got[0]), got[2])
-    if not errno and (got[2] != data or got[1] != len(data)):
-        told = "%s with optlen %d" % (got[2].hex() or "no bytes", got[1])
-        wanted = "%s with optlen %d" % (data.hex() or "no bytes", len(data))
-        raise Failed(_where(option, state, call), wanted, told, got[2])
-
-
-def expect_errno(option: Option, state: str, call: str, got: int, errno: int) -> None:
-    if got != errno:
-        raise Failed(_where(option, state, call), _errno(errno), _errno(got))
-
-
-def _where(option: Option, state: str, call: str) -> str:
-    return "%s of %s, state %s" % (call, option.name, state)
-
-
-def _errno(number: int) -> str:
-    return errno_name(number) if number else "success"
+#: Where options are refused and ignored: the kernel does not look at the state.
+REFUSED_IN = ("fresh", "listening", "client", "closed-last")
 
 
 def _shown(value: bytes) -> str:
@@ -176,7 +71,7 @@ def set_get(bench: Bench, option: Option) -> None:
         fd = bench.fd(state)
         before = bench.get(fd, option)
         if before[0] and not option.write_only:
-            raise Failed(_where(option, state, "getting"), "success", _errno(before[0]))
+            raise Failed(where(option, state, "getting"), "success", told(before[0]))
         if state == "fresh" and option.unset is not None:
             expect(option, state, "getting", before, 0, packed(option.unset))
         allowed = settable(option, state)
@@ -270,17 +165,28 @@ def out_of_range(bench: Bench, option: Option) -> None:
         bench.restore(fd, option, before[2])
 
 
+def limits(bench: Bench, option: Option) -> None:
+    """Wrong lengths and values are refused; reading gives min(optlen, what there is) bytes."""
+    lengths(bench, option)
+    if option.bad:
+        out_of_range(bench, option)
+
+
 def like_tcp(bench: Bench, option: Option) -> None:
-    """Values, errors and lengths are those of a plain TCP socket in the same state."""
+    """Values, errors and lengths are those of plain TCP in the same state and after a fallback."""
+    parts: Iterable[str] = option.unlike
+    if option.treatment != KEPT:
+        parts = {*option.unlike, *ONLY_READ}
     for state in _thorough(option):
         if option.treatment == KEPT and not settable(option, state):
             continue
-        parts = option.unlike if option.treatment == KEPT else {*option.unlike, *ONLY_READ}
-        _compare(bench, option, state, parts)
+        if option.treatment != REFUSED or not option.unreadable:
+            _compare(bench, option, state, parts)
+    if option.level != SOL_SOCKET:
+        _as_tcp(bench, option)
 
 
-def as_tcp(bench: Bench, option: Option) -> None:
-    """After a fallback the option is TCP's own: values, errors and lengths."""
+def _as_tcp(bench: Bench, option: Option) -> None:
     passed = option.treatment == KEPT or option.passed
     unlike = {part for part in PARTS if part + " fallback" in option.unlike}
     _compare(bench, option, FALLBACK, unlike if passed else {*unlike, *ONLY_READ}, "client")
@@ -296,8 +202,8 @@ def _compare(
     others = list(_steps(bench, option, bench.fd(beside or state, TCP), unlike))
     for (_, call, got), (_, _, wanted) in zip(steps, others):
         if got != wanted and not (option.volatile and got[:2] == wanted[:2]):
-            told, tcp = ("%s, %s" % (_errno(o[0]), _shown(o[2])) for o in (got, wanted))
-            raise Failed(_where(option, state, call), "as TCP: " + tcp, told, got[2])
+            said, tcp = ("%s, %s" % (told(o[0]), _shown(o[2])) for o in (got, wanted))
+            raise Failed(where(option, state, call), "as TCP: " + tcp, said, got[2])
 
 
 def _steps(bench: Bench, option: Option, fd: int, unlike: Iterable[str]) -> Iterator[Step]:
@@ -325,7 +231,7 @@ def _steps(bench: Bench, option: Option, fd: int, unlike: Iterable[str]) -> Iter
 def refused(bench: Bench, option: Option) -> None:
     """Setting fails with the same error in every state, and so does reading where it is refused."""
     value = packed(1)
-    for state in STATES:
+    for state in REFUSED_IN:
         fd = bench.fd(state)
         expect_errno(option, state, "setting", bench.set(fd, option, value), option.refusal)
         if option.unreadable:
@@ -336,11 +242,12 @@ def refused(bench: Bench, option: Option) -> None:
         short = EINVAL
     errno = bench.set(bench.fd("client"), option, b"")
     expect_errno(option, "client", "setting 0 bytes", errno, short)
+    like_tcp(bench, option)
 
 
 def ignored(bench: Bench, option: Option) -> None:
     """Setting succeeds with any length in every state, and changes nothing."""
-    for state in STATES:
+    for state in REFUSED_IN:
         fd = bench.fd(state)
         before = bench.get(fd, option)
         for value in (packed(1), b""):
@@ -348,87 +255,122 @@ def ignored(bench: Bench, option: Option) -> None:
             expect_errno(option, state, call, bench.set(fd, option, value), 0)
         after = bench.get(fd, option)
         if after != before:
-            raise Failed(_where(option, state, "getting"), _shown(before[2]), _shown(after[2]))
+            raise Failed(where(option, state, "getting"), _shown(before[2]), _shown(after[2]))
 
 
 #: The parts of a comparison with TCP, and those that only read.
 PARTS = ("initial", "values", "set lengths", "get lengths")
 ONLY_READ = ("values", "set lengths")
 
-#: Read from the TCP subflow after a fallback what was set before connect().
-SYNCED = (
-    "IP_TOS",
-    "IP_FREEBIND",
-    "IP_TRANSPARENT",
-    "IP_BIND_ADDRESS_NO_PORT",
-    "IP_LOCAL_PORT_RANGE",
-    "IPV6_FREEBIND",
-    "IPV6_TRANSPARENT",
-    "TCP_CORK",
-    "TCP_NODELAY",
-    "TCP_KEEPIDLE",
-    "TCP_KEEPINTVL",
-    "TCP_KEEPCNT",
-    "TCP_CONGESTION",
-)
 
-
-def reaches_subflow(bench: Bench, option: Option) -> None:
+def after_fallback(bench: Bench, option: Option) -> None:
     """What was set before connect(), with and without a subflow, is set on the TCP subflow."""
-    for prepare in ("fresh", "bound"):
-        sock = bench.lab.socket()
-        if prepare == "bound":
-            sock.bind((bench.lab.address, 0))
-        fd = sock.fileno()
-        value = option.values[0]
-        errno = bench.set(fd, option, packed(value))
-        expect_errno(option, prepare, "setting", errno, 0)
-        listener = bench.lab.listener(TCP)
-        sock.connect(listener.getsockname())
-        call = "getting from the subflow"
-        expect(option, prepare, call, bench.get(fd, option), 0, option.reading(value))
-        listener.close()
-        sock.close()
+    value = option.values[0]
+    for prepared in ("fresh", "bound"):
+        fd, errnos = bench.fallen_back(prepared)
+        expect_errno(option, prepared, "setting", errnos[option.name], 0)
+        got = bench.get(fd, option)
+        expect(option, FALLBACK, "getting from the subflow", got, 0, option.reading(value))
 
 
-def _rules(option: Option) -> Iterator[Rule]:
-    if option.treatment == KEPT:
-        yield set_get
-        yield lengths
-        if option.bad:
-            yield out_of_range
-    else:
-        yield refused if option.treatment == REFUSED else ignored
-    if option.treatment == KEPT or (not option.unreadable and option.treatment == REFUSED):
-        yield like_tcp
-    if option.level != SOL_SOCKET:
-        yield as_tcp
-    if option.name in SYNCED:
-        yield reaches_subflow
+#: What is refused or ignored has a check of its own where programs try it; the rest has one for
+#: each level.
+NAMED = (
+    "SO_OOBINLINE",
+    "SO_PEEK_OFF",
+    "SO_MAX_PACING_RATE",
+    "SO_ZEROCOPY",
+    "IP_OPTIONS",
+    "IP_TTL",
+    "IPV6_TCLASS",
+    "IPV6_UNICAST_HOPS",
+    "TCP_INFO",
+    "TCP_IS_MPTCP",
+    "TCP_MD5SIG",
+    "TCP_QUICKACK",
+    "TCP_REPAIR",
+    "TCP_ULP",
+    "TCP_USER_TIMEOUT",
+)
+LEVELS = {
+    SOL_SOCKET: "sol_socket",
+    IPPROTO_IP: "sol_ip",
+    IPPROTO_IPV6: "sol_ipv6",
+    IPPROTO_TCP: "sol_tcp",
+}
+
+
+def _safely(rule: Rule, bench: Bench, option: Option) -> None:
+    try:
+        rule(bench, option)
+    except BaseException:
+        bench.forget()
+        raise
 
 
 def _apply(rule: Rule, option: Option) -> Callable[[Lab], None]:
     def of_lab(lab: Lab) -> None:
-        bench = bench_of(lab.family)
-        try:
-            rule(bench, option)
-        except BaseException:
-            bench.forget()
-            raise
+        _safely(rule, bench_of(lab.family), option)
 
     of_lab.__doc__ = "%s: %s" % (option.name, rule.__doc__)
     return of_lab
 
 
+def _apply_to_all(rule: Rule, several: Sequence[Option]) -> Callable[[Lab], None]:
+    """One failure for all options that fail: that of the first, and the names of the others."""
+
+    def of_lab(lab: Lab) -> None:
+        failures: list[tuple[str, Failed]] = []
+        for option in several:
+            try:
+                _safely(rule, bench_of(lab.family), option)
+            except Failed as failed:
+                failures.append((option.name, failed))
+        if failures:
+            first = failures[0][1]
+            others = ", ".join(name for name, _ in failures[1:])
+            what = first.what + ("; also " + others if others else "")
+            raise Failed(what, first.expected, first.got, first.raw)
+
+    names = ", ".join(option.name for option in several)
+    of_lab.__doc__ = "%s\n\nOf %s." % (rule.__doc__, names)
+    return of_lab
+
+
+def _families(option: Option, rule: Rule) -> Sequence[str]:
+    """Where ``rule`` tells something: no code but that of SOL_IPV6 and of states knows families."""
+    if rule in (set_get, after_fallback):
+        return FAMILIES[option.family]
+    return ("ipv6",) if option.level == IPPROTO_IPV6 else ("ipv4",)
+
+
+def _add(name: str, option: Option, rule: Rule, function: Callable[[Lab], None]) -> None:
+    scenario_check(
+        "%s.%s" % (name, rule.__name__),
+        scenario=SCENARIO,
+        needs=(option.capability,) if option.capability else (),
+        families=_families(option, rule),
+    )(function)
+
+
 def _register() -> None:
+    others: dict[tuple[int, Rule], list[Option]] = {}
     for option in options.TABLE:
-        for rule in _rules(option):
-            scenario_check(
-                "%s.%s" % (option.name.lower(), rule.__name__),
-                scenario=SCENARIO,
-                needs=(option.capability,) if option.capability else (),
-                families=FAMILIES[option.family],
-            )(_apply(rule, option))
+        name = option.name.lower()
+        if option.treatment == KEPT:
+            rules: list[Rule] = [set_get, limits, like_tcp]
+            if option.name in SYNCED:
+                rules.append(after_fallback)
+            for rule in rules:
+                _add(name, option, rule, _apply(rule, option))
+            continue
+        rule = refused if option.treatment == REFUSED else ignored
+        if option.name in NAMED:
+            _add(name, option, rule, _apply(rule, option))
+        else:
+            others.setdefault((option.level, rule), []).append(option)
+    for (level, rule), several in others.items():
+        _add(LEVELS[level], several[0], rule, _apply_to_all(rule, several))
 
 
 _register()

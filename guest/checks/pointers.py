@@ -6,8 +6,9 @@ from __future__ import annotations
 import struct
 
 from guest import abi, options, pages, sockopt
+from guest.bench import Bench, bench_of, settable
 from guest.checks import Failed, errno_name, scenario_check
-from guest.checks.options import FAMILIES, SCENARIO, Bench, bench_of, settable
+from guest.checks.options import FAMILIES, SCENARIO
 from guest.option import IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, Option, packed
 from guest.pages import Length, Pages
 

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from guest import abi, sockopt
+from guest.bench import bench_of
 from guest.checks import Failed, errno_name, scenario_check
-from guest.checks.options import SCENARIO, bench_of
+from guest.checks.options import SCENARIO
 from guest.option import EINVAL
 
 TYPE_CHECKING = False

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from guest import abi, checks, options, sockopt
+from guest import abi, bench, checks, options, sockopt
 from guest.checks import Check, pointers, sizes
-from guest.checks import options as rules
 from guest.lab import Lab
 from guest.option import Option, packed
 from guest.pages import PAGE, Pages
@@ -39,11 +38,11 @@ WRITTEN = (*(f"{name.lower()}.set_from_a_bad_pointer" for name in pointers.WRITT
 
 
 @pytest.fixture(autouse=True)
-def benches() -> Iterator[None]:
+def fresh_benches() -> Iterator[None]:
     yield
-    for bench in rules._benches.values():
-        bench.forget()
-    rules._benches.clear()
+    for one in bench._benches.values():
+        one.forget()
+    bench._benches.clear()
 
 
 def named(family: str, *ids: str) -> list[Check]:
@@ -134,19 +133,19 @@ def test_a_value_that_changes_in_spite_of_efault_is_seen(
         return failed
 
     def changed(fd: int) -> bool:
-        return bench.get(fd, option) != before[fd]
+        return one.get(fd, option) != before[fd]
 
     family = "ipv6" if name.startswith("ipv6") else "ipv4"
-    bench = rules.bench_of(FAMILIES[family])
+    one = bench.bench_of(FAMILIES[family])
     before: dict[int, object] = {}
-    get = bench.get
+    get = one.get
 
     def remembering(fd: int, wanted: Option) -> tuple[int, int, bytes]:
         answer = get(fd, wanted)
         before.setdefault(fd, answer)
         return answer
 
-    monkeypatch.setattr(bench, "get", remembering)
+    monkeypatch.setattr(one, "get", remembering)
     monkeypatch.setattr(sockopt, "_setsockopt", setsockopt)
     (item,) = named(family, name)
     told = outcome(family, item)
