@@ -299,6 +299,11 @@ class Diag:
         payload = _request(record.family, ident, 1 << record.state, record.protocol)
         self._netlink.request(SOCK_DESTROY, payload)
 
+    def destroy_between(self, local: Sequence[object], remote: Sequence[object]) -> None:
+        """SOCK_DESTROY of the TCP socket between two addresses."""
+        family, ident = _sockid(local, remote, 0)
+        self._netlink.request(SOCK_DESTROY, _request(family, ident))
+
     def _dump(
         self, protocol: int, sport: int, dport: int, states: int, family: int
     ) -> Sequence[Record]:

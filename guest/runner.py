@@ -175,6 +175,7 @@ class Runner:
         self._options = options
         self._emit: Emit = emitter.emit
         self._capabilities: dict[str, dict[str, probe.Finding]] = {}
+        self._paths: Optional[Mapping[str, probe.Finding]] = None
         self._patience = Patience()
         self.failed = 0
         self.rounds = 0
@@ -209,6 +210,7 @@ class Runner:
 
     def _probe(self, family: str) -> None:
         found = probe.capabilities(FAMILIES[family])
+        found.update(self._of_scenarios(found))
         self._capabilities[family] = found
         for name, finding in found.items():
             self._emit(
@@ -218,6 +220,19 @@ class Runner:
                 present=finding.present,
                 detail=finding.detail,
             )
+
+    def _of_scenarios(self, found: Mapping[str, probe.Finding]) -> Mapping[str, probe.Finding]:
+        """What only scenarios need, the same for both families: asked for once."""
+        from guest import isolation
+
+        usable = found["mptcp"].present if "mptcp" in found else False
+        if self._options.profile == checks.QUICK or not usable or isolation.unavailable():
+            return {}
+        if self._paths is None:
+            from guest import path_probe
+
+            self._paths = path_probe.capabilities()
+        return self._paths
 
     def _plan(self) -> Sequence[Planned]:
         selected = self._options.selected

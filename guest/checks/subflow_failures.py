@@ -229,7 +229,7 @@ def cut_path_is_left(lab: Lab) -> None:
 @scenario_check(
     "end.fastclose",
     scenario=SCENARIO,
-    needs=(*NEEDS, "linger_fastclose"),
+    needs=NEEDS,
     sides=("client", "server"),
 )
 def fastclose(lab: Lab) -> None:

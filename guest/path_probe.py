@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel has of path managers and sock_diag, found by asking it. Needs root.
+
+These are capabilities of the scenarios. Runs without scenarios do not ask for them.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from guest import diag, multipath, netlink, pm, topology
+from guest.checks import errno_name
+from guest.lab import MPTCP, TCP
+from guest.probe import Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+EINVAL, ENOENT, EOPNOTSUPP = 22, 2, 95
+SYSCTLS = "/proc/sys/net/mptcp/"
+#: What a sysctl shows to be there.
+BY_SYSCTL = {
+    "userspace_pm": "pm_type",
+    "path_manager": "path_manager",
+    "scheduler": "scheduler",
+    "close_timeout": "close_timeout",
+    "blackhole": "blackhole_timeout",
+    "add_addr_v6_port": "add_addr_v6_port_drop_ts",
+}
+#: An address that nobody has: endpoints in a namespace without connections do nothing.
+ADDRESS = "10.9.9.9"
+
+
+def capabilities() -> dict[str, Finding]:
+    found = {
+        "inet_diag": _asked(lambda: _dump(TCP), "inet_diag, tcp_diag"),
+        "mptcp_diag": _asked(lambda: _dump(MPTCP), "mptcp_diag"),
+        "sock_destroy": _destroy(),
+        "pm_netlink": _asked(lambda: pm.PathManager().close(), "the netlink family mptcp_pm"),
+    }
+    for name, sysctl in BY_SYSCTL.items():
+        present = os.path.exists(SYSCTLS + sysctl)
+        found[name] = Finding(present, "" if present else "no net.mptcp." + sysctl)
+    if found["pm_netlink"].present:
+        found["pm_get_token"] = _get_token()
+        found.update(_endpoint_kinds())
+    else:
+        for name in ("pm_get_token", "laminar", "endp_fullmesh_max"):
+            found[name] = Finding(False, "no path manager")
+    return found
+
+
+def _asked(question: Callable[[], object], what: str) -> Finding:
+    try:
+        question()
+    except OSError as error:
+        return Finding(False, "%s: %s" % (what, errno_name(error.errno or 0)))
+    return Finding(True)
+
+
+def _dump(protocol: int) -> None:
+    """Ask for listeners only: there are few, and the table of connections is not walked."""
+    asking = diag.Diag()
+    try:
+        states = 1 << diag.LISTEN
+        if protocol == MPTCP:
+            asking.mptcp_sockets(states=states, family=int(_socket.AF_INET))
+        else:
+            asking.tcp_sockets(states=states, family=int(_socket.AF_INET))
+    finally:
+        asking.close()
+
+
+def _destroy() -> Finding:
+    """SOCK_DESTROY of a socket that is not there: ENOENT where it is supported."""
+    asking = diag.Diag()
+    try:
+        asking.destroy_between((ADDRESS, 1), (ADDRESS, 2))
+    except OSError as error:
+        if error.errno == ENOENT:
+            return Finding(True)
+        return Finding(False, "SOCK_DESTROY: " + errno_name(error.errno or 0))
+    finally:
+        asking.close()
+    return Finding(True)
+
+
+def _get_token() -> Finding:
+    """GET_ADDR with the token of no connection: a kernel that reads tokens refuses it."""
+    manager = pm.PathManager()
+    try:
+        manager.addresses(0)
+    except netlink.Refused as error:
+        return Finding(error.errno == EINVAL, errno_name(error.errno or 0))
+    finally:
+        manager.close()
+    return Finding(False, "GET_ADDR does not look at the token")
+
+
+def _endpoint_kinds() -> dict[str, Finding]:
+    """Flags of endpoints that stay, and counters of MPTCP_INFO that count them."""
+    try:
+        with topology.Namespace():
+            manager = pm.PathManager()
+            sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, MPTCP)
+        try:
+            manager.add(ADDRESS, pm.LAMINAR, id=1)
+            manager.add("10.9.9.10", pm.SUBFLOW | pm.FULLMESH, id=2)
+            kept = manager.get(1).flags & pm.LAMINAR
+            counted = multipath.info(sock)
+        finally:
+            manager.close()
+            sock.close()
+    except OSError as error:
+        absent = Finding(False, str(error))
+        return {"laminar": absent, "endp_fullmesh_max": absent}
+    field = "mptcpi_endp_fullmesh_max"
+    fullmesh = counted.has(field) and counted.mptcpi_endp_fullmesh_max == 1
+    return {
+        "laminar": Finding(bool(kept), "" if kept else "the flag is not kept"),
+        "endp_fullmesh_max": Finding(fullmesh, "" if fullmesh else field + " is 0"),
+    }
