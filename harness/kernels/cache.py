@@ -52,7 +52,7 @@ from harness.host.files import (
 from harness.kernels.prepared import KernelUnavailable
 
 # Part of every key: a change in what a build makes must not meet entries of an older harness.
-FORMAT = 2
+FORMAT = 3
 RECORD = "entry.json"
 STAMPS = "verified.json"
 TAG = (

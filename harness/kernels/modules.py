@@ -21,8 +21,11 @@ NEEDED = {
     "virtio_pci": "CONFIG_VIRTIO_PCI",
     "virtio_console": "CONFIG_VIRTIO_CONSOLE",
 }
+#: What some checks need, taken along where a kernel has it as a module: see sock_diag(7). Debian's
+#: kernels do. The checker loads them (guest/vm.py) when it runs those checks; a boot does not.
+ON_DEMAND = ("inet_diag", "tcp_diag", "mptcp_diag")
 #: What those depend on in kernels from 5.10 to 7.3: fetched along, to save a second pass.
-LIKELY = frozenset(NEEDED) | {
+LIKELY = frozenset((*NEEDED, *ON_DEMAND)) | {
     "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
@@ -107,10 +110,13 @@ def load(path: str, data: bytes) -> Module:
 
 
 def collect(fetch: Fetch) -> tuple[Module, ...]:
-    """NEEDED, as far as they exist as modules, each after all that it depends on."""
+    """NEEDED and ON_DEMAND, as far as they are modules, each after all that it depends on."""
     known = {module.name: module for module in fetch(LIKELY)}
     graph: dict[str, tuple[str, ...]] = {}
     wanted = [name for name in NEEDED if name in known]
+    wanted += [
+        name for name in ON_DEMAND if name in known and known.keys() >= set(known[name].depends)
+    ]
     passes = 1
     while wanted:
         missing = frozenset(wanted) - known.keys()

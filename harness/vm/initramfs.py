@@ -27,13 +27,16 @@ from types import MappingProxyType
 import guest
 from harness.errors import HostError
 from harness.host import files
+from harness.kernels.modules import ON_DEMAND
 from harness.kernels.prepared import PreparedKernel
 from harness.vm import cpio
 
 CHECKER = "opt/guest"  # its __main__.py is run as a file: a directory needs runpy
 #: What the checker is asked to do. Not on the kernel's command line, which takes 2 KiB.
 REQUEST = "opt/request"
-DIRECTORIES = ("dev", "proc", "sys", "tmp", "bin", "modules", "opt", "usr/bin", "usr/lib")
+DIRECTORIES = (
+    "dev", "proc", "sys", "tmp", "bin", "modules", "on_demand", "opt", "usr/bin", "usr/lib"
+)  # fmt: skip
 #: Below the checker, what only the selftest's boots have; see harness/selftest.
 FAULTS = "faults.py"
 #: What INIT and the script call by name.
@@ -147,8 +150,9 @@ def write(
     with target.open("ab") as file:
         writer = cpio.Writer(file)
         for number, module in enumerate(kernel.modules):
-            # INIT loads them in the order of their names.
-            writer.file(f"modules/{number:02}-{module.name}", module.read_bytes())
+            # INIT, or the checker, loads them in the order of their names.
+            place = "on_demand" if module.stem in ON_DEMAND else "modules"
+            writer.file(f"{place}/{number:02}-{module.name}", module.read_bytes())
         writer.file(REQUEST, "".join(line + "\n" for line in request).encode())
         for parent in sorted({str(p) for name in extra for p in PurePosixPath(name).parents[:-1]}):
             writer.directory(parent)  # the kernel makes none for a file
