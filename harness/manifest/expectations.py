@@ -85,6 +85,26 @@ _SPECS = (
     _minor("tcp_maxseg", "TCP_MAXSEG can be read", (6, 17)),
 )
 
+#: What only the guest's scenarios ask for (guest/path_probe.py): by a kernel's configuration, so
+#: never expected, or of use to some scenarios only. Tables have no column for them.
+OF_SCENARIOS = frozenset(
+    {
+        "add_addr_v6_port",
+        "blackhole",
+        "close_timeout",
+        "endp_fullmesh_max",
+        "inet_diag",
+        "laminar",
+        "mptcp_diag",
+        "path_manager",
+        "pm_get_token",
+        "pm_netlink",
+        "scheduler",
+        "sock_destroy",
+        "userspace_pm",
+    }
+)
+
 #: By name, in the order in which tables show them.
 CAPABILITIES: Mapping[str, CapabilitySpec] = MappingProxyType({s.name: s for s in _SPECS})
 

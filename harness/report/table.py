@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.expectations import CAPABILITIES, OF_SCENARIOS
 from harness.report.details import kernel_details
 from harness.report.terminal import ASCII, UNICODE, Glyphs, style_of
 from harness.text import plural
@@ -96,7 +96,7 @@ def _capability_names(kernels: Sequence[KernelResult]) -> list[str]:
     if not reported:
         return []
     own = [name for name in CAPABILITIES if name not in MINOR]
-    others = sorted(name for name in reported if name not in CAPABILITIES)
+    others = sorted(reported.keys() - CAPABILITIES.keys() - OF_SCENARIOS)
     return [*own, *others][:MAX_CAPABILITIES]
 
 

@@ -61,6 +61,24 @@ def test_a_dependency_nobody_thought_of_costs_a_second_pass() -> None:
     assert shelf.passes[1:] == [frozenset({"new_helper"})]
 
 
+def test_modules_for_sock_diag_come_along_where_they_are_modules() -> None:
+    diag = {
+        "kernel/net/mptcp/mptcp_diag.ko": ["inet_diag"],
+        "kernel/net/ipv4/inet_diag.ko": [],
+        "kernel/net/ipv4/tcp_diag.ko": ["inet_diag"],
+        "kernel/net/ipv4/udp_diag.ko": ["inet_diag"],
+    }
+    found = names(modules.collect(Shelf({**MODULES, **diag})))
+    assert {"inet_diag", "tcp_diag", "mptcp_diag"} <= set(found)
+    assert found.index("inet_diag") < min(found.index("tcp_diag"), found.index("mptcp_diag"))
+    assert "udp_diag" not in found
+
+
+def test_a_module_for_sock_diag_without_its_dependency_is_left_out() -> None:
+    shelf = Shelf({**MODULES, "kernel/net/mptcp/mptcp_diag.ko": ["inet_diag"]})
+    assert "mptcp_diag" not in names(modules.collect(shelf))
+
+
 def test_a_dependency_that_is_missing_is_an_error() -> None:
     with pytest.raises(KernelUnavailable, match=r"the module virtio, .* is missing"):
         modules.collect(Shelf({"kernel/virtio_pci.ko": ["virtio"]}))

@@ -294,9 +294,16 @@ def test_family_that_was_not_asked_for_is_a_dash() -> None:
 
 def test_capability_that_is_not_known_here_gets_a_column() -> None:
     kernel = replace(
-        factories.kernel(), capabilities=factories.ALL_CAPABILITIES | {"laminar": False}
+        factories.kernel(), capabilities=factories.ALL_CAPABILITIES | {"teleport": False}
     )
-    assert plain(factories.run(kernel)).splitlines()[8].split()[-1] == "laminar"
+    assert plain(factories.run(kernel)).splitlines()[8].split()[-1] == "teleport"
+
+
+def test_capability_that_only_scenarios_ask_for_gets_no_column() -> None:
+    kernel = replace(
+        factories.kernel(), capabilities=factories.ALL_CAPABILITIES | {"mptcp_diag": False}
+    )
+    assert "mptcp_diag" not in plain(factories.run(kernel))
 
 
 def test_guest_cannot_flood_the_columns() -> None:

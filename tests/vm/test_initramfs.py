@@ -109,7 +109,7 @@ def test_a_second_prepare_builds_nothing(base: Path, monkeypatch: pytest.MonkeyP
 
 def test_modules_follow_in_the_order_in_which_they_load(base: Path, tmp_path: Path) -> None:
     modules = []
-    for name in ("virtio_ring.ko", "virtio.ko"):
+    for name in ("virtio_ring.ko", "virtio.ko", "inet_diag.ko", "mptcp_diag.ko"):
         (tmp_path / name).write_bytes(name.encode())
         modules.append(tmp_path / name)
     kernel = PreparedKernel(
@@ -119,6 +119,9 @@ def test_modules_follow_in_the_order_in_which_they_load(base: Path, tmp_path: Pa
     found = entries((tmp_path / "whole").read_bytes())
     names = [name for name in sorted(found) if name.startswith("modules/")]
     assert names == ["modules/00-virtio_ring.ko", "modules/01-virtio.ko"]
+    # What is loaded by the checker lies where INIT does not look.
+    names = [name for name in sorted(found) if name.startswith("on_demand/")]
+    assert names == ["on_demand/02-inet_diag.ko", "on_demand/03-mptcp_diag.ko"]
     assert "init" in found
     assert found[initramfs.REQUEST][1] == b"nonce=ab\nseed=1\n"
 
