@@ -21,7 +21,6 @@ from harness.kernels import Cache, KernelUnavailable, kconfig
 from harness.report.plain import PlainProgress
 from harness.run import session
 from harness.step.build import Recipe
-from harness.step.source import Stop
 from harness.step.step import Answer, Step, StepRequest
 from harness.text import printable
 from harness.verdict.results import EXIT_INTERRUPTED, Family
@@ -95,9 +94,6 @@ def run(given: argparse.Namespace) -> int:
                 raise
             complain(f"interrupted: {error}")
             return EXIT_INTERRUPTED
-        except Stop as error:
-            complain(str(error))
-            return EXIT_STOP
     _show(answer)
     return EXIT[answer.outcome]
 

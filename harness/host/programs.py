@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -27,6 +27,8 @@ from harness.host import supervisor
 
 #: Seconds between looks at the request to stop.
 TICK = 0.1
+#: Seconds between two words about a program that goes on.
+SAY_EVERY = 30.0
 #: The exit status of a command whose keeper was killed by someone else.
 _KILLED = 128 + signal.SIGKILL
 
@@ -110,18 +112,28 @@ class Kept:
             self._status = said[0] if said else _KILLED
         return self._status
 
-    def wait(self, stop: threading.Event, timeout: float) -> int:
-        """The exit status, once there is one.
+    def wait(
+        self,
+        stop: threading.Event,
+        timeout: float,
+        waiting: Callable[[float], None] = lambda _: None,
+    ) -> int:
+        """The exit status, once there is one. ``waiting`` is told every SAY_EVERY how long it took.
 
         Raises :class:`Interrupted` or, after ``timeout`` seconds, subprocess.TimeoutExpired.
         """
-        deadline = time.monotonic() + timeout
+        began = said = time.monotonic()
+        deadline = began + timeout
         poll = select.poll()
         poll.register(self.exited, select.POLLIN)
         while (status := self.exit_status()) is None:
             if stop.is_set():
                 raise Interrupted(f"{self._command[0]} was ended")
-            left = deadline - time.monotonic()
+            now = time.monotonic()
+            if now - said >= SAY_EVERY:
+                said = now
+                waiting(now - began)
+            left = deadline - now
             if left <= 0:
                 raise subprocess.TimeoutExpired(list(self._command), timeout)
             poll.poll(1000 * min(left, TICK))
@@ -155,8 +167,11 @@ def run(
     timeout: float,
     directory: Path | None = None,
     pass_fds: Sequence[int] = (),
+    waiting: Callable[[float], None] = lambda _: None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``command`` to its end, without input, and return its output.
+
+    ``waiting`` is told every SAY_EVERY how many seconds it has taken.
 
     Raises :class:`Interrupted` once ``stop`` is set, subprocess.TimeoutExpired after ``timeout``
     seconds; the command and all it started are gone then.
@@ -170,7 +185,7 @@ def run(
             directory=directory,
             pass_fds=pass_fds,
         ) as kept:
-            status = kept.wait(stop, timeout)
+            status = kept.wait(stop, timeout, waiting)
         texts = (_text(file) for file in (output, errors))
         return subprocess.CompletedProcess(list(command), status, *texts)
 

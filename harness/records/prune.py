@@ -44,8 +44,10 @@ LEFT_IN = ("results",)
 RUNS = "runs"
 #: By kind of thing, the directory beside that of the runs that holds them.
 BESIDE = {"bisects": "bisects", "compatibility maps": "maps"}
-STEPS = "trees that step knows"
+STEPS = "results of step"
 STEPS_IN = "step"
+#: The one directory in it; those with a key are of older harnesses.
+COMMITS = "commits"
 #: All kinds that are not in the cache.
 KEPT = (RUNS, *BESIDE, STEPS)
 STORED = "runs in the store"
@@ -59,7 +61,7 @@ REMEDY = "mptcp-harness prune --keep 30d"
 # What a session calls its directory; others in the same place are not ours to remove.
 _RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 #: What harness.bisect.state and harness.step call a directory.
-_KEY = re.compile(r"[0-9a-f]{16}")
+_KEY = re.compile(rf"[0-9a-f]{{16}}|{COMMITS}")
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import HostError
 from harness.host import programs, tools
 from harness.host.files import recall, remember
 from harness.kernels import kconfig
 from harness.kernels.cache import digest
 from harness.step import toolchain
-from harness.step.source import Commit, Copy, Stop, without_git
+from harness.step.source import Commit, Copy, Untestable, without_git
+from harness.text import plural
 
 IMAGE = Path("arch/x86/boot/bzImage")
 #: Seconds; a hundred times what it takes.
@@ -36,11 +39,11 @@ _DROPPED = ("ARCH", "O", "M", "V", "W", "CC", "LD", "LOCALVERSION", "INSTALL_MOD
 _CONFIGURING = re.compile(
     r"\t(?:Makefile|.*Kconfig[^/]*|arch/x86/configs/.*|kernel/configs/.*|scripts/.*|arch/x86/Makefile)$"
 )
+#: A line of make for a file that it makes: "  CC      net/mptcp/ctrl.o".
+_MADE = re.compile(r" +(?:\[[A-Z]\] )?[A-Z][A-Z0-9]+ +(?:\[M\] +)?\S+")
+#: What a shell adds to the number of the signal that ended a program.
+_KILLED = 128
 _COMPLAINT = re.compile(r"\berror\b|\bError \d|\*\*\*|undefined reference|not found|FAILED", re.I)
-
-
-class NotBuilt(Exception):
-    """This commit cannot be built; a sentence, and what the build said last."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Build:
     def run(self, commit: Commit, tree: str) -> Path:
         """The image of ``tree``, which is ``commit`` with patches.
 
-        Raises NotBuilt, Stop, and Interrupted.
+        Raises Untestable, HostError, and Interrupted.
         """
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.write_text(f"# {commit}, tree {tree}\n")
@@ -115,7 +118,7 @@ class Build:
         text = config.read_bytes()
         lacking, _ = kconfig.missing(kconfig.parse(text.decode("utf-8", "replace")))
         if lacking:
-            raise NotBuilt(f"it cannot be configured with {kconfig.in_words(lacking)}")
+            raise Untestable(f"it cannot be configured with {kconfig.in_words(lacking)}")
         remember(known, {"key": key, "sha256": hashlib.sha256(text).hexdigest()})
 
     def _environment(self, commit: Commit) -> tuple[list[str], dict[str, str]]:
@@ -153,20 +156,35 @@ class Build:
                     directory=self._copy.directory,
                     pass_fds=(self._lock,),
                 ) as kept:
-                    status = kept.wait(self._stop, _TIMEOUT)
+                    status = kept.wait(self._stop, _TIMEOUT, self._progress)
             except subprocess.TimeoutExpired as error:
-                raise Stop(f"the build takes longer than a day; its log is {self._log}") from error
+                raise HostError(
+                    f"the build takes longer than a day; its log is {self._log}"
+                ) from error
+        # As when memory runs out: another time the same build succeeds.
+        if _KILLED < status <= _KILLED + signal.NSIG:
+            raise HostError(f"the build was killed by signal {status - _KILLED}; log: {self._log}")
         if status != 0:
             raise self._failure(f"vng {arguments[0]} ended with status {status}")
 
-    def _failure(self, what: str) -> NotBuilt | Stop:
+    def _progress(self, seconds: float) -> None:
+        """Say how far a build is: how many files it has made, and which was the last."""
+        made = [
+            line
+            for line in self._log.read_text(errors="replace").splitlines()
+            if _MADE.fullmatch(line)
+        ]
+        last = f", the last is {made[-1].split()[-1]}" if made else ""
+        self._say(f"{seconds:.0f} s so far: {plural(len(made), 'file')} built{last}")
+
+    def _failure(self, what: str) -> Untestable | HostError:
         """What to raise for a build that failed: the source's fault, or the host's."""
         lines = last_lines(self._log)
         why = toolchain.host_failure(lines, self._place)
         said = "".join(f"\n    {line}" for line in complaints(lines))
         if why is not None:
-            return Stop(f"{why}; log: {self._log}{said}")
-        return NotBuilt(f"{what}; log: {self._log}{said}")
+            return HostError(f"{why}; log: {self._log}{said}")
+        return Untestable(f"{what}; log: {self._log}{said}")
 
 
 def last_lines(log: Path, most: int = 1 << 17) -> list[str]:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is kept of the commits of a tree: images, results, failed builds and logs, each bounded.
+"""What is kept of commits: images, results, failed builds and logs, each bounded.
 
-All but the logs go by content (Recipe.key): by the tree that was built, not by its commit. What is
-damaged is as good as gone.
+All but the logs go by content (Recipe.key): by the tree that was built, whatever its commit and its
+repository. What is damaged counts as absent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,16 +28,20 @@ LOGS = 256
 
 
 class Memory:
-    """Images below ``cache``, which anybody may remove; all else below ``state``."""
+    """Images in ``images``, which anybody may remove; all else below ``state``.
 
-    def __init__(self, cache: Path, state: Path) -> None:
-        self._images = cache / "images"
+    Several steps use it at once.
+    """
+
+    def __init__(self, images: Path, state: Path) -> None:
+        self._images = images
         self._results = state / "results"
         self._failures = state / "failures"
         self._logs = state / "logs"
         for place in (self._images, self._results, self._failures, self._logs):
             place.mkdir(parents=True, exist_ok=True)
         touch(state)
+        touch(images)
 
     def log(self, name: str) -> Path:
         """Where the log of the build ``name`` goes."""
@@ -49,13 +54,13 @@ class Memory:
             if path.name == f"{key}-{file_sha256(path)}":
                 touch(path)
                 return path
-            path.unlink()
+            path.unlink(missing_ok=True)
         return None
 
     def keep_image(self, key: str, image: Path) -> Path:
         """A copy of ``image`` under ``key``."""
         _limit(self._images, IMAGES - 1)
-        new = self._images / f".{key}"
+        new = self._images / f".{key}-{os.getpid()}"
         shutil.copyfile(image, new)
         return new.rename(self._images / f"{key}-{file_sha256(new)}")
 
@@ -96,6 +101,9 @@ class Memory:
 
 def _limit(place: Path, most: int) -> None:
     """Remove from ``place`` what was used longest ago, down to ``most`` files."""
-    files = sorted(place.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in files[most:]:
-        path.unlink()
+    used = []
+    for path in place.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another step removed it
+            used.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(used, reverse=True)[most:]:
+        path.unlink(missing_ok=True)

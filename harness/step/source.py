@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The source that is built: a copy of the user's tree as it is, with patches, kept by the harness.
 
-The user's tree is only read. What it holds, local changes included, is written down as one tree
-object in a repository of our own, which borrows all others from the user's (alternates); patches
-are applied to that object, in an index. Only what comes of it is checked out, beside that
-repository: so nothing of the user's is ever changed, and nothing has to be put back, however a
-step ends. A file that is the same in one commit and the next is not touched, so make(1) builds
-only what differs.
+The user's tree is only read, and its index is copied, not used. Its contents, local changes
+included, become one tree object in a repository of our own, which borrows all other objects from
+the user's (alternates); patches are applied to that object, in an index. Only the outcome is
+checked out, beside that repository: so nothing of the user's is ever changed, and nothing has to
+be put back, however a step ends. A file that is the same in one commit and the next is not
+touched, so make(1) builds only what differs. All worktrees of a repository share one copy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from harness.errors import HarnessError, HostError
 from harness.host import programs
 
 #: Seconds; checking out a whole kernel from a slow disk takes minutes.
@@ -26,20 +30,31 @@ _TIMEOUT = 3600
 #: What a hook, an alias or a user may have set; it would lead git to another repository.
 _LEADING = "GIT_"
 _KEPT = ("GIT_CONFIG", "GIT_EXEC_PATH", "GIT_SSL")
-# Nothing of a user's settings may start a daemon, or ask.
-_PLAIN = ("-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false", "-c", "gc.auto=0")
+#: Nothing of a user's settings may start a program or write beside the index.
+_PLAIN = tuple(
+    argument
+    for setting in (
+        *("core.fsmonitor=false", "core.untrackedCache=false", "core.splitIndex=false"),
+        *("core.hooksPath=/dev/null", "gc.auto=0", "advice.addEmbeddedRepo=false"),
+    )
+    for argument in ("-c", setting)
+)
+#: What git says of a disk that takes nothing more: no property of the commit.
+_DISK = re.compile(
+    r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error"
+)
 
 
-class Stop(Exception):
-    """No commit can be judged here: a sentence with the remedy. It ends a git bisect."""
+class Untestable(HarnessError):
+    """This commit cannot be built, or not with the patches; a sentence. Others may be."""
 
 
 class GitFailed(Exception):
-    """git's own first words about why it failed."""
+    """git's own first words about why it failed, and its exit status."""
 
-
-class PatchRefused(Exception):
-    """A patch of the user's does not apply to this commit; a sentence."""
+    def __init__(self, said: str, status: int) -> None:
+        super().__init__(said)
+        self.status = status
 
 
 class _Git(Protocol):
@@ -66,27 +81,29 @@ class Commit:
 
 
 class Source:
-    """The kernel tree of the user's that ``directory`` is in, and the copy of it in ``place``.
+    """The kernel tree of the user's that ``directory`` is in; ``say`` is told what takes long.
 
-    Raises Stop where there is none.
+    Raises HostError where there is none.
     """
 
-    def __init__(self, directory: Path, stop: threading.Event) -> None:
+    def __init__(self, directory: Path, say: Callable[[str], None], stop: threading.Event) -> None:
+        self._say = say
         self._stop = stop
         self.top = directory.absolute()
         try:
             said = self._users("rev-parse", "--show-toplevel")
         except GitFailed as error:
-            raise Stop(f"{directory} is in no git repository of a kernel ({error})") from error
+            raise HostError(f"{directory} is in no git repository of a kernel ({error})") from error
         self.top = Path(said)
         wanted = ("Kbuild", "Makefile", "arch/x86/Kconfig")
         if not all((self.top / name).is_file() for name in wanted):
-            raise Stop(f"{self.top} is no kernel tree: it has not all of {', '.join(wanted)}")
+            raise HostError(f"{self.top} is no kernel tree: it has not all of {', '.join(wanted)}")
 
     @property
     def key(self) -> str:
-        """A name for the tree, by where it lies."""
-        return hashlib.sha256(str(self.top).encode()).hexdigest()[:16]
+        """A name for the repository, by where it lies: all its worktrees have the same."""
+        common = (self.top / self._users("rev-parse", "--git-common-dir")).resolve()
+        return hashlib.sha256(os.fsencode(common)).hexdigest()[:16]
 
     def open(self, place: Path) -> Copy:
         """The copy in the directory ``place``, made if need be; its contents are not yet there."""
@@ -104,21 +121,31 @@ class Source:
     def commit(self, copy: Copy) -> Commit:
         """What is checked out, with changes to tracked files, staged or not.
 
-        New files count once they are added to the index. Raises Stop in the middle of a merge.
+        New files count once they are added to the index. Raises HostError in the middle of a merge.
         """
         try:
             head = self._users("log", "-1", "--format=%H %ct %T %s", "HEAD")
-            # With the changes it makes a commit that no branch names, in our repository.
-            changed = self._users("stash", "create", **copy.objects())
-            names = f"{changed}^{{tree}}"
-            tree = self._users("rev-parse", names, **copy.objects()) if changed else ""
-        except GitFailed as error:
-            raise Stop(
-                f"git does not say what is in {self.top} ({error}); finish what is under way "
-                "there, and `git add` new files instead of only announcing them"
-            ) from error
+            tree = self._tree(copy)
+        except (GitFailed, OSError) as error:
+            raise HostError(f"git does not say what is in {self.top} ({error})") from error
         id, time, own, subject = head.split(" ", 3)
-        return Commit(id, subject, int(time), tree or own, tree not in ("", own))
+        return Commit(id, subject, int(time), tree, tree != own)
+
+    def _tree(self, copy: Copy) -> str:
+        """The tree object of all tracked files as they are, in the copy's repository.
+
+        By a copy of the user's index: an editor or another git may hold the lock of the real one.
+        """
+        index = self.top / self._users("rev-parse", "--git-path", "index")
+        with tempfile.TemporaryDirectory(prefix="index-", dir=copy.place) as directory:
+            ours = Path(directory, "index")
+            # With its times: by these git knows which files may have changed after it was written.
+            shutil.copy2(index, ours)
+            environment = {**copy.objects(), "GIT_INDEX_FILE": str(ours)}
+            if self._users("ls-files", "--unmerged", **environment):
+                raise HostError(f"a merge is under way in {self.top}; finish it, or give it up")
+            self._users("add", "--update", "--", ":/", **environment)
+            return self._users("write-tree", **environment)
 
     def _users(self, *arguments: str, **environment: str) -> str:
         return self._git(self.top, environment, *arguments)
@@ -127,16 +154,26 @@ class Source:
         try:
             run = programs.run(
                 ["git", *_PLAIN, *arguments],
-                {**without_git(os.environ), "LC_ALL": "C", **environment},
+                {
+                    **without_git(os.environ),
+                    "GIT_OPTIONAL_LOCKS": "0",
+                    "LC_ALL": "C",
+                    **environment,
+                },
                 stop=self._stop,
                 timeout=_TIMEOUT,
                 directory=directory,
+                waiting=lambda seconds: self._say(f"git {arguments[0]}: {seconds:.0f} s so far"),
             )
         except OSError as error:
-            raise Stop(f"git cannot be run in {directory}: {error.strerror or error}") from error
+            raise HostError(
+                f"git cannot be run in {directory}: {error.strerror or error}"
+            ) from error
         if run.returncode != 0:
+            if _DISK.search(run.stderr):
+                raise HostError(f"git failed: {run.stderr.strip()[-300:]}; make room on the disk")
             lines = [*run.stderr.strip().splitlines(), f"exit status {run.returncode}"]
-            raise GitFailed(lines[0])
+            raise GitFailed(lines[0], run.returncode)
         return run.stdout.removesuffix("\n")
 
 
@@ -145,7 +182,7 @@ class Copy:
 
     def __init__(self, place: Path, users: Path, git: _Git) -> None:
         self.directory = place / "source"
-        self._place = place
+        self.place = place
         self._repository = place / "git"
         self._users = users
         self._git = git
@@ -160,7 +197,7 @@ class Copy:
     def patched(self, tree: str, patches: Sequence[Path]) -> str:
         """The tree that comes of ``tree`` with ``patches``, in their order.
 
-        Raises PatchRefused.
+        Raises Untestable where one does not apply.
         """
         if not patches:
             return tree
@@ -170,16 +207,18 @@ class Copy:
             try:
                 self._own(index, "apply", "--cached", "--whitespace=nowarn", str(patch))
             except GitFailed as error:
-                raise PatchRefused(f"the patch {patch} does not apply ({error})") from error
+                if error.status != 1:  # git apply has it for patches that do not fit
+                    raise HostError(f"the patch {patch} cannot be read: {error}") from error
+                raise Untestable(f"the patch {patch} does not apply ({error})") from error
         return self._own(index, "write-tree")
 
     def check_out(self, tree: str) -> None:
         """Make the files of the copy those of ``tree``; what was built from others stays.
 
-        Raises Stop.
+        Raises HostError.
         """
         # Files that an interrupted check-out made are in no index, and so in no other's way.
-        under_way = self._place / "unsettled"
+        under_way = self.place / "unsettled"
         try:
             was_interrupted = under_way.exists()
             under_way.touch()
@@ -188,9 +227,9 @@ class Copy:
                 self._own({}, "clean", "-q", "-d", "--force")
             under_way.unlink()
         except GitFailed as error:
-            raise Stop(
-                f"the copy of the tree in {self._place} cannot be brought to this commit "
-                f"({error}); look at the disk, or remove {self._place} to have it made again"
+            raise HostError(
+                f"the copy of the tree in {self.place} cannot be brought to this commit "
+                f"({error}); look at the disk, or remove {self.place} to have it made again"
             ) from error
 
     def names(self, tree: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness import __version__
 from harness.bisect.predicate import Judged, Outcome, Predicate
-from harness.errors import Interrupted
+from harness.errors import HostError, Interrupted
 from harness.host.files import touch
 from harness.kernels import Cache
 from harness.kernels.cache import digest
@@ -23,15 +23,17 @@ from harness.records import prune, reuse
 from harness.run import session, workspace
 from harness.run.progress import Listener
 from harness.step import toolchain
-from harness.step.build import Build, NotBuilt, Recipe
+from harness.step.build import Build, Recipe
 from harness.step.cache import Memory
-from harness.step.source import Commit, Copy, PatchRefused, Source
+from harness.step.source import Commit, Copy, Source, Untestable
 from harness.verdict.results import KernelResult, KernelVerdict
 from harness.vm import initramfs
 from harness.vm.qemu import version as qemu_version
 
-#: Below the cache: a directory for each tree, with the copy that is built.
+#: Below the cache: a directory for each repository, with the copy that is built,
 BUILDS = "builds"
+#: and one for the images of all of them.
+IMAGES = "images"
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,16 @@ class Step:
     def run(self) -> Answer:
         """Judge what is checked out.
 
-        Raises Stop, Interrupted, HostError and KernelUnavailable where nothing can be
-        learned from any commit.
+        Raises Interrupted, and HostError where nothing can be learned from any commit.
         """
         toolchain.check()
         workspace.find_tools()
-        source = Source(self._directory, self._stop)
-        with self._cache.scratch(), self._cache.lock(f"build-{source.key}", self._say) as lock:
+        source = Source(self._directory, self._say, self._stop)
+        waiting_for = "another step in this repository"
+        with (
+            self._cache.scratch(),
+            self._cache.lock(f"build-{source.key}", self._say, waiting_for) as lock,
+        ):
             place = self._cache.directory(BUILDS, source.key)
             touch(place)
             copy = source.open(place)
@@ -99,11 +104,11 @@ class Step:
             self._say(f"{commit}")
             try:
                 tree = copy.patched(commit.tree, self._request.patches)
-            except PatchRefused as refused:
+            except Untestable as refused:
                 return Answer(Outcome.UNTESTABLE, commit, str(refused))
-            state = workspace.runs_directory().with_name(prune.STEPS_IN)
-            memory = Memory(place, state / source.key)
-            judged = self._judge(_Subject(place, copy, commit, tree, lock), memory)
+            images = self._cache.directory(BUILDS, IMAGES)
+            state = workspace.runs_directory().with_name(prune.STEPS_IN) / prune.COMMITS
+            judged = self._judge(_Subject(place, copy, commit, tree, lock), Memory(images, state))
         return Answer(judged.outcome, commit, judged.why)
 
     def _judge(self, subject: _Subject, memory: Memory) -> Judged:
@@ -118,14 +123,15 @@ class Step:
             return known
         try:
             image = self._image(subject, key, memory)
-        except NotBuilt as error:
+        except Untestable as error:
             return Judged(Outcome.UNTESTABLE, f"it does not build: {error}")
         if self._request.save is not None:
             shutil.copyfile(image, self._request.save)
         while (judged := self._decide(results)) is None:
             results.append(self._boot(subject.commit, image))
             if results[-1].verdict is KernelVerdict.INFRASTRUCTURE:
-                return self._request.predicate.judge(results[-1])
+                # Not "untestable": a full disk would have git skip every commit.
+                raise HostError(f"{subject.commit} could not be booted: {results[-1].reason}")
             memory.keep_result(results_key, results[-1])
         return judged
 
@@ -143,26 +149,34 @@ class Step:
         return next((each for each in judged if each.outcome is Outcome.GOOD), judged[0])
 
     def _image(self, subject: _Subject, key: str, memory: Memory) -> Path:
-        """The image of the tree, built unless it was kept. Raises NotBuilt."""
-        kept = memory.image(key)
-        if kept is not None:
-            self._say("its image is known")
-            return kept
-        failure = memory.failure(key)
-        if failure is not None:
-            raise NotBuilt(f"{failure}\n    (known; --fresh builds it again)")
+        """The image of the tree, built unless it was kept. Raises Untestable.
+
+        Whoever asks for the same at the same time, in another repository, waits for it.
+        """
+        with self._cache.lock(f"image-{key}", self._say, "the same build"):
+            kept = memory.image(key)
+            if kept is not None:
+                self._say("its image is known")
+                return kept
+            failure = memory.failure(key)
+            if failure is not None:
+                raise Untestable(f"{failure}\n    (known; --fresh builds it again)")
+            try:
+                return memory.keep_image(key, self._built(subject, key, memory))
+            except Untestable as error:
+                memory.keep_failure(key, str(error))
+                raise
+
+    def _built(self, subject: _Subject, key: str, memory: Memory) -> Path:
         started = time.monotonic()
+        self._say("bringing the copy of the tree to this commit")
         subject.copy.check_out(subject.tree)
         log = memory.log(f"{subject.commit.id[:12]}-{key}")
         recipe, lock = self._request.recipe, subject.lock
         build = Build(subject.place, subject.copy, recipe, log, self._say, self._stop, lock)
-        try:
-            image = build.run(subject.commit, subject.tree)
-        except NotBuilt as error:
-            memory.keep_failure(key, str(error))
-            raise
+        image = build.run(subject.commit, subject.tree)
         self._say(f"built in {time.monotonic() - started:.0f} s")
-        return memory.keep_image(key, image)
+        return image
 
     def _boot(self, commit: Commit, image: Path) -> KernelResult:
         entry = dataclasses.replace(kernels_yaml.for_image(image), name=commit.id[:12])

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from harness.host import tools
 from harness.host.tools import Finding, Standing, Tool
-from harness.step.source import Stop
 
 #: Without these no kernel can be built; all others can be booted.
 TOOLS = (
@@ -62,10 +61,10 @@ def missing() -> tuple[Tool, ...]:
 
 
 def check() -> None:
-    """Raise Stop with the command that installs what is missing."""
+    """Raise HostError with the command that installs what is missing."""
     absent = missing()
     if absent:
-        raise Stop(str(tools.ToolsMissing(absent, "needed to build a kernel")))
+        raise tools.ToolsMissing(absent, "needed to build a kernel")
 
 
 def doctor() -> Finding:

@@ -337,7 +337,7 @@ def test_what_others_put_beside_the_runs_stays(kept: Kept) -> None:
 def test_the_doctor_counts_bisects(kept: Kept) -> None:
     beside(kept, "bisects")
     beside(kept, "step")
-    assert "bisects 1, trees that step knows 1" in findings(kept)["bisects"].found
+    assert "bisects 1, results of step 1" in findings(kept)["bisects"].found
 
 
 def test_the_doctor_says_what_there_is(kept: Kept) -> None:

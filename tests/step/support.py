@@ -31,7 +31,7 @@ GOOD, BAD, BROKEN, PANIC = "good", "bad", "syntax error", "panic"
 VNG = """\
 #!/bin/sh
 echo "$*" >> "$DIARY/vng"
-git -C "$USERS_TREE" status --porcelain > "$DIARY/status"
+git --no-optional-locks -C "$USERS_TREE" status --porcelain > "$DIARY/status"
 case $1 in
 --kconfig) cat "$3" > .config; exit 0 ;;
 esac

@@ -6,18 +6,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import cli
 from harness.cli import step as command
 from harness.errors import HostError
+from harness.host import programs
 from harness.kernels import kconfig
 from harness.run import session, workspace
 from harness.step import toolchain
-from harness.step.source import Stop
+from harness.step.build import Build
 from tests.replacing import replaced
 from tests.step.support import BAD, BROKEN, CODE, GOOD, PANIC, Boots, Tree
 
@@ -26,7 +28,7 @@ Step = Callable[..., int]
 
 
 @pytest.mark.parametrize(
-    ("code", "status"), [(GOOD, 0), (BAD, 1), (BROKEN, 125), (PANIC, 125), ("no QEMU", 125)]
+    ("code", "status"), [(GOOD, 0), (BAD, 1), (BROKEN, 125), (PANIC, 125), ("no QEMU", 128)]
 )
 def test_git_is_told_what_a_commit_is(tree: Tree, step: Step, code: str, status: int) -> None:
     tree.commit(code)
@@ -63,7 +65,7 @@ def test_a_full_disk_stops_the_bisect(
 
 def test_without_a_compiler_the_bisect_stops(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     def check() -> None:
-        raise Stop("this host lacks gcc")
+        raise HostError("this host lacks gcc")
 
     monkeypatch.setattr(toolchain, "check", check)
     assert step() == 128
@@ -231,7 +233,7 @@ def test_a_damaged_image_is_built_again(tree: Tree, step: Step, tmp_path: Path) 
 
 def test_infrastructure_is_tried_anew(tree: Tree, step: Step, boots: Boots) -> None:
     boots.flaky = ["no QEMU"]
-    assert [step(), step()] == [125, 0]
+    assert [step(), step()] == [128, 0]
 
 
 def test_what_fails_now_and_then_is_bad(tree: Tree, step: Step, boots: Boots) -> None:
@@ -321,3 +323,156 @@ def test_git_bisect_finds_the_commit(tree: Tree, boots: Boots) -> None:
         text=True,
     )
     assert f"{bad[0]} is the first bad commit" in run.stdout
+
+
+# The user's tree.
+
+
+def test_the_users_index_is_neither_written_nor_locked(tree: Tree, step: Step) -> None:
+    """Fails for `git stash create`, which refreshes the index and needs its lock."""
+    tree.write(BAD)
+    index = tree.path / ".git/index"
+    before = (index.read_bytes(), index.stat().st_mtime_ns, index.stat().st_ino)
+    (tree.path / ".git/index.lock").touch()
+    assert step() == 1
+    assert (index.read_bytes(), index.stat().st_mtime_ns, index.stat().st_ino) == before
+
+
+def test_nothing_of_the_repository_changes(tree: Tree, step: Step) -> None:
+    def files() -> dict[Path, tuple[bytes, int]]:
+        return {
+            # Git sets the time of an object that it would have written, wherever it is.
+            path: (path.read_bytes(), 0 if "objects" in path.parts else path.stat().st_mtime_ns)
+            for path in tree.path.rglob("*")
+            if path.is_file()
+        }
+
+    tree.write(BAD)
+    tree.git("config", "core.splitIndex", "true")
+    before = files()
+    assert step() == 1
+    assert files() == before
+
+
+def test_a_change_in_the_same_second_and_of_the_same_size_is_built(tree: Tree, step: Step) -> None:
+    """Git knows such a change by the time of its index, which the copy must keep."""
+    tree.commit("bad1")
+    code, index = tree.path / CODE, tree.path / ".git/index"
+    at = code.stat().st_mtime_ns
+    os.utime(index, ns=(at, at))
+    code.write_text("good\n")
+    os.utime(code, ns=(at, at))
+    assert step() == 0
+
+
+def test_what_is_staged_counts_too(tree: Tree, step: Step, boots: Boots) -> None:
+    tree.write("new", Path("net/mptcp/new.c"))
+    tree.write(f"{BAD} staged")
+    tree.git("add", "--all")
+    (tree.path / "arch/x86/Kconfig").touch()
+    assert step() == 1
+    assert boots.seen == [f"{BAD} staged"]
+
+
+def test_a_merge_under_way_stops_the_bisect(
+    tree: Tree, step: Step, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tree.git("rev-parse", "HEAD")
+    tree.commit("one")
+    tree.git("checkout", "--quiet", "-b", "other", first)
+    tree.commit("two")
+    with pytest.raises(subprocess.CalledProcessError):
+        tree.git("merge", "-")
+    assert step() == 128
+    assert "a merge is under way" in capsys.readouterr().err
+
+
+# What is known already, wherever it was found out.
+
+
+@pytest.mark.parametrize("command", [("worktree", "add", "--quiet", "--detach"), ("clone", ".")])
+def test_the_same_commit_in_another_place_is_not_built_again(
+    tree: Tree,
+    step: Step,
+    boots: Boots,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    assert step() == 0
+    tree.git(*command, str(tmp_path / "other"))
+    monkeypatch.chdir(tmp_path / "other")
+    assert step() == 0
+    assert (tree.builds, len(boots.seen)) == (1, 1)
+
+
+def test_worktrees_share_the_copy_that_is_built(
+    tree: Tree, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that only what differs is compiled."""
+    step()
+    tree.git("worktree", "add", "--quiet", "--detach", str(tmp_path / "other"))
+    monkeypatch.chdir(tmp_path / "other")
+    (tmp_path / "other" / CODE).write_text(f"{BAD}\n")
+    assert step() == 1
+    assert tree.builds == 2
+    assert len(list((tmp_path / "cache").rglob("source"))) == 1
+
+
+# What is no fault of the commit.
+
+
+def test_a_build_that_is_killed_stops_the_bisect(tree: Tree, step: Step) -> None:
+    vng = Path(os.environ["PATH"].split(os.pathsep)[0]) / "vng"
+    sound = vng.read_text()
+    vng.write_text(replaced(sound, "mkdir -p", "exit 137; mkdir -p", 1))
+    assert step() == 128
+    vng.write_text(sound)
+    assert step() == 0
+
+
+def test_a_full_disk_while_a_patch_is_applied_stops_the_bisect(
+    tree: Tree, step: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    patch = tree.patch(BAD, tmp_path / "x.patch")
+    run = programs.run
+
+    def full(command: Sequence[str], *given: Any, **more: Any) -> object:
+        if "apply" in command:
+            said = "error: unable to write file: No space left on device"
+            return subprocess.CompletedProcess(command, 1, "", said)
+        return run(command, *given, **more)
+
+    monkeypatch.setattr(programs, "run", full)
+    assert step("--patch", str(patch)) == 128
+
+
+def test_a_patch_that_is_none_stops_the_bisect(tree: Tree, step: Step, tmp_path: Path) -> None:
+    (tmp_path / "x.patch").write_text("no patch\n")
+    assert step("--patch", str(tmp_path / "x.patch")) == 128
+
+
+# What is said meanwhile.
+
+
+def test_a_long_build_says_how_far_it_is(
+    tree: Tree, step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vng = Path(os.environ["PATH"].split(os.pathsep)[0]) / "vng"
+    go_on = tree.diary / "go-on"
+    os.mkfifo(go_on)
+    wait = f"--build) echo '  CC      net/mptcp/code.o'; read line < {go_on}"
+    vng.write_text(replaced(vng.read_text(), "case $1 in", f"case $1 in {wait};;\n", 1))
+    progress = Build._progress
+
+    def told(build: Build, seconds: float) -> None:
+        progress(build, seconds)
+        if "code.o" in build._log.read_text() and not released:
+            released.append(True)
+            go_on.write_text("\n")
+
+    released: list[bool] = []
+    monkeypatch.setattr(Build, "_progress", told)
+    monkeypatch.setattr(programs, "SAY_EVERY", 0.0)
+    assert step() == 0
+    assert "1 file built, the last is net/mptcp/code.o" in capsys.readouterr().out

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.host import tools
-from harness.host.tools import Standing
+from harness.host.tools import Standing, ToolsMissing
 from harness.step import toolchain
 from harness.step.build import complaints
-from harness.step.source import Stop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +26,9 @@ def test_a_missing_compiler_is_named_with_its_package(
     monkeypatch.setattr(tools, "find", lambda program: None if program == "flex" else Path("/x"))
     monkeypatch.setattr(tools, "install_command", lambda tools: [tool.debian for tool in tools])
     monkeypatch.setattr(tools, "HEADERS", Path("/nowhere"))
-    with pytest.raises(Stop, match="lacks flex, headers of libc, headers of libelf") as raised:
+    with pytest.raises(
+        ToolsMissing, match="lacks flex, headers of libc, headers of libelf"
+    ) as raised:
         toolchain.check()
     assert str(raised.value).endswith("flex libc6-dev libelf-dev")
 
