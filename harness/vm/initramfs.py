@@ -245,7 +245,7 @@ def _install_python(root: Path, interpreter: Interpreter, checker: Path) -> None
         _copy(library, root / str(library).lstrip("/"), 0o755)
         # A library beside an interpreter of its own prefix is found through $ORIGIN/../lib.
         if not library.is_relative_to("/usr") and not library.is_relative_to("/lib"):
-            _copy(library, root / "usr/lib" / library.name, 0o755)
+            (root / "usr/lib" / library.name).symlink_to(library)
     # Unchecked: nothing in the guest compares times.
     subprocess.run(
         [
