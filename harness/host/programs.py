@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from typing import IO, Self
 
 from harness.errors import Interrupted
 from harness.host import supervisor
+from harness.host.clock import RunningClock
 
 #: Seconds between looks at the request to stop.
 TICK = 0.1
@@ -122,14 +122,15 @@ class Kept:
 
         Raises :class:`Interrupted` or, after ``timeout`` seconds, subprocess.TimeoutExpired.
         """
-        began = said = time.monotonic()
+        clock = RunningClock()
+        began = said = clock.now()
         deadline = began + timeout
         poll = select.poll()
         poll.register(self.exited, select.POLLIN)
         while (status := self.exit_status()) is None:
             if stop.is_set():
                 raise Interrupted(f"{self._command[0]} was ended")
-            now = time.monotonic()
+            now = clock.now()
             if now - said >= SAY_EVERY:
                 said = now
                 waiting(now - began)

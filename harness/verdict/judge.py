@@ -28,6 +28,9 @@ CAPABILITY = "capability."
 
 HANGS = (BootEnd.SILENCE_DEADLINE, BootEnd.POWER_OFF_DEADLINE)
 
+#: Seconds in which the harness did not run that make a bad boot worth another one.
+STANDSTILL = 10.0
+
 _BAD_PAGE, _WARN, _SOFT_LOCKUP = 1 << 5, 1 << 9, 1 << 14  # include/linux/panic.h
 #: The taint that comes with a report of the kernel's: what is known of one is known of the other.
 _TAINTS = {
@@ -152,7 +155,7 @@ def kernel(attempt: Attempt, judged: Mapping[Family, FamilyResult]) -> tuple[Ker
     for rule in (_crash, _launch, _boot, _hang, _stream, _checks, _log):
         decided = rule(attempt, judged)
         if decided is not None:
-            verdict, reason = decided
+            verdict, reason = _unless_stopped(attempt, *decided)
             return verdict, f"{reason}; {said}" if said else reason
     if all(result.verdict is CheckVerdict.UNSUPPORTED for result in judged.values()):
         if not attempt.stream.capabilities:
@@ -161,6 +164,24 @@ def kernel(attempt: Attempt, judged: Mapping[Family, FamilyResult]) -> tuple[Ker
         why = "it lacks what the checks need" if mptcp else "no MPTCP"
         return KernelVerdict.UNSUPPORTED, f"{why}, {said or 'and none was expected'}"
     return KernelVerdict.PASS, said
+
+
+def _unless_stopped(
+    attempt: Attempt, verdict: KernelVerdict, reason: str
+) -> tuple[KernelVerdict, str]:
+    """``verdict``, unless it may come of a pause in which harness and VM did not run.
+
+    The guest's clock may have jumped then: its timeouts expire, and its watchdogs bark. Of repeated
+    checks, only what ended the boot is doubted: the other rounds did run.
+    """
+    doubted = attempt.stream.rounds is None or verdict is KernelVerdict.HANG
+    if attempt.stopped_s < STANDSTILL or verdict is KernelVerdict.CRASH or not doubted:
+        return verdict, reason
+    return (
+        KernelVerdict.INFRASTRUCTURE,
+        f"the harness did not run for {attempt.stopped_s:.0f} s of this boot, which may be why it "
+        f"ended as it did: {reason}",
+    )
 
 
 _Decision = tuple[KernelVerdict, str] | None

@@ -177,6 +177,7 @@ class BootEnd(Enum):
     POWER_OFF_DEADLINE = "the VM did not power off"
     STREAM_LIMIT = "the guest sent more than it may"
     INTERRUPTED = "interrupted"
+    PANICKED = "the kernel panicked and did not reboot"
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,7 @@ class Attempt:
     total_s: float = 0.0
     phases: tuple[Phase, ...] = ()
     verdict: KernelVerdict | None = None
+    stopped_s: float = 0.0  # in which the harness did not run; not kept
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ import select
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HostError
 from harness.host import tools
+from harness.host.clock import RunningClock
 from harness.host.files import write_atomically
 from harness.host.programs import TICK, Kept
 from harness.kernels.prepared import PreparedKernel
@@ -170,7 +170,8 @@ def _try(kernel: PreparedKernel, qemu: Path, stop: threading.Event) -> Trial:
 
 def _watch(kept: Kept, console: Path, stop: threading.Event) -> int | None:
     """Wait until the trial has shown what it can; QEMU's status, None where it had not ended."""
-    started = time.monotonic()
+    clock = RunningClock()
+    started = clock.now()
     poll = select.poll()
     poll.register(kept.exited, select.POLLIN)
     while not stop.is_set():
@@ -178,7 +179,7 @@ def _watch(kept: Kept, console: Path, stop: threading.Event) -> int | None:
         limit = LIMIT if FIRST_WORDS in said else PATIENCE
         if any(words in said for words in (BROKEN, *LAST_WORDS)):
             break
-        if kept.exit_status() is not None or time.monotonic() - started > limit:
+        if kept.exit_status() is not None or clock.now() - started > limit:
             break
         poll.poll(1000 * TICK)
     return kept.exit_status()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from harness.host.clock import RunningClock
 from harness.kernels.prepared import PreparedKernel
 from harness.verdict.results import Attempt, BootEnd, Family, Incident
 from harness.vm import commandline, incidents, initramfs
@@ -26,6 +27,11 @@ TICK = 0.25
 #: Seconds in which more is let come: a guest writes in small pieces, and to read each as it comes
 #: keeps a processor half busy that another VM has use for. A pipe holds what comes meanwhile.
 NAP = 0.005
+#: What a kernel prints when it panics. With panic=-1 the VM ends then, unless that was before the
+#: kernel had read its command line: then it stands still.
+PANIC = b"Kernel panic - not syncing"
+#: Seconds of silence after a panic in which a kernel that can reboot has done so.
+PANIC_SILENCE = 5.0
 #: Seconds in which the pipes of a killed process group end.
 DRAIN = 2.0
 CONSOLE, EVENTS = "console.log", "events.jsonl"
@@ -127,6 +133,8 @@ class _Boot:
         self._events_size = 0
         self._reached: dict[_Stage, float] = {}
         self._exited = False
+        self._clock = RunningClock()
+        self._panicked = False
         self._open: set[Callable[[], bool]] = {self._read_console}
 
     def run(self) -> Attempt:
@@ -141,7 +149,8 @@ class _Boot:
         )
         arguments = commandline.command(work, plan.machine)
         environment = commandline.environment(work)
-        self._started = self._last_event = self._last_round = self._timeline.reach(Mark.VIRTME_NG)
+        self._started = self._timeline.reach(Mark.VIRTME_NG)
+        self._begun = self._last_event = self._last_round = self._last_sign = self._clock.now()
         with (
             (plan.directory / CONSOLE).open("wb") as self._console_file,
             (plan.directory / EVENTS).open("wb") as self._events_file,
@@ -162,12 +171,14 @@ class _Boot:
     def _watch(self) -> BootEnd:
         """Serve console and events until the VM is gone or something is exceeded."""
         while True:
+            # First what is there to be read: after a pause of the harness it may be long there.
+            self._serve(0)
+            if self._exited:
+                return BootEnd.POWERED_OFF
             exceeded, left = self._deadline()
             if exceeded is not None:
                 return exceeded
             self._serve(min(left, TICK))
-            if self._exited:
-                return BootEnd.POWERED_OFF
             time.sleep(NAP)
 
     def _drain(self) -> None:
@@ -195,14 +206,16 @@ class _Boot:
         if len(self._console) >= MAX_CONSOLE or self._reader.overflowed:
             return BootEnd.STREAM_LIMIT, 0
         deadlines = self._plan.deadlines
-        now = time.monotonic()
+        now = self._clock.now()
         limits = {
-            _Stage.BOOT: (BootEnd.BOOT_DEADLINE, self._started + deadlines.boot),
+            _Stage.BOOT: (BootEnd.BOOT_DEADLINE, self._begun + deadlines.boot),
             _Stage.CHECKS: (BootEnd.SILENCE_DEADLINE, self._last_event + deadlines.silence),
             _Stage.POWER_OFF: (BootEnd.POWER_OFF_DEADLINE, self._last_event + deadlines.power_off),
         }
         total = (BootEnd.TOTAL_DEADLINE, self._last_round + deadlines.total)
-        end, at = min(limits[self._stage()], total, key=lambda limit: limit[1])
+        panic = (BootEnd.PANICKED, self._last_sign + PANIC_SILENCE)
+        known = (limits[self._stage()], total, *([panic] if self._panicked else []))
+        end, at = min(known, key=lambda limit: limit[1])
         return (end, 0) if now >= at else (None, at - now)
 
     # What the selector calls; each returns whether more may come.
@@ -225,6 +238,9 @@ class _Boot:
             self._console += data
             self._timeline.read_console(self._console, len(data))
             self._console_file.write(data)
+            self._last_sign = self._clock.now()
+            start = max(0, len(self._console) - len(data) - len(PANIC))
+            self._panicked = self._panicked or self._console.find(PANIC, start) >= 0
         return data != b""
 
     def _read_events(self) -> bool:
@@ -234,12 +250,12 @@ class _Boot:
             rounds = self._reader.rounds
             self._keep(data)
             self._reader.feed(data)
-            self._last_event = time.monotonic()
+            self._last_event = self._last_sign = self._clock.now()
             if self._reader.rounds > rounds:
                 self._last_round = self._last_event
             if self._reader.said_hello:
                 self._timeline.reach(Mark.PROBES)
-            self._reached.setdefault(self._stage(), self._last_event)
+            self._reached.setdefault(self._stage(), time.monotonic())
             self._say_progress()
         if data == b"":
             self._timeline.reach(Mark.VIRTME_NG_END)
@@ -298,6 +314,7 @@ class _Boot:
             boot_s=round(hello - self._started, 3),
             checks_s=round(closed - hello, 3),
             total_s=round(ended - self._started, 3),
+            stopped_s=round(self._clock.stopped_s, 3),
             phases=self._timeline.phases(stream.times_ms, ended),
         )
 

@@ -364,6 +364,7 @@ AFTERMATH: tuple[tuple[re.Pattern[str], frozenset[K], int | None], ...] = (
 #: (exit code in the high byte) could not go on; one killed by a signal may be the kernel's doing.
 WRONG_ENVIRONMENT = re.compile(
     r"Kernel panic: (?:VFS: Unable to mount root fs|No working init found|Requested init "
+    r"|Cannot find place for new RAMDISK"
     r"|Could not decompress initial ramdisk|Attempted to kill init! exitcode=0x0000[0-9a-f]{2}00\b)"
 )
 

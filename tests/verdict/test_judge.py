@@ -263,3 +263,43 @@ def test_a_known_failure_hides_no_error_of_another_round(
     rounds = Rounds(10, 10, 5, {}, (RoundFailures(KEY, 5, 0, 1, errors),))
     found = judge.unexcused({Family.IPV4: family}, rounds)
     assert found[Family.IPV4].verdict is expected
+
+
+BAD_AFTER_A_STOP = {
+    "silent": with_stream(replace(GOOD, end=BootEnd.SILENCE_DEADLINE), closed=False),
+    "a check": with_stream(results=(replace(PASSED, verdict=CheckVerdict.FAIL),)),
+    "a watchdog": replace(GOOD, incidents=(incident(IncidentKind.SOFT_LOCKUP),)),
+    "did not start": Attempt(1, BootEnd.BOOT_DEADLINE, kernel_spoke=True),
+}
+
+
+@pytest.mark.parametrize("name", BAD_AFTER_A_STOP)
+def test_a_bad_boot_in_which_the_harness_stood_still_says_nothing_of_the_kernel(name: str) -> None:
+    attempt = BAD_AFTER_A_STOP[name]
+    assert not verdict(attempt).as_expected
+    assert verdict(replace(attempt, stopped_s=60.0)) is KernelVerdict.INFRASTRUCTURE
+    assert "did not run for 60 s" in reason(replace(attempt, stopped_s=60.0))
+    assert verdict(replace(attempt, stopped_s=3.5)) is verdict(attempt)
+
+
+def test_a_pause_excuses_no_crash_and_spoils_no_pass() -> None:
+    crashed = replace(GOOD, incidents=(incident(IncidentKind.PANIC),), stopped_s=60.0)
+    assert verdict(crashed) is KernelVerdict.CRASH
+    assert verdict(replace(GOOD, stopped_s=60.0)) is KernelVerdict.PASS
+
+
+def test_a_failure_in_one_of_many_rounds_outlives_a_pause() -> None:
+    failed = replace(PASSED, verdict=CheckVerdict.FAIL)
+    rounds = Rounds(100, 100, 1, failures=(RoundFailures(KEY, 1, 3, 10),))
+    attempt = replace(with_stream(results=(failed,), rounds=rounds), stopped_s=60.0)
+    assert verdict(attempt) is KernelVerdict.FAIL
+    silent = with_stream(replace(attempt, end=BootEnd.SILENCE_DEADLINE), closed=False)
+    assert verdict(silent) is KernelVerdict.INFRASTRUCTURE
+
+
+def test_a_panic_that_does_not_reboot_is_a_crash_and_one_for_want_of_room_is_not() -> None:
+    panicked = Attempt(1, BootEnd.PANICKED, kernel_spoke=True)
+    own = replace(panicked, incidents=(incident(IncidentKind.PANIC),))
+    room = replace(panicked, incidents=(incident(IncidentKind.PANIC, environment=True),))
+    assert verdict(own) is KernelVerdict.CRASH
+    assert verdict(room) is KernelVerdict.BOOT_FAILURE

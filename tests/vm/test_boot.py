@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One boot, with a small program in the place of virtme-ng, QEMU, kernel and guest."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.host.clock import RunningClock
+from harness.kernels.prepared import PreparedKernel
+from harness.verdict.results import Attempt, BootEnd, Family
+from harness.vm import boot, commandline
+from harness.vm.boot import BootPlan, Deadlines
+from harness.vm.commandline import Machine, Request
+from tests.vm.support import NONCE, sound
+
+LONG = Deadlines(boot=3600, silence=3600, power_off=3600, total=3600)
+
+#: What a program in the place of virtme-ng begins with.
+PRELUDE = """
+import pathlib, socket, sys, time
+work, stream, given = pathlib.Path.cwd(), pathlib.Path({stream!r}), pathlib.Path({given!r})
+def say(text):
+    sys.stderr.write(text + "\\n")
+    sys.stderr.flush()
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.01)
+events = socket.socket(socket.AF_UNIX)
+events.connect(str(work / "events"))
+say("[    0.000000] Linux version 6.12.1 (me@here) #1 SMP")
+"""
+POWER_OFF = """
+(work / "qemu.status").write_text("0")
+say("[    9.000000] reboot: Power down")
+"""
+PANIC = """
+say("[    0.020000] Kernel panic - not syncing: Cannot find place for new RAMDISK of size 55042092")
+say("[    0.020000] ---[ end Kernel panic - not syncing: Cannot find place for new RAMDISK ]---")
+time.sleep(3600)
+"""
+
+Run = Callable[..., Attempt]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A boot in which the given program runs, which has the helpers of PRELUDE."""
+    for name in ("vmlinux", "base"):
+        (tmp_path / name).write_bytes(b"never read")
+    (tmp_path / "stream").write_bytes(sound())
+    prelude = PRELUDE.format(stream=str(tmp_path / "stream"), given=str(tmp_path / "given"))
+    image = tmp_path / "vmlinux"
+
+    def boot_it(program: str, deadlines: Deadlines = LONG) -> Attempt:
+        command = [sys.executable, "-I", "-S", "-c", prelude + program]
+        monkeypatch.setattr(commandline, "command", lambda *_: command)
+        kernel = PreparedKernel("k", "6.12.1", "v", "o", image, "0" * 64, tmp_path, image)
+        request = Request(NONCE, 7, (Family.IPV4,))
+        plan = BootPlan(
+            *(kernel, tmp_path / "base", Path("/bin/true"), Machine(), request, (Family.IPV4,)),
+            *(deadlines, tmp_path / "attempt"),
+        )
+        return boot.boot(plan, threading.Event(), lambda _: None)
+
+    return boot_it
+
+
+SAY_ALL = "events.sendall(stream.read_bytes())\n"
+
+
+def test_a_whole_run_is_read(run: Run) -> None:
+    attempt = run(SAY_ALL + POWER_OFF)
+    assert (attempt.end, attempt.stream.closed) == (BootEnd.POWERED_OFF, True)
+    assert attempt.stopped_s == 0
+
+
+def test_a_panic_before_the_command_line_was_read_ends_the_boot(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a look at the console this boot lasts an hour."""
+    monkeypatch.setattr(boot, "PANIC_SILENCE", 0.2)
+    attempt = run(PANIC)
+    assert attempt.end is BootEnd.PANICKED
+    (panic,) = attempt.incidents
+    assert panic.environment
+    assert "RAMDISK" in panic.title
+
+
+@pytest.mark.parametrize("before", ["", SAY_ALL], ids=["while it boots", "while it powers off"])
+def test_time_in_which_the_harness_was_stopped_exceeds_no_deadline(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str
+) -> None:
+    looks = 0
+
+    def clock() -> float:
+        """A machine that sleeps for a year between two looks, whereupon the guest goes on."""
+        nonlocal looks
+        looks += 1
+        if looks < 5:
+            return time.monotonic()
+        (tmp_path / "given").touch()
+        return time.monotonic() + 3.2e7
+
+    monkeypatch.setattr(boot, "RunningClock", lambda: RunningClock(clock))
+    rest = "" if before else SAY_ALL
+    attempt = run(before + "wait_for(given)\n" + rest + POWER_OFF)
+    assert (attempt.end, attempt.stream.closed) == (BootEnd.POWERED_OFF, True)
+    assert attempt.stopped_s > 3e7
+
+
+def test_a_guest_that_stays_silent_exceeds_its_deadline(run: Run) -> None:
+    short = Deadlines(boot=0.5, silence=3600, power_off=3600, total=3600)
+    assert run("time.sleep(3600)", short).end is BootEnd.BOOT_DEADLINE
