@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional
-
 PLACE = "/proc/thread-self/net/"
 
 
@@ -46,20 +42,23 @@ class Since:
         return counters().get(name, 0) - self.start.get(name, 0)
 
 
-def sockets(protocol: str) -> Optional[int]:
-    """Sockets of ``protocol`` ("MPTCP", "MPTCPv6", ...) as /proc/net/protocols counts them."""
+def sockets(protocol: str) -> int:
+    """Sockets of ``protocol`` ("MPTCP", "MPTCPv6", ...) as /proc/net/protocols counts them.
+
+    -1 where it has no such line.
+    """
     for line in _read("protocols").split("\n"):
         fields = line.split()
         if fields and fields[0] == protocol:
             return int(fields[2])
-    return None
+    return -1
 
 
-def sockstat(protocol: str, name: str) -> Optional[int]:
-    """One number of /proc/net/sockstat or sockstat6: sockstat("TCP", "inuse")."""
+def sockstat(protocol: str, name: str) -> int:
+    """sockstat("TCP", "inuse"): a number of /proc/net/sockstat or sockstat6; -1 if not there."""
     for line in (_read("sockstat") + _read("sockstat6")).split("\n"):
         fields = line.split()
         if fields and fields[0] == protocol + ":":
             numbers = dict(zip(fields[1::2], fields[2::2]))
-            return int(numbers[name]) if name in numbers else None
-    return None
+            return int(numbers[name]) if name in numbers else -1
+    return -1

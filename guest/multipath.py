@@ -167,6 +167,8 @@ class Bench:
         self.events = pm.Events(self.pm)
         self.diag = diag.Diag()
         self._told: dict[str, object] = {}
+        #: MPTCP sockets that stay established between checks.
+        self._standing = 0
 
     def client_address(self, path: int) -> str:
         return topology.client_address(self.family, path)
@@ -179,6 +181,14 @@ class Bench:
         self.pm.flush()
         self.pm.set_limits(*self.limits)
         self.events.forget()
+
+    def quiet(self) -> None:
+        """Wait until what earlier checks closed is gone, so that it moves no counter later."""
+
+        def established() -> int:
+            return mib.counters().get("MPCurrEstab", self._standing)
+
+        wait_until(lambda: established() == self._standing)
 
     def story(self, name: str, tell: Callable[[], T]) -> T:
         """``tell()``, once for all checks that look at what it returns.
@@ -194,6 +204,11 @@ class Bench:
         if isinstance(told, Exception):
             raise told
         return told  # type: ignore[return-value]
+
+    def finish(self, ends: Ends) -> None:
+        """Close a connection that was made without a lab of its own."""
+        ends.close()
+        self._standing -= 2
 
     def connect(
         self,
@@ -212,7 +227,9 @@ class Bench:
         The listener is on every address, so that subflows can reach all of the server's. The
         sockets are closed after the check that ``lab`` is of, without one when the scenario ends.
         """
-        lab = lab or self.lab
+        if lab is None:
+            lab = self.lab
+            self._standing += 2
         family = self.family if family is None else family
         listener = lab.adopt(_socket.socket(family, _socket.SOCK_STREAM, MPTCP))
         if before_bind is not None:

@@ -81,10 +81,11 @@ class Script:
         self.outcomes: dict[str, Outcome] = {}
         self._patience = PATIENCE_S
         self.bench.clean()
+        self.bench.quiet()
         self.ends = connect(self)
         for step in steps:
             self.outcomes[step.name] = self._take(step)
-        self.ends.close()
+        self.bench.finish(self.ends)
         self.bench.clean()
 
     def _take(self, step: Step) -> Outcome:

@@ -56,7 +56,9 @@ QUICK_MODULES = (
 FULL_MODULES: Sequence[str] = (
     "binding",
     "closing",
+    "concurrency",
     "control",
+    "counters",
     "diag_sockets",
     "fallback",
     "fastopen",
@@ -79,6 +81,7 @@ FULL_MODULES: Sequence[str] = (
     "subflow_failures",
     "subflow_joins",
     "subflow_options",
+    "sysctls",
     "transfers",
     "userspace_pm",
     "waits",

@@ -179,6 +179,7 @@ def subflows_stop_at_limit(lab: Lab) -> None:
     """No more subflows are made than the limit allows, and more once it is raised."""
     bench = multipath.bench(lab)
     bench.clean()
+    bench.quiet()
     bench.pm.set_limits(subflows=1)
     for path in (2, 3):
         bench.pm.add(bench.client_address(path), pm.SUBFLOW)
@@ -199,6 +200,7 @@ def server_rejects_joins(lab: Lab) -> None:
     """A server rejects joins beyond its limit; the client counts the subflow no longer."""
     bench = multipath.bench(lab)
     bench.clean()
+    bench.quiet()
     bench.pm.set_limits(subflows=1)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_KERNEL)
     target = (bench.server_address(1), ends.port)
@@ -219,6 +221,7 @@ def no_add_addr_accepted(lab: Lab) -> None:
     """With a limit of 0 an ADD_ADDR is echoed, and neither joined nor counted as accepted."""
     bench = multipath.bench(lab)
     bench.clean()
+    bench.quiet()
     bench.pm.set_limits(add_addrs=0)
     ends = bench.connect(lab)
     since = mib.Since()
@@ -235,6 +238,7 @@ def deny_join_told_in_events(lab: Lab) -> None:
     """With allow_join_initial_addr_port=0 the peers learn it, and events have the flag."""
     bench = multipath.bench(lab)
     bench.clean()
+    bench.quiet()
     write_sysctl(DENY_JOIN_ID0, "0")
     lab.afterwards(lambda: write_sysctl(DENY_JOIN_ID0, "1"))
     ends = bench.connect(lab)
@@ -250,6 +254,7 @@ def deny_join_no_join_to_initial(lab: Lab) -> None:
     """The client does not join to the initial address of a peer that denies it."""
     bench = multipath.bench(lab)
     bench.clean()
+    bench.quiet()
     write_sysctl(DENY_JOIN_ID0, "0")
     lab.afterwards(lambda: write_sysctl(DENY_JOIN_ID0, "1"))
     since = mib.Since()

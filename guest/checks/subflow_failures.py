@@ -35,6 +35,7 @@ def connect(lab: Lab, *flags: int, before: Optional[multipath.Setup] = None) -> 
     """A connection with one subflow from an endpoint of each of ``flags``."""
     bench = multipath.bench(lab)
     bench.clean()
+    bench.quiet()
     for path, each in enumerate(flags, 2):
         bench.pm.add(bench.client_address(path), each, id=path)
     ends = bench.connect(lab, before_connect=before, before_bind=before)
@@ -297,6 +298,7 @@ def checksums_transfer(lab: Lab) -> None:
     """With checksums at either end both use them, on every subflow, and data is intact."""
     bench = multipath.bench(lab)
     bench.clean()
+    bench.quiet()
     bench.pm.add(bench.client_address(2), pm.SUBFLOW)
     since = mib.Since()
     lab.afterwards(lambda: write_sysctl("net.mptcp.checksum_enabled", "0"))

@@ -30,6 +30,7 @@ class Joined:
     def __init__(self, lab: Lab) -> None:
         bench = multipath.bench(lab)
         bench.clean()
+        bench.quiet()
         bench.pm.add(bench.client_address(2), pm.SUBFLOW)
         bench.pm.add(bench.client_address(3), pm.SUBFLOW | pm.BACKUP, id=BACKUP_ID)
         self.since = mib.Since()
