@@ -9,7 +9,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from guest import diag, multipath, netlink, pm, topology
+from guest import diag, multipath, netlink, pm, topology, wire
 from guest.checks import errno_name
 from guest.lab import MPTCP, TCP
 from guest.probe import Finding
@@ -38,6 +38,7 @@ def capabilities() -> dict[str, Finding]:
         "inet_diag": _asked(lambda: _dump(TCP), "inet_diag, tcp_diag"),
         "mptcp_diag": _asked(lambda: _dump(MPTCP), "mptcp_diag"),
         "sock_destroy": _destroy(),
+        "packet_socket": _asked(_packet_socket, "a packet socket"),
         "pm_netlink": _asked(lambda: pm.PathManager().close(), "the netlink family mptcp_pm"),
     }
     for name, sysctl in BY_SYSCTL.items():
@@ -58,6 +59,10 @@ def _asked(question: Callable[[], object], what: str) -> Finding:
     except OSError as error:
         return Finding(False, "%s: %s" % (what, errno_name(error.errno or 0)))
     return Finding(True)
+
+
+def _packet_socket() -> None:
+    _socket.socket(wire.AF_PACKET, _socket.SOCK_DGRAM, 0).close()
 
 
 def _dump(protocol: int) -> None:

@@ -400,6 +400,8 @@ def _outcome(item: Check, subject: Union[End, Lab]) -> Outcome:
     except sockopt.Overrun as overrun:
         what = "the kernel wrote where it may not"
         return events.FAIL, {"detail": what, "got": str(overrun)}
+    except OSError as error:  # the kernel's answer to a call that nobody expected to fail
+        return events.FAIL, {"detail": "a call failed", "got": _where(error)}
     except Exception as error:  # a broken check is reported as such, and the rest goes on
         return events.ERROR, {"detail": _where(error)}
     return events.PASS, {}

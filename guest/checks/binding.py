@@ -14,6 +14,7 @@ from guest.checks.reconnect import is_mptcp
 from guest.flow import at_end, content, exchange, read, same
 from guest.lab import MPTCP, TCP, wait_until
 from guest.setting import get, get_int, put, putting
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def bound(lab: Lab, port: int, option: str = "", protocol: int = MPTCP) -> _sock
     return sock
 
 
-@scenario_check("bind.of_a_used_port_fails", scenario=SCENARIO, sides=("mptcp", "tcp"))
+@scenario_check("bind.of_a_used_port_fails", scenario=SCENARIO)
+@each("mptcp", "tcp")
 def used_port(lab: Lab) -> None:
     """bind(2) to a port that another socket listens on fails with EADDRINUSE."""
     listener = lab.listener(MPTCP if lab.side == "mptcp" else TCP)
@@ -61,9 +63,9 @@ def foreign_address(lab: Lab) -> None:
 @scenario_check(
     "freebind.binds_to_a_foreign_address",
     scenario=SCENARIO,
-    sides=("FREEBIND", "TRANSPARENT"),
     needs=("transparent_get",),
 )
+@each("FREEBIND", "TRANSPARENT")
 def freebind(lab: Lab) -> None:
     """IP(V6)_FREEBIND and IP(V6)_TRANSPARENT let bind(2) take an address of nobody."""
     sock = lab.socket()
@@ -121,9 +123,8 @@ def reuseport(lab: Lab) -> None:
     exchange(client, lab.accept(other), content(1000), content(1000))
 
 
-@scenario_check(
-    "ipv6_v6only.leaves_ipv4_alone", scenario=SCENARIO, families=("ipv6",), sides=("on", "off")
-)
+@scenario_check("ipv6_v6only.leaves_ipv4_alone", scenario=SCENARIO, families=("ipv6",))
+@each("on", "off")
 def v6only(lab: Lab) -> None:
     """IPV6_V6ONLY lets IPv4 have the same port; without it bind(2) of IPv4 fails."""
     on = lab.side == "on"
@@ -140,8 +141,8 @@ def v6only(lab: Lab) -> None:
     "ipv6_v6only.decides_who_may_connect",
     scenario=SCENARIO,
     families=("ipv6",),
-    sides=("on", "off"),
 )
+@each("on", "off")
 def v6only_connect(lab: Lab) -> None:
     """IPv4 clients reach a listener on :: unless IPV6_V6ONLY is set, and are MPTCP there."""
     sock = lab.socket()
@@ -183,8 +184,8 @@ def mapped(lab: Lab) -> None:
     "ip_local_port_range.bounds_the_port",
     scenario=SCENARIO,
     needs=("local_port_range",),
-    sides=("bind", "connect", "listen"),
 )
+@each("bind", "connect", "listen")
 def port_range(lab: Lab) -> None:
     """IP_LOCAL_PORT_RANGE bounds the ports that bind(2), connect(2) and listen(2) choose."""
     low, high = 51_000, 51_003

@@ -22,6 +22,7 @@ from guest.calls import (
 )
 from guest.checks import equal, require, scenario_check
 from guest.flow import arrive, at_end, content, exchange, fill, read_to_end, same, small_buffers
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def _so_error(sock: _socket.socket) -> int:
     return sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
 
 
-@scenario_check("so_linger.zero_resets", scenario=SCENARIO, sides=("client", "server"))
+@scenario_check("so_linger.zero_resets", scenario=SCENARIO)
+@each("client", "server")
 def zero_resets(lab: Lab) -> None:
     """With SO_LINGER {1, 0} close(2) resets the connection: the peer gets ECONNRESET."""
     pair = lab.pair()
@@ -90,7 +92,8 @@ def zero_of_the_listener(lab: Lab) -> None:
     is_reset("after the peer's close", pair.client)
 
 
-@scenario_check("so_linger.off_does_not_reset", scenario=SCENARIO, sides=("client", "server"))
+@scenario_check("so_linger.off_does_not_reset", scenario=SCENARIO)
+@each("client", "server")
 def linger_off(lab: Lab) -> None:
     """Without SO_LINGER, or with it turned off again, close(2) ends the stream in order."""
     pair = lab.pair()
@@ -121,7 +124,8 @@ def _ends(lab: Lab, pair: Pair) -> tuple[_socket.socket, _socket.socket]:
     return (pair.server, pair.client) if lab.side == "server" else (pair.client, pair.server)
 
 
-@scenario_check("close.with_unread_data_resets", scenario=SCENARIO, sides=("client", "server"))
+@scenario_check("close.with_unread_data_resets", scenario=SCENARIO)
+@each("client", "server")
 def unread_data_resets(lab: Lab) -> None:
     """close(2) with unread data resets the connection, as TCP does (RFC 2525, 2.17)."""
     pair = lab.pair()
@@ -132,7 +136,8 @@ def unread_data_resets(lab: Lab) -> None:
     is_reset("after close with unread data", peer)
 
 
-@scenario_check("close.delivers_what_was_sent", scenario="buffers", sides=("client", "server"))
+@scenario_check("close.delivers_what_was_sent", scenario="buffers")
+@each("client", "server")
 def delivers_what_was_sent(lab: Lab) -> None:
     """close(2) with data on their way delivers them, then the end; also what fills the buffers."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
@@ -143,9 +148,8 @@ def delivers_what_was_sent(lab: Lab) -> None:
     equal_events("at the end", peer, POLLIN | POLLOUT | POLLRDHUP)
 
 
-@scenario_check(
-    "shutdown.half_close_keeps_the_other_way", scenario=SCENARIO, sides=("client", "server")
-)
+@scenario_check("shutdown.half_close_keeps_the_other_way", scenario=SCENARIO)
+@each("client", "server")
 def half_close(lab: Lab) -> None:
     """After SHUT_WR the other direction goes on: large data, then the end."""
     pair = lab.pair()
@@ -161,7 +165,8 @@ def half_close(lab: Lab) -> None:
         equal("SO_ERROR after both ends", _so_error(sock), 0)
 
 
-@scenario_check("shutdown.write_fails_with_epipe", scenario=SCENARIO, sides=("client", "server"))
+@scenario_check("shutdown.write_fails_with_epipe", scenario=SCENARIO)
+@each("client", "server")
 def write_after_shutdown(lab: Lab) -> None:
     """After SHUT_WR send(2) fails with EPIPE, recv(2) does not, and poll(2) says POLLOUT."""
     pair = lab.pair()
@@ -175,7 +180,8 @@ def write_after_shutdown(lab: Lab) -> None:
     same("data after SHUT_WR", closer.recv(16), b"more")
 
 
-@scenario_check("shutdown.read_ends_the_stream", scenario=SCENARIO, sides=("client", "server"))
+@scenario_check("shutdown.read_ends_the_stream", scenario=SCENARIO)
+@each("client", "server")
 def read_after_shutdown(lab: Lab) -> None:
     """After SHUT_RD recv(2) returns what is there, then 0; sending goes on."""
     pair = lab.pair()
@@ -191,7 +197,8 @@ def read_after_shutdown(lab: Lab) -> None:
     equal("SO_ERROR of the peer", _so_error(peer), 0)
 
 
-@scenario_check("shutdown.both_ways_hangs_up", scenario=SCENARIO, sides=("client", "server"))
+@scenario_check("shutdown.both_ways_hangs_up", scenario=SCENARIO)
+@each("client", "server")
 def shutdown_both(lab: Lab) -> None:
     """After SHUT_RDWR poll(2) says POLLHUP, send(2) EPIPE and recv(2) 0; the peer reads the end."""
     pair = lab.pair()
@@ -204,7 +211,8 @@ def shutdown_both(lab: Lab) -> None:
     equal_events("of the peer", peer, POLLIN | POLLOUT | POLLRDHUP)
 
 
-@scenario_check("shutdown.end_follows_all_data", scenario=SCENARIO, sides=("client", "server"))
+@scenario_check("shutdown.end_follows_all_data", scenario=SCENARIO)
+@each("client", "server")
 def end_follows_all_data(lab: Lab) -> None:
     """The end of the stream is seen after all data, not when it arrives."""
     pair = lab.pair()

@@ -46,6 +46,7 @@ from guest.flow import (
 )
 from guest.lab import MPTCP, TCP, wait_until
 from guest.setting import SOL_SOCKET, get_int, named, putting
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def ends(
     return pair.client, pair.server
 
 
-@scenario_check("fallback.carries_data_both_ways", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.carries_data_both_ways", scenario=SCENARIO)
+@each(*SIDES)
 def carries_data(lab: Lab) -> None:
     """Large data go both ways at once, then each way alone."""
     end, peer = ends(lab)
@@ -83,7 +85,8 @@ def carries_data(lab: Lab) -> None:
     exchange(peer, end, content(5000))
 
 
-@scenario_check("fallback.carries_data_through_small_buffers", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.carries_data_through_small_buffers", scenario=SCENARIO)
+@each(*SIDES)
 def small(lab: Lab) -> None:
     """Data that fill small buffers arrive when the peer reads, and no byte is lost or repeated."""
     end, peer = ends(lab, small_buffers, small_buffers)
@@ -93,7 +96,8 @@ def small(lab: Lab) -> None:
         exchange(source, sink, content(50_000))
 
 
-@scenario_check("fallback.goes_on_after_the_peers_half_close", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.goes_on_after_the_peers_half_close", scenario=SCENARIO)
+@each(*SIDES)
 def peers_half_close(lab: Lab) -> None:
     """After the peer's FIN the MPTCP socket goes on sending, and all of it arrives."""
     end, peer = ends(lab)
@@ -107,7 +111,8 @@ def peers_half_close(lab: Lab) -> None:
     same("after the transfer", read_to_end(peer), b"last")
 
 
-@scenario_check("fallback.receives_after_its_half_close", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.receives_after_its_half_close", scenario=SCENARIO)
+@each(*SIDES)
 def own_half_close(lab: Lab) -> None:
     """After its own SHUT_WR the MPTCP socket goes on receiving."""
     end, peer = ends(lab)
@@ -121,7 +126,8 @@ def own_half_close(lab: Lab) -> None:
     equal_events("after both ends", end, POLLIN | POLLOUT | POLLHUP | POLLRDHUP)
 
 
-@scenario_check("fallback.close_delivers_what_was_sent", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.close_delivers_what_was_sent", scenario=SCENARIO)
+@each(*SIDES)
 def close_delivers(lab: Lab) -> None:
     """close(2) with data on their way delivers them, then the end, from either side."""
     for who in (0, 1):
@@ -131,7 +137,8 @@ def close_delivers(lab: Lab) -> None:
         same("what was sent before close", read_to_end(both[1 - who]), sent)
 
 
-@scenario_check("fallback.reset_by_the_peer_is_reported", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.reset_by_the_peer_is_reported", scenario=SCENARIO)
+@each(*SIDES)
 def reset_by_peer(lab: Lab) -> None:
     """A reset by the peer: poll says POLLERR, recv(2) ECONNRESET, send(2) EPIPE."""
     end, peer = ends(lab)
@@ -143,7 +150,8 @@ def reset_by_peer(lab: Lab) -> None:
     fails("send after the peer's reset", errno.EPIPE, end.send, b"x")
 
 
-@scenario_check("fallback.linger_zero_resets", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.linger_zero_resets", scenario=SCENARIO)
+@each(*SIDES)
 def linger_zero(lab: Lab) -> None:
     """SO_LINGER {1, 0} resets a connection that fell back: the peer gets ECONNRESET."""
     end, peer = ends(lab)
@@ -170,9 +178,8 @@ def siocoutq_after_connect(lab: Lab) -> None:
     equal("SIOCOUTQ at last", wait_until(lambda: ioctl(end, SIOCOUTQ) == 0), True)
 
 
-@scenario_check(
-    "fallback.siocinq_counts_unread_bytes", scenario=SCENARIO, needs=("tcp_inq",), sides=SIDES
-)
+@scenario_check("fallback.siocinq_counts_unread_bytes", scenario=SCENARIO, needs=("tcp_inq",))
+@each(*SIDES)
 def siocinq(lab: Lab) -> None:
     """SIOCINQ is the number of unread bytes, exact after each read."""
     end, peer = ends(lab)
@@ -187,9 +194,8 @@ def siocinq(lab: Lab) -> None:
         equal("SIOCINQ after a read of %d" % size, ioctl(end, SIOCINQ), left)
 
 
-@scenario_check(
-    "fallback.tcp_inq_set_before_connect", scenario=SCENARIO, needs=("tcp_inq",), sides=("client",)
-)
+@scenario_check("fallback.tcp_inq_set_before_connect", scenario=SCENARIO, needs=("tcp_inq",))
+@each("client")
 def tcp_inq_before(lab: Lab) -> None:
     """TCP_INQ that was set before the fallback gives exact control messages."""
     end, peer = ends(lab, putting("TCP_INQ", 1))
@@ -200,7 +206,8 @@ def tcp_inq_before(lab: Lab) -> None:
         equal("TCP_CM_INQ after a read of %d" % size, count, left)
 
 
-@scenario_check("fallback.peek_and_trunc", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.peek_and_trunc", scenario=SCENARIO)
+@each(*SIDES)
 def peek_and_trunc(lab: Lab) -> None:
     """MSG_PEEK leaves data, MSG_TRUNC takes them unseen, MSG_WAITALL collects them."""
     end, peer = ends(lab)
@@ -221,7 +228,8 @@ def peek_and_trunc(lab: Lab) -> None:
     same("MSG_WAITALL", got, data)
 
 
-@scenario_check("fallback.peek_waitall_collects_all", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.peek_waitall_collects_all", scenario=SCENARIO)
+@each(*SIDES)
 def peek_waitall(lab: Lab) -> None:
     """MSG_PEEK with MSG_WAITALL waits for all bytes, and repeats none."""
     end, peer = ends(lab)
@@ -236,7 +244,8 @@ def peek_waitall(lab: Lab) -> None:
     same("a peek that had to wait", got, data)
 
 
-@scenario_check("fallback.is_not_mptcp", scenario=SCENARIO, needs=("tcp_is_mptcp",), sides=SIDES)
+@scenario_check("fallback.is_not_mptcp", scenario=SCENARIO, needs=("tcp_is_mptcp",))
+@each(*SIDES)
 def is_not_mptcp(lab: Lab) -> None:
     """TCP_IS_MPTCP is 0, and SOL_MPTCP is refused by the errno of the family's TCP."""
     end, _ = ends(lab)
@@ -246,7 +255,8 @@ def is_not_mptcp(lab: Lab) -> None:
         refused("SOL_MPTCP option %d" % option, answer, NOT_MPTCP[lab.family])
 
 
-@scenario_check("fallback.names_are_the_peers", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.names_are_the_peers", scenario=SCENARIO)
+@each(*SIDES)
 def names(lab: Lab) -> None:
     """getsockname() and getpeername() of both ends say the same."""
     end, peer = ends(lab)
@@ -254,7 +264,8 @@ def names(lab: Lab) -> None:
     equal("getpeername", end.getpeername(), peer.getsockname())
 
 
-@scenario_check("fallback.end_of_stream_ends_waiting", scenario=SCENARIO, sides=SIDES)
+@scenario_check("fallback.end_of_stream_ends_waiting", scenario=SCENARIO)
+@each(*SIDES)
 def end_ends_waiting(lab: Lab) -> None:
     """The peer's FIN ends a recv(2) that waits, and MSG_WAITALL with what has come."""
     end, peer = ends(lab)
@@ -292,5 +303,4 @@ for _row in ROWS:
             scenario=SCENARIO,
             needs=tuple(need for need in _row.needs if need != "inet_diag"),
             families=_row.families,
-            sides=SIDES,
-        )(_holds(_row.name))
+        )(each(*SIDES)(_holds(_row.name)))

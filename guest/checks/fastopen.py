@@ -14,6 +14,7 @@ from guest.flow import MSG_PEEK, at_end, content, exchange, read, same, wait_que
 from guest.lab import MPTCP, TCP, wait_until, write_sysctl
 from guest.scenarios import Scenario, declare
 from guest.setting import IPPROTO_TCP
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,9 +161,8 @@ def without_data(lab: Lab) -> None:
     equal("MPTCP at the client", is_mptcp(sock), True)
 
 
-@scenario_check(
-    "msg_fastopen.with_a_peer_of_tcp", scenario=SCENARIO, needs=NEEDS, sides=("client", "server")
-)
+@scenario_check("msg_fastopen.with_a_peer_of_tcp", scenario=SCENARIO, needs=NEEDS)
+@each("client", "server")
 def with_tcp(lab: Lab) -> None:
     """Data in the SYN arrive where the peer is plain TCP, and the connection goes on."""
     data = content(SYN_DATA)
@@ -290,8 +290,8 @@ def deferred_refusal(lab: Lab) -> None:
     "tcp_fastopen.of_a_listener",
     scenario=SCENARIO,
     needs=(*NEEDS, "packet_socket"),
-    sides=("on", "off"),
 )
+@each("on", "off")
 def of_a_listener(lab: Lab) -> None:
     """A listener takes data of a SYN where it has set TCP_FASTOPEN; else they come afterwards."""
     capture = wire.Capture()

@@ -14,6 +14,7 @@ from guest import diag, sockopt
 from guest.checks import equal, require, scenario_check
 from guest.flow import exchange
 from guest.setting import get, get_int, named, put
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ ROWS = (
 
 def _run(row: Row) -> Callable[[Lab], None]:
     def run(lab: Lab) -> None:
-        stage = lab.phase
+        stage = lab.side
         before_connect = row.set if stage == BEFORE_CONNECT else None
         before_bind = row.set if stage == ON_THE_LISTENER else None
         listener = lab.listener(before=before_bind)
@@ -258,16 +259,15 @@ for _row in ROWS:
         scenario=SCENARIO,
         needs=_row.needs,
         families=_row.families,
-        phases=_row.stages,
-    )(_run(_row))
+    )(each(*_row.stages)(_run(_row)))
 
 
 @scenario_check(
     "tcp_keepidle.sets_the_timer",
     scenario=SCENARIO,
     needs=("tcp_keepalive", "inet_diag"),
-    phases=STAGES,
 )
+@each(*STAGES)
 def sets_the_timer(lab: Lab) -> None:
     """TCP_KEEPIDLE with SO_KEEPALIVE starts the subflow's keepalive timer with that time."""
 
@@ -276,20 +276,20 @@ def sets_the_timer(lab: Lab) -> None:
         put(sock, "SO_KEEPALIVE", 1)
         equal("TCP_KEEPIDLE", get_int(sock, "TCP_KEEPIDLE"), 900)
 
-    listener = lab.listener(before=turn_on if lab.phase == ON_THE_LISTENER else None)
-    if lab.phase == WHILE_LISTENING:
+    listener = lab.listener(before=turn_on if lab.side == ON_THE_LISTENER else None)
+    if lab.side == WHILE_LISTENING:
         turn_on(listener)
     client = lab.socket()
-    if lab.phase == BEFORE_CONNECT:
+    if lab.side == BEFORE_CONNECT:
         turn_on(client)
     client.connect(listener.getsockname())
     server = lab.accept(listener)
-    if lab.phase == CONNECTED:
+    if lab.side == CONNECTED:
         turn_on(client)
         turn_on(server)
     look = diag.Diag()
     lab.afterwards(look.close)
-    for sock in _holders(lab.phase, client, server):
+    for sock in _holders(lab.side, client, server):
         equal("TCP_KEEPIDLE", get_int(sock, "TCP_KEEPIDLE"), 900)
         _keepalive(840_000, 901_000)(look.subflow(sock))
 

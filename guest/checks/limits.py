@@ -23,6 +23,7 @@ from guest.lab import TCP, wait_until
 from guest.multipath import info
 from guest.scenarios import Scenario, declare
 from guest.setting import get_int, put, putting
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def outq_adds_up(lab: Lab) -> None:
         equal(name + " is 0 once all was read", done, True)
 
 
-@scenario_check("window.opens_again", scenario=SCENARIO, sides=SIDES)
+@scenario_check("window.opens_again", scenario=SCENARIO)
+@each(*SIDES)
 def window_opens_again(lab: Lab) -> None:
     """A sender that a full receiver stopped goes on when all was read, again and again."""
     pair = _pair(lab)
@@ -118,7 +120,8 @@ def window_opens_again(lab: Lab) -> None:
         exchange(source, sink, content(30_000))
 
 
-@scenario_check("poll.says_pollout_when_there_is_room", scenario=SCENARIO, sides=SIDES)
+@scenario_check("poll.says_pollout_when_there_is_room", scenario=SCENARIO)
+@each(*SIDES)
 def pollout_with_room(lab: Lab) -> None:
     """POLLOUT goes when the send buffer is full, and comes back when much of it is free."""
     pair = _pair(lab)
@@ -131,7 +134,8 @@ def pollout_with_room(lab: Lab) -> None:
     require("send with POLLOUT", send_now(pair.client, b"x" * 1000) == 1000, "1000", "less")
 
 
-@scenario_check("so_rcvlowat.delays_pollin", scenario=SCENARIO, sides=SIDES)
+@scenario_check("so_rcvlowat.delays_pollin", scenario=SCENARIO)
+@each(*SIDES)
 def rcvlowat_delays(lab: Lab) -> None:
     """SO_RCVLOWAT delays POLLIN until that many bytes are queued."""
     pair = lab.pair(server=TCP) if lab.side == "fallback" else lab.pair()
@@ -198,8 +202,8 @@ def notsent_bounds(lab: Lab) -> None:
     "tcp_notsent_lowat.set_before_connect_bounds",
     scenario=SCENARIO,
     needs=("tcp_notsent_lowat", "tcp_inq"),
-    sides=("client", "server"),
 )
+@each("client", "server")
 def notsent_before(lab: Lab) -> None:
     """TCP_NOTSENT_LOWAT set before connect() or on a listener bounds unsent data."""
 

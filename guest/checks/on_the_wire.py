@@ -11,6 +11,7 @@ from guest.checks import Failed, equal, require, scenario_check
 from guest.flow import content, exchange, read, same
 from guest.lab import MPTCP, TCP
 from guest.setting import get_int, put, putting
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,23 +34,23 @@ TRIES = 20
     scenario=SCENARIO,
     needs=(*NEEDS, "ip_tos"),
     families=("ipv4",),
-    phases=("before_connect", "on_the_listener", "connected"),
 )
+@each("before_connect", "on_the_listener", "connected")
 def tos_on_the_wire(lab: Lab) -> None:
     """IP_TOS is in every packet that is sent after it was set, the SYN and SYN/ACK among them."""
     capture = wire.Capture()
     set_tos = putting("IP_TOS", TOS)
     pair = lab.pair(
-        before_connect=set_tos if lab.phase == "before_connect" else None,
-        before_bind=set_tos if lab.phase == "on_the_listener" else None,
+        before_connect=set_tos if lab.side == "before_connect" else None,
+        before_bind=set_tos if lab.side == "on_the_listener" else None,
     )
-    if lab.phase == "connected":
+    if lab.side == "connected":
         capture.forget()
         set_tos(pair.client)
         set_tos(pair.server)
     exchange(pair.client, pair.server, content(3000), content(3000))
     marked = {"before_connect": (pair.client,), "on_the_listener": (pair.server,)}
-    for sock in marked.get(lab.phase, (pair.client, pair.server)):
+    for sock in marked.get(lab.side, (pair.client, pair.server)):
         segments = capture.sent_by(sock)
         require("packets captured", len(segments) > 1, "more than 1", len(segments))
         equal("TOS of the packets", sorted({s.tos for s in segments}), [TOS])
@@ -71,8 +72,8 @@ def no_tos(lab: Lab) -> None:
     "tcp_maxseg.is_announced",
     scenario=SCENARIO,
     needs=(*NEEDS, "tcp_maxseg"),
-    sides=("client", "server"),
 )
+@each("client", "server")
 def maxseg_is_announced(lab: Lab) -> None:
     """TCP_MAXSEG set beforehand is the SYN's MSS, and the peer sends no larger segments."""
     capture = wire.Capture()
@@ -96,9 +97,8 @@ def _data_segments(sock: _socket.socket) -> int:
     return abi.TCP_INFO_LAYOUT.view(data).tcpi_data_segs_out
 
 
-@scenario_check(
-    "so_rcvbuf.bounds_the_window", scenario=SCENARIO, needs=NEEDS, sides=("client", "server")
-)
+@scenario_check("so_rcvbuf.bounds_the_window", scenario=SCENARIO, needs=NEEDS)
+@each("client", "server")
 def rcvbuf_bounds_the_window(lab: Lab) -> None:
     """No window is announced that is larger than SO_RCVBUF was set to beforehand."""
     capture = wire.Capture()
@@ -117,15 +117,17 @@ def rcvbuf_bounds_the_window(lab: Lab) -> None:
 
 
 def _payloads(segments: Sequence[Segment]) -> list[int]:
-    return [len(segment.payload) for segment in segments if segment.payload]
+    """Sizes of the payloads; a segment that was sent again counts once."""
+    sizes = {segment.seq: len(segment.payload) for segment in segments if segment.payload}
+    return [sizes[seq] for seq in sorted(sizes)]
 
 
 @scenario_check(
     "tcp_cork.holds_partial_segments",
     scenario=SCENARIO,
     needs=(*NEEDS, "tcp_cork_nodelay"),
-    phases=("before_connect", "on_the_listener", "connected", "fallback"),
 )
+@each("before_connect", "on_the_listener", "connected", "fallback")
 def cork_holds(lab: Lab) -> None:
     """TCP_CORK holds a partial segment back; clearing it sends one segment with all of it."""
     for _ in range(TRIES):
@@ -150,7 +152,7 @@ def _prepared(
     lab: Lab, prepare: Callable[[_socket.socket], None]
 ) -> tuple[_socket.socket, _socket.socket]:
     """A connection prepared at the lab's phase, the end that it holds on, and its peer."""
-    phase = lab.phase
+    phase = lab.side
     pair = lab.pair(
         server=TCP if phase == "fallback" else MPTCP,
         before_connect=prepare if phase in ("before_connect", "fallback") else None,
@@ -167,8 +169,8 @@ def _prepared(
     "tcp_nodelay.sends_at_once",
     scenario=SCENARIO,
     needs=(*NEEDS, "tcp_cork_nodelay"),
-    phases=("before_connect", "on_the_listener", "connected", "fallback"),
 )
+@each("before_connect", "on_the_listener", "connected", "fallback")
 def nodelay_sends(lab: Lab) -> None:
     """With TCP_NODELAY each small send(2) is a segment, though earlier ones are not acked."""
     capture = wire.Capture()

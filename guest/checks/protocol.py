@@ -13,6 +13,7 @@ from guest.checks.closing import linger
 from guest.flow import at_end, content, exchange
 from guest.lab import TCP, wait_until, write_sysctl
 from guest.multipath import info
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def _checksum(first: int, found: Map, data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-@scenario_check("dss.maps_all_data", scenario=SCENARIO, needs=NEEDS, sides=("off", "on"))
+@scenario_check("dss.maps_all_data", scenario=SCENARIO, needs=NEEDS)
+@each("off", "on")
 def maps_all_data(lab: Lab) -> None:
     """The mappings cover all data in order, with checksums where they are enabled."""
     checksums = lab.side == "on"
@@ -231,9 +233,8 @@ def ends_with_data_fin(lab: Lab) -> None:
         equal("TCP's FIN after both DATA_FINs", found is not None, True)
 
 
-@scenario_check(
-    "mp_fastclose.goes_with_the_reset", scenario=SCENARIO, needs=NEEDS, sides=("client", "server")
-)
+@scenario_check("mp_fastclose.goes_with_the_reset", scenario=SCENARIO, needs=NEEDS)
+@each("client", "server")
 def goes_with_the_reset(lab: Lab) -> None:
     """SO_LINGER {1, 0} sends a reset with MP_FASTCLOSE and the peer's key."""
     capture = wire.Capture()
@@ -252,9 +253,8 @@ def goes_with_the_reset(lab: Lab) -> None:
     equal("the key in MP_FASTCLOSE", (option or b"")[4:12], expected)
 
 
-@scenario_check(
-    "fallback.sends_no_mptcp_option", scenario=SCENARIO, needs=NEEDS, sides=("client", "server")
-)
+@scenario_check("fallback.sends_no_mptcp_option", scenario=SCENARIO, needs=NEEDS)
+@each("client", "server")
 def no_mptcp_option(lab: Lab) -> None:
     """After the handshake with a plain TCP peer no packet carries an option of MPTCP."""
     capture = wire.Capture()

@@ -11,6 +11,7 @@ from guest.flow import MSG_PEEK, at_end, content, exchange, read, same, small_bu
 from guest.lab import Lab, wait_until, write_sysctl
 from guest.multipath import info
 from guest.setting import put
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,9 +95,8 @@ def with_checksums(lab: Lab) -> None:
     _counted(pair, 200_777, 200_000)
 
 
-@scenario_check(
-    "transfer.checksums_of_one_end_suffice", scenario=SCENARIO, sides=("client", "server")
-)
+@scenario_check("transfer.checksums_of_one_end_suffice", scenario=SCENARIO)
+@each("client", "server")
 def checksums_of_one_end(lab: Lab) -> None:
     """Checksums are used where one end wants them; the sysctl counts when a socket is made."""
     lab.afterwards(lambda: write_sysctl(CHECKSUM, "0"))

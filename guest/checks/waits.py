@@ -20,6 +20,7 @@ from guest.flow import MSG_PEEK, arrive, content, fill, same, small_buffers
 from guest.lab import TCP, wait_until
 from guest.scenarios import Scenario, declare
 from guest.setting import IPPROTO_TCP, get, put
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def timed_out(
     require(what + ": seconds", took >= TIMEOUT_S - EARLY_S, "%.2f or more" % TIMEOUT_S, took)
 
 
-@scenario_check("so_rcvtimeo.ends_recv", scenario=SCENARIO, sides=("old", "new"))
+@scenario_check("so_rcvtimeo.ends_recv", scenario=SCENARIO)
+@each("old", "new")
 def ends_recv(lab: Lab) -> None:
     """SO_RCVTIMEO ends a recv(2) that waits with EAGAIN, when its time has passed."""
     pair = lab.pair()
@@ -72,7 +74,8 @@ def listener_rcvtimeo(lab: Lab) -> None:
     timed_out("recv", pair.server, errno.EAGAIN, pair.server.recv, 16)
 
 
-@scenario_check("so_sndtimeo.ends_send", scenario=SCENARIO, sides=("old", "new"))
+@scenario_check("so_sndtimeo.ends_send", scenario=SCENARIO)
+@each("old", "new")
 def ends_send(lab: Lab) -> None:
     """SO_SNDTIMEO ends a send(2) that waits for room with EAGAIN, when its time has passed."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
@@ -109,9 +112,8 @@ def second_connect(lab: Lab) -> None:
     equal("recv while it connects", errno_name(got) if got else "success", "EAGAIN")
 
 
-@scenario_check(
-    "msg_waitall.returns_what_came_in_time", scenario=SCENARIO, sides=("mptcp", "fallback")
-)
+@scenario_check("msg_waitall.returns_what_came_in_time", scenario=SCENARIO)
+@each("mptcp", "fallback")
 def waitall_in_time(lab: Lab) -> None:
     """MSG_WAITALL with SO_RCVTIMEO returns what has come when the time has passed."""
     pair = _pair(lab)
@@ -133,9 +135,8 @@ def peek_waitall_in_time(lab: Lab) -> None:
     same("a read afterwards", pair.client.recv(6000), data)
 
 
-@scenario_check(
-    "so_rcvlowat.recv_waits_for_as_much", scenario=SCENARIO, sides=("mptcp", "fallback")
-)
+@scenario_check("so_rcvlowat.recv_waits_for_as_much", scenario=SCENARIO)
+@each("mptcp", "fallback")
 def lowat_waits(lab: Lab) -> None:
     """recv(2) waits for SO_RCVLOWAT bytes; SO_RCVTIMEO ends that with what has come."""
     pair = _pair(lab)
@@ -226,13 +227,12 @@ def _idle_of(lab: Lab) -> _Idle:
 KEPT_ALIVE = ("before_connect", "on_the_listener", "connected", "fallback")
 
 
-@scenario_check(
-    "so_keepalive.sends_probes", scenario=SCENARIO, needs=("tcp_keepalive",), phases=KEPT_ALIVE
-)
+@scenario_check("so_keepalive.sends_probes", scenario=SCENARIO, needs=("tcp_keepalive",))
+@each(*KEPT_ALIVE)
 def sends_probes(lab: Lab) -> None:
     """SO_KEEPALIVE sends a probe after TCP_KEEPIDLE, wherever both were set."""
     idle = _idle_of(lab)
-    sent = wait_until(lambda: idle.more(lab.phase) > 0, LATE_S)
+    sent = wait_until(lambda: idle.more(lab.side) > 0, LATE_S)
     equal("a segment is sent on an idle connection", sent, True)
 
 

@@ -28,6 +28,7 @@ from guest.flow import arrive, content, drain, exchange, fill, small_buffers
 from guest.lab import TCP
 from guest.scenarios import Scenario, declare
 from guest.setting import put
+from guest.variants import each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def _pair(lab: Lab) -> Pair:
     return lab.pair(before_connect=small_buffers, before_bind=small_buffers, **server)
 
 
-@scenario_check("poll.is_woken_by_data", scenario=SCENARIO, sides=SIDES)
+@scenario_check("poll.is_woken_by_data", scenario=SCENARIO)
+@each(*SIDES)
 def by_data(lab: Lab) -> None:
     """poll(2) for POLLIN is woken by data."""
     pair = _pair(lab)
@@ -77,7 +79,8 @@ def _end_of(sock: _socket.socket) -> Callable[[], object]:
     return lambda: sock.shutdown(_socket.SHUT_WR)
 
 
-@scenario_check("poll.is_woken_by_the_end", scenario=SCENARIO, sides=SIDES)
+@scenario_check("poll.is_woken_by_the_end", scenario=SCENARIO)
+@each(*SIDES)
 def by_the_end(lab: Lab) -> None:
     """poll(2) is woken by the peer's FIN, for POLLIN and for POLLRDHUP alone."""
     for wanted in (POLLIN, POLLRDHUP):
@@ -85,7 +88,8 @@ def by_the_end(lab: Lab) -> None:
         polls("poll for the end", pair.client, wanted, _end_of(pair.server))
 
 
-@scenario_check("poll.is_woken_by_a_reset", scenario=SCENARIO, sides=SIDES)
+@scenario_check("poll.is_woken_by_a_reset", scenario=SCENARIO)
+@each(*SIDES)
 def by_a_reset(lab: Lab) -> None:
     """poll(2) for no event at all is woken by a reset, with POLLERR and POLLHUP."""
     pair = _pair(lab)
@@ -95,7 +99,8 @@ def by_a_reset(lab: Lab) -> None:
     equal("events", events_text(int(str(got))), events_text(POLLERR | POLLHUP))
 
 
-@scenario_check("poll.is_woken_by_room", scenario=SCENARIO, sides=SIDES)
+@scenario_check("poll.is_woken_by_room", scenario=SCENARIO)
+@each(*SIDES)
 def by_room(lab: Lab) -> None:
     """poll(2) for POLLOUT of a full socket is woken when the peer reads."""
     pair = _pair(lab)
@@ -140,7 +145,8 @@ def by_notsent_lowat(lab: Lab) -> None:
     polls("poll", pair.client, POLLOUT, lambda: put(pair.client, "TCP_NOTSENT_LOWAT", 1 << 30))
 
 
-@scenario_check("recv.is_woken", scenario=SCENARIO, sides=SIDES)
+@scenario_check("recv.is_woken", scenario=SCENARIO)
+@each(*SIDES)
 def recv_is_woken(lab: Lab) -> None:
     """A recv(2) that waits is woken by data, by the end of the stream, and by a reset."""
     pair = _pair(lab)
@@ -158,7 +164,8 @@ def recv_is_woken(lab: Lab) -> None:
     equal("recv after a reset", errno_name(int(str(number))), "ECONNRESET")
 
 
-@scenario_check("recv.is_woken_by_its_own_shutdown", scenario=SCENARIO, sides=SIDES)
+@scenario_check("recv.is_woken_by_its_own_shutdown", scenario=SCENARIO)
+@each(*SIDES)
 def recv_own_shutdown(lab: Lab) -> None:
     """A recv(2) that waits returns 0 where another thread shuts the socket down."""
     pair = _pair(lab)
@@ -167,7 +174,8 @@ def recv_own_shutdown(lab: Lab) -> None:
     equal("recv", got, b"")
 
 
-@scenario_check("recv.waits_for_so_rcvlowat", scenario=SCENARIO, sides=SIDES)
+@scenario_check("recv.waits_for_so_rcvlowat", scenario=SCENARIO)
+@each(*SIDES)
 def recv_waits_for_lowat(lab: Lab) -> None:
     """A recv(2) that waits goes on waiting until SO_RCVLOWAT bytes have come."""
     pair = _pair(lab)
@@ -183,7 +191,8 @@ def recv_waits_for_lowat(lab: Lab) -> None:
     equal("bytes of recv", len(got), 1000)
 
 
-@scenario_check("send.is_woken", scenario=SCENARIO, sides=SIDES)
+@scenario_check("send.is_woken", scenario=SCENARIO)
+@each(*SIDES)
 def send_is_woken(lab: Lab) -> None:
     """A send(2) that waits for room is woken when the peer reads, and by a reset."""
     pair = _pair(lab)
@@ -210,7 +219,8 @@ def send_is_woken(lab: Lab) -> None:
     require("another send", got in (errno.ECONNRESET, errno.EPIPE), "ECONNRESET or EPIPE", got)
 
 
-@scenario_check("accept.is_woken", scenario=SCENARIO, sides=("mptcp", "tcp"))
+@scenario_check("accept.is_woken", scenario=SCENARIO)
+@each("mptcp", "tcp")
 def accept_is_woken(lab: Lab) -> None:
     """An accept(2) that waits is woken by an MPTCP client and by a plain TCP one."""
     listener = lab.listener()

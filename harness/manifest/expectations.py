@@ -96,6 +96,7 @@ OF_SCENARIOS = frozenset(
         "inet_diag",
         "laminar",
         "mptcp_diag",
+        "packet_socket",
         "path_manager",
         "pm_get_token",
         "pm_netlink",

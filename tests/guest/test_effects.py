@@ -65,6 +65,12 @@ def test_each_check_says_what_it_is_about() -> None:
         assert len(item.summary) <= 100, item.id
 
 
+def by_stage(row: inherit.Row) -> Check:
+    """The check of ``row`` with a result for each of its stages."""
+    function: Callable[[Lab], None] = inherit._run(row)
+    return Check("row", function, (), ("run",), row.stages, (), "", row.families)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", sorted({row.name for row in inherit.ROWS if row.back}))
 def test_an_option_that_is_not_set_is_seen(name: str) -> None:
     def break_it() -> None:
@@ -76,11 +82,9 @@ def test_an_option_that_is_not_set_is_seen(name: str) -> None:
 
         patch(inherit, put=put)
 
-    check = f"{name.lower()}.reaches_the_subflow"
-    families = next(item.families for item in of("inherit") if item.id == check)
-    items = [item for item in of("inherit") if item.id == check]
-    found = namespaces.failures(families[0], items, break_it)
-    assert {failure[1] for failure in found} == set(items[0].phases)
+    row = next(row for row in inherit.ROWS if row.name == name)
+    found = namespaces.failures(row.families[0], [by_stage(row)], break_it)
+    assert {failure[2] for failure in found} == set(row.stages)
 
 
 @pytest.mark.parametrize("row", [row for row in inherit.ROWS if row.effect], ids=lambda r: r.name)
@@ -99,10 +103,8 @@ def test_an_option_that_stays_on_the_mptcp_socket_is_seen(row: inherit.Row) -> N
         real = diag.Diag.tcp
         patch(diag.Diag, tcp=tcp)
 
-    check = f"{row.name.lower()}.reaches_the_subflow"
-    items = [item for item in of("inherit") if item.id == check]
-    found = namespaces.failures(row.families[0], items, break_it)
-    assert {failure[1] for failure in found} == set(items[0].phases)
+    found = namespaces.failures(row.families[0], [by_stage(row)], break_it)
+    assert {failure[2] for failure in found} == set(row.stages)
 
 
 def be_impatient() -> None:
