@@ -11,17 +11,19 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from harness import kernels
 from harness.errors import UsageError
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.manifest.plan import Plan
 from harness.records import reuse
 from harness.run import session, workspace
 from harness.run.progress import Listener, Progress, Stage
-from harness.run.session import RunRequest
+from harness.run.request import RunRequest
 from harness.verdict.results import (
     Attempt,
     BootEnd,
@@ -96,6 +98,13 @@ def entries(count: int) -> list[KernelEntry]:
     return [KernelEntry(f"kernel-{number}", source, "the tests") for number in range(count)]
 
 
+def asking(**settings: Any) -> RunRequest:
+    """A request with ``settings``, whether they are the plan's or its own."""
+    names = {name for name in settings if name in {field.name for field in fields(Plan)}}
+    plan = Plan(**{name: settings.pop(name) for name in names})
+    return RunRequest(plan, **settings)
+
+
 def run(
     directory: Path,
     kernels: Sequence[KernelEntry],
@@ -103,7 +112,8 @@ def run(
     request: RunRequest,
     stop: threading.Event,
 ) -> RunResult:
-    request = replace(request, families=(Family.IPV4,), manifest=directory / "kernels.yaml")
+    plan = replace(request.plan, families=(Family.IPV4,))
+    request = replace(request, plan=plan, manifest=directory / "kernels.yaml")
     return session.run(kernels, request, Cache(directory / "cache"), listener, stop)
 
 

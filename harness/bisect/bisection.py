@@ -16,7 +16,7 @@ from harness.bisect.predicate import Predicate
 from harness.bisect.results import Bisection, Change, Ending, Kernel, KernelEvidence
 from harness.bisect.testing import Listening, Tester
 from harness.kernels import Cache
-from harness.run import session
+from harness.run.request import RunRequest
 from harness.text import plural
 from harness.verdict.results import KernelResult, KernelVerdict
 
@@ -30,7 +30,7 @@ _NO_USE = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.BOOT_FAILURE)
 def bisect(
     series: Series,
     wanted: Predicate | None,
-    request: session.RunRequest,
+    request: RunRequest,
     cache: Cache,
     listening: Listening,
     say: Say,

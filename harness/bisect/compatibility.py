@@ -22,7 +22,7 @@ from harness.bisect.testing import Listening, Tester, on_ground, remembered
 from harness.errors import Damaged, Interrupted
 from harness.kernels import Cache, KernelUnavailable
 from harness.manifest.expectations import parse_release
-from harness.run.session import RunRequest
+from harness.run.request import RunRequest
 from harness.text import plural
 from harness.verdict.results import Family, KernelResult, KernelVerdict
 
@@ -62,7 +62,7 @@ def draw(
     Raises as :func:`harness.run.session.run` does, :class:`Interrupted`, KernelUnavailable where no
     kernel can be tested, and what :func:`harness.bisect.state.opened` raises.
     """
-    what = {"bisect": "boundaries", "checks": request.checks}
+    what = {"bisect": "boundaries"}
     with remembered("maps", candidates, request, what, cache, say, fresh=fresh) as (asked, journal):
         entries = [candidate.entry for candidate in candidates]
         search = Search(candidates, journal, say, notes)

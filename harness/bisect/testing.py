@@ -25,6 +25,7 @@ from harness.run import session, workspace
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix
 from harness.run.progress import Listener, Progress, Stage
+from harness.run.request import RunRequest
 from harness.verdict.results import KernelResult
 from harness.vm import initramfs
 
@@ -100,7 +101,7 @@ class Booting:
             self._options,
             directory=Path(keeper.run.directory),
             jobs=min(self._options.jobs, len(entries)),
-            reuse=stored,
+            request=replace(self._options.request, reuse=stored),
             on_boot=keeper.bundles.booting,
         )
         with self._listening([entry.name for entry in entries]) as shown:
@@ -154,7 +155,7 @@ def guest_root(cache: Cache) -> str:
 def remembered(
     kind: str,
     candidates: Sequence[Candidate],
-    request: session.RunRequest,
+    request: RunRequest,
     what: Mapping[str, Any],
     cache: Cache,
     say: Callable[[str], None],
@@ -169,13 +170,13 @@ def remembered(
     asked = question(candidates, request, what, guest_root(cache))
     beside = request.store or workspace.store_file()
     place = state.place(beside.with_name(kind), asked)
-    with state.opened(place, asked, session.seed_of(request), say, fresh=fresh) as journal:
+    with state.opened(place, asked, request.seed(), say, fresh=fresh) as journal:
         yield asked, journal
 
 
 def question(
     candidates: Sequence[Candidate],
-    request: session.RunRequest,
+    request: RunRequest,
     what: Mapping[str, Any],
     guest: str,
 ) -> str:
@@ -187,19 +188,17 @@ def question(
     settings = {
         **what,
         "versions": [[candidate.release, candidate.version] for candidate in candidates],
-        "families": request.families,
-        "accel": request.accel,
-        "seed": "random" if request.seed is None else request.seed,
+        **replace(request, manifest=None).settings(),  # the kernels say what they are
         "guest": guest,
         "judging": reuse.judging(),
     }
-    return resume.asked([candidate.entry for candidate in candidates], settings)
+    return resume.asked([candidate.entry for candidate in candidates], request.plan, settings)
 
 
 @contextlib.contextmanager
 def on_ground(
     entries: Sequence[KernelEntry],
-    request: session.RunRequest,
+    request: RunRequest,
     asked: str,
     seed: int,
     cache: Cache,

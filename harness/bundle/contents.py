@@ -24,6 +24,7 @@ from harness.manifest.kernels_yaml import (
     TreeSource,
     UpstreamSource,
 )
+from harness.manifest.plan import Plan, Profile
 from harness.manifest.schema import EntryModel
 from harness.records.from_json import Fields, kernel_from_text
 from harness.verdict import rounds
@@ -48,10 +49,7 @@ class Asked:
     """What the checker was asked for."""
 
     seed: int
-    families: tuple[Family, ...]
-    checks: tuple[str, ...]  # all when empty
-    payload: int | None
-    repeat: Repeat
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,7 @@ def to_json(bundle: Bundle, members: Mapping[str, bytes]) -> bytes:
     """The bundle.json of ``bundle``, whose other members are ``members``."""
     modules = [name for name in members if name.startswith(f"{MODULES}/")]
     image = next((name for name in members if name.startswith(f"{IMAGE}/")), None)
+    plan = bundle.asked.plan
     manifest = {
         "schema": SCHEMA,
         "created": bundle.created.isoformat(timespec="seconds"),
@@ -105,10 +104,11 @@ def to_json(bundle: Bundle, members: Mapping[str, bytes]) -> bytes:
         "accel": "kvm" if bundle.kvm else "tcg",
         "request": {
             "seed": bundle.asked.seed,
-            "families": list(bundle.asked.families),
-            "checks": list(bundle.asked.checks),
-            "payload": bundle.asked.payload,
-            **asdict(bundle.asked.repeat),
+            "families": list(plan.families),
+            "checks": list(plan.checks),
+            "profile": plan.profile,
+            "payload": plan.payload,
+            **asdict(plan.repeat),
         },
         "expected": dict(bundle.expected),
         "left_out": list(bundle.left_out),
@@ -232,10 +232,12 @@ def _result(members: Mapping[str, bytes]) -> KernelResult:
 
 
 def _asked(given: Fields) -> Asked:
-    asked = Asked(
-        seed=given.take("seed", int),
+    seed = given.take("seed", int)
+    plan = Plan(
         families=tuple(map(Family, given.texts("families"))),
         checks=given.texts("checks"),
+        # Bundles of older harnesses do not name it; they ran what there was.
+        profile=given.word("profile", Profile) if given.has("profile") else Profile.FULL,
         payload=given.optional("payload", int),
         repeat=Repeat(
             given.take("rounds", int),
@@ -245,14 +247,14 @@ def _asked(given: Fields) -> Asked:
     )
     given.end()
     numbers = (
-        (asked.seed, 0, (1 << 63) - 1),
-        (asked.payload or 1, 1, 1 << 24),
-        (asked.repeat.rounds, 1, rounds.MOST),
-        (asked.repeat.seconds or 1, 1, 1 << 24),
+        (seed, 0, (1 << 63) - 1),
+        (plan.payload or 1, 1, 1 << 24),
+        (plan.repeat.rounds, 1, rounds.MOST),
+        (plan.repeat.seconds or 1, 1, 1 << 24),
     )
-    if not asked.families or not all(least <= number <= most for number, least, most in numbers):
+    if not plan.families or not all(least <= number <= most for number, least, most in numbers):
         raise Malformed("its request has no family, or a number out of bounds")
-    return asked
+    return Asked(seed, plan)
 
 
 # The entry is written as kernels.yaml has it, so that the manifest's own schema judges it.

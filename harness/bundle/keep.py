@@ -23,8 +23,7 @@ from harness.bundle.contents import (
 )
 from harness.kernels import KernelUnavailable, PreparedKernel, configured
 from harness.kernels.kernel_image import recognise
-from harness.manifest.expectations import expectations
-from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, TreeSource
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
 from harness.records import to_json
 from harness.verdict.results import Attempt, KernelResult, KernelVerdict
 from harness.vm import initramfs
@@ -145,8 +144,7 @@ def _config(entry: KernelEntry, kernel: PreparedKernel) -> str:
 
 
 def _asked(plan: BootPlan) -> Asked:
-    request = plan.request
-    return Asked(request.seed, plan.families, request.checks, request.payload, request.repeat)
+    return Asked(plan.request.seed, plan.request.plan)
 
 
 def _describe(
@@ -158,7 +156,7 @@ def _describe(
 ) -> Bundle:
     kernel = plan.kernel
     release = result.release or kernel.release
-    expected = expectations(release, isinstance(entry.source, DebSource), entry.expect)
+    expected = entry.expected(release)
     return Bundle(
         entry=entry,
         created=datetime.datetime.now(datetime.UTC),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from harness.manifest.kernels_yaml import Accel
+from harness.manifest.plan import Profile
 from harness.verdict.results import Family
 from harness.verdict.rounds import MOST
 
@@ -97,6 +98,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="one size instead of a byte, a segment and a stream",
     )
+    add_profile(command, "full")
     _add_repeat(command)
     command.add_argument(
         "--reuse",
@@ -134,6 +136,16 @@ def add_predicate(command: argparse.ArgumentParser, default: str = "") -> None:
     )
     wanted.add_argument(
         "--any", action="store_true", help="bad is what starts and is not as expected"
+    )
+
+
+def add_profile(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--profile",
+        type=Profile,
+        choices=list(Profile),
+        help="quick: checks of loopback connections; full: checks of scenarios, too, such as "
+        f"several subflows (default: {default})",
     )
 
 

@@ -9,15 +9,16 @@ import json
 import sys
 from pathlib import Path
 
-from guest import checks as guest_checks
 from harness.bisect import bisection, candidates, changelog, predicate
 from harness.cli import arguments, boundaries
 from harness.cli.common import (
+    all_names,
     check_fingerprint,
     check_writable,
     families,
     globs,
     listener,
+    profile_of,
     say,
     stopping,
     write,
@@ -25,10 +26,9 @@ from harness.cli.common import (
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
-from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.plan import Plan
 from harness.report import bisect as report
-from harness.run import session
-from harness.verdict.judge import CAPABILITY
+from harness.run.request import RunRequest
 from harness.verdict.results import Family
 
 
@@ -78,6 +78,7 @@ def add(commands: arguments.Commands) -> None:
     command.add_argument(
         "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="of the payloads"
     )
+    arguments.add_profile(command, "quick where --check names nothing else, else full")
     command.add_argument(
         "--fresh", action="store_true", help="forget what an earlier bisect for the same found out"
     )
@@ -88,9 +89,8 @@ def add(commands: arguments.Commands) -> None:
 def run(given: argparse.Namespace) -> int:
     """Search, and say what was found."""
     check_writable(given.json)
-    request = session.RunRequest(
-        families=families(given),
-        seed=given.seed,
+    request = RunRequest(
+        plan=Plan(families(given), profile=profile_of(given), seed=given.seed),
         jobs=given.jobs,
         accel=given.accel,
         output=given.output,
@@ -107,9 +107,7 @@ def run(given: argparse.Namespace) -> int:
     return status
 
 
-def _search(
-    given: argparse.Namespace, request: session.RunRequest, cache: Cache
-) -> tuple[str, str, int]:
+def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tuple[str, str, int]:
     """What is to be shown, the same as JSON, and the exit status."""
     if given.good is None or given.bad is None:
         raise UsageError("--good and --bad each want the name of a kernel")
@@ -132,8 +130,7 @@ def _search(
 
 def check_pattern(pattern: str | None) -> None:
     """Every part of it has to match something that kernels are asked."""
-    ids = [check.id for check in guest_checks.all_checks()]
-    known = [*ids, *(CAPABILITY + name for name in CAPABILITIES)]
+    known = all_names()
     for glob in globs(pattern) if pattern is not None else ():
         if not fnmatch.filter(known, glob):
             raise UsageError(

@@ -14,13 +14,11 @@ from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import load
 from harness.report import boundaries, terminal
-from harness.run import session
+from harness.run.request import RunRequest
 from harness.verdict.results import EXIT_OK
 
 
-def search(
-    given: argparse.Namespace, request: session.RunRequest, cache: Cache
-) -> tuple[str, str, int]:
+def search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tuple[str, str, int]:
     """Map what ``given`` names, from --good to --bad, or all kernels of the manifest.
 
     What is to be shown, the same as JSON, and the exit status.
@@ -30,7 +28,8 @@ def search(
             "--boundaries looks at all changes, with one boot of each kernel; leave --any, "
             "--incident and --confirm away"
         )
-    request = replace(request, checks=matching_checks(given.check))
+    plan = replace(request.plan, checks=matching_checks(given.check, request.plan.profile))
+    request = replace(request, plan=plan)
     with stopping(cache.stop) as stop:
         series = _series(given, cache)
         found = compatibility.draw(

@@ -21,24 +21,47 @@ from harness.errors import HostError, UsageError
 from harness.host.files import write_through
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
+from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.plan import Profile
 from harness.report import plain
 from harness.run import matrix
 from harness.run.progress import Listener
 from harness.text import printable
+from harness.verdict.judge import CAPABILITY
 from harness.verdict.results import Family
 
 
-def matching_checks(pattern: str | None) -> tuple[str, ...]:
+def profile_of(given: argparse.Namespace) -> Profile:
+    """The one of --profile; else quick where --check names no check of another, else full."""
+    if given.profile is not None:
+        chosen: Profile = given.profile
+        return chosen
+    if given.check is None:
+        return Profile.FULL
+    named = [name for glob in globs(given.check) for name in fnmatch.filter(all_names(), glob)]
+    quick = all_names(Profile.QUICK)
+    return Profile.QUICK if named and set(named) <= {*quick} else Profile.FULL
+
+
+def all_names(profile: Profile = Profile.FULL) -> list[str]:
+    """What a kernel of ``profile`` is asked: checks, and capabilities as capability.NAME."""
+    ids = [check.id for check in guest_checks.all_checks(profile)]
+    return [*ids, *(CAPABILITY + name for name in CAPABILITIES)]
+
+
+def matching_checks(pattern: str | None, profile: Profile) -> tuple[str, ...]:
+    """The checks of ``profile`` that ``pattern`` names; none where that is all of them."""
     if pattern is None:
         return ()
-    known = [check.id for check in guest_checks.all_checks()]
+    known = [check.id for check in guest_checks.all_checks(profile)]
     found: set[str] = set()
     for glob in globs(pattern):
         matching = fnmatch.filter(known, glob)
         if not matching:
+            of = "" if profile is Profile.FULL else f" of the profile {profile}"
             raise UsageError(
-                f"--check {glob!r} matches no check; `mptcp-harness list checks` shows them"
+                f"--check {glob!r} matches no check{of}; `mptcp-harness list checks` shows them"
             )
         found.update(matching)
     return tuple(name for name in known if name in found) if len(found) < len(known) else ()

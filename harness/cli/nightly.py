@@ -36,7 +36,8 @@ from harness.records.store import Store
 from harness.report import bisect as bisect_report
 from harness.report import nightly as report
 from harness.report import terminal
-from harness.run import session, workspace
+from harness.run import workspace
+from harness.run.request import RunRequest
 from harness.verdict.results import EXIT_INFRASTRUCTURE
 
 #: In the state directory: held by a nightly as long as it goes on.
@@ -184,7 +185,7 @@ def _search(
     """A bisect, as ``mptcp-harness bisect`` makes it, whose answer goes into the report."""
 
     def search(ends: Ends, sought: Predicate) -> Sequence[str]:
-        request = session.RunRequest(
+        request = RunRequest(
             jobs=given.jobs,
             accel=given.accel,
             confirm=given.confirm,

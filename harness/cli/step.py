@@ -14,12 +14,13 @@ from harness.bisect import predicate
 from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.bisect import check_pattern
-from harness.cli.common import check_fingerprint, complain, families, stopping
+from harness.cli.common import check_fingerprint, complain, families, profile_of, stopping
 from harness.errors import Interrupted, UsageError
 from harness.host import tools
 from harness.kernels import Cache, KernelUnavailable, kconfig
+from harness.manifest.plan import Plan
 from harness.report.plain import PlainProgress
-from harness.run import session
+from harness.run.request import RunRequest
 from harness.step.build import Recipe
 from harness.step.step import Answer, Step, StepRequest
 from harness.text import printable
@@ -78,6 +79,7 @@ def add(commands: arguments.Commands) -> None:
     command.add_argument(
         "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="of the payloads"
     )
+    arguments.add_profile(command, "quick where --check names nothing else, else full")
     arguments.add_resources(command)
 
 
@@ -123,9 +125,8 @@ def _request(given: argparse.Namespace) -> StepRequest:
         recipe=Recipe(
             (kconfig.fragment(), *map(_read, given.fragments)), given.jobs or tools.processors()
         ),
-        boots=session.RunRequest(
-            families=families(given),
-            seed=given.seed,
+        boots=RunRequest(
+            Plan(families(given), profile=profile_of(given), seed=given.seed),
             jobs=1,
             accel=given.accel,
         ),

@@ -16,6 +16,7 @@ from harness.cli.common import (
     families,
     listener,
     matching_checks,
+    profile_of,
     stopping,
     width,
     write,
@@ -23,9 +24,11 @@ from harness.cli.common import (
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.plan import Plan
 from harness.records import stored_runs
 from harness.report import table, terminal
 from harness.run import session
+from harness.run.request import RunRequest
 from harness.text import printable
 from harness.verdict.results import RunResult, exit_status
 from harness.verdict.rounds import MOST, Repeat
@@ -39,12 +42,16 @@ def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache
 
 def make(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> RunResult:
     """Run the tests, and show nothing but their progress."""
-    request = session.RunRequest(
-        families=families(given),
-        checks=matching_checks(given.check),
-        payload=given.payload,
-        repeat=_repeat(given),
-        seed=given.seed,
+    profile = profile_of(given)
+    request = RunRequest(
+        plan=Plan(
+            families=families(given),
+            checks=matching_checks(given.check, profile),
+            profile=profile,
+            payload=given.payload,
+            repeat=_repeat(given),
+            seed=given.seed,
+        ),
         jobs=given.jobs,
         accel=given.accel,
         output=given.output,

@@ -15,9 +15,11 @@ from typing import TypeAlias
 
 from harness.errors import UsageError
 from harness.manifest import positions, schema
-from harness.manifest.expectations import contradictions
+from harness.manifest.expectations import contradictions, expectations
+from harness.manifest.fingerprint import apart
 from harness.manifest.positions import Data, DataPath, Document, Problem, quoted, show_path
 from harness.manifest.schema import GLOB, SOURCES, Accel, DefaultsModel, EntryModel, PathKind
+from harness.verdict.results import Expectation
 
 __all__ = [
     "Accel",
@@ -88,7 +90,7 @@ class KernelEntry:
 
     name: str
     source: Source
-    where: str
+    where: str = field(metadata=apart("a position in a file decides nothing"))
     is_series: bool = False
     cpus: int = DEFAULT_CPUS
     memory_mib: int = DEFAULT_MEMORY_MIB
@@ -97,6 +99,10 @@ class KernelEntry:
     append: tuple[str, ...] = ()
     expect: Mapping[str, bool] = field(default_factory=dict)
     known_issues: Path | None = None
+
+    def expected(self, release: str) -> Mapping[str, Expectation]:
+        """What the kernel, which calls itself ``release``, has to support."""
+        return expectations(release, isinstance(self.source, DebSource), self.expect)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,18 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from harness.manifest.fingerprint import counting
+from harness.manifest.plan import Plan
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store
 from harness.verdict.results import KernelResult, KernelVerdict
 
+#: Of a plan, what may differ between runs whose results are compared.
+_FREE = {"repeat", "seed"}
 #: Of what a run was asked for, what must be alike for its results to be comparable.
-ALIKE = ("manifest", "families", "checks", "payload")
+ALIKE = ("manifest", *(name for name in counting(Plan) if name not in _FREE))
+#: What runs of older harnesses, which do not say it, were asked for.
+_THEN = {"profile": "full"}
 #: How many runs are looked through. Runs of other manifests are among them.
 MAX_RUNS = 1000
 
@@ -84,6 +90,6 @@ def _question(run: Run) -> list[object] | None:
     """What ``run`` was asked, but for which kernels; None where that cannot be read."""
     try:
         asked = json.loads(run.asked)
-        return [asked[key] for key in ALIKE]
+        return [asked[key] if key in asked else _THEN[key] for key in ALIKE]
     except (ValueError, RecursionError, LookupError, TypeError):
         return None

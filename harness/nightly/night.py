@@ -24,6 +24,7 @@ from harness.nightly.unreported import LastReported
 from harness.records.store import Store
 from harness.run import session
 from harness.run.progress import Listener
+from harness.run.request import RunRequest
 from harness.selftest import FAULTS
 from harness.selftest.faults import Row, line
 from harness.verdict import comparison
@@ -74,7 +75,7 @@ def run(
     Raises as :func:`harness.run.session.run` does, and what ``report`` raises.
     """
     tested = _selftest(request, cache, say, stop)
-    asked = session.RunRequest(
+    asked = RunRequest(
         jobs=request.jobs,
         accel=request.accel,
         output=request.output and request.output / "matrix",

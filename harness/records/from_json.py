@@ -102,6 +102,9 @@ class Fields:
             return None
         return self.word(name, words)
 
+    def has(self, name: str) -> bool:
+        return name in self._left
+
     def optional(self, name: str, kind: type[_T]) -> _T | None:
         """The member ``name``, which may be null but not absent."""
         if self._left.get(name, ...) is None:

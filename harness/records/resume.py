@@ -10,7 +10,9 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.host import files
+from harness.manifest import fingerprint
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
+from harness.manifest.plan import Plan
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store
 from harness.verdict.results import KernelResult
@@ -19,25 +21,16 @@ from harness.verdict.results import KernelResult
 PASSING = ("host",)
 
 
-def asked(entries: Sequence[KernelEntry], settings: Mapping[str, Any]) -> str:
+def asked(entries: Sequence[KernelEntry], plan: Plan, settings: Mapping[str, Any]) -> str:
     """What the user asked for as canonical JSON: the same again makes the same text."""
     kernels = [
         {
-            "name": entry.name,
-            "source": repr(entry.source),
+            **fingerprint.members(entry),
             "touched": [_stamp(image) for image in _users_images(entry)],
-            "cpus": entry.cpus,
-            "memory_mib": entry.memory_mib,
-            "accel": entry.accel,
-            "timeout_s": entry.timeout_s,
-            "append": entry.append,
-            "expect": dict(entry.expect),
-            "known_issues": str(entry.known_issues or ""),
         }
         for entry in entries
     ]
-    everything = {"kernels": kernels, **settings}
-    return json.dumps(everything, sort_keys=True, separators=(",", ":"))
+    return fingerprint.text({**settings, **fingerprint.members(plan), "kernels": kernels})
 
 
 def _users_images(entry: KernelEntry) -> tuple[Path, ...]:

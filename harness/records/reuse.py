@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +19,36 @@ import harness
 from harness import __version__
 from harness.errors import Malformed
 from harness.kernels import PreparedKernel
-from harness.manifest.expectations import expectations
-from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.manifest import fingerprint
+from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues, digest
+from harness.manifest.plan import Plan
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Kept, Store
-from harness.verdict.results import EarlierRun, Family, KernelResult, KernelVerdict, Timing
-from harness.verdict.rounds import ONCE, Repeat
+from harness.verdict.results import EarlierRun, KernelResult, KernelVerdict, Timing
 
 #: Of the keys: what another harness kept is found by none.
-FORMAT = 2
+FORMAT = 3
+#: What of an entry is not in the key as it stands, and what of it is there instead.
+FOUND = {
+    "name": "known issues may go by it, and are in the key with it",
+    "source": "the image, and the modules, that were found there",
+    "accel": "the accelerator that was chosen",
+    "known_issues": "what the file says of this kernel",
+}
 #: How many results in the same circumstances must have been good for the next to be reused.
 STEADY = 3
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the kernels of a run share. ``seed`` is None where each run has a seed of its own."""
+    """What the kernels of a run share."""
 
+    plan: Plan
     base: str  # the key of the guest's root, see harness.vm.initramfs
     qemu: str
     virtme_ng: str
-    families: tuple[Family, ...]
-    checks: tuple[str, ...]
-    payload: int | None
-    seed: int | None
     known: KnownIssues = field(default_factory=KnownIssues)
-    repeat: Repeat = ONCE
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ class Results:
 
         Raises HostError.
         """
-        circumstances = circumstances_of(entry, kernel, self._setting, kvm=kvm)
-        found = self._store.in_circumstances(key(circumstances), STEADY)
+        found = self._store.in_circumstances(self._key(entry, kernel, kvm=kvm), STEADY)
         if not found:
             return Answer()
         last, verdicts = found[0], [kept.verdict for kept in found]
@@ -104,8 +104,10 @@ class Results:
         """
         if result.verdict is KernelVerdict.INFRASTRUCTURE:
             return ""
-        kvm = result.accel == "kvm"
-        return key(circumstances_of(entry, kernel, self._setting, kvm=kvm))
+        return self._key(entry, kernel, kvm=result.accel == "kvm")
+
+    def _key(self, entry: KernelEntry, kernel: PreparedKernel, *, kvm: bool) -> str:
+        return fingerprint.digest(circumstances_of(entry, kernel, self._setting, kvm=kvm))
 
 
 def circumstances_of(
@@ -116,7 +118,8 @@ def circumstances_of(
     Where a kernel lies is not among it, its name only where known issues may go by that.
     """
     known = setting.known.of(entry)
-    expected = expectations(kernel.release, isinstance(entry.source, DebSource), entry.expect)
+    expected = entry.expected(kernel.release)
+    settings = fingerprint.members(entry)
     return {
         "format": FORMAT,
         "harness": [__version__, judging()],
@@ -127,26 +130,12 @@ def circumstances_of(
         "base": setting.base,
         "qemu": setting.qemu,
         "virtme_ng": setting.virtme_ng,
+        "kernel": {name: settings[name] for name in settings.keys() - FOUND.keys()},
+        "plan": fingerprint.members(setting.plan),
         "accel": "kvm" if kvm else "tcg",
-        "cpus": entry.cpus,
-        "memory_mib": entry.memory_mib,
-        "timeout_s": entry.timeout_s,
-        "append": list(entry.append),
-        "families": [family.value for family in setting.families],
-        "checks": list(setting.checks),
-        "payload": setting.payload,
-        "repeat": asdict(setting.repeat),
-        "seed": "random" if setting.seed is None else setting.seed,
         "expect": {name: [e.present, e.strict] for name, e in expected.items()},
-        "declared": dict(entry.expect),
         "known_issues": digest(known, entry.name, setting.known.today) if known else None,
     }
-
-
-def key(circumstances: Mapping[str, Any]) -> str:
-    """SHA-256 of ``circumstances``, in the one way to write them down."""
-    text = json.dumps(circumstances, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 #: Rooms above the boots and verdicts of one kernel: nothing in them changes its result. Every other

@@ -11,14 +11,14 @@ from pathlib import Path
 from guest import events
 from harness.bundle import Bundle
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.expectations import expectations
-from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.replay import image
 from harness.replay.machines import Choice, Machines, Row, another_qemu, check_qemu
 from harness.run import workspace
 from harness.run.attempts import Attempts, Options, Subject
 from harness.run.progress import Progress, Stage
+from harness.run.request import RunRequest
 from harness.verdict.dependence import Tried
 from harness.verdict.reproduction import Again, compare
 from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK
@@ -140,10 +140,7 @@ class _Replay:
             qemu=choice.qemu,
             seed=asked.seed,
             jobs=1,
-            families=asked.families,
-            checks=asked.checks,
-            payload=asked.payload,
-            repeat=asked.repeat,
+            request=RunRequest(asked.plan),
             known=self._known,
             extra=self._extra,
         )
@@ -184,7 +181,7 @@ def _known_issues(bundle: Bundle, directory: Path) -> tuple[KernelEntry, KnownIs
 
 def _compare_expectations(bundle: Bundle, say: Say) -> None:
     entry, release = bundle.entry, bundle.result.release
-    expected = expectations(release, isinstance(entry.source, DebSource), entry.expect)
+    expected = entry.expected(release)
     now = {name: expectation.present for name, expectation in expected.items()}
     changed = [name for name in now if bundle.expected.get(name, now[name]) != now[name]]
     if changed:

@@ -19,12 +19,12 @@ from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import PreparedKernel
 from harness.manifest import fixes, known_issues
-from harness.manifest.expectations import expectations
 from harness.manifest.fixes_table import FIXES
-from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
+from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records.reuse import Results
 from harness.run.progress import Listener, Progress, Stage
+from harness.run.request import RunRequest
 from harness.verdict import judge
 from harness.verdict.results import (
     Attempt,
@@ -41,7 +41,7 @@ from harness.verdict.results import (
     Timing,
     merge_capabilities,
 )
-from harness.verdict.rounds import MOST, ONCE, Repeat
+from harness.verdict.rounds import MOST
 from harness.vm import boot, commandline, decode
 from harness.vm.boot import BootPlan, Checking, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
@@ -59,14 +59,8 @@ class Options:
     qemu: Path
     seed: int
     jobs: int
-    families: tuple[Family, ...] = tuple(Family)
-    checks: tuple[str, ...] = ()  # all when empty
-    payload: int | None = None
-    repeat: Repeat = ONCE
-    accel: Accel | None = None  # over the manifest's
+    request: RunRequest = field(default_factory=RunRequest)
     results: Results | None = None  # those of earlier runs
-    reuse: bool = False  # whether they may take the place of boots
-    confirm: int = 0  # how many more boots a bad result is confirmed by
     known: KnownIssues | None = None  # else read from the files that the kernels name
     extra: Mapping[str, bytes] = field(default_factory=dict)  # as in a BootPlan
     on_boot: Callable[[BootPlan], None] = lambda _: None  # told of each boot before it begins
@@ -117,7 +111,7 @@ class Attempts:
         if result is None:
             return None
         bad = not result.verdict.as_expected and result.verdict is not KernelVerdict.INFRASTRUCTURE
-        if bad and self._options.confirm and not self._stop.is_set():
+        if bad and self._options.request.confirm and not self._stop.is_set():
             result = self._confirm(result)
         total_s = round(sum(attempt.total_s for attempt in self._made), 3)
         timing = replace(result.timing, total_s=total_s)
@@ -125,7 +119,7 @@ class Attempts:
 
     def _confirm(self, first: KernelResult) -> KernelResult:
         """Boot as often as is wanted, whatever comes of it; an interruption takes nothing back."""
-        wanted = self._options.confirm
+        wanted = self._options.request.confirm
         results = [first]
         for number in range(1, wanted + 1):
             said = f"{first.verdict}: {first.reason}"
@@ -203,15 +197,7 @@ class Attempts:
             base=options.base,
             qemu=options.qemu,
             machine=Machine(entry.cpus, entry.memory_mib, entry.append, kvm),
-            request=Request(
-                nonce=secrets.token_hex(16),
-                seed=options.seed,
-                families=tuple(options.families),
-                checks=options.checks,
-                payload=options.payload,
-                repeat=options.repeat,
-            ),
-            families=options.families,
+            request=Request(secrets.token_hex(16), options.seed, options.request.plan),
             deadlines=Deadlines.scaled(
                 entry.timeout_s, kvm=kvm, share=options.jobs * entry.cpus / tools.processors()
             ),
@@ -225,9 +211,8 @@ class Attempts:
         entry, prepared = self._subject.entry, self._subject.kernel
         # What a kernel calls itself when it runs decides; what its package says is a claim.
         release = attempt.stream.release or prepared.release
-        expected = expectations(release, isinstance(entry.source, DebSource), entry.expect)
         seen = known_issues.apply(
-            judge.families(attempt, self._options.families, expected),
+            judge.families(attempt, self._options.request.plan.families, entry.expected(release)),
             attempt.incidents,
             self._known.of(entry),
             entry.name,

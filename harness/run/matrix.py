@@ -126,7 +126,7 @@ class Matrix:
 
     def _earlier(self, entry: KernelEntry, say: Callable[[str], None]) -> Answer:
         """What is known of ``entry`` from an earlier run, if that is wanted."""
-        if self._options.results is None or not self._options.reuse:
+        if self._options.results is None or not self._options.request.reuse:
             return Answer()
         kernel = kernels.prepare(entry, self._trusting, say)
         try:
@@ -181,7 +181,7 @@ class Matrix:
 
         What was found out by one kernel alone, which may be broken, counts for that image only.
         """
-        wanted = self._options.accel or entry.accel
+        wanted = self._options.request.accel or entry.accel
         of_all, of_image = (wanted, ""), (wanted, prepared.image_sha256)
         with self._choosing:
             choice = self._accelerators.get(of_all) or self._accelerators.get(of_image)

@@ -8,12 +8,11 @@ import importlib.metadata
 import json
 import os
 import platform
-import secrets
 import shutil
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import __version__
@@ -21,7 +20,7 @@ from harness.bundle import Bundles
 from harness.errors import UsageError
 from harness.host.files import write_atomically
 from harness.kernels import Cache
-from harness.manifest.kernels_yaml import Accel, KernelEntry
+from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records import resume, reuse, stored_runs, to_json
 from harness.records.store import Run, Store
@@ -29,33 +28,8 @@ from harness.run import workspace
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix, default_jobs
 from harness.run.progress import Listener, Progress, Stage
-from harness.verdict.results import Family, KernelResult, RunResult
-from harness.verdict.rounds import ONCE, Repeat
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What the user asked for; None where the harness is to choose.
-
-    ``manifest`` is the file that the kernels are from, if any; ``confirm`` how many more boots a
-    bad result is confirmed by; ``bundle_image`` puts the image into a failing kernel's bundle.
-    ``store`` is the file with the results of all runs, where that is not for this run to choose.
-    """
-
-    families: tuple[Family, ...] = tuple(Family)
-    checks: tuple[str, ...] = ()
-    payload: int | None = None
-    repeat: Repeat = ONCE
-    seed: int | None = None
-    jobs: int | None = None
-    accel: Accel | None = None
-    output: Path | None = None
-    reuse: bool = False
-    resume: bool = False
-    confirm: int = 0
-    manifest: Path | None = None
-    bundle_image: bool = False
-    store: Path | None = None
+from harness.run.request import RunRequest
+from harness.verdict.results import KernelResult, RunResult
 
 
 def run(
@@ -72,7 +46,7 @@ def run(
     there is nothing to resume.
     """
     known = KnownIssues.read(entries)
-    asked = _asked(entries, request)
+    asked = resume.asked(entries, request.plan, request.settings())
     place = request.store or workspace.store_place(request.output)
     old = resume.interrupted(place, asked) if request.resume else None
     if old is not None and request.output and request.output.absolute() != Path(old.directory):
@@ -80,7 +54,7 @@ def run(
             f"--output {request.output}: the interrupted run is in {old.directory}; leave "
             "--output away to go on with it"
         )
-    begun = old or new_run(asked, seed_of(request))
+    begun = old or new_run(asked, request.seed())
     with (
         workspace.ground(
             request.output, cache, begun.id, Path(old.directory) if old else None
@@ -204,11 +178,10 @@ class _Session:
 
     def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:
         """The known issues that no longer occur; with the user's own payload that says nothing."""
-        request = self._request
-        if request.payload is not None:
+        plan = self._request.plan
+        if plan.payload is not None:
             return ()
-        narrowed = bool(request.checks) or len(request.families) < 2
-        return self._known.idle(self._entries, found, narrowed=narrowed)
+        return self._known.idle(self._entries, found, narrowed=plan.is_narrowed)
 
     def _say(self, text: str) -> None:
         self._listener(Progress("", Stage.PREPARING, text))
@@ -260,47 +233,17 @@ def options_on(
 ) -> Options:
     """How ``entries`` are tested on ``ground``; ``evidence`` is as in reuse.Results."""
     about = about_run(ground)
-    setting = reuse.Setting(
-        base=about["guest"],
-        qemu=about["QEMU"],
-        virtme_ng=about["virtme-ng"],
-        families=request.families,
-        checks=request.checks,
-        payload=request.payload,
-        repeat=request.repeat,
-        seed=request.seed,
-        known=known,
-    )
+    setting = reuse.Setting(request.plan, about["guest"], about["QEMU"], about["virtme-ng"], known)
     return Options(
         directory=ground.directory,
         base=ground.base,
         qemu=ground.qemu,
         seed=seed,
         jobs=request.jobs or default_jobs(entries),
-        families=request.families,
-        checks=request.checks,
-        payload=request.payload,
-        repeat=request.repeat,
-        accel=request.accel,
+        request=request,
         results=reuse.Results(store, setting, evidence=evidence),
-        reuse=request.reuse,
-        confirm=request.confirm,
         known=known,
     )
-
-
-def _asked(entries: Sequence[KernelEntry], request: RunRequest) -> str:
-    """How the kernels are tested is part of it; how many at a time, or how often, is not."""
-    settings = {
-        "manifest": str(request.manifest.resolve()) if request.manifest else "",
-        "families": request.families,
-        "checks": request.checks,
-        "payload": request.payload,
-        "repeat": asdict(request.repeat),
-        "accel": request.accel,
-        "seed": "random" if request.seed is None else request.seed,
-    }
-    return resume.asked(entries, settings)
 
 
 def about_run(ground: workspace.Ground) -> dict[str, str]:
@@ -312,11 +255,6 @@ def about_run(ground: workspace.Ground) -> dict[str, str]:
         "virtme-ng": importlib.metadata.version("virtme-ng"),
         "host": f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors",
     }
-
-
-def seed_of(request: RunRequest) -> int:
-    """The seed that the user gave, or one of this run's own."""
-    return secrets.randbits(32) if request.seed is None else request.seed
 
 
 def new_run(asked: str, seed: int) -> Run:

@@ -17,8 +17,8 @@ from harness import kernels
 from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
-from harness.manifest.expectations import expectations
-from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
+from harness.manifest.kernels_yaml import Accel, KernelEntry
+from harness.manifest.plan import Plan, Profile
 from harness.run import workspace
 from harness.run.matrix import default_jobs
 from harness.selftest import module
@@ -248,10 +248,8 @@ class _Subject:
             request=Request(
                 nonce=secrets.token_hex(16),
                 seed=secrets.randbits(32),
-                families=tuple(families),
-                checks=() if fault is NONE else CHECKS,
+                plan=Plan(families, () if fault is NONE else CHECKS, Profile.QUICK),
             ),
-            families=families,
             deadlines=deadlines,
             directory=self.ground.directory / "kernels" / entry.name / fault.name,
             extra=extra,
@@ -259,7 +257,5 @@ class _Subject:
 
     def _judge(self, attempt: Attempt, families: tuple[Family, ...]) -> tuple[KernelVerdict, str]:
         """As the matrix judges."""
-        release = attempt.stream.release or self.kernel.release
-        is_debian = isinstance(self.entry.source, DebSource)
-        expected = expectations(release, is_debian, self.entry.expect)
+        expected = self.entry.expected(attempt.stream.release or self.kernel.release)
         return judge.kernel(attempt, judge.families(attempt, families, expected))

@@ -18,10 +18,11 @@ from harness.errors import HostError, Interrupted
 from harness.host.files import touch
 from harness.kernels import Cache
 from harness.kernels.cache import digest
-from harness.manifest import kernels_yaml
+from harness.manifest import fingerprint, kernels_yaml
 from harness.records import prune, reuse
 from harness.run import session, workspace
 from harness.run.progress import Listener
+from harness.run.request import RunRequest
 from harness.step import toolchain
 from harness.step.build import Build, Recipe
 from harness.step.cache import Memory
@@ -46,7 +47,7 @@ class StepRequest:
 
     predicate: Predicate
     recipe: Recipe
-    boots: session.RunRequest
+    boots: RunRequest
     patches: tuple[Path, ...] = ()
     confirm: int = 0
     fresh: bool = False
@@ -188,15 +189,13 @@ class Step:
     def _circumstances(self) -> list[object]:
         """All that a result depends on, beside the image."""
         qemu, busybox = workspace.find_tools()
-        boots = self._request.boots
         return [
             __version__,
             reuse.judging(),
             importlib.metadata.version("virtme-ng"),
             initramfs.prepare(self._cache.root, busybox).stem,
             qemu_version(qemu, self._cache),
-            [family.value for family in boots.families],
-            *(boots.payload, boots.seed, boots.accel),
+            fingerprint.canonical(self._request.boots),
         ]
 
 

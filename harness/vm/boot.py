@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.host.clock import RunningClock
 from harness.kernels.prepared import PreparedKernel
-from harness.verdict.results import Attempt, BootEnd, Family, Incident
+from harness.verdict.results import Attempt, BootEnd, Incident
 from harness.vm import commandline, incidents, initramfs
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
 from harness.vm.process import VmProcess, read_available, work_directory
@@ -73,7 +73,6 @@ class BootPlan:
     qemu: Path
     machine: Machine
     request: Request
-    families: tuple[Family, ...]
     deadlines: Deadlines
     directory: Path  # where the attempt's files go
     number: int = 1
@@ -123,10 +122,10 @@ class _Boot:
         self._on_progress = on_progress
         self._reader = StreamReader(
             plan.request.nonce,
-            plan.families,
+            plan.request.plan.families,
             plan.kernel.release,
             plan.request.seed,
-            plan.request.repeat,
+            plan.request.plan.repeat,
         )
         self._console = bytearray()
         self._running: list[tuple[int, str]] = []  # console length, check: for incidents
@@ -274,7 +273,7 @@ class _Boot:
                 self._running.pop()  # nothing was printed while that one ran
             self._running.append((here, running))
         if reader.rounds:
-            asked = self._plan.request.repeat.rounds
+            asked = self._plan.request.plan.repeat.rounds
             failed = reader.failed_rounds
             self._on_progress(Checking(reader.rounds, asked, running, True, failed))
         elif reader.done or running:

@@ -13,11 +13,11 @@ import re
 import shlex
 import sysconfig
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
-from harness.verdict.rounds import ONCE, Repeat
+from harness.manifest.plan import Plan
 from harness.vm.initramfs import CHECKER, REQUEST
 
 #: Name of the virtio port that carries the events.
@@ -109,25 +109,10 @@ class Request:
 
     nonce: str
     seed: int
-    families: tuple[str, ...] = ()
-    checks: tuple[str, ...] = ()
-    payload: int | None = None
-    repeat: Repeat = ONCE
+    plan: Plan = field(default_factory=Plan)
 
     def arguments(self) -> list[str]:
-        given = {"port": PORT, "nonce": self.nonce, "seed": str(self.seed)}
-        if self.families:
-            given["families"] = ",".join(self.families)
-        if self.checks:
-            given["checks"] = ",".join(self.checks)
-        if self.payload is not None:
-            given["payload"] = str(self.payload)
-        if self.repeat.repeats:
-            given["rounds"] = str(self.repeat.rounds)
-            if self.repeat.seconds is not None:
-                given["seconds"] = str(self.repeat.seconds)
-            if self.repeat.until_fail:
-                given["until_fail"] = "yes"
+        given = {"port": PORT, "nonce": self.nonce, **self.plan.arguments(self.seed)}
         for name, value in given.items():
             if not _GUEST_VALUE.fullmatch(value):
                 raise Unsafe(f"{name} {value!r} cannot be passed to the guest")

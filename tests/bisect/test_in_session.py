@@ -17,10 +17,10 @@ from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.store import Store
 from harness.run.progress import Listener
-from harness.run.session import RunRequest
 from harness.run.workspace import store_file
 from harness.verdict.results import Attempt, Family
 from harness.vm.boot import BootPlan
+from tests import fake_boots
 from tests.bisect.simulated import NAMES, SERIES, WANTED, Guests, attempt_of, flaky, from_on, told
 from tests.fake_boots import Outcomes
 
@@ -55,7 +55,7 @@ class Laboratory(Outcomes):
         return bisection.bisect(
             SERIES,
             WANTED,
-            RunRequest(families=(Family.IPV4,), jobs=2, **request),  # type: ignore[arg-type]
+            fake_boots.asking(families=(Family.IPV4,), jobs=2, **request),
             Cache(self.directory / "cache"),
             listening,
             lambda _: None,

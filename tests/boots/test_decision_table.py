@@ -28,6 +28,7 @@ from harness.kernels.prepared import PreparedKernel
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import expectations
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.manifest.plan import Plan
 from harness.verdict import judge
 from harness.verdict.results import Attempt, BootEnd, Family, KernelVerdict
 from harness.vm import boot, cpio, initramfs
@@ -111,8 +112,7 @@ def booted(kernel: PreparedKernel, base: Path, qemu: Qemu, tmp_path: Path) -> Bo
             base=root,
             qemu=qemu.program,
             machine=Machine(append=append),
-            request=Request("0123456789abcdef", 1, ("ipv4",), ("mptcp_info.readable",)),
-            families=(Family.IPV4,),
+            request=Request("0123456789abcdef", 1, Plan((Family.IPV4,), ("mptcp_info.readable",))),
             deadlines=deadlines,
             directory=tmp_path / "attempt",
             extra=extra or {},
@@ -123,7 +123,9 @@ def booted(kernel: PreparedKernel, base: Path, qemu: Qemu, tmp_path: Path) -> Bo
 
         attempt = boot.boot(plan, threading.Event(), on_progress)
         expected = expectations(kernel.release, True, {})
-        verdict, reason = judge.kernel(attempt, judge.families(attempt, plan.families, expected))
+        verdict, reason = judge.kernel(
+            attempt, judge.families(attempt, plan.request.plan.families, expected)
+        )
         return attempt, verdict, reason
 
     return run

@@ -11,6 +11,7 @@ from harness.bundle import Bundles
 from harness.bundle.keep import place
 from harness.kernels import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.manifest.plan import Plan
 from harness.verdict.results import CheckVerdict, Family, KernelResult
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request
@@ -80,8 +81,9 @@ class Failing:
             base=root / "base.cpio",
             qemu=Path("/bin/true"),
             machine=Machine(),
-            request=Request("5ec2e7" * 4, 77, checks=("mptcp_info.readable",), payload=9),
-            families=(Family.IPV4,),
+            request=Request(
+                "5ec2e7" * 4, 77, Plan((Family.IPV4,), ("mptcp_info.readable",), payload=9)
+            ),
             deadlines=Deadlines.scaled(10, kvm=False),
             directory=self.directory / "kernels" / NAME / "attempt-1",
         )

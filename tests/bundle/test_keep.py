@@ -12,8 +12,8 @@ import pytest
 from harness.bundle import archive, load
 from harness.bundle.contents import Asked
 from harness.manifest.kernels_yaml import DebSource, ImageSource, Source, TreeSource, UpstreamSource
+from harness.manifest.plan import Plan
 from harness.verdict.results import EarlierRun, Family, KernelResult
-from harness.verdict.rounds import Repeat
 from tests import factories
 from tests.bundle.support import CHECKER, CONSOLE, ENTRY, IMAGE, MODULE, NAME, Failing
 
@@ -22,7 +22,7 @@ def test_a_bundle_tells_what_was_booted_and_how(failing: Failing) -> None:
     failing.keep()
     found = load(failing.bundle)
     assert found.entry == replace(ENTRY, where="the bundle")
-    assert found.asked == Asked(77, (Family.IPV4,), ("mptcp_info.readable",), 9, Repeat())
+    assert found.asked == Asked(77, Plan((Family.IPV4,), ("mptcp_info.readable",), payload=9))
     assert found.modules == (("virtio_pci", MODULE),)
     assert found.image_sha256 == failing.plan().kernel.image_sha256
     assert (found.kvm, found.checker) == (False, CHECKER)

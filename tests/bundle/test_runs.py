@@ -12,7 +12,6 @@ import pytest
 from harness.bundle import Bundles, archive, load, place
 from harness.records.store import FILE, Store
 from harness.run.progress import Progress
-from harness.run.session import RunRequest
 from harness.verdict.results import BootEnd, RunResult
 from tests import fake_boots
 from tests.fake_boots import GOOD, Outcomes
@@ -30,7 +29,7 @@ def outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcomes:
 
 
 def run(outcomes: Outcomes, *heard: list[Progress], **request: object) -> RunResult:
-    chosen = RunRequest(jobs=1, **request)  # type: ignore[arg-type]
+    chosen = fake_boots.asking(jobs=1, **request)
     listener = heard[0].append if heard else lambda _: None
     stop = threading.Event()
     return fake_boots.run(outcomes.directory, fake_boots.entries(2), listener, chosen, stop)

@@ -19,7 +19,7 @@ from harness.kernels.cache import Cache
 from harness.kernels.kconfig import OPTIONS, REMEDY
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
-from harness.run.session import RunRequest
+from harness.run.request import RunRequest
 from tests import fake_boots
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE

@@ -204,7 +204,7 @@ def test_only_a_run_with_the_settings_of_the_night_is_a_baseline(
     nights: Nights, settings: dict[str, Any], comparable: int
 ) -> None:
     """Fails if runs are matched by their manifest alone."""
-    request = session.RunRequest(jobs=1, manifest=nights.directory / "kernels.yaml", **settings)
+    request = fake_boots.asking(jobs=1, manifest=nights.directory / "kernels.yaml", **settings)
     nights.outcomes.of[KERNEL.name] = GOOD
     cache = Cache(nights.directory / "cache")
     session.run([KERNEL], request, cache, lambda _: None, threading.Event())

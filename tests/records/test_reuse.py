@@ -15,6 +15,7 @@ import pytest
 from harness.kernels import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry
 from harness.manifest.known_issues import KnownIssue, KnownIssues
+from harness.manifest.plan import Plan
 from harness.records import reuse
 from harness.records.reuse import STEADY, Answer, Results, Setting
 from harness.records.store import Run, Store
@@ -26,13 +27,10 @@ ENTRY = KernelEntry("k", ImageSource(Path("/src/bzImage")), "the tests")
 TODAY = datetime.date(2026, 8, 4)
 ISSUE = KnownIssue("it is slow", "net", TODAY, "/issues.yaml:2", check="mptcp_info.readable")
 SETTING = Setting(
+    plan=Plan(),
     base="0b",
     qemu="7.2.22",
     virtme_ng="1.42",
-    families=tuple(Family),
-    checks=(),
-    payload=None,
-    seed=None,
     known=KnownIssues(TODAY, {Path("/issues.yaml"): (ISSUE,)}),
 )
 RUNS = [
@@ -206,10 +204,10 @@ SETTINGS = {
     "guest": replace(SETTING, base="0c"),
     "QEMU": replace(SETTING, qemu="10.0"),
     "virtme-ng": replace(SETTING, virtme_ng="1.43"),
-    "families": replace(SETTING, families=(Family.IPV6,)),
-    "checks": replace(SETTING, checks=("mptcp_info.readable",)),
-    "payload": replace(SETTING, payload=1),
-    "seed": replace(SETTING, seed=7),
+    "families": replace(SETTING, plan=Plan((Family.IPV6,))),
+    "checks": replace(SETTING, plan=Plan(checks=("mptcp_info.readable",))),
+    "payload": replace(SETTING, plan=Plan(payload=1)),
+    "seed": replace(SETTING, plan=Plan(seed=7)),
 }
 
 

@@ -15,6 +15,7 @@ from harness.kernels import Cache
 from harness.kernels.image import from_file
 from harness.kernels.modules import Module, ModuleSet
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.manifest.plan import Plan
 from harness.replay import ReplayRequest
 from harness.replay.machines import Row
 from harness.run import workspace
@@ -76,13 +77,13 @@ class Bench:
             *(NAME, self.image, lambda _: ModuleSet((module,))),
             *(Cache(self.directory / "cache-then"), lambda _: None),
         )
+        families = tuple(r.key.family for r in BAD.stream.results)
         plan = BootPlan(
             kernel=kernel,
             base=Path("base.cpio"),
             qemu=Path("/bin/true"),
             machine=Machine(),
-            request=Request("ab" * 16, 77, checks=("payload.arrives",), payload=9),
-            families=tuple(r.key.family for r in BAD.stream.results),
+            request=Request("ab" * 16, 77, Plan(families, ("payload.arrives",), payload=9)),
             deadlines=Deadlines.scaled(10, kvm=False),
             directory=self.directory,
         )

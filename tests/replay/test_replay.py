@@ -23,7 +23,11 @@ def test_the_boot_is_the_same_again(bench: Bench) -> None:
     bench.replay()
     (plan,) = bench.plans
     request, machine = plan.request, plan.machine
-    assert (request.seed, request.checks, request.payload) == (77, ("payload.arrives",), 9)
+    assert (request.seed, request.plan.checks, request.plan.payload) == (
+        77,
+        ("payload.arrives",),
+        9,
+    )
     assert (machine.cpus, machine.memory_mib, machine.append) == (1, 768, ("slub_debug=FZ",))
     assert (machine.kvm, plan.extra) == (False, {})
 

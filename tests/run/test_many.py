@@ -16,10 +16,12 @@ import pytest
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import Accel, ImageSource, KernelEntry
 from harness.manifest.known_issues import KnownIssues
+from harness.manifest.plan import Plan
 from harness.run import attempts
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix
 from harness.run.progress import Progress, Stage
+from harness.run.request import RunRequest
 from harness.verdict.results import Family, KernelResult
 from harness.vm import commandline
 from tests.kernels import builders
@@ -105,7 +107,7 @@ def run(
             qemu=Path("/bin/false"),
             seed=1,
             jobs=4,
-            families=(Family.IPV4,),
+            request=RunRequest(Plan((Family.IPV4,))),
             known=KnownIssues(),
         )
         cache = Cache(tmp_path / "cache")

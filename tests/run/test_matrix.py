@@ -17,6 +17,7 @@ from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes import Fix
 from harness.manifest.kernels_yaml import Accel, DebSource, ImageSource, KernelEntry
 from harness.manifest.known_issues import KnownIssues
+from harness.manifest.plan import Plan
 from harness.records.reuse import Results, Setting
 from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text
@@ -24,6 +25,7 @@ from harness.run import attempts, matrix
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix
 from harness.run.progress import Progress, Stage
+from harness.run.request import RunRequest
 from harness.verdict.results import (
     Attempt,
     BootEnd,
@@ -114,19 +116,18 @@ class Bench:
             KernelEntry(name, source, "here", known_issues=self.known_issues) for name in names
         ]
         known = KnownIssues.read(entries)
+        plan = Plan((Family.IPV4,))
         options = Options(
             directory=self._directory / "run",
             base=self._directory,
             qemu=Path("/bin/false"),
             seed=1,
             jobs=jobs,
-            families=(Family.IPV4,),
-            reuse=reuse,
-            confirm=confirm,
+            request=RunRequest(plan, reuse=reuse, confirm=confirm),
             known=known,
         )
         cache = Cache(self._directory / "cache")
-        setting = Setting("0b", "7.2", "1.42", (Family.IPV4,), (), None, None, known)
+        setting = Setting(plan, "0b", "7.2", "1.42", known)
         self.number += 1
         run = Run(f"run {self.number}", "2026-01-01T00:00:00+00:00", "all", 1, "")
         with Store(self._directory / "results.sqlite") as store:

@@ -13,12 +13,13 @@ import pytest
 from harness import cli
 from harness.cli import testing
 from harness.errors import UsageError
+from harness.manifest import fingerprint
+from harness.manifest.plan import Plan
 from harness.records import reuse
 from harness.records.store import FILE, Store
 from harness.report import plain, table
 from harness.report.rounds import of_check, summary
 from harness.run.progress import Progress, Stage
-from harness.run.session import RunRequest
 from harness.verdict.results import (
     BootEnd,
     CheckResult,
@@ -88,7 +89,7 @@ def test_a_number_or_time_out_of_bounds_is_refused(
 
 
 def test_the_guest_is_asked_for_what_the_user_asked_for() -> None:
-    told = Request("n", 1, repeat=Repeat(9, until_fail=True, seconds=60)).arguments()
+    told = Request("n", 1, Plan(repeat=Repeat(9, until_fail=True, seconds=60))).arguments()
     assert {"rounds=9", "until_fail=yes", "seconds=60"} < set(told)
     assert not any("rounds" in argument for argument in Request("n", 1).arguments())
 
@@ -96,9 +97,12 @@ def test_the_guest_is_asked_for_what_the_user_asked_for() -> None:
 def test_a_result_of_fewer_rounds_is_not_reused_for_more(tmp_path: Path) -> None:
     entry = fake_boots.entries(1)[0]
     kernel = Outcomes(tmp_path).prepare(entry)
-    setting = reuse.Setting("0b", "7.2", "1.42", (), (), None, None)
-    more = replace(setting, repeat=Repeat(100))
-    keys = {reuse.key(reuse.circumstances_of(entry, kernel, s, kvm=False)) for s in (setting, more)}
+    setting = reuse.Setting(Plan(), "0b", "7.2", "1.42")
+    more = replace(setting, plan=Plan(repeat=Repeat(100)))
+    keys = {
+        fingerprint.digest(reuse.circumstances_of(entry, kernel, s, kvm=False))
+        for s in (setting, more)
+    }
     assert len(keys) == 2
 
 
@@ -117,7 +121,7 @@ class Desk:
         stream = replace(GOOD.stream, closed=False, rounds=rounds, results=results)
         attempt = replace(GOOD, end=BootEnd.INTERRUPTED, stream=stream)
         self.outcomes.of["kernel-0"] = attempt
-        chosen = RunRequest(jobs=1, repeat=Repeat(200), **request)  # type: ignore[arg-type]
+        chosen = fake_boots.asking(jobs=1, repeat=Repeat(200), **request)
         return fake_boots.run(self.directory, fake_boots.entries(1), self._hear, chosen, self.stop)
 
     def _hear(self, progress: Progress) -> None:

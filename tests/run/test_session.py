@@ -23,7 +23,6 @@ from harness.records import prune
 from harness.records.store import FILE, Store
 from harness.run import workspace
 from harness.run.progress import Progress, Stage
-from harness.run.session import RunRequest
 from harness.verdict.results import BootEnd, RunResult
 from tests import fake_boots
 from tests.fake_boots import GOOD, MANY, Outcomes
@@ -54,7 +53,7 @@ class Desk:
             if progress.stage is Stage.DONE and progress.kernel == stop_after:
                 stop.set()
 
-        chosen = RunRequest(jobs=1, **request)  # type: ignore[arg-type]
+        chosen = fake_boots.asking(jobs=1, **request)
         return fake_boots.run(self.directory, self.entries, listener, chosen, stop)
 
     def interrupted(self) -> RunResult:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.kernels.prepared import PreparedKernel
+from harness.manifest.plan import Plan
+from harness.verdict.results import Family
 from harness.vm import commandline
 from harness.vm.commandline import Machine, Request, Unsafe
 from harness.vm.initramfs import REQUEST as REQUEST_FILE
@@ -37,7 +39,7 @@ def work(tmp_path: Path) -> Path:
     return directory
 
 
-REQUEST = Request(nonce="ab12", seed=5, families=("ipv4",), checks=("ip_tos.is_one_byte",))
+REQUEST = Request(nonce="ab12", seed=5, plan=Plan((Family.IPV4,), ("ip_tos.is_one_byte",)))
 
 
 def test_paths_with_blanks_are_reached_through_links(
@@ -69,7 +71,7 @@ def test_a_work_directory_that_a_shell_would_take_apart_is_refused(
 @pytest.mark.parametrize("value", ["a b", "a;b", "a'b", "$(a)", "a\nb"])
 def test_an_unusual_value_for_the_guest_is_refused(value: str) -> None:
     with pytest.raises(Unsafe):
-        Request(nonce="ab", seed=1, checks=(value,)).arguments()
+        Request(nonce="ab", seed=1, plan=Plan(checks=(value,))).arguments()
 
 
 def test_kvm_is_never_left_to_fall_back(work: Path) -> None:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The canonical form of settings: equal settings give equal text, in every process.
+
+Resume, reuse, step and bisect find earlier results by it. Every field of a dataclass counts, so
+that a new setting is in every key on the day it is added. A field that does not count says why,
+with :func:`apart`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+_APART = "apart"
+
+
+def apart(reason: str) -> Mapping[str, str]:
+    """The metadata of a field that does not count, for this ``reason``."""
+    return {_APART: reason}
+
+
+def counting(kind: type[Any]) -> tuple[str, ...]:
+    """The names of the fields of the dataclass ``kind`` that count."""
+    return tuple(f.name for f in dataclasses.fields(kind) if _APART not in f.metadata)
+
+
+def members(settings: Any) -> dict[str, Any]:
+    """The fields of the dataclass ``settings`` that count, as JSON has them."""
+    return {name: canonical(getattr(settings, name)) for name in counting(type(settings))}
+
+
+def canonical(value: Any) -> Any:
+    """``value`` as JSON has it. Raises TypeError for a type without a canonical form."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__name__: members(value)}  # two sources may have the same fields
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): canonical(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(member) for member in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def text(value: Any) -> str:
+    """:func:`canonical` as text."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of :func:`text`."""
+    return hashlib.sha256(text(value).encode()).hexdigest()

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the user asks of a run."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.manifest.fingerprint import apart, members
+from harness.manifest.kernels_yaml import Accel
+from harness.manifest.plan import Plan
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """``plan`` on the kernels of a run; None where the harness is to choose.
+
+    ``manifest`` is the file that the kernels are from, if any; ``confirm`` how many more boots a
+    bad result is confirmed by; ``bundle_image`` puts the image into a failing kernel's bundle.
+    ``store`` is the file with the results of all runs, where that is not for this run to choose.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    accel: Accel | None = None  # over the manifest's
+    manifest: Path | None = None
+    jobs: int | None = field(default=None, metadata=apart("results are the same one by one"))
+    output: Path | None = field(default=None, metadata=apart("a place is no setting"))
+    store: Path | None = field(default=None, metadata=apart("a place is no setting"))
+    reuse: bool = field(default=False, metadata=apart("a result that is reused still holds"))
+    resume: bool = field(default=False, metadata=apart("it says what is done with the answer"))
+    confirm: int = field(default=0, metadata=apart("more boots answer the same question"))
+    bundle_image: bool = field(default=False, metadata=apart("it is what is kept of a failure"))
+
+    def settings(self) -> dict[str, Any]:
+        """All but the plan that counts, as JSON has it."""
+        whole = self if self.manifest is None else replace(self, manifest=self.manifest.resolve())
+        return {name: value for name, value in members(whole).items() if name != "plan"}
+
+    def seed(self) -> int:
+        """The seed that the user gave, or one of this run's own."""
+        return secrets.randbits(32) if self.plan.seed is None else self.plan.seed
