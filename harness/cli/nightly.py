@@ -31,7 +31,7 @@ from harness.nightly import unreported
 from harness.nightly.regression_bisects import Ends
 from harness.nightly.results import Night
 from harness.nightly.unreported import LastReported
-from harness.records import resume, stored_runs
+from harness.records import stored_runs
 from harness.records.store import Store
 from harness.report import bisect as bisect_report
 from harness.report import nightly as report
@@ -169,8 +169,8 @@ def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, resul
 def _begin(results: Path) -> LastReported:
     """Note in the store ``results`` and beside it that a night begins of which nobody knows."""
     with Store(results) as store:
-        if store.set_aside is not None:
-            complain(resume.damage(store.set_aside))
+        if store.damage is not None:
+            complain(str(store.damage))
         newest = next((run.id for run in store.runs(1)), "")
     return unreported.begin(results.with_name(UNREPORTED), newest)
 

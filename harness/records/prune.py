@@ -26,6 +26,7 @@ from harness.host import locks
 from harness.host.tools import Finding, Standing
 from harness.kernels import Cache
 from harness.kernels import cache as kernel_cache
+from harness.records import recovery
 from harness.records.store import Run, Store
 
 #: More than this in bytes is worth a word.
@@ -102,7 +103,19 @@ def doctor(cache: Path, runs: Path, store: Path) -> tuple[Finding, ...]:
         _finding("cache", cache, in_cache),
         _finding("runs", runs, [total(items, RUNS)]),
         _finding("bisects", runs.parent, [total(items, kind) for kind in (*BESIDE, STEPS)]),
-        _finding("results", store, [Usage("", 0, _size_of(store))]),
+        _of_store(store),
+    )
+
+
+def _of_store(store: Path) -> Finding:
+    wrong = recovery.examine(store)
+    if not wrong:
+        return _finding("results", store, [Usage("", 0, _size_of(store))])
+    return Finding(
+        "results",
+        Standing.LIMITED,
+        f"{store} is damaged: {wrong}",
+        remedy="the next run sets it aside and keeps what can be read of it",
     )
 
 

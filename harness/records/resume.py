@@ -56,8 +56,10 @@ def interrupted(place: Path, asked: str) -> Run:
     if place.exists():
         with Store(place) as store:
             last = store.last(asked)
-            if store.set_aside is not None:
-                raise UsageError(f"nothing to resume: {damage(store.set_aside)}")
+            if store.damage is not None:
+                raise UsageError(
+                    f"nothing to resume yet: {store.damage}; the same command looks among them"
+                )
     if last is None:
         raise UsageError(
             "nothing to resume: no run was asked for the same kernels, as they are now, with the "
@@ -105,8 +107,3 @@ def finished(store: Store, run: Run, say: Callable[[str], None]) -> dict[str, Ke
         except ValueError as error:
             say(f"the kept result of {kept.kernel} is of no use ({error}): testing again")
     return found
-
-
-def damage(set_aside: Path) -> str:
-    """What is to be said of a store that was damaged."""
-    return f"the file with the results of all runs was damaged, and is set aside as {set_aside}"

@@ -6,7 +6,8 @@ transaction, in a write-ahead log that SQLite recovers at the next opening. A ru
 to its end has no time of that.
 
 ``PRAGMA user_version`` holds the version of the tables; :data:`MIGRATIONS` leads from each to the
-next. A file of a newer harness is refused, one that is no database is set aside under another name.
+next. A file of a newer harness is refused. One that proves damaged, now or in the middle of a run,
+is set aside under another name, and what can be read of it is in the new one.
 """
 
 from __future__ import annotations
@@ -17,13 +18,24 @@ import itertools
 import sqlite3
 import threading
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from harness.errors import HostError
+from harness.host import locks
+from harness.records.recovery import (
+    COPY_RESULT,
+    COPY_RUN,
+    Damage,
+    complaints,
+    is_damage,
+    readable,
+)
+
+_T = TypeVar("_T")
 
 #: The name of the file.
 FILE = "results.sqlite"
@@ -98,17 +110,25 @@ class Kept:
 class Store:
     """The file ``path``, made if there is none. Several processes and threads may use it at once.
 
-    Raises :class:`HostError`, here and from every method. ``set_aside`` is where a damaged
-    file was moved, if there was one.
+    Raises :class:`HostError`, here and from every method. ``damage`` says what became of a
+    damaged file, if there was one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.set_aside: Path | None = None
+        self.damage: Damage | None = None
         self._lock = threading.Lock()
+        self._begun: dict[str, Run] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = self._open()
+            try:
+                with _locked(path):
+                    self._file = _identity(path)
+                    self._connect()
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                self._replace()
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
@@ -125,12 +145,8 @@ class Store:
 
     def begin(self, run: Run) -> None:
         """``run`` has begun."""
-        with self._transaction() as database:
-            database.execute(
-                "INSERT INTO runs (id, started, asked, seed, directory, about)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (run.id, run.started, run.asked, run.seed, run.directory, run.about),
-            )
+        self._commit(lambda database: _insert(database, run))
+        self._begun[run.id] = run
 
     def add(
         self,
@@ -148,20 +164,24 @@ class Store:
         take it, nothing else.
         """
         packed = zlib.compress(record.encode(), 1)
-        with self._transaction(durable=learned) as database:
+        values = (kernel, _now(), verdict, circumstances, packed, run_id)
+
+        def insert(database: sqlite3.Connection) -> None:
             added = database.execute(
                 "INSERT OR REPLACE INTO results"
                 " (run, kernel, finished, verdict, circumstances, record)"
                 " SELECT number, ?, ?, ?, ?, ? FROM runs WHERE id = ?",
-                (kernel, _now(), verdict, circumstances, packed, run_id),
+                values,
             )
             if added.rowcount != 1:
                 raise HostError(f"{self.path} has no run {run_id}: it was pruned meanwhile")
 
+        self._commit(insert, durable=learned)
+
     def finish(self, run_id: str) -> None:
         """The run has come to its end: all of its kernels have a result."""
-        with self._transaction() as database:
-            database.execute("UPDATE runs SET finished = ? WHERE id = ?", (_now(), run_id))
+        statement = "UPDATE runs SET finished = ? WHERE id = ?"
+        self._commit(lambda database: database.execute(statement, (_now(), run_id)))
 
     def runs(self, limit: int = -1) -> list[Run]:
         """The last runs, newest first."""
@@ -187,47 +207,65 @@ class Store:
 
     def prune(self, runs: Collection[str]) -> None:
         """Remove those runs, and give back the room that they took."""
-        with self._transaction() as database:
-            database.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
-        with self._reading() as database:
-            database.execute("VACUUM")
+        gone = [(run,) for run in runs]
+        statement = "DELETE FROM runs WHERE id = ?"
+        self._commit(lambda database: database.executemany(statement, gone))
+        self._do(lambda database: database.execute("VACUUM"))
 
     def complaints(self) -> list[str]:
         """What SQLite's own check finds wrong with the file; nothing, if all is well."""
-        with self._reading() as database:
-            rows = database.execute("PRAGMA integrity_check").fetchall()
-            rows += database.execute("PRAGMA foreign_key_check").fetchall()
-        return [str(row[0]) for row in rows if row[0] != "ok"]
+        return self._do(complaints)
 
     # Opening.
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise
-        self.set_aside = self.path.with_name(
-            f"{self.path.name}.damaged-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
-        )
-        self.path.rename(self.set_aside)
-        for suffix in ("-wal", "-shm"):  # of the damaged file: they must not meet the new one
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{self.path}{suffix}").rename(f"{self.set_aside}{suffix}")
-        return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(
+    def _connect(self) -> None:
+        self._database = sqlite3.connect(
             self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
         )
         try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA foreign_keys = ON")
-            self._migrate(database)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA foreign_keys = ON")
+            self._migrate(self._database)
+            self._file = _identity(self.path)
         except BaseException:
-            database.close()
+            self._database.close()
             raise
-        return database
+
+    def _replace(self) -> None:
+        """Open a new file in place of the damaged one, or what another process put there."""
+        self._database.close()
+        with _locked(self.path):
+            if _identity(self.path) != self._file:
+                self._connect()
+            else:
+                aside = self._set_aside()
+                self._connect()
+                self.damage = self._recover(aside)
+        self._begin_again()
+
+    def _set_aside(self) -> Path:
+        now = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
+        names = (f"{self.path.name}.damaged-{now}{more}" for more in ("", *range(2, 99)))
+        aside = next(path for name in names if not (path := self.path.with_name(name)).exists())
+        self.path.rename(aside)
+        for suffix in ("-wal", "-shm"):  # of the damaged file: they must not meet the new one
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        return aside
+
+    def _recover(self, aside: Path) -> Damage:
+        """Copy the rows of the damaged file that can be read."""
+        runs, results = readable(aside)
+        with self._transaction(self._database, durable=True):
+            self._database.executemany(COPY_RUN, runs)
+            self._database.executemany(COPY_RESULT, results)
+        return Damage(aside, len(runs), len(results))
+
+    def _begin_again(self) -> None:
+        """The runs of this process, which another file may not have."""
+        for run in self._begun.values():
+            with contextlib.suppress(sqlite3.IntegrityError):
+                _insert(self._database, run)
 
     def _migrate(self, database: sqlite3.Connection) -> None:
         database.execute("BEGIN IMMEDIATE")  # two that begin at once: one waits, and finds it done
@@ -248,40 +286,55 @@ class Store:
 
     # Reading and writing.
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _do(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """``work`` on the database; where that proves damaged, again on the new one."""
         try:
             with self._lock:
-                yield self._database
-        except sqlite3.Error as error:
+                if _identity(self.path) != self._file:  # another process set it aside
+                    self._replace()
+                try:
+                    return work(self._database)
+                except sqlite3.DatabaseError as error:
+                    if not is_damage(error):
+                        raise
+                self._replace()
+                return work(self._database)
+        except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
+    def _commit(
+        self, work: Callable[[sqlite3.Connection], object], *, durable: bool = True
+    ) -> None:
+        def whole(database: sqlite3.Connection) -> None:
+            with self._transaction(database, durable=durable):
+                work(database)
+
+        self._do(whole)
+
     @contextlib.contextmanager
-    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        with self._reading() as database:
-            # FULL: on the disk when it returns, for power failures happen at night too.
-            database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # the disk is full, and rolled back itself
-                    database.execute("ROLLBACK")
-                raise
+    def _transaction(self, database: sqlite3.Connection, *, durable: bool) -> Iterator[None]:
+        # FULL: on the disk when it returns, for power failures happen at night too.
+        database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            database.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # the disk is full, and rolled back itself
+                database.execute("ROLLBACK")
+            raise
 
     def _runs(self, which: str, *values: str | int) -> list[Run]:
-        with self._reading() as database:
-            rows = database.execute(f"SELECT {_RUN} FROM runs {which}", values).fetchall()  # noqa: S608
+        statement = f"SELECT {_RUN} FROM runs {which}"  # noqa: S608
+        rows = self._do(lambda database: database.execute(statement, values).fetchall())
         return [_run(row) for row in rows]
 
     def _results(self, which: str, *values: str | int) -> list[Kept]:
-        with self._reading() as database:
-            rows = database.execute(
-                f"SELECT kernel, results.finished, verdict, record, {_RUN}"  # noqa: S608
-                f" FROM results JOIN runs ON runs.number = results.run {which}",
-                values,
-            ).fetchall()
+        statement = (
+            f"SELECT kernel, results.finished, verdict, record, {_RUN}"  # noqa: S608
+            f" FROM results JOIN runs ON runs.number = results.run {which}"
+        )
+        rows = self._do(lambda database: database.execute(statement, values).fetchall())
         return [Kept(_run(row[4:]), *row[:4]) for row in rows]
 
     def _unusable(self, error: Exception) -> HostError:
@@ -298,9 +351,25 @@ def _run(row: Sequence[Any]) -> Run:
     return Run(*row)
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file itself is wrong; a lock or a full disk says nothing about it."""
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+def _insert(database: sqlite3.Connection, run: Run) -> None:
+    database.execute(
+        "INSERT INTO runs (id, started, asked, seed, directory, about) VALUES (?, ?, ?, ?, ?, ?)",
+        (run.id, run.started, run.asked, run.seed, run.directory, run.about),
+    )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of the file itself, whatever its name."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _locked(path: Path) -> contextlib.AbstractContextManager[int]:
+    """Alone among the processes that open ``path`` or set it aside."""
+    return locks.waited_for(path.with_name(f"{path.name}.lock"), threading.Event())
 
 
 def _now() -> str:

@@ -8,14 +8,14 @@ be told.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.records import resume
 from harness.records.from_json import kernel_from_text
 from harness.records.run_from_json import run_from_text
 from harness.records.store import Kept, Run, Store
@@ -23,6 +23,7 @@ from harness.verdict.results import KernelResult, KernelVerdict, RunResult
 
 LAST = "last"
 MAKE = "make one with `mptcp-harness matrix`"
+AGAIN = "the same command looks among them"
 #: In a run's directory.
 RECORD = "run.json"
 #: No record of a run is as large: that of sixty kernels has 10 MB.
@@ -147,14 +148,16 @@ def question(run: Run) -> str:
     return json.dumps(asked, sort_keys=True)
 
 
-def _opened(place: Path) -> Store:
+@contextlib.contextmanager
+def _opened(place: Path) -> Iterator[Store]:
     if not place.exists():
         raise UsageError(f"no run is kept in {place} yet: {MAKE}, or name a run's directory")
-    store = Store(place)
-    if store.set_aside is not None:
-        with store:
-            raise UsageError(f"{resume.damage(store.set_aside)}; no other is kept: {MAKE}")
-    return store
+    with Store(place) as store:
+        try:
+            yield store
+        finally:
+            if store.damage is not None:
+                raise UsageError(f"{store.damage}: {AGAIN if store.damage.results else MAKE}")
 
 
 def _head(store: Store, word: str) -> Run:

@@ -16,7 +16,7 @@ from harness.manifest.known_issues import KnownIssues
 from harness.replay import image
 from harness.replay.machines import Choice, Machines, Row, another_qemu, check_qemu
 from harness.run import workspace
-from harness.run.attempts import Attempts, Options, Subject
+from harness.run.attempts import Attempts, Options
 from harness.run.progress import Progress, Stage
 from harness.run.request import RunRequest
 from harness.verdict.dependence import Tried
@@ -110,10 +110,9 @@ class _Replay:
     def _boot(self, choice: Choice, number: int) -> Row | None:
         machine = choice.machine
         entry = replace(self._entry, cpus=machine.cpus)
-        subject = Subject(entry, self._kernel, choice.kvm, 0.0)
         directory = self._directory(choice, number)
         options = self._options(choice, directory)
-        result = Attempts(subject, options, self._known, self._tell, self._stop).run()
+        result = Attempts(entry, self._kernel, choice.kvm, options, self._tell, self._stop).run()
         if result is None:
             return None
         last = result.attempts[-1].console if result.attempts else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +38,6 @@ from harness.verdict.results import (
     FamilyResult,
     KernelResult,
     KernelVerdict,
-    Phase,
     Timing,
     merge_capabilities,
 )
@@ -48,6 +48,8 @@ from harness.vm.commandline import Machine, Request, Unsafe
 
 #: Seconds before the second and third attempt. Only infrastructure is tried again.
 BACK_OFF = (1.0, 4.0)
+#: In an attempt's directory: what the harness itself could not do.
+TRACEBACK = "traceback.txt"
 
 
 @dataclass(frozen=True)
@@ -61,46 +63,27 @@ class Options:
     jobs: int
     request: RunRequest = field(default_factory=RunRequest)
     results: Results | None = None  # those of earlier runs
-    known: KnownIssues | None = None  # else read from the files that the kernels name
+    known: KnownIssues = field(default_factory=KnownIssues)
     extra: Mapping[str, bytes] = field(default_factory=dict)  # as in a BootPlan
     on_boot: Callable[[BootPlan], None] = lambda _: None  # told of each boot before it begins
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is booted, and how; ``prepare_s`` is the time that its preparation took."""
-
-    entry: KernelEntry
-    kernel: PreparedKernel
-    kvm: bool
-    prepare_s: float
-
-    def unknown(self, reason: str) -> KernelResult:
-        """The result where nothing was learned."""
-        return KernelResult.infrastructure(
-            self.entry.name,
-            reason,
-            release=self.kernel.release,
-            version=self.kernel.version,
-            origin=self.kernel.origin,
-            image_sha256=self.kernel.image_sha256,
-        )
-
-
 class Attempts:
-    """The boots of ``subject``, each judged."""
+    """The boots of ``kernel``, each judged."""
 
     def __init__(
         self,
-        subject: Subject,
+        entry: KernelEntry,
+        kernel: PreparedKernel,
+        kvm: bool,
         options: Options,
-        known: KnownIssues,
         listener: Listener,
         stop: threading.Event,
     ) -> None:
-        self._subject = subject
+        self._entry = entry
+        self._kernel = kernel
+        self._kvm = kvm
         self._options = options
-        self._known = known
         self._listener = listener
         self._stop = stop
         self._made: list[Attempt] = []
@@ -138,9 +121,13 @@ class Attempts:
         for pause in (*BACK_OFF, None):
             try:
                 attempt = self._boot(len(self._made) + 1)
+                attempt, result = self._judge(attempt)
             except (Unsafe, OSError) as error:
-                return self._subject.unknown(str(error))
-            attempt, result = self._judge(attempt)
+                return unknown(self._entry, self._kernel, str(error))
+            except Exception as error:
+                number, directory = len(self._made) + 1, self._options.directory
+                reason = unexpected(error, directory, self._entry.name, number)
+                return unknown(self._entry, self._kernel, reason)
             self._made.append(attempt)
             if self._stop.is_set() and attempt.end is BootEnd.INTERRUPTED:
                 rounds = attempt.stream.rounds
@@ -152,7 +139,7 @@ class Attempts:
         raise AssertionError("the last pause is None")
 
     def _boot(self, number: int) -> Attempt:
-        self._tell(Stage.BOOTING, "KVM" if self._subject.kvm else "TCG")
+        self._tell(Stage.BOOTING, "KVM" if self._kvm else "TCG")
         plan = self._plan(number)
         self._options.on_boot(plan)
 
@@ -175,7 +162,7 @@ class Attempts:
 
     def _decoded(self, attempt: Attempt) -> Attempt:
         """``attempt`` with source lines in its traces, where a vmlinux knows them."""
-        images = kernels.debug_images(self._subject.entry) if attempt.incidents else ()
+        images = kernels.debug_images(self._entry) if attempt.incidents else ()
         console = Path(attempt.console).read_bytes() if images else b""
         vmlinux = next((image for image in images if decode.is_of(image, console)), None)
         if vmlinux is None:
@@ -191,15 +178,15 @@ class Attempts:
         return replace(attempt, incidents=incidents)
 
     def _plan(self, number: int) -> BootPlan:
-        entry, kvm, options = self._subject.entry, self._subject.kvm, self._options
+        entry, options = self._entry, self._options
         return BootPlan(
-            kernel=self._subject.kernel,
+            kernel=self._kernel,
             base=options.base,
             qemu=options.qemu,
-            machine=Machine(entry.cpus, entry.memory_mib, entry.append, kvm),
+            machine=Machine(entry.cpus, entry.memory_mib, entry.append, self._kvm),
             request=Request(secrets.token_hex(16), options.seed, options.request.plan),
             deadlines=Deadlines.scaled(
-                entry.timeout_s, kvm=kvm, share=options.jobs * entry.cpus / tools.processors()
+                entry.timeout_s, kvm=self._kvm, share=options.jobs * entry.cpus / tools.processors()
             ),
             directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
             number=number,
@@ -208,23 +195,22 @@ class Attempts:
 
     def _judge(self, attempt: Attempt) -> tuple[Attempt, KernelResult]:
         """``attempt`` with its verdict, and what it alone says of the kernel."""
-        entry, prepared = self._subject.entry, self._subject.kernel
+        entry, prepared = self._entry, self._kernel
         # What a kernel calls itself when it runs decides; what its package says is a claim.
         release = attempt.stream.release or prepared.release
         seen = known_issues.apply(
             judge.families(attempt, self._options.request.plan.families, entry.expected(release)),
             attempt.incidents,
-            self._known.of(entry),
+            self._options.known.of(entry),
             entry.name,
             release,
-            self._known.today,
+            self._options.known.today,
         )
         lacking = fixes.lacking(FIXES, release, attempt.stream.version, entry.expect)
         excused = fixes.excuse(seen.families, lacking)
         families = judge.unexcused(excused, attempt.stream.rounds)
         attempt = replace(attempt, incidents=seen.incidents)
         verdict, reason = judge.kernel(attempt, families)
-        prepare_s = round(self._subject.prepare_s, 3)
         result = KernelResult(
             name=entry.name,
             verdict=verdict,
@@ -239,10 +225,9 @@ class Attempts:
             incidents=attempt.incidents,
             notes=(*prepared.notes, *attempt.stream.notes, *seen.notes),
             timing=Timing(
-                prepare_s=prepare_s,
                 boot_s=attempt.boot_s,
                 checks_s=attempt.checks_s,
-                phases=(Phase("prepare", prepare_s), *attempt.phases),
+                phases=attempt.phases,
             ),
             rounds=attempt.stream.rounds,
             missing_fixes=fixes.shown_missing(families, lacking),
@@ -250,7 +235,34 @@ class Attempts:
         return replace(attempt, verdict=verdict), result
 
     def _tell(self, stage: Stage, detail: str = "", *, done: int = 0, planned: int = 0) -> None:
-        self._listener(Progress(self._subject.entry.name, stage, detail, done, planned))
+        self._listener(Progress(self._entry.name, stage, detail, done, planned))
+
+
+def unknown(entry: KernelEntry, kernel: PreparedKernel, reason: str) -> KernelResult:
+    """The result where nothing was learned of ``kernel``."""
+    return KernelResult.infrastructure(
+        entry.name,
+        reason,
+        release=kernel.release,
+        version=kernel.version,
+        origin=kernel.origin,
+        image_sha256=kernel.image_sha256,
+    )
+
+
+def unexpected(error: Exception, directory: Path, name: str, number: int = 1) -> str:
+    """Keep the traceback of ``error`` with the attempt ``number`` of a kernel; what is to be said.
+
+    ``directory`` is that of the run.
+    """
+    place = directory / "kernels" / name / f"attempt-{number}" / TRACEBACK
+    kept = f"its traceback is in {os.path.relpath(place, directory)}"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError as trouble:
+        kept = f"its traceback could not be written: {trouble}"
+    return f"the harness failed, not the kernel: {type(error).__name__}: {error}; {kept}"
 
 
 def confirmed(results: Sequence[KernelResult], wanted: int) -> KernelResult:

@@ -8,21 +8,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from harness import kernels
 from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
-from harness.manifest.kernels_yaml import Accel, KernelEntry
-from harness.manifest.known_issues import KnownIssues
+from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.reuse import Answer
 from harness.run import attempts, memory_gate
-from harness.run.attempts import Attempts, Options, Subject
+from harness.run.accelerators import Accelerators
+from harness.run.attempts import Attempts, Options
 from harness.run.progress import Listener, Progress, Stage
-from harness.verdict.results import KernelResult, Timing
-from harness.vm import accelerator
+from harness.verdict.results import KernelResult, Phase
+
+_T = TypeVar("_T")
 
 #: Kernels that are prepared at the same time: a download waits for the network, unpacking works.
 PREPARING = 2
@@ -38,24 +40,13 @@ def default_jobs(entries: Sequence[KernelEntry]) -> int:
     return max(1, min(tools.processors() // widest, by_memory, len(entries)))
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A kernel to be booted; ``why``, if an earlier result does not spare it that."""
-
-    kernel: PreparedKernel
-    why: str
-
-
-_Prepared = _Ready | KernelUnavailable | KernelResult
-_Choice = accelerator.Choice | HostError
-
-
 class Matrix:
     """One run over ``entries``; each kernel's result goes to ``on_result`` as soon as it is there.
 
     With it goes the key by which a later run may find it, empty where it may not be used again.
     ``stop`` interrupts: VMs end, kernels not finished are missing from what :meth:`run` returns.
-    Raises ManifestError where a file of known issues is wrong.
+    What goes wrong with one kernel, even in the harness itself, is that kernel's result; only what
+    ``on_result`` and the store raise ends all.
     """
 
     def __init__(
@@ -73,17 +64,18 @@ class Matrix:
         self._listener = listener
         self._on_result = on_result
         self._stop = stop
-        self._accelerators: dict[tuple[Accel, str], _Choice] = {}
-        self._choosing = threading.Lock()
-        self._known = options.known or KnownIssues.read(entries)
         self._trusting = cache.trusting()
         self._gate = memory_gate.Gate(tools.available_memory_mib)
+        remembered = cache.root / "kvm.json"
+        self._accelerators = Accelerators(options.qemu, remembered, listener, stop)
 
     def run(self) -> tuple[KernelResult, ...]:
         """The results in the order of the entries. Preparing overlaps booting."""
 
         def prepare(entry: KernelEntry) -> Future[KernelResult | None]:
-            return booters.submit(self._finish, entry, *self._prepare(entry))
+            started = time.monotonic()
+            prepared = self._safely(entry, self._prepare)
+            return booters.submit(self._finish, entry, prepared, time.monotonic() - started)
 
         with (
             ThreadPoolExecutor(self._options.jobs, "boot") as booters,
@@ -99,8 +91,8 @@ class Matrix:
 
     # One kernel, step by step.
 
-    def _prepare(self, entry: KernelEntry) -> tuple[_Prepared, float]:
-        started = time.monotonic()
+    def _prepare(self, entry: KernelEntry) -> PreparedKernel | KernelResult | None:
+        """The kernel to boot, or a result without a boot; None where interrupted."""
         self._tell(entry, Stage.PREPARING)
 
         def say(text: str) -> None:
@@ -108,20 +100,21 @@ class Matrix:
 
         for pause in (*attempts.BACK_OFF, None):
             if self._stop.is_set():
-                return KernelUnavailable("interrupted"), 0
+                return None
             try:
                 earlier = self._earlier(entry, say)
                 if earlier.result is not None:
-                    return earlier.result, time.monotonic() - started
+                    return earlier.result
                 prepared = kernels.prepare(entry, self._cache, say)
             except KernelUnavailable as error:
                 if not error.transient or pause is None:
-                    return error, time.monotonic() - started
+                    return KernelResult.infrastructure(entry.name, str(error))
                 self._tell(entry, Stage.RETRYING, f"{error}; again in {pause:.0f} s")
                 self._stop.wait(pause)
             else:
                 self._tell(entry, Stage.WAITING, earlier.why)
-                return _Ready(prepared, earlier.why), time.monotonic() - started
+                why = (earlier.why,) if earlier.why else ()
+                return replace(prepared, notes=(*why, *prepared.notes))
         raise AssertionError("the last pause is None")
 
     def _earlier(self, entry: KernelEntry, say: Callable[[str], None]) -> Answer:
@@ -130,91 +123,70 @@ class Matrix:
             return Answer()
         kernel = kernels.prepare(entry, self._trusting, say)
         try:
-            kvm = self._accelerator(entry, kernel).kvm
+            kvm = self._accelerators.is_kvm(self._options.request.accel or entry.accel, kernel)
         except HostError:
             return Answer()  # the kernel's own result will say so
         return self._options.results.find(entry, kernel, kvm=kvm)
 
     def _finish(
-        self, entry: KernelEntry, prepared: _Prepared, prepare_s: float
+        self, entry: KernelEntry, prepared: PreparedKernel | KernelResult | None, prepare_s: float
     ) -> KernelResult | None:
-        if self._stop.is_set():
+        if prepared is None or self._stop.is_set():
             return None
-        key = ""
-        result: KernelResult | None
-        match prepared:
-            case KernelUnavailable():
-                timing = Timing(prepare_s=round(prepare_s, 3))
-                result = KernelResult.infrastructure(entry.name, str(prepared), timing=timing)
-            case KernelResult():
-                result = replace(prepared, timing=Timing(prepare_s=round(prepare_s, 3)))
-            case _Ready(kernel, why):
-                result = self._test(entry, kernel, prepare_s)
-                if result is not None:
-                    result = replace(result, notes=(*([why] if why else ()), *result.notes))
-                    if self._options.results is not None:
-                        key = self._options.results.key(entry, kernel, result)
-        if result is not None:
-            self._on_result(result, key)
-            earlier = result.reused_from
-            detail = f"reused from run {earlier.run}" if earlier else result.reason
-            self._tell(entry, Stage.DONE, detail, verdict=result.verdict)
+        if isinstance(prepared, KernelResult):
+            result, key = prepared, ""
+        else:
+            booted = self._safely(entry, lambda entry: self._boot(entry, prepared))
+            if booted is None:
+                return None
+            result, key = booted, self._key(entry, prepared, booted)
+        result = _with_preparing(result, prepare_s)
+        self._on_result(result, key)
+        earlier = result.reused_from
+        detail = f"reused from run {earlier.run}" if earlier else result.reason
+        self._tell(entry, Stage.DONE, detail, verdict=result.verdict)
         return result
 
-    def _test(
-        self, entry: KernelEntry, prepared: PreparedKernel, prepare_s: float
-    ) -> KernelResult | None:
+    def _boot(self, entry: KernelEntry, kernel: PreparedKernel) -> KernelResult | None:
         try:
-            kvm = self._accelerator(entry, prepared).kvm
+            kvm = self._accelerators.is_kvm(self._options.request.accel or entry.accel, kernel)
         except HostError as error:
-            return Subject(entry, prepared, False, prepare_s).unknown(str(error))
-        subject = Subject(entry, prepared, kvm, prepare_s)
+            return attempts.unknown(entry, kernel, str(error))
 
         def say(text: str) -> None:
             self._listener(Progress("", Stage.WAITING, f"{entry.name}: {text}"))
 
         with self._gate.wait(entry.memory_mib + QEMU_OVERHEAD, self._stop, say):
-            return Attempts(subject, self._options, self._known, self._listener, self._stop).run()
+            return Attempts(entry, kernel, kvm, self._options, self._listener, self._stop).run()
 
-    def _accelerator(self, entry: KernelEntry, prepared: PreparedKernel) -> accelerator.Choice:
-        """The accelerator for ``entry``, found out once a run and told once.
+    def _key(self, entry: KernelEntry, kernel: PreparedKernel, result: KernelResult) -> str:
+        results = self._options.results
+        return results.key(entry, kernel, result) if results is not None else ""
 
-        What was found out by one kernel alone, which may be broken, counts for that image only.
-        """
-        wanted = self._options.request.accel or entry.accel
-        of_all, of_image = (wanted, ""), (wanted, prepared.image_sha256)
-        with self._choosing:
-            choice = self._accelerators.get(of_all) or self._accelerators.get(of_image)
-            if choice is None:
-                choice = self._choose(wanted, prepared)
-                settled = isinstance(choice, HostError) or choice.settled
-                self._accelerators[of_all if settled else of_image] = choice
-        if isinstance(choice, HostError):
-            raise choice
-        return choice
-
-    def _choose(self, wanted: Accel, prepared: PreparedKernel) -> _Choice:
-        def say(text: str) -> None:
-            self._listener(Progress("", Stage.BOOTING, text))
-
+    def _safely(
+        self, entry: KernelEntry, step: Callable[[KernelEntry], _T]
+    ) -> _T | KernelResult | None:
+        """What ``step`` makes of ``entry``. A fault of the harness is no end of the others."""
         try:
-            choice = accelerator.choose(
-                wanted,
-                prepared,
-                self._options.qemu,
-                self._cache.root / "kvm.json",
-                say,
-                self._stop,
-            )
-        except HostError as error:
-            return error
-        say(f"accelerator: {'KVM' if choice.kvm else 'TCG'} ({choice.why})")
-        return choice
+            return step(entry)
+        except HostError:
+            raise
+        except Exception as error:
+            if self._stop.is_set():  # most likely it is what was interrupted
+                return None
+            reason = attempts.unexpected(error, self._options.directory, entry.name)
+            return KernelResult.infrastructure(entry.name, reason)
 
     def _tell(
         self, entry: KernelEntry, stage: Stage, detail: str = "", *, verdict: str = ""
     ) -> None:
         self._listener(Progress(entry.name, stage, detail, verdict=verdict))
+
+
+def _with_preparing(result: KernelResult, seconds: float) -> KernelResult:
+    timing, prepare_s = result.timing, round(seconds, 3)
+    phases = (Phase("prepare", prepare_s), *timing.phases) if timing.phases else ()
+    return replace(result, timing=replace(timing, prepare_s=prepare_s, phases=phases))
 
 
 def select(

@@ -25,7 +25,7 @@ from harness.manifest.known_issues import KnownIssues
 from harness.records import resume, reuse, stored_runs, to_json
 from harness.records.store import Run, Store
 from harness.run import workspace
-from harness.run.attempts import Options
+from harness.run.attempts import Options, unexpected
 from harness.run.matrix import Matrix, default_jobs
 from harness.run.progress import Listener, Progress, Stage
 from harness.run.request import RunRequest
@@ -95,13 +95,18 @@ class _Session:
 
     def begin(self) -> None:
         """Note the run in the store, or take from there what it already has."""
-        if self._store.set_aside is not None:
-            self._notes.append(resume.damage(self._store.set_aside))
-            self._say(self._notes[-1])
         if self._request.resume:
             self._go_on()
         else:
             self._store.begin(replace(self._begun, about=json.dumps(self._about)))
+        self._tell_damage()
+
+    def _tell_damage(self) -> None:
+        """Once, when it is found: a store may prove damaged at any access."""
+        said = str(self._store.damage or "")
+        if said and said not in self._notes:
+            self._notes.append(said)
+            self._say(said)
 
     def _go_on(self) -> None:
         # Another harness may have finished it, until the directory was locked.
@@ -126,7 +131,7 @@ class _Session:
         matrix = Matrix(missing, self._options(missing), cache, self._listener, self._keep, stop)
         startup = seconds_since_start()
         results = {**self._done, **{result.name: result for result in matrix.run()}}
-        return self._record(results, startup, interrupted=stop.is_set())
+        return self._record(results, startup)
 
     def _options(self, missing: Sequence[KernelEntry]) -> Options:
         options = options_on(
@@ -143,17 +148,17 @@ class _Session:
             self._notes.append(trouble)
             self._say(trouble)
 
-    def _record(
-        self, results: dict[str, KernelResult], startup_s: float, *, interrupted: bool
-    ) -> RunResult:
+    def _record(self, results: dict[str, KernelResult], startup_s: float) -> RunResult:
+        """Interrupted is a run that lacks something, however late somebody asked it to stop."""
         names = [entry.name for entry in self._entries]
         found = tuple(results[name] for name in names if name in results)
         missing = tuple(name for name in names if name not in results)
-        unfinished = any(result.is_unfinished for result in found)
-        if (missing or unfinished) and self._request.manifest is not None:
+        interrupted = bool(missing) or any(result.is_unfinished for result in found)
+        if interrupted and self._request.manifest is not None:
             self._notes.append("`matrix --resume`, for the same kernels, boots what is missing")
-        elif not missing and not unfinished:
+        elif not interrupted:
             self._store.finish(self._begun.id)
+            self._tell_damage()
             self._notes += self._idle(found)
         record = RunResult(
             id=self._begun.id,
@@ -209,7 +214,12 @@ class Keeper:
         name, verdict = result.name, result.verdict
         self.store.add(self.run.id, name, verdict, text, circumstances, learned=learned)
         self._write(name, text)
-        return self.bundles.keep(result)
+        try:
+            return self.bundles.keep(result)
+        except Exception as error:  # the result is kept, and other kernels are still to be tested
+            directory = Path(self.run.directory)
+            said = unexpected(error, directory, name, max(1, len(result.attempts)))
+            return f"{name} failed, and no bundle could be made of it: {said}"
 
     def write(self, result: KernelResult) -> None:
         """Only into the run's directory. Raises OSError."""

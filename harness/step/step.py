@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import __version__
@@ -19,6 +18,7 @@ from harness.host.files import touch
 from harness.kernels import Cache
 from harness.kernels.cache import digest
 from harness.manifest import fingerprint, kernels_yaml
+from harness.manifest.plan import Profile
 from harness.records import prune, reuse
 from harness.run import session, workspace
 from harness.run.progress import Listener
@@ -114,10 +114,10 @@ class Step:
 
     def _judge(self, subject: _Subject, memory: Memory) -> Judged:
         key = self._request.recipe.key(subject.tree)
-        results_key = digest([key, self._circumstances()])
+        results_key = digest([key, self._circumstances(self._request.boots)])
         if self._request.fresh:
             memory.forget(key, results_key)
-        results = list(memory.results(results_key))
+        results = list(memory.results(results_key)) or self._of_more_checks(memory, key)
         known = self._decide(results)
         if known is not None and self._request.save is None:
             self._say("its results are known; --fresh builds and boots it again")
@@ -135,6 +135,14 @@ class Step:
                 raise HostError(f"{subject.commit} could not be booted: {results[-1].reason}")
             memory.keep_result(results_key, results[-1])
         return judged
+
+    def _of_more_checks(self, memory: Memory, key: str) -> list[KernelResult]:
+        """What is known of all checks answers a question about the quick ones, too."""
+        boots = self._request.boots
+        if boots.plan.profile is Profile.FULL or self._request.fresh:
+            return []
+        full = replace(boots, plan=replace(boots.plan, profile=Profile.FULL))
+        return list(memory.results(digest([key, self._circumstances(full)])))
 
     def _decide(self, results: Sequence[KernelResult]) -> Judged | None:
         """What ``results``, of a boot each, make of the commit; None where more are to come.
@@ -180,13 +188,13 @@ class Step:
         return image
 
     def _boot(self, commit: Commit, image: Path) -> KernelResult:
-        entry = dataclasses.replace(kernels_yaml.for_image(image), name=commit.id[:12])
+        entry = replace(kernels_yaml.for_image(image), name=commit.id[:12])
         run = session.run([entry], self._request.boots, self._cache, self._listener, self._stop)
         if run.interrupted or not run.kernels:
             raise Interrupted("the boot was ended")
         return run.kernels[0]
 
-    def _circumstances(self) -> list[object]:
+    def _circumstances(self, boots: RunRequest) -> list[object]:
         """All that a result depends on, beside the image."""
         qemu, busybox = workspace.find_tools()
         return [
@@ -195,7 +203,7 @@ class Step:
             importlib.metadata.version("virtme-ng"),
             initramfs.prepare(self._cache.root, busybox).stem,
             qemu_version(qemu, self._cache),
-            fingerprint.canonical(self._request.boots),
+            fingerprint.canonical(boots),
         ]
 
 

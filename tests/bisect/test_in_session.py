@@ -100,6 +100,16 @@ def test_what_another_checker_told_is_no_evidence(
     assert len(laboratory.booted) == 2 * booted
 
 
+def test_what_other_judging_told_is_no_evidence(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory.bisect()
+    booted = len(laboratory.booted)
+    monkeypatch.setattr("harness.records.reuse.judging", lambda: "another")
+    assert laboratory.bisect().earlier == 0
+    assert len(laboratory.booted) == 2 * booted
+
+
 def test_each_further_boot_of_a_kernel_has_a_place_of_its_own(laboratory: Laboratory) -> None:
     found = laboratory.bisect(confirm=2)
     assert all(laboratory.booted.count(name) == 3 for name in set(laboratory.booted))

@@ -152,8 +152,8 @@ def test_file_that_is_no_database_is_set_aside_and_named(place: Path, junk: byte
     place.parent.mkdir()
     place.write_bytes(junk)
     with Store(place) as kept:
-        assert kept.set_aside is not None
-        assert kept.set_aside.read_bytes() == junk
+        assert kept.damage is not None
+        assert kept.damage.set_aside.read_bytes() == junk
         kept.begin(RUN)
         assert kept.runs() == [RUN]
 
@@ -236,7 +236,7 @@ def test_fifty_kills_lose_no_result_that_was_kept(place: Path) -> None:
         writer.stdout.close()
         kept_by_all[name] = len(said) - 1
         with Store(place) as kept:
-            assert kept.set_aside is None
+            assert kept.damage is None
             assert kept.complaints() == []
     with Store(place) as kept:
         for name, count in kept_by_all.items():

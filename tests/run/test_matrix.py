@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import kernels
+from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.manifest.expectations import CAPABILITIES
@@ -82,6 +84,7 @@ class Bench:
         self.known_issues: Path | None = None
         self.during_boot: Callable[[], None] = lambda: None
         self._directory = tmp_path
+        self.directory = tmp_path  # of the last run
         monkeypatch.setattr(attempts, "BACK_OFF", (0.0, 0.0))
         monkeypatch.setattr(matrix, "PREPARING", 1)  # so that kernels come to boot in order
         monkeypatch.setattr(kernels, "prepare", self._prepare)
@@ -143,6 +146,7 @@ class Bench:
                 directory=self._directory / run.id,
                 results=Results(store, setting),
             )
+            self.directory = options.directory
             whole = Matrix(entries, options, cache, self.progress.append, keep, self.stop)
             return list(whole.run())
 
@@ -216,16 +220,6 @@ def test_an_interrupted_run_returns_what_was_finished(bench: Bench) -> None:
     interrupted = replace(GOOD, end=BootEnd.INTERRUPTED)
     bench.boots = {"a": [GOOD], "b": [interrupted], "c": [GOOD]}
     assert [result.name for result in bench.run("a", "b", "c")] == ["a"]
-
-
-def test_an_error_of_the_harness_itself_is_not_swallowed(bench: Bench) -> None:
-    def break_down() -> None:
-        raise ZeroDivisionError
-
-    bench.during_boot = break_down
-    bench.boots = {"a": [GOOD]}
-    with pytest.raises(ZeroDivisionError):
-        bench.run("a")
 
 
 def last(bench: Bench) -> Progress:
@@ -486,3 +480,66 @@ def test_as_many_vms_as_processors_and_memory_allow(
     monkeypatch.setattr(tools, "available_memory_mib", lambda: 2500)
     wanted = [entry(str(i), memory_mib=memory, cpus=cpus, accel=Accel.TCG) for i in range(count)]
     assert matrix.default_jobs(wanted) == jobs
+
+
+# A fault of the harness.
+
+
+def broken(*_: object) -> None:
+    raise LookupError("nobody expected this")
+
+
+def test_a_fault_in_one_boot_is_no_end_of_the_others(bench: Bench) -> None:
+    bench.boots = {"odd": [], "good": [GOOD]}  # of the first nothing is left to be given
+    odd, good = bench.run("odd", "good")
+    assert (odd.verdict, good.verdict) == (KernelVerdict.INFRASTRUCTURE, KernelVerdict.PASS)
+    assert odd.reason.startswith("the harness failed, not the kernel: IndexError: pop from empty")
+    text = (bench.directory / "kernels/odd/attempt-1/traceback.txt").read_text()
+    assert "kernels/odd/attempt-1/traceback.txt" in odd.reason
+    assert text.startswith("Traceback (most recent call last)")
+    assert "in _boot" in text
+
+
+def test_a_fault_while_a_kernel_is_prepared_is_no_end_of_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = kernels.prepare
+
+    def odd(entry: KernelEntry, *more: Any) -> PreparedKernel:
+        if entry.name == "odd":
+            broken()
+        return prepare(entry, *more)
+
+    monkeypatch.setattr(kernels, "prepare", odd)
+    bench.boots = {"good": [GOOD]}
+    first, good = bench.run("odd", "good")
+    assert (first.verdict, good.verdict) == (KernelVerdict.INFRASTRUCTURE, KernelVerdict.PASS)
+    assert "LookupError: nobody expected this" in first.reason
+    assert (bench.directory / "kernels/odd/attempt-1/traceback.txt").is_file()
+
+
+def test_a_fault_while_it_is_judged_is_kept_with_its_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.verdict.judge.unexcused", broken)
+    bench.boots = {"odd": [GOOD]}
+    (odd,) = bench.run("odd")
+    assert odd.verdict is KernelVerdict.INFRASTRUCTURE
+    assert "in _judge" in (bench.directory / "kernels/odd/attempt-1/traceback.txt").read_text()
+
+
+def test_a_fault_of_the_harness_is_not_tried_again(bench: Bench) -> None:
+    bench.boots = {"odd": []}
+    bench.run("odd")
+    assert [p.stage for p in bench.progress if p.stage is Stage.RETRYING] == []
+
+
+def test_a_store_that_cannot_be_read_ends_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unusable(*_: object, **__: object) -> None:
+        raise HostError("no")
+
+    monkeypatch.setattr(Results, "find", unusable)
+    with pytest.raises(HostError):
+        bench.run("k", reuse=True)

@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
+from harness.bundle import Bundles
 from harness.errors import HostError, UsageError
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.records import prune
 from harness.records.store import FILE, Store
 from harness.run import workspace
 from harness.run.progress import Progress, Stage
-from harness.verdict.results import BootEnd, RunResult
+from harness.verdict.results import EXIT_OK, BootEnd, RunResult, exit_status
 from tests import fake_boots
 from tests.fake_boots import GOOD, MANY, Outcomes
 
@@ -260,6 +261,41 @@ def test_another_directory_than_that_of_the_interrupted_run_is_refused(desk: Des
         desk.run(resume=True, output=desk.directory / "output")
 
 
+def test_an_interruption_after_the_last_kernel_interrupts_nothing(desk: Desk) -> None:
+    run = desk.run(stop_after=NAMES[-1])
+    assert (run.interrupted, run.missing, exit_status(run)) == (False, (), EXIT_OK)
+    assert json.loads(Path(run.directory, "run.json").read_text())["run"]["interrupted"] is False
+    with Store(desk.store) as store:
+        head = store.run(run.id)
+        assert head is not None
+        assert head.finished
+
+
+def test_a_store_that_is_damaged_in_its_middle_is_said_and_the_run_goes_on(desk: Desk) -> None:
+    desk.run()
+    with desk.store.open("r+b") as file:
+        file.seek(2 * 4096)
+        file.write(random.Random(0).randbytes(6 * 4096))
+    run = desk.run()
+    assert names(run) == NAMES
+    assert [note for note in run.notes if "was damaged, and is set aside as" in note]
+    assert [p for p in desk.heard if "was damaged, and is set aside as" in p.detail]
+    with Store(desk.store) as store:
+        assert [kept.kernel for kept in store.results(run.id)] == NAMES
+
+
+def test_a_bundle_that_cannot_be_made_costs_no_result(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise LookupError("nobody expected this")
+
+    monkeypatch.setattr(Bundles, "keep", broken)
+    run = desk.run()
+    assert names(run) == NAMES
+    assert any("no bundle could be made of it" in note for note in run.notes)
+
+
 def test_a_damaged_store_is_set_aside_and_that_is_said(desk: Desk) -> None:
     desk.store.parent.mkdir(parents=True)
     desk.store.write_text("no database" * 100)
@@ -335,7 +371,7 @@ def test_fifty_kills_lose_no_result_and_each_run_goes_on(tmp_path: Path) -> None
             done |= set(said)
             if place.exists():
                 with Store(place) as store:
-                    assert store.set_aside is None
+                    assert store.damage is None
                     assert store.complaints() == []
                     (run,) = store.runs()
                     assert done <= {result.kernel for result in store.results(run.id)}

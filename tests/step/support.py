@@ -16,7 +16,9 @@ from pathlib import Path
 from harness import cli
 from harness.host import tools
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.manifest.plan import Plan
 from harness.run import session, workspace
+from harness.run.request import RunRequest
 from harness.step import step, toolchain
 from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
 from harness.vm import initramfs
@@ -100,9 +102,11 @@ class Boots:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.plans: list[Plan] = []
         self.flaky: list[str] = []  # what each of the next boots makes of its code, instead
 
-    def run(self, entries: list[KernelEntry], *_: object) -> RunResult:
+    def run(self, entries: list[KernelEntry], request: RunRequest, *_: object) -> RunResult:
+        self.plans.append(request.plan)
         source = entries[0].source
         assert isinstance(source, ImageSource)
         code = source.image.read_text().strip()

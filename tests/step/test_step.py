@@ -17,9 +17,13 @@ from harness.cli import step as command
 from harness.errors import HostError
 from harness.host import programs
 from harness.kernels import kconfig
+from harness.manifest.plan import Profile
+from harness.records import reuse
 from harness.run import session, workspace
+from harness.step import step as step_module
 from harness.step import toolchain
 from harness.step.build import Build
+from harness.vm import initramfs
 from tests.replacing import replaced
 from tests.step.support import BAD, BROKEN, CODE, GOOD, PANIC, Boots, Tree
 
@@ -205,8 +209,26 @@ def test_another_question_is_answered_from_the_same_boot(
     tree.commit(BAD)
     step()
     assert cli.main(["step", "--check", "capability.mptcp"]) == 125  # which BAD does not tell
-    assert cli.main(["step", "--any"]) == 1
     assert (tree.builds, len(boots.seen)) == (1, 1)
+
+
+def test_a_boot_with_all_checks_answers_for_the_quick_ones(
+    tree: Tree, step: Step, boots: Boots
+) -> None:
+    tree.commit(BAD)
+    assert cli.main(["step", "--any"]) == 1
+    assert step() == 1
+    assert [plan.profile for plan in boots.plans] == [Profile.FULL]
+
+
+def test_a_boot_with_the_quick_checks_does_not_answer_for_all(
+    tree: Tree, step: Step, boots: Boots
+) -> None:
+    tree.commit(BAD)
+    step()
+    assert cli.main(["step", "--any"]) == 1
+    assert [plan.profile for plan in boots.plans] == [Profile.QUICK, Profile.FULL]
+    assert tree.builds == 1
 
 
 def test_other_boots_are_made_of_the_image_that_was_built(
@@ -215,6 +237,28 @@ def test_other_boots_are_made_of_the_image_that_was_built(
     step()
     step("--seed", "7")
     assert (tree.builds, len(boots.seen)) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "other"),
+    [
+        (reuse, "judging", "another"),
+        (step_module, "qemu_version", "10.0"),
+        (initramfs, "prepare", Path("another.cpio")),
+    ],
+)
+def test_a_result_of_another_harness_or_host_does_not_count(
+    step: Step,
+    boots: Boots,
+    monkeypatch: pytest.MonkeyPatch,
+    place: object,
+    name: str,
+    other: object,
+) -> None:
+    step()
+    monkeypatch.setattr(place, name, lambda *_: other)
+    step()
+    assert len(boots.seen) == 2
 
 
 def test_fresh_builds_and_boots_again(tree: Tree, step: Step, boots: Boots) -> None:
