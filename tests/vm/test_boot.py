@@ -13,6 +13,7 @@ import pytest
 
 from harness.host.clock import RunningClock
 from harness.kernels.prepared import PreparedKernel
+from harness.manifest.plan import Plan
 from harness.verdict.results import Attempt, BootEnd, Family
 from harness.vm import boot, commandline
 from harness.vm.boot import BootPlan, Deadlines
@@ -61,9 +62,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         command = [sys.executable, "-I", "-S", "-c", prelude + program]
         monkeypatch.setattr(commandline, "command", lambda *_: command)
         kernel = PreparedKernel("k", "6.12.1", "v", "o", image, "0" * 64, tmp_path, image)
-        request = Request(NONCE, 7, (Family.IPV4,))
+        request = Request(NONCE, 7, Plan((Family.IPV4,)))
         plan = BootPlan(
-            *(kernel, tmp_path / "base", Path("/bin/true"), Machine(), request, (Family.IPV4,)),
+            *(kernel, tmp_path / "base", Path("/bin/true"), Machine(), request),
             *(deadlines, tmp_path / "attempt"),
         )
         return boot.boot(plan, threading.Event(), lambda _: None)
