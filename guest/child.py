@@ -119,13 +119,16 @@ class Child:
             yield text.split("\0")
 
     def _available(self) -> bytes:
+        """What can be read without waiting."""
         data = b""
+        size = 1 << 16
         try:
             while True:
-                more = os.read(self.records, 1 << 16)
+                more = os.read(self.records, size)
                 data += more
                 if not more:
                     self.silent = True
+                if len(more) < size:  # the rest, if any, makes the pipe readable again
                     return data
         except BlockingIOError:
             return data

@@ -230,13 +230,14 @@ class Emitter:
 
     def emit(self, kind: str, **fields: Value) -> None:
         """Write one event; strings longer than :data:`MAX_TEXT` are cut."""
-        event: dict[str, Value] = {"e": kind, "n": self._number, "t": int(self._clock() * 1000)}
+        # Put together here, for encode() takes twice as long, and there are thousands.
+        line = '{"e":"%s","n":%d,"t":%d' % (kind, self._number, self._clock() * 1000)
         for name, value in fields.items():
             if isinstance(value, str) and len(value) > MAX_TEXT and name != "verdicts":
                 value = value[:MAX_TEXT] + "... (%d characters in all)" % len(value)
-            event[name] = value
+            line += ',"' + name + '":' + _value(value)
         self._number += 1
-        self._pending += encode(event)
+        self._pending += (line + "}\n").encode("ascii")
         if kind not in WAITING:
             self._write(self._pending)
             self._pending = b""

@@ -113,13 +113,16 @@ class Planned:
         self.payload = payload
         self.entries = entries
         self.first = first
+        self._by_stop: dict[Stop, list[Check]] = {}
+        for check, phase, side in entries:
+            self._by_stop.setdefault((phase, side), []).append(check)
 
     @property
     def is_connection(self) -> bool:
         return not self.entries[0][0].scenario
 
-    def at(self, stop: Stop) -> Iterator[Check]:
-        return (check for check, phase, side in self.entries if (phase, side) == stop)
+    def at(self, stop: Stop) -> Sequence[Check]:
+        return self._by_stop.get(stop, ())
 
 
 class _FirstRound:

@@ -34,8 +34,8 @@ MAX_WAITING = 8
 IMPATIENT_S = 15.0
 #: Seconds in which what was killed should have ended.
 LINGER_S = 1.0
-#: Milliseconds between looks at a process that says no more, where its end cannot be waited for.
-SILENT_MS = 20.0
+#: Seconds between looks at the clock.
+LOOK_S = 0.25
 
 
 class Schedule:
@@ -47,6 +47,7 @@ class Schedule:
         self._report = report
         self._alive = alive
         self._last_word = time.monotonic()
+        self._next_look = 0.0
         self._impatient = False
         self._poll = select.poll()
         self._runs: list[_Run] = []
@@ -125,22 +126,24 @@ class Schedule:
         self._say(item, events.UNSUPPORTED, {"detail": item.lacking})
 
     def _serve(self) -> None:
-        """Wait for a word of some child, or for a deadline, and act on it."""
-        for fd, _ in self._poll.poll(self._timeout_ms()):
+        """Wait for a word of some child, and act on it."""
+        for fd, _ in self._poll.poll(1000 * LOOK_S):
             run = self._heard.get(fd)
-            if run is None:
-                continue
-            if self._hear(run):
+            if run is not None and self._hear(run, fd == run.child.process):
                 self._finish(run)
-            elif run.child.silent:
-                self._ignore(run.child.records)  # it would be readable all the time
-        now = time.monotonic()
+        if time.monotonic() >= self._next_look:
+            self._look()
+            self._next_look = time.monotonic() + LOOK_S
+
+    def _look(self) -> None:
+        """See whether a check has exceeded its deadline, and whether all have long been silent."""
         for run in list(self._runs):
-            if run.child.silent and self._hear(run):
+            if self._hear(run, run.child.silent):
                 self._finish(run)
-            elif now - run.child.since > self._deadline_s(run):
+            elif time.monotonic() - run.child.since > self._deadline_s(run):
                 self._expire(run)
-        if now - self._last_word >= events.ALIVE_S:
+        now = time.monotonic()
+        if self._runs and now - self._last_word >= events.ALIVE_S:
             self._alive()
             self._last_word = now
 
@@ -149,18 +152,9 @@ class Schedule:
         whole = run.job.scenario.deadline_s
         return min(whole, max(IMPATIENT_S, whole / 4)) if self._impatient else whole
 
-    def _timeout_ms(self) -> float:
-        now = time.monotonic()
-        left = [self._last_word + events.ALIVE_S - now]
-        for run in self._runs:
-            if run.child.silent and run.child.process < 0:
-                return SILENT_MS
-            left.append(run.child.since + self._deadline_s(run) - now)
-        return max(1.0, 1000 * min(left))
-
-    def _hear(self, run: _Run) -> bool:
+    def _hear(self, run: _Run, may_have_ended: bool) -> bool:
         """Take what the child has said. Whether it is done with, one way or another."""
-        ended = run.child.ended()  # before it is read to the end
+        ended = run.child.ended() if may_have_ended else None  # before it is read to the end
         try:
             for record in run.child.read():
                 if self._take(run, record):
@@ -168,6 +162,8 @@ class Schedule:
         except (ValueError, IndexError) as error:
             self._stop(run, "its process wrote no result: %s" % error)
             return True
+        if run.child.silent:
+            self._ignore(run.child.records)  # it would be readable all the time
         if ended is not None:
             from guest import postmortem
 
@@ -201,9 +197,6 @@ class Schedule:
 
     def _expire(self, run: _Run) -> None:
         """The check that runs has taken too long: what the process does, and its end."""
-        if self._hear(run):
-            self._finish(run)
-            return
         from guest import postmortem
 
         seconds = self._deadline_s(run)

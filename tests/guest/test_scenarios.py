@@ -334,6 +334,7 @@ def test_no_more_scenarios_wait_at_once_than_may(
 
 def test_a_long_wait_is_no_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "ALIVE_S", 0.05)
+    monkeypatch.setattr(schedule, "LOOK_S", 0.05)
     world.scenario("long", lambda lab: time.sleep(0.4), waits=True)
     world.run()
     assert sum(kind == "alive" for kind, _ in world.said) >= 3
