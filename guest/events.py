@@ -78,8 +78,8 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     "note": {"text": str},
     # family is "" for what belongs to the whole kernel
     "capability": {"name": str, "family": str, "present": bool, "detail": str},
-    # payload: of the connection, or the name of the scenario; entries: [check id, phase, side] each
-    "plan": {"family": str, "payload": str, "entries": list},
+    # payload: of the connection, or the scenario's name; entries: [check id, phase, side] each
+    "plan": {"family": str, "payload": str, "scenario": bool, "entries": list},
     "start": {"i": int},
     "result": {
         "i": int,
@@ -207,9 +207,18 @@ def _value(value: Value) -> str:
 def _text(text: str) -> str:
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return '"' + text + '"'
-    units = text.encode("utf-16-be", "surrogatepass")
-    codes = [units[i] << 8 | units[i + 1] for i in range(0, len(units), 2)]
-    return '"' + "".join(["\\u%04x" % code for code in codes]) + '"'
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    """As JSON has it. By hand, for the root of a VM lacks the codec for UTF-16."""
+    if character.isascii() and character.isprintable() and character not in '"\\':
+        return character
+    code = ord(character)
+    if code < 0x10000:
+        return "\\u%04x" % code
+    code -= 0x10000
+    return "\\u%04x\\u%04x" % (0xD800 + (code >> 10), 0xDC00 + (code & 0x3FF))
 
 
 class Emitter:

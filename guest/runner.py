@@ -193,7 +193,13 @@ class Runner:
         plan = self._plan()
         for group in plan:
             entries = [[item.id, phase, side] for item, phase, side in group.entries]
-            self._emit("plan", family=group.family, payload=group.payload, entries=entries)
+            self._emit(
+                "plan",
+                family=group.family,
+                payload=group.payload,
+                scenario=not group.is_connection,
+                entries=entries,
+            )
         first = _FirstRound(self._emit)
         self._round(plan, self._options.seed, first)
         self.failed += first.failed

@@ -229,8 +229,9 @@ class Stream:
     ``errors`` are violations of the protocol, in order; any one makes the boot ``lost``.
     ``results`` holds every planned result, those not heard of as ``lost``; ``running`` names what
     ran when the stream stopped. ``times_ms`` has the
-    guest's time at ``hello``, at each family's first check (``ipv4``, ``ipv6``), at the second
-    round (``rounds``) and at ``end``. ``rounds`` is set where the checks were to be repeated.
+    guest's time at ``hello``, at the first check of a connection in each family (``ipv4``,
+    ``ipv6``), at that of a scenario (``scenarios``), at the second round (``rounds``) and at
+    ``end``. ``rounds`` is set where the checks were to be repeated.
     """
 
     said_hello: bool = False

@@ -51,6 +51,7 @@ class _Group:
 
     first: int
     end: int
+    scenario: bool
     next: int = field(init=False)
     over: bool = False
 
@@ -298,7 +299,7 @@ class StreamReader:
         if not event["entries"]:
             raise _Violation("a group is planned, and no check in it")
         first = len(self._plan)
-        self._groups.append(_Group(first, first + len(event["entries"])))
+        self._groups.append(_Group(first, first + len(event["entries"]), event["scenario"]))
         self._firsts.append(first)
         for check, phase, side in event["entries"]:
             key = CheckKey(family, check, event["payload"], phase, side)
@@ -321,7 +322,8 @@ class StreamReader:
             raise _Violation(f"check {event['i']} starts, and runs already")
         self._started = True
         self._active[group.first] = group
-        self._times.setdefault(self._plan[group.next].family.value, event["t"])
+        mark = "scenarios" if group.scenario else self._plan[group.next].family.value
+        self._times.setdefault(mark, event["t"])
 
     def _on_result(self, event: Event) -> None:
         group = self._group_of(event["i"])

@@ -23,8 +23,9 @@ class Mark(StrEnum):
     KERNEL = "kernel"  # its first line, to which decompression belongs where there is any
     INIT = "init"  # the kernel runs /init: modules, and Python's start
     PROBES = "probes"  # the checker's hello: capabilities and the plan
-    IPV4 = "ipv4"  # the family's first check begins
+    IPV4 = "ipv4"  # the first check of a connection in this family begins
     IPV6 = "ipv6"
+    SCENARIOS = "scenarios"  # the first check of a scenario begins
     ROUNDS = "rounds"  # the second round of repeated checks begins
     POWER_OFF = "power-off"  # the closing event
     QEMU_END = "qemu-end"  # the kernel's last line
@@ -39,7 +40,13 @@ _CONSOLE = {
 }
 _LONGEST = max(map(len, _CONSOLE.values()))
 #: The guest's own times, see Stream.times_ms.
-_GUEST = {"ipv4": Mark.IPV4, "ipv6": Mark.IPV6, "rounds": Mark.ROUNDS, "end": Mark.POWER_OFF}
+_GUEST = {
+    "ipv4": Mark.IPV4,
+    "ipv6": Mark.IPV6,
+    "scenarios": Mark.SCENARIOS,
+    "rounds": Mark.ROUNDS,
+    "end": Mark.POWER_OFF,
+}
 
 
 class Timeline:

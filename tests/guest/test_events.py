@@ -58,7 +58,8 @@ def test_parse_returns_the_fields_of_the_kind() -> None:
         (b"[" * 60_000, "not JSON"),
         (b'{"e":"result","n":0,"t":1,"i":0,"verdict":"gone"}\n', "unknown verdict 'gone'"),
         (
-            b'{"e":"plan","n":0,"t":1,"family":"ipv4","payload":"x","entries":[["a","b"]]}\n',
+            b'{"e":"plan","n":0,"t":1,"family":"ipv4","payload":"x","scenario":true,'
+            b'"entries":[["a","b"]]}\n',
             "not [check, phase, side]",
         ),
     ],

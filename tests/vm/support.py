@@ -55,9 +55,14 @@ class Guest:
     def capability(self, name: str = "mptcp", present: bool = True, family: str = "ipv4") -> Guest:
         return self.say("capability", name=name, family=family, present=present, detail="asked")
 
-    def plan(self, entries: list[list[str]] | None = None, payload: str = "segment") -> Guest:
+    def plan(
+        self,
+        entries: list[list[str]] | None = None,
+        payload: str = "segment",
+        scenario: bool = False,
+    ) -> Guest:
         chosen = ENTRIES if entries is None else entries
-        return self.say("plan", family="ipv4", payload=payload, entries=chosen)
+        return self.say("plan", family="ipv4", payload=payload, scenario=scenario, entries=chosen)
 
     def check(self, index: int, verdict: str = events.PASS, **told: str) -> Guest:
         self.say("start", i=index)

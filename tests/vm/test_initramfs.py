@@ -90,12 +90,15 @@ def test_the_checker_starts_from_what_is_in_the_root(base: Path, tmp_path: Path)
     script = (
         f"import sys; sys.path[:] = [{str(stdlib)!r}, {str(stdlib / 'lib-dynload')!r}, "
         f"{str(tmp_path / 'opt')!r}]\nimport guest.vm, guest.runner\n"
-        "print([check.id for check in guest.runner.checks.all_checks()][0])"
+        "print([check.id for check in guest.runner.checks.all_checks()][0])\n"
+        "import guest.schedule, guest.postmortem, faulthandler\n"
+        "print(guest.events.encode({'text': '\"\\n\\ud800\\U0001f600'}))"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True
     )
-    assert done.stdout == "mptcp_info.readable\n", done.stderr
+    said = b'{"text":"\\u0022\\u000a\\ud800\\ud83d\\ude00"}\n'
+    assert done.stdout == f"mptcp_info.readable\n{said}\n", done.stderr
 
 
 def test_a_second_prepare_builds_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,10 @@ def test_bytes_that_do_not_belong_break_the_stream(junk: bytes, data: st.DataObj
         (Guest().hello().plan().check(0).check(1).end(results=3).sent, "speaks of 3"),
         (sound() + b"\n", "not JSON"),
         (sound() + Guest().hello().sent, "numbered 0"),
-        (Guest().hello().say("plan", family="ipx", payload="", entries=[]).sent, "unknown family"),
+        (
+            Guest().hello().say("plan", family="ipx", payload="", scenario=False, entries=[]).sent,
+            "unknown family",
+        ),
         (Guest().hello().end(results=0).sent, "did not say whether ipv4 has MPTCP"),
         (Guest().hello().capability().end(results=0).sent, "planned no check"),
     ],

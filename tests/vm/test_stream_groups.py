@@ -24,7 +24,9 @@ Word = tuple[str, int]  # start or result, and of which check
 def planned() -> Guest:
     guest = Guest().hello().capability()
     for number, group in enumerate(GROUPS):
-        guest.plan([[f"check.{i}", "run", "both"] for i in group], f"scenario{number}")
+        guest.plan(
+            [[f"check.{i}", "run", "both"] for i in group], f"scenario{number}", scenario=True
+        )
     return guest
 
 
@@ -163,6 +165,13 @@ def test_lost_checks_never_pass_though_nothing_failed() -> None:
 )
 def test_a_lost_check_out_of_place_is_named(words: list[Word], complaint: str) -> None:
     assert complaint in read(said([*words, ("start", 0)])).errors[0]
+
+
+def test_the_time_of_connections_ends_where_scenarios_begin() -> None:
+    guest = Guest().hello().capability().plan([["a.b", "closed", "client"]])
+    guest.plan([["c.d", "run", "both"]], "timeouts", scenario=True).check(0).check(1)
+    times = read(guest.end(results=2)).times_ms
+    assert list(times) == ["hello", "ipv4", "scenarios", "end"]
 
 
 def test_alive_is_said_only_while_something_runs() -> None:

@@ -170,7 +170,7 @@ def event(number: int, kind: str, **fields: events.Value) -> bytes:
 
 
 def plan(number: int, entries: list[list[str]]) -> bytes:
-    return event(number, "plan", family="ipv4", payload="", entries=entries)
+    return event(number, "plan", family="ipv4", payload="", scenario=False, entries=entries)
 
 
 def notes() -> Iterator[bytes]:
