@@ -98,7 +98,7 @@ def test_the_checker_starts_from_what_is_in_the_root(base: Path, tmp_path: Path)
         [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True
     )
     said = b'{"text":"\\u0022\\u000a\\ud800\\ud83d\\ude00"}\n'
-    assert done.stdout == f"mptcp_info.readable\n{said}\n", done.stderr
+    assert done.stdout == f"mptcp_info.readable\n{said!r}\n", done.stderr
 
 
 def test_a_second_prepare_builds_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
