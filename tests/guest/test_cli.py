@@ -19,7 +19,8 @@ def run(
     *arguments: str, start: tuple[str, ...] = ("guest",), cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-I", "-S", *start, *arguments],
+        # Without scenarios, unless a test asks for them: they take longer, and need root.
+        [sys.executable, "-I", "-S", *start, "--profile", "quick", *arguments],
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -136,3 +137,14 @@ def test_a_reader_that_leaves_is_no_failure_of_the_kernel() -> None:
         text=True,
     )
     assert done.stderr == ""
+
+
+def test_quick_is_a_part_of_full() -> None:
+    quick, full = run("--list"), run("--list", "--profile", "full")
+    assert quick.returncode == full.returncode == 0
+    assert {*quick.stdout.splitlines()} < {*full.stdout.splitlines()}
+
+
+def test_a_check_of_a_scenario_can_be_chosen_in_the_quick_profile() -> None:
+    done = run("-4", "--check", "tcp_nodelay.set_get")
+    assert [line for line in lines(done.stdout) if "tcp_nodelay.set_get" in line]
