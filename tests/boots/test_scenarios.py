@@ -14,6 +14,7 @@ from harness.kernels import PreparedKernel, prepare
 from harness.kernels.cache import Cache
 from harness.manifest.expectations import expectations
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.manifest.plan import Plan
 from harness.run.workspace import find_tools
 from harness.verdict import judge
 from harness.verdict.results import Attempt, BootEnd, CheckVerdict, Family, KernelVerdict
@@ -103,8 +104,7 @@ def booted(kernel: PreparedKernel, cache: Cache, tmp_path: Path) -> Boot:
             base=base,
             qemu=qemu,
             machine=Machine(),
-            request=Request("0" * 16, SEED, FAMILIES, checks, repeat=repeat),
-            families=FAMILIES,
+            request=Request("0" * 16, SEED, Plan(FAMILIES, checks, repeat=repeat)),
             deadlines=Deadlines.scaled(120, kvm=False),
             directory=tmp_path / "boot",
             extra=initramfs.instead_of_checker(
