@@ -8,7 +8,7 @@ import time
 
 from guest import options, sockopt, states
 from guest.checks import Failed, errno_name
-from guest.lab import MPTCP, TCP, Lab
+from guest.lab import MPTCP, Lab
 from guest.option import ANY, BYTE_ORDER, CLOSED, SOL_SOCKET, UNBOUND, Option, packed
 
 TYPE_CHECKING = False
@@ -29,22 +29,6 @@ DOUBLED = {
     options.BY_NAME["SO_" + name].number: options.BY_NAME["SO_%sFORCE" % name].number
     for name in ("SNDBUF", "RCVBUF")
 }
-#: Read from the TCP subflow after a fallback what was set before connect().
-SYNCED = (
-    "IP_TOS",
-    "IP_FREEBIND",
-    "IP_TRANSPARENT",
-    "IP_BIND_ADDRESS_NO_PORT",
-    "IP_LOCAL_PORT_RANGE",
-    "IPV6_FREEBIND",
-    "IPV6_TRANSPARENT",
-    "TCP_CORK",
-    "TCP_NODELAY",
-    "TCP_KEEPIDLE",
-    "TCP_KEEPINTVL",
-    "TCP_KEEPCNT",
-    "TCP_CONGESTION",
-)
 
 
 class Bench:
@@ -56,7 +40,6 @@ class Bench:
         self.caller = sockopt.Caller()
         self._placed: dict[tuple[str, int], Placed] = {}
         self._made: dict[tuple[str, int], float] = {}
-        self._fallen_back: dict[str, tuple[int, dict[str, int]]] = {}
         self._fresh: Optional[_socket.socket] = None
 
     def fd(self, state: str, protocol: int = MPTCP) -> int:
@@ -103,29 +86,9 @@ class Bench:
         else:
             self.set(fd, option, data)
 
-    def fallen_back(self, prepared: str) -> tuple[int, dict[str, int]]:
-        """A socket on which all of :data:`SYNCED` was set in the state ``prepared``, and that was
-        then connected to plain TCP; the errno of setting each."""
-        if prepared not in self._fallen_back:
-            sock = self.lab.socket()
-            if prepared == "bound":
-                sock.bind((self.lab.address, 0))
-            errnos = {}
-            for name in SYNCED:
-                option = options.BY_NAME[name]
-                if option.of(self.family):
-                    errnos[name] = self.set(sock.fileno(), option, packed(option.values[0]))
-            try:
-                sock.connect(self.lab.listener(TCP).getsockname())
-            except OSError as error:
-                raise Failed("connecting to plain TCP", "success", str(error)) from None
-            self._fallen_back[prepared] = sock.fileno(), errnos
-        return self._fallen_back[prepared]
-
     def forget(self) -> None:
         """Use new sockets from now on: a check that failed may have left its value behind."""
         self._placed.clear()
-        self._fallen_back.clear()
         self.lab.close()
 
 

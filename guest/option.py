@@ -42,11 +42,12 @@ class Option:
     refused, with their errno. ``unset`` is what a socket says that nobody set it on, None where a
     sysctl or the connection decides. ``family`` is that of the sockets that have it, None for all.
     ``size`` is that of its value, ``least`` the fewest bytes that it can be set with, or ``exact``
-    the only ones; fewer give ``short``. Where it cannot be set, trying gives ``elsewhere``. A value
-    from 0 to 255 is read as one byte into a buffer smaller than an int, where ``bytewise``. ``via``
-    is the option that it is read through. ``unlike`` says what differs from plain TCP, and why.
-    What is ``volatile`` has another value at each socket. ``capability`` is the name that
-    :mod:`guest.probe` gives it; ``probed`` options are set to what they are by the probe.
+    the only ones; fewer give ``short`` (0: what, depends on the kernel). Where it cannot be set,
+    trying gives ``elsewhere``. A value from 0 to 255 is read as one byte into a buffer smaller than
+    an int, where ``bytewise``. ``via`` is the option that it is read through. ``unlike`` says what
+    differs from plain TCP, and why. What is ``volatile`` has another value at each socket.
+    ``capability`` is the name that :mod:`guest.probe` gives it; ``probed`` options are set to what
+    they are by the probe.
 
     What is refused fails with ``refusal`` when set, and with ``unreadable`` when read (0: it can
     be read); what is ``passed`` on goes to TCP after a fallback.

@@ -21,7 +21,9 @@ AF_UNSPEC = 0
 SHUT_WR = _socket.SHUT_WR
 POLLRDHUP = 0x2000
 #: What is queued where data is unread.
-UNREAD = b"unread" * 10
+UNREAD = b"unread" * 40
+#: Addresses that no connection can be made to: connect() fails with ENETUNREACH at once.
+MULTICAST = {_socket.AF_INET: "224.0.0.1", _socket.AF_INET6: "ff02::1"}
 
 
 class Placed:
@@ -79,6 +81,20 @@ def _bound(lab: Lab, protocol: int) -> Placed:
 
 def _listening(lab: Lab, protocol: int) -> Placed:
     return Placed(lab.listener(protocol))
+
+
+def _listening_unbound(lab: Lab, protocol: int) -> Placed:
+    """listen() has found a port by itself."""
+    sock = lab.socket(protocol)
+    sock.listen(8)
+    return Placed(sock)
+
+
+def _unreachable(lab: Lab, protocol: int) -> Placed:
+    """connect() has failed at once."""
+    sock = lab.socket(protocol)
+    sock.connect_ex((MULTICAST[lab.family], 9))
+    return Placed(sock)
 
 
 def _pending(lab: Lab, protocol: int) -> Placed:
@@ -230,7 +246,9 @@ STATES: Mapping[str, Callable[[Lab, int], Placed]] = {
     "fresh": _fresh,
     "bound": _bound,
     "listening": _listening,
+    "listening-unbound": _listening_unbound,
     "pending": _pending,
+    "unreachable": _unreachable,
     "connecting": _connecting,
     "refused": _refused,
     "client": _client,

@@ -28,6 +28,8 @@ TCP_IS_MPTCP = 43
 SO_PROTOCOL = getattr(_socket, "SO_PROTOCOL", 38)
 SO_TYPE, SO_ACCEPTCONN = _socket.SO_TYPE, _socket.SO_ACCEPTCONN
 SO_DOMAIN = getattr(_socket, "SO_DOMAIN", 39)
+#: States in which the first call gets an error, and other sockets see what each call gets first.
+IN_ERROR = ("refused", "reset", "fallback-reset", "unreachable", "disconnected")
 _INT = struct.Struct("=i")
 
 
@@ -81,6 +83,27 @@ class Tracer:
         said["an unknown option"] = _told(answer, lambda: "success")
         errno = sockopt.setsockopt(fd, abi.SOL_MPTCP, abi.MPTCP_INFO, bytes(_INT.size))
         said["setting MPTCP_INFO"] = errno_name(errno) if errno else "success"
+
+    def run_in_error(self) -> Trace:
+        """The calls that meet an error first, and what is left of it for the next ones."""
+        sock, call = self.sock, self.call
+        sock.setblocking(False)
+        call("recv first", lambda: sock.recv(100, DONTWAIT))
+        call("recv second", lambda: sock.recv(100, DONTWAIT))
+        call("SO_ERROR after recv", self._error)
+        call("poll after the error", self._poll)
+        call("send after recv", lambda: sock.send(b"z", NOSIGNAL | DONTWAIT))
+        return self.said
+
+    def run_sending(self) -> Trace:
+        """The same where send() comes first."""
+        sock, call = self.sock, self.call
+        sock.setblocking(False)
+        call("send first", lambda: sock.send(b"z", NOSIGNAL | DONTWAIT))
+        call("send second", lambda: sock.send(b"z", NOSIGNAL | DONTWAIT))
+        call("recv after send", lambda: sock.recv(100, DONTWAIT))
+        call("SO_ERROR after send", self._error)
+        return self.said
 
     def _look(self) -> None:
         sock, call = self.sock, self.call
@@ -268,7 +291,11 @@ def trace_of(family: int, state: str, protocol: int = MPTCP) -> Trace:
     if key not in _traces:
         lab = Lab(family)
         try:
-            _traces[key] = Tracer(lab, states.place(lab, state, protocol), protocol).run()
+            trace = dict(Tracer(lab, states.place(lab, state, protocol), protocol).run())
+            if state in IN_ERROR:
+                for run in (Tracer.run_in_error, Tracer.run_sending):
+                    trace.update(run(Tracer(lab, states.place(lab, state, protocol), protocol)))
+            _traces[key] = trace
         except OSError as error:
             raise Failed("a socket in the state %r" % state, "success", str(error)) from None
         finally:

@@ -36,6 +36,14 @@ CALLS: Mapping[str, Sequence[str]] = {
     "bind": ("bind",),
     "receive": ("recv", "recv of 0 bytes", "poll after recv"),
     "send": ("send", "the peer's recv", "poll after send"),
+    "receive_error": (
+        "recv first",
+        "recv second",
+        "SO_ERROR after recv",
+        "poll after the error",
+        "send after recv",
+    ),
+    "send_error": ("send first", "send second", "recv after send", "SO_ERROR after send"),
     "connect": ("connect", "connect again"),
     "listen": ("listen",),
     "shutdown": (
@@ -54,6 +62,8 @@ CALLS: Mapping[str, Sequence[str]] = {
 }
 
 
+LISTENING = ("listening", "listening-unbound", "pending")
+
 #: Where MPTCP may say something else than TCP: the call, the states, what it says, and why.
 #: What only some kernels say stands here, too, as long as it is no bug.
 DIFFERENCES: Sequence[tuple[str, Sequence[str], str, str]] = (
@@ -63,6 +73,7 @@ DIFFERENCES: Sequence[tuple[str, Sequence[str], str, str]] = (
             "fresh",
             "bound",
             "refused",
+            "unreachable",
             "peer-shut",
             "closed-first",
             "closed-last",
@@ -76,8 +87,8 @@ DIFFERENCES: Sequence[tuple[str, Sequence[str], str, str]] = (
         "1",
         "the end of the stream counts as one byte (mptcp_inq_hint)",
     ),
-    ("SIOCOUTQ", ("listening", "pending"), "-22", "-EINVAL is returned as the value"),
-    ("SIOCOUTQNSD", ("listening", "pending"), "-22", "-EINVAL is returned as the value"),
+    ("SIOCOUTQ", LISTENING, "-22", "-EINVAL is returned as the value"),
+    ("SIOCOUTQNSD", LISTENING, "-22", "-EINVAL is returned as the value"),
     ("SIOCOUTQ", ("refused", "shut"), "0", "SYN and FIN are not counted"),
     ("SIOCOUTQ", ("fallback", "fallback-disconnected"), "1", "the SYN is counted until data came"),
     (
@@ -94,6 +105,12 @@ DIFFERENCES: Sequence[tuple[str, Sequence[str], str, str]] = (
         "the address stays (mptcp_disconnect)",
     ),
     ("SO_ERROR", ("disconnected", "fallback-disconnected"), "no error", "TCP sets ECONNRESET"),
+    (
+        "bind",
+        ("closed-first", "closed-last", "reset"),
+        "EINVAL",
+        "up to 6.3 the first subflow keeps its port",
+    ),
     ("poll", ("disconnected", "fallback-disconnected"), "POLLOUT POLLHUP", "the same"),
     ("poll after that", tuple(states.STATES), "POLLOUT POLLHUP", "the same"),
     (
@@ -105,6 +122,11 @@ DIFFERENCES: Sequence[tuple[str, Sequence[str], str, str]] = (
     ("poll after recv", ("refused", "fallback-reset"), "POLLOUT POLLHUP", "the same"),
     ("poll after send", ("refused", "fallback-reset"), "POLLOUT POLLHUP", "the same"),
     ("recv", ("refused", "fallback-reset"), "ENOTCONN", "the same"),
+    ("recv second", ("refused", "fallback-reset"), "ENOTCONN", "the same"),
+    ("recv after send", ("refused", "fallback-reset"), "ENOTCONN", "the same"),
+    ("poll after the error", ("refused", "fallback-reset"), "POLLOUT POLLHUP", "the same"),
+    ("recv first", ("disconnected",), "ENOTCONN", "TCP sets ECONNRESET"),
+    ("send first", ("disconnected",), "EPIPE", "TCP sets ECONNRESET"),
     ("send after SHUT_WR", ("connecting",), "EPIPE", "TCP sets ECONNRESET on closing"),
 )
 _DIFFERENT: Mapping[tuple[str, str], Sequence[str]] = {
@@ -118,7 +140,9 @@ OWN: Mapping[str, tuple[str, str]] = {
     "fresh": ("flags 0, subflows 0", "0"),
     "bound": ("flags 0, subflows 0", "1"),
     "listening": ("flags 0, subflows 0", "1"),
+    "listening-unbound": ("flags 0, subflows 0", "1"),
     "pending": ("flags 0, subflows 0", "1"),
+    "unreachable": ("flags 0, subflows 0", "1"),
     "connecting": ("flags 0, subflows 1", "1"),
     "refused": ("flags 0, subflows 0", "1"),
     "client": ("flags 2, subflows 1", "1"),
@@ -133,6 +157,7 @@ OWN: Mapping[str, tuple[str, str]] = {
     "reconnected": ("flags 2, subflows 1", "1"),
     "fallback-disconnected": ("flags 0, subflows 0", "1"),
 }
+EARLY = ("MPTCP_TCPINFO", "MPTCP_SUBFLOW_ADDRS", "MPTCP_FULL_INFO")
 FELL_BACK = tuple(state for state in states.STATES if state not in OWN)
 
 
@@ -179,6 +204,8 @@ def _own(call: str, expected: Expected) -> Look:
     def look(lab: Lab, state: str) -> None:
         got = trace_of(lab.family, state).get(call, "not reached")
         wanted = expected(lab, state)
+        if state == "fresh" and call in EARLY and got == "1":
+            return  # up to 6.3 a socket has its first subflow from the start
         if not (got[-1:].isdigit() and wanted.startswith(got + ",")):  # an older, shorter one
             _expect(state, call, got, wanted)
 
