@@ -45,7 +45,7 @@ from guest.flow import (
     small_buffers,
 )
 from guest.lab import MPTCP, TCP, wait_until
-from guest.setting import SOL_SOCKET, get_int, named, putting
+from guest.setting import IPPROTO_TCP, SOL_SOCKET, get_int, named, putting
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 SCENARIO = "fallback"
 SIDES = ("client", "server")
 MSG_WAITALL, MSG_TRUNC = 0x100, 0x20
+IPV6_UNICAST_HOPS, TCP_NODELAY, TCP_USER_TIMEOUT, TCP_REPAIR, TCP_ULP = 16, 1, 18, 19, 31
 SHUT_WR = 1
 #: SOL_MPTCP is refused after fallback, by the errno of the family's TCP.
 NOT_MPTCP = {_socket.AF_INET: errno.EOPNOTSUPP, _socket.AF_INET6: errno.ENOPROTOOPT}
@@ -277,6 +278,37 @@ def end_ends_waiting(lab: Lab) -> None:
     equal("MSG_WAITALL at the end", worker.result(), b"some")
     with Blocking(end, what="recv at the end of the stream"):
         equal("recv at the end", end.recv(100), b"")
+
+
+@scenario_check("fallback.passes_options_to_tcp", scenario=SCENARIO)
+@each(*SIDES)
+def passes_options(lab: Lab) -> None:
+    """Options that MPTCP lacks, and TCP has, are TCP's after fallback: set, read, or refused."""
+    end, _ = ends(lab)
+    if lab.family == _socket.AF_INET6:
+        equal("IPV6_UNICAST_HOPS", end.getsockopt(_socket.IPPROTO_IPV6, IPV6_UNICAST_HOPS), 64)
+    else:
+        equal("IP_TTL", end.getsockopt(_socket.IPPROTO_IP, _socket.IP_TTL), 64)
+    end.setsockopt(IPPROTO_TCP, TCP_USER_TIMEOUT, 4321)
+    equal("TCP_USER_TIMEOUT", end.getsockopt(IPPROTO_TCP, TCP_USER_TIMEOUT), 4321)
+    for value in (1, 0):
+        end.setsockopt(IPPROTO_TCP, TCP_NODELAY, value)
+        equal("TCP_NODELAY", end.getsockopt(IPPROTO_TCP, TCP_NODELAY), value)
+    if lab.side == "client":
+        args = (IPPROTO_TCP, TCP_ULP, b"tls")
+        fails("TCP_ULP", errno.ENOPROTOOPT, end.setsockopt, *args)
+        fails("TCP_REPAIR", errno.ENOPROTOOPT, end.setsockopt, IPPROTO_TCP, TCP_REPAIR, 1)
+
+
+@scenario_check("fallback.siocoutq_counts_unacked_bytes", scenario=SCENARIO, needs=("tcp_inq",))
+def siocoutq_counts(lab: Lab) -> None:
+    """SIOCOUTQ counts what TCP has sent and a peer that does not read has not acknowledged."""
+    end, peer = ends(lab, small_buffers, small_buffers)
+    sent = fill(end)
+    arrived = ioctl(peer, SIOCINQ)
+    got = ioctl(end, SIOCOUTQ)
+    least = len(sent) - arrived
+    require("SIOCOUTQ when full", got >= least, "%d at least" % least, got)
 
 
 def _holds(name: str) -> Callable[[Lab], None]:

@@ -9,11 +9,12 @@ import errno
 from guest import wire
 from guest.calls import POLLHUP, POLLIN, POLLOUT, SIOCINQ, Blocking, fails, has_events, ioctl, poll
 from guest.checks import equal, require, scenario_check
+from guest.checks.control import STAMPS, message, shows_now, stamped
 from guest.checks.reconnect import info, is_mptcp
 from guest.flow import MSG_PEEK, at_end, content, exchange, read, same, wait_queued
 from guest.lab import MPTCP, TCP, wait_until, write_sysctl
 from guest.scenarios import Scenario, declare
-from guest.setting import IPPROTO_TCP
+from guest.setting import IPPROTO_TCP, putting
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -334,3 +335,19 @@ def key_is_read_back(lab: Lab) -> None:
     equal("TCP_FASTOPEN_KEY", listener.getsockopt(IPPROTO_TCP, TCP_FASTOPEN_KEY, 64), key)
     listener.setsockopt(IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1)
     equal("TCP_FASTOPEN_NO_COOKIE", listener.getsockopt(IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE), 1)
+
+
+@scenario_check("msg_fastopen.data_have_a_timestamp", scenario=SCENARIO, needs=NEEDS)
+def data_have_a_timestamp(lab: Lab) -> None:
+    """SO_TIMESTAMP of a listener gives the time at which data of a SYN came."""
+    _set_up(lab)
+    stamp = next(each for each in STAMPS if each.name == "so_timestamp")
+    turn_on = putting("SO_TIMESTAMP", stamp.value)
+    pair = lab.pair(before_bind=turn_on)
+    stamped(pair, pair.server, stamp)  # from then on every packet has a time
+    lab.socket().sendto(b"data", MSG_FASTOPEN, pair.listener.getsockname())
+    server = lab.accept(pair.listener)
+    wait_queued(server, 4)
+    data = message(server, _socket.SOL_SOCKET, stamp.number)
+    equal("a control message with the data", data is not None, True)
+    shows_now(stamp, data or b"")

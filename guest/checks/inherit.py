@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
 SCENARIO = "inherit"
 BEFORE_CONNECT = "before_connect"
+BOUND = "bound"  # before connect() as well, when there is a TCP socket already
 ON_THE_LISTENER = "on_the_listener"
 WHILE_LISTENING = "while_listening"
 CONNECTED = "connected"
 UNCONNECTED = (BEFORE_CONNECT, ON_THE_LISTENER)
-STAGES = (*UNCONNECTED, WHILE_LISTENING, CONNECTED)
+#: For what can be set after bind(), too.
+UNTIL_CONNECT = (*UNCONNECTED, BOUND, WHILE_LISTENING)
+STAGES = (*UNTIL_CONNECT, CONNECTED)
 
 #: Bits of the two bytes of struct inet_diag_sockopt.
 DIAG_FREEBIND, DIAG_TRANSPARENT = 1 << 2, 1 << 5
@@ -134,7 +137,7 @@ ROWS = (
     Row("SO_KEEPALIVE", _ONE, _keepalive(7_100_000, 7_300_000)),
     Row(
         "SO_PRIORITY", _int(5), _shows("priority", lambda r: r.priority, 5),
-        stages=(BEFORE_CONNECT, CONNECTED),  # a new socket's priority is 0, in TCP as well
+        stages=(BEFORE_CONNECT, BOUND, CONNECTED),  # a new socket's priority is 0, in TCP as well
     ),
     Row("SO_MARK", _int(0x4D2), _shows("mark", lambda r: r.mark, 0x4D2)),
     Row(
@@ -210,7 +213,7 @@ ROWS = (
     Row(
         "TCP_MAXSEG", _int(700), _most_mss(700), back=b"",
         # As in TCP, it does not change the size of a connection that there is.
-        stages=(*UNCONNECTED, WHILE_LISTENING), needs=("tcp_maxseg",),
+        stages=UNTIL_CONNECT, needs=("tcp_maxseg",),
     ),
 )  # fmt: skip
 
@@ -224,6 +227,9 @@ def _run(row: Row) -> Callable[[Lab], None]:
         if stage == WHILE_LISTENING:
             row.set(listener)
         client = lab.socket()
+        if stage == BOUND:
+            client.bind((lab.address, 0))
+            row.set(client)
         if before_connect:
             before_connect(client)
         client.connect(listener.getsockname())
@@ -250,7 +256,7 @@ def _holders(
     """The ends that the option must hold on."""
     if stage == CONNECTED:
         return client, server
-    return (client,) if stage == BEFORE_CONNECT else (server,)
+    return (client,) if stage in (BEFORE_CONNECT, BOUND) else (server,)
 
 
 for _row in ROWS:
@@ -280,7 +286,9 @@ def sets_the_timer(lab: Lab) -> None:
     if lab.side == WHILE_LISTENING:
         turn_on(listener)
     client = lab.socket()
-    if lab.side == BEFORE_CONNECT:
+    if lab.side == BOUND:
+        client.bind((lab.address, 0))
+    if lab.side in (BEFORE_CONNECT, BOUND):
         turn_on(client)
     client.connect(listener.getsockname())
     server = lab.accept(listener)

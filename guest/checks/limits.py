@@ -217,3 +217,32 @@ def notsent_before(lab: Lab) -> None:
     fill(end)
     unsent = ioctl(end, SIOCOUTQNSD)
     require("SIOCOUTQNSD when full", unsent <= 8192 + PAGE_FRAGMENT, "about 8192", unsent)
+
+
+@scenario_check("so_rcvbuf.stays_as_it_was_set", scenario=SCENARIO)
+@each("SO_RCVBUF", "SO_SNDBUF")
+def stays_as_set(lab: Lab) -> None:
+    """SO_RCVBUF and SO_SNDBUF that were set are not changed by large transfers."""
+    set_it = putting(lab.side, 60_000)
+    for stage in ("before", "connected"):
+        before = set_it if stage == "before" else None
+        pair = lab.pair(before_connect=before, before_bind=before)
+        if stage == "connected":
+            set_it(pair.client)
+            set_it(pair.server)
+        exchange(pair.client, pair.server, content(400_000), content(400_000, 1))
+        for sock in (pair.client, pair.server):
+            equal(
+                "%s after a transfer, set %s" % (lab.side, stage), get_int(sock, lab.side), 120_000
+            )
+
+
+@scenario_check("so_sndbuf.grows_where_it_was_not_set", scenario=SCENARIO)
+def sndbuf_of_both_ends(lab: Lab) -> None:
+    """SO_SNDBUF of both ends grows with the connection, and is not left at what it began with."""
+    pair = lab.pair()
+    first = get_int(lab.socket(), "SO_SNDBUF")
+    exchange(pair.client, pair.server, content(300_000), content(300_000, 1))
+    for name, sock in (("client", pair.client), ("server", pair.server)):
+        grown = wait_until(lambda sock=sock: get_int(sock, "SO_SNDBUF") > first)  # type: ignore[misc]
+        equal("SO_SNDBUF of the %s is more than that of a new socket" % name, grown, True)

@@ -10,9 +10,10 @@ import sys
 from guest import wire
 from guest.checks import Failed, equal, require, scenario_check
 from guest.checks.closing import linger
-from guest.flow import at_end, content, exchange
+from guest.flow import at_end, content, exchange, read_to_end, same
 from guest.lab import TCP, wait_until, write_sysctl
 from guest.multipath import info
+from guest.setting import put
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -263,3 +264,26 @@ def no_mptcp_option(lab: Lab) -> None:
     segments = capture.sent_by(pair.client) + capture.sent_by(pair.server)
     late = [s for s in segments if not s.has(wire.SYN) and s.option(wire.OPTION_MPTCP)]
     equal("segments with an option of MPTCP", len(late), 0)
+
+
+@scenario_check(
+    "dss.data_fin_with_data_is_mapped", scenario=SCENARIO, needs=(*NEEDS, "tcp_cork_nodelay")
+)
+@each("off", "on")
+def fin_with_data(lab: Lab) -> None:
+    """A DATA_FIN that goes with data is part of their mapping, and of its checksum."""
+    checksums = lab.side == "on"
+    write_sysctl(CHECKSUM, "1" if checksums else "0")
+    lab.afterwards(lambda: write_sysctl(CHECKSUM, "0"))
+    capture = wire.Capture()
+    pair = lab.pair()
+    keys = Keys(capture, pair)
+    data = content(1500)
+    exchange(pair.client, pair.server, data[:1000])
+    put(pair.client, "TCP_CORK", 1)
+    pair.client.sendall(data[1000:])
+    pair.client.shutdown(_socket.SHUT_WR)
+    put(pair.client, "TCP_CORK", 0)
+    same("the stream", read_to_end(pair.server), data[1000:])
+    _follow(capture.sent_by(pair.client), first_seq(keys.client), data, checksums)
+    exchange(pair.server, pair.client, content(2000))

@@ -6,9 +6,19 @@ from __future__ import annotations
 import _socket
 import errno
 
-from guest.calls import SIOCINQ, Blocking, Worker, fails, ioctl
+from guest.calls import SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, Blocking, Worker, fails, ioctl
 from guest.checks import equal, scenario_check
-from guest.flow import MSG_DONTWAIT, MSG_PEEK, arrive, content, read, recv_now, same, wait_queued
+from guest.flow import (
+    MSG_DONTWAIT,
+    MSG_PEEK,
+    arrive,
+    content,
+    read,
+    recv_now,
+    same,
+    small_buffers,
+    wait_queued,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,6 +87,19 @@ def waitall_collects(lab: Lab) -> None:
         worker.wait_blocked()
         pair.client.sendall(data[at : at + _N])
     got = worker.result()
+    assert isinstance(got, bytes)
+    same("MSG_WAITALL", got, data)
+
+
+@scenario_check("msg_waitall.collects_more_than_a_buffer", scenario=SCENARIO)
+def waitall_of_much(lab: Lab) -> None:
+    """MSG_WAITALL collects more than the receive buffer holds at once."""
+    pair = lab.pair(before_bind=small_buffers)
+    data = content(300_000)
+    pair.server.settimeout(None)
+    worker = Worker(lambda: pair.server.recv(len(data), MSG_WAITALL))
+    pair.client.sendall(data)
+    got = worker.result(10)
     assert isinstance(got, bytes)
     same("MSG_WAITALL", got, data)
 
@@ -215,3 +238,18 @@ def siocinq_counts(lab: Lab) -> None:
             equal("SIOCINQ after a read of %d" % size, ioctl(sink, SIOCINQ), left)
         read(sink, left)
         equal("SIOCINQ after all was read", ioctl(sink, SIOCINQ), 0)
+
+
+@scenario_check("siocinq.of_a_listener_is_refused", scenario=SCENARIO, needs=("tcp_inq",))
+def of_a_listener(lab: Lab) -> None:
+    """SIOCINQ, SIOCOUTQ and SIOCOUTQNSD of a listener fail with EINVAL, other requests ENOTTY."""
+    listener = lab.listener()
+    fails("SIOCINQ of a listener", errno.EINVAL, ioctl, listener, SIOCINQ)
+    for name, request in (("SIOCOUTQ", SIOCOUTQ), ("SIOCOUTQNSD", SIOCOUTQNSD)):
+        try:
+            got = ioctl(listener, request)
+        except OSError as error:
+            got = -(error.errno or 0)
+        # Up to 7.3 the call returns 0, and the error stands where the number of bytes would.
+        equal(name + " of a listener", got, -errno.EINVAL)
+    fails("an ioctl that there is not", errno.ENOTTY, ioctl, lab.socket(), 0x54FF)

@@ -8,9 +8,19 @@ import _socket
 import errno
 import os
 
-from guest.calls import Blocking, errno_of, fails, splice
+from guest.calls import POLLIN, Blocking, errno_of, fails, poll, splice
 from guest.checks import Failed, equal, require, scenario_check
-from guest.flow import content, drain, fill, read, same, send_now, small_buffers, wait_queued
+from guest.flow import (
+    at_end,
+    content,
+    drain,
+    fill,
+    read,
+    same,
+    send_now,
+    small_buffers,
+    wait_queued,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +88,8 @@ def dontwait_when_full(lab: Lab) -> None:
     with Blocking(pair.client, what="send(MSG_DONTWAIT)"):
         fails("send(MSG_DONTWAIT)", errno.EAGAIN, pair.client.send, b"x", MSG_DONTWAIT)
     same("what was taken", drain(pair.server, len(sent)), sent)
+    pair.client.shutdown(_socket.SHUT_WR)
+    at_end("after what was said to be taken", pair.server)
 
 
 @scenario_check("send.ignores_an_address", scenario=SCENARIO)
@@ -166,6 +178,10 @@ def splice_into_a_pipe(lab: Lab) -> None:
         parts.append(os.read(source, moved))
         left -= moved
     same("what was spliced", b"".join(parts), data)
+    equal("POLLIN after all was spliced", poll(pair.server) & POLLIN, 0)
+    pair.client.sendall(b"more")
+    wait_queued(pair.server, 4)
+    same("a read after splices", pair.server.recv(16), b"more")
 
 
 @scenario_check("splice.says_what_is_wrong", scenario=SCENARIO)
@@ -174,7 +190,9 @@ def splice_says_what_is_wrong(lab: Lab) -> None:
     pair = lab.pair()
     _, sink = _pipe(lab)
     server = pair.server.fileno()
+    pair.server.settimeout(0)
     fails("splice of nothing", errno.EAGAIN, splice, server, sink, 10, SPLICE_F_NONBLOCK)
+    fails("splice of nothing", errno.EAGAIN, splice, server, sink, 10)
     pair.client.shutdown(_socket.SHUT_WR)
     with Blocking(pair.server, what="splice at the end of the stream"):
         equal("splice at the end of the stream", splice(server, sink, 10), 0)
