@@ -33,6 +33,16 @@ def is_bzimage(data: Data) -> bool:
     )
 
 
+def loaded_size(data: Data) -> int:
+    """The bytes that the kernel takes while it unpacks itself; 0 before protocol 2.10.
+
+    The start of the file is enough.
+    """
+    version: int = struct.unpack_from("<H", data, 0x206)[0]
+    size: int = struct.unpack_from("<I", data, 0x260)[0]
+    return size if version >= 0x20A else 0
+
+
 def header(data: Data) -> Header:
     """The setup header of ``data``, which :func:`is_bzimage`; raises :class:`Malformed`."""
     if len(data) < _HEADER_END:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import Malformed
-from harness.kernels import btf, bzimage, compression, elf, kconfig, module_files
+from harness.kernels import btf, bzimage, compression, elf, kconfig, module_files, modules
 from harness.kernels.kernel_image import Image, Kind
 from harness.kernels.modules import ModuleSet
 from harness.kernels.prepared import KernelUnavailable
+from harness.text import plural
 
 #: Around the compressed configuration within a kernel (kernel/configs.c, CONFIG_IKCONFIG).
 _START, _END = b"IKCFG_ST", b"IKCFG_ED"
@@ -44,7 +45,9 @@ def check(place: Path, image: Image, found: ModuleSet) -> tuple[str, ...]:
 
     Raises KernelUnavailable, with every option that is missing, where it could not even boot.
     """
-    configuration = of(place, image)
+    kernel = _unpacked(image)
+    configuration = _of(place, kernel)
+    _check_drivers(place, image.release, kernel, found, configuration)
     if configuration is None:
         return ()
     known = configuration.known
@@ -67,9 +70,44 @@ def check(place: Path, image: Image, found: ModuleSet) -> tuple[str, ...]:
     return ()
 
 
+def _check_drivers(
+    place: Path,
+    release: str,
+    kernel: elf.Data | None,
+    found: ModuleSet,
+    configuration: Configuration | None,
+) -> None:
+    """Raise KernelUnavailable where a driver of the event channel is a module that is not there.
+
+    A driver that is built in has its name in the image: the guest would stay silent for want of
+    one, which explains nothing.
+    """
+    if kernel is None:
+        return
+    there = {module.name for module in found.modules}
+    lacking = [
+        module
+        for module, driver in modules.DRIVERS.items()
+        if module not in there and kernel.find(b"\0" + driver + b"\0") < 0
+    ]
+    if configuration and configuration.known is None:  # what is not even a module is said otherwise
+        lacking = [name for name in lacking if modules.NEEDED[name] in configuration.values]
+    if lacking:
+        places = " and ".join(map(str, found.searched)) or "no directory beside the image"
+        raise KernelUnavailable(
+            f"{place} needs its {plural(len(lacking), 'module')} {' and '.join(lacking)}, by which "
+            f"the guest sends its results, and they were not found (looked in: {places}); give the "
+            f"directory with lib/modules/{release} as --modules DIR (modules: in a manifest), or "
+            f"build them in: {kconfig.REMEDY}"
+        )
+
+
 def of(place: Path, image: Image) -> Configuration | None:
     """How the kernel of the file ``place`` was configured; None if nothing tells."""
-    kernel = _unpacked(image)
+    return _of(place, _unpacked(image))
+
+
+def _of(place: Path, kernel: elf.Data | None) -> Configuration | None:
     return (_embedded(kernel) if kernel else None) or _beside(place) or _by_btf(kernel)
 
 

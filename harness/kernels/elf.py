@@ -48,6 +48,7 @@ class _Segment:
     type: int
     offset: int
     size: int
+    memory: int  # bytes that it takes once it is loaded
 
 
 def machine(data: Data) -> str:
@@ -68,6 +69,11 @@ def check_complete(data: Data) -> None:
     for section in sections:
         if section.type != _SHT_NOBITS and section.offset + section.size > len(data):
             raise Malformed("it is truncated: a section ends behind the file's end")
+
+
+def loaded_size(data: Data) -> int:
+    """The bytes that the loadable segments take in memory; the start of a file is enough."""
+    return sum(segment.memory for segment in _segments(data) if segment.type == _PT_LOAD)
 
 
 def has_pvh_entry(data: Data) -> bool:
@@ -135,7 +141,7 @@ def _segments(data: Data) -> Iterator[_Segment]:
         raise Malformed("it is truncated: its program headers lie behind the file's end")
     for index in range(count):
         fields = _SEGMENT.unpack_from(data, offset + index * size)
-        yield _Segment(fields[0], fields[2], fields[5])
+        yield _Segment(fields[0], fields[2], fields[5], fields[6])
 
 
 def _notes(data: bytes) -> Iterator[tuple[bytes, int]]:

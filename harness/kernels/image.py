@@ -30,8 +30,8 @@ def prepare(
 ) -> PreparedKernel:
     """The kernel in ``source.image``.
 
-    Without ``source.modules`` those are taken that belong to it by where it lies: beside an
-    image in boot/, in lib/modules/RELEASE or in a built tree.
+    Without ``source.modules`` those are taken that belong to it by where it lies: in lib/modules
+    beside it or beside its boot/, in lib/modules/RELEASE or in a built tree.
     """
 
     def find(release: str) -> ModuleSet:
@@ -154,11 +154,13 @@ def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
 
 def _beside(given: Path, release: str) -> ModuleSet:
     image = given.resolve()
-    places = [image.parent]
+    places = module_files.installed_below(image.parent, release)
+    if image.parent.name == release:
+        places = (image.parent, *places)
     if image.parent.name == "boot":
-        places += module_files.installed_below(image.parent.parent, release)
+        places = (*module_files.installed_below(image.parent.parent, release), *places)
     for place in places:
-        if place.name == release and place.is_dir():
+        if place.is_dir():
             return module_files.of_directory(place)
     tree = module_files.tree_of(image)
-    return module_files.of_tree(tree) if tree else ModuleSet()
+    return module_files.of_tree(tree) if tree else ModuleSet(searched=places)

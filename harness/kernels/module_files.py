@@ -53,7 +53,7 @@ def find(given: Path, release: str) -> ModuleSet:
     )
 
 
-def installed_below(root: Path, release: str) -> tuple[Path, Path]:
+def installed_below(root: Path, release: str) -> tuple[Path, ...]:
     """Where the modules of ``release`` are below ``root``, if they are."""
     return (root / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release)
 
@@ -73,7 +73,7 @@ def of_directory(directory: Path) -> ModuleSet:
             path = paths[name]
             yield modules.load(path.relative_to(directory).as_posix(), path.read_bytes())
 
-    return ModuleSet(modules.collect(fetch), _builtin(directory))
+    return ModuleSet(modules.collect(fetch), _builtin(directory), (directory,))
 
 
 def of_tree(tree: Path) -> ModuleSet:
@@ -95,7 +95,7 @@ def of_tree(tree: Path) -> ModuleSet:
             if file.is_file():
                 yield modules.load(paths[name], file.read_bytes())
 
-    found = ModuleSet(modules.collect(fetch), _builtin(tree))
+    found = ModuleSet(modules.collect(fetch), _builtin(tree), (tree,))
     config = read_config(tree)
     built = {module.name for module in found.modules}
     # A guest that stays silent for want of one explains nothing.

@@ -21,6 +21,8 @@ NEEDED = {
     "virtio_pci": "CONFIG_VIRTIO_PCI",
     "virtio_console": "CONFIG_VIRTIO_CONSOLE",
 }
+#: The names that these drivers register by, which stand in an image that has them built in.
+DRIVERS = {"virtio_pci": b"virtio-pci", "virtio_console": b"virtio_console"}
 #: What some checks need, taken along where a kernel has it as a module: see sock_diag(7). Debian's
 #: kernels do. The checker loads them (guest/vm.py) when it runs those checks; a boot does not.
 ON_DEMAND = ("inet_diag", "tcp_diag", "mptcp_diag")
@@ -71,10 +73,14 @@ class Module:
 
 @dataclass(frozen=True)
 class ModuleSet:
-    """The modules of a boot in load order; ``builtin`` is what is built in, None if not known."""
+    """The modules of a boot in load order; ``builtin`` is what is built in, None if not known.
+
+    ``searched`` are the directories that were looked in.
+    """
 
     modules: tuple[Module, ...] = ()
     builtin: frozenset[str] | None = None
+    searched: tuple[Path, ...] = ()
 
 
 #: Gives the modules of these names, as far as they exist; may give others too.

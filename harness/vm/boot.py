@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.host.clock import RunningClock
 from harness.kernels.prepared import PreparedKernel
 from harness.verdict.results import Attempt, BootEnd, Incident
-from harness.vm import commandline, incidents, initramfs
+from harness.vm import commandline, incidents, initramfs, memory
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
 from harness.vm.process import VmProcess, read_available, work_directory
 from harness.vm.stream import MAX_BYTES, StreamReader
@@ -104,7 +104,11 @@ OnProgress = Callable[[Checking], None]
 
 
 def boot(plan: BootPlan, stop: threading.Event, on_progress: OnProgress) -> Attempt:
-    """Boot once and return what was seen. Raises OSError only where the host's disk fails."""
+    """Boot once and return what was seen. Raises OSError only where the host's disk fails.
+
+    Raises commandline.Unsafe where the VM is known not to do, as when it has too little memory.
+    """
+    memory.check(plan.kernel, plan.base, plan.machine)
     plan.directory.mkdir(parents=True, exist_ok=True)
     with work_directory() as work:
         return _Boot(plan, work, stop, on_progress).run()

@@ -24,6 +24,8 @@ else:
     _zstd = zstandard.ZstdCompressor().compress
 
 RELEASE = "6.1.0-50-amd64"
+#: As an image has the names of drivers that are built in.
+DRIVERS = b"\0virtio-pci\0virtio_console\0"
 PVH_NOTE = (b"Xen\0", 18)
 
 _CODE = 4 * 512  # where a bzImage's protected-mode code starts here: three sectors of set-up
@@ -75,7 +77,7 @@ def elf(
 
 
 def vmlinux(release: str = RELEASE, *, pvh: bool = True, machine: int = 62) -> bytes:
-    banner = f"Linux version {release} (builder@host) (gcc 12) #1 SMP Tue\n\0".encode()
+    banner = f"Linux version {release} (builder@host) (gcc 12) #1 SMP Tue\n\0".encode() + DRIVERS
     text = random.Random(1).randbytes(4000)
     return elf(
         {".text": text, ".rodata": banner}, [PVH_NOTE] if pvh else [(b"GNU\0", 3)], machine=machine

@@ -35,14 +35,14 @@ def config(**changed: str) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def kernel(sections: Mapping[str, bytes] | None = None) -> bytes:
+def kernel(sections: Mapping[str, bytes] | None = None, drivers: bytes = builders.DRIVERS) -> bytes:
     banner = f"Linux version {RELEASE} (builder@host) #1 SMP Tue\n\0".encode()
-    return builders.elf({".rodata": banner, **(sections or {})}, [builders.PVH_NOTE])
+    return builders.elf({".rodata": banner + drivers, **(sections or {})}, [builders.PVH_NOTE])
 
 
-def telling(text: bytes) -> bytes:
+def telling(text: bytes, drivers: bytes = builders.DRIVERS) -> bytes:
     """A kernel with IKCONFIG."""
-    return kernel({".config": b"IKCFG_ST" + gzip.compress(text) + b"IKCFG_ED"})
+    return kernel({".config": b"IKCFG_ST" + gzip.compress(text) + b"IKCFG_ED"}, drivers)
 
 
 def btf(*structures: str) -> bytes:
@@ -178,3 +178,36 @@ def test_what_was_known_before_the_boot_stands_in_the_result(
         tmp_path, fake_boots.entries(1), lambda _: None, RunRequest(), threading.Event()
     )
     assert run.kernels[0].notes[0] == "it was built without CONFIG_MPTCP"
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["IKCONFIG", "no configuration"])
+def test_an_image_without_its_modules_says_which_and_where_they_were_looked_for(
+    cache: Cache, say: Said, tmp_path: Path, tells: bool
+) -> None:
+    """Debian's vmlinuz of 6.1, copied alone: the guest would stay silent."""
+    modular = config(VIRTIO_PCI="m", VIRTIO_CONSOLE="m")
+    data = telling(modular, b"\0") if tells else kernel(drivers=b"\0")
+    with pytest.raises(KernelUnavailable) as raised:
+        prepared(cache, say, tmp_path / "vmlinuz", builders.bzimage(data))
+    said = str(raised.value)
+    assert "needs its 2 modules virtio_pci and virtio_console" in said
+    assert f"looked in: {tmp_path / 'lib/modules' / RELEASE} and " in said
+    assert f"lib/modules/{RELEASE} as --modules DIR" in said
+
+
+def test_a_driver_that_is_not_even_a_module_is_an_option_that_is_missing(
+    cache: Cache, say: Said, tmp_path: Path
+) -> None:
+    data = telling(config(VIRTIO_CONSOLE="n"), b"\0virtio-pci\0")
+    with pytest.raises(KernelUnavailable, match="built without CONFIG_VIRTIO_CONSOLE"):
+        prepared(cache, say, tmp_path / "vmlinuz", data)
+
+
+def test_modules_beside_the_image_are_found(cache: Cache, say: Said, tmp_path: Path) -> None:
+    installed = tmp_path / "lib/modules" / RELEASE
+    builders.write(
+        installed,
+        {f"{name}.ko": builders.module(name) for name in ("virtio_pci", "virtio_console")},
+    )
+    found = prepared(cache, say, tmp_path / "vmlinuz", kernel(drivers=b"\0"))
+    assert {path.name for path in found.modules} == {"virtio_console.ko", "virtio_pci.ko"}
