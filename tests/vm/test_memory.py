@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from harness.kernels.prepared import PreparedKernel
-from harness.verdict.results import Family
 from harness.vm import boot, memory
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
@@ -87,10 +86,9 @@ def test_what_is_needed_is_enough(tmp_path: Path, base: Path) -> None:
 
 
 def test_a_boot_is_refused_before_virtme_ng_starts(tmp_path: Path, base: Path) -> None:
-    families = (Family.IPV4,)
     plan = BootPlan(
         *(kernel(tmp_path, vmlinux(40 * MIB)), base, Path("/nonexistent"), Machine(memory_mib=128)),
-        *(Request("0" * 16, 1, families), families, Deadlines.scaled(1, kvm=False)),
+        *(Request("0" * 16, 1), Deadlines.scaled(1, kvm=False)),
         tmp_path / "attempt",
     )
     with pytest.raises(Unsafe, match="needs 176 MiB"):
