@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import harness
 from harness.kernels import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry
 from harness.manifest.known_issues import KnownIssue, KnownIssues
@@ -300,3 +302,77 @@ def test_after_a_damaged_result_the_next_one_counts(past: Past, results: Results
     replaced(past, "")
     past.keep(PASSED)
     assert found(results).verdict is KernelVerdict.PASS
+
+
+# What another boot would say again.
+
+
+@pytest.mark.parametrize(
+    ("verdict", "is_evidence"),
+    [
+        (KernelVerdict.FAIL, True),
+        (KernelVerdict.CRASH, True),
+        (KernelVerdict.WARNING, True),
+        (KernelVerdict.BOOT_FAILURE, False),  # it may be the host's fault
+    ],
+)
+def test_a_bisect_takes_a_bad_result_unless_the_kernel_did_not_boot(
+    past: Past, verdict: KernelVerdict, is_evidence: bool
+) -> None:
+    past.keep(of(verdict))
+    answer = Results(past.store, SETTING, evidence=True).find(ENTRY, KERNEL, kvm=False)
+    assert (answer.result is not None) is is_evidence
+
+
+@pytest.mark.parametrize(("bad", "is_evidence"), [(3, True), (2, False)])
+def test_a_bisect_takes_no_result_of_a_kernel_that_is_flaky(
+    past: Past, bad: int, is_evidence: bool
+) -> None:
+    past.keep(replace(of(KernelVerdict.FAIL), confirmed=Confirmed(3, bad)))
+    answer = Results(past.store, SETTING, evidence=True).find(ENTRY, KERNEL, kvm=False)
+    assert (answer.result is not None) is is_evidence
+
+
+# The code that judges.
+
+JUDGES = {"host", "kernels", "manifest", "run", "verdict", "vm"}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the harness whose files may be changed."""
+    copy = tmp_path / "harness"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(harness.__file__).parent, copy, ignore=ignored)
+    monkeypatch.setattr(harness, "__file__", str(copy / "__init__.py"))
+    return copy
+
+
+def judging() -> str:
+    return reuse.judging.__wrapped__()
+
+
+def test_every_file_that_boots_or_judges_is_in_the_key(package: Path) -> None:
+    before = judging()
+    rooms = [package, *(package / room for room in JUDGES)]
+    files = [path for room in rooms for path in room.glob("*.py")]
+    assert len(files) > 60
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content + b"#")
+        assert judging() != before, path
+        path.write_bytes(content)
+    assert judging() == before
+
+
+def test_a_new_room_is_in_the_key(package: Path) -> None:
+    before = judging()
+    (package / "opinion").mkdir()
+    (package / "opinion" / "judge.py").touch()
+    assert judging() != before
+
+
+def test_a_report_is_not_in_the_key(package: Path) -> None:
+    before = judging()
+    (package / "report" / "table.py").write_text("")
+    assert judging() == before

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,21 @@ from harness.host import tools
 from harness.kernels import Cache, KernelUnavailable, PreparedKernel
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes import Fix
-from harness.manifest.kernels_yaml import Accel, DebSource, ImageSource, KernelEntry
+from harness.manifest.kernels_yaml import (
+    DEFAULT_MEMORY_MIB,
+    Accel,
+    DebSource,
+    ImageSource,
+    KernelEntry,
+)
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan
 from harness.records.reuse import Results, Setting
 from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text
-from harness.run import attempts, matrix
+from harness.run import attempts, matrix, memory_gate
 from harness.run.attempts import Options
-from harness.run.matrix import Matrix
+from harness.run.matrix import QEMU_OVERHEAD, Matrix
 from harness.run.progress import Progress, Stage
 from harness.run.request import RunRequest
 from harness.verdict.results import (
@@ -41,6 +48,8 @@ from harness.verdict.results import (
     IncidentKind,
     KernelResult,
     KernelVerdict,
+    RoundFailures,
+    Rounds,
     Stream,
 )
 from harness.vm import accelerator, boot
@@ -480,6 +489,57 @@ def test_as_many_vms_as_processors_and_memory_allow(
     monkeypatch.setattr(tools, "available_memory_mib", lambda: 2500)
     wanted = [entry(str(i), memory_mib=memory, cpus=cpus, accel=Accel.TCG) for i in range(count)]
     assert matrix.default_jobs(wanted) == jobs
+
+
+def test_a_known_failure_hides_no_error_of_another_round(bench: Bench, tmp_path: Path) -> None:
+    """Round 0 fails as is known; in round 1 the check broke."""
+    bench.known_issues = tmp_path / "issues.yaml"
+    bench.known_issues.write_text(KNOWN.format(2099))
+    failures = RoundFailures(KEY, count=2, first=0, seed=1, errors=1)
+    rounds = Rounds(asked=3, done=3, failed=2, by_check={KEY.id: 2}, failures=(failures,))
+    known = replace(rounds, failures=(replace(failures, errors=0),))
+    for counted, verdict in ((known, KernelVerdict.PASS), (rounds, KernelVerdict.FAIL)):
+        bench.boots = {"k": [replace(FAILED, stream=replace(FAILED.stream, rounds=counted))]}
+        (result,) = bench.run("k")
+        assert result.verdict is verdict
+
+
+# Memory.
+
+
+class Gates:
+    """In place of the gate: what each VM asked for, and which of them are let in."""
+
+    def __init__(self, available: Callable[[], int]) -> None:
+        self.available = available
+        self.asked: list[int] = []
+        self.inside = 0
+
+    @contextmanager
+    def wait(self, mib: int, *_: object) -> Iterator[None]:
+        self.asked.append(mib)
+        self.inside += 1
+        yield
+        self.inside -= 1
+
+
+def test_a_kernel_is_booted_once_there_is_memory_for_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates: list[Gates] = []
+
+    def gate(available: Callable[[], int]) -> Gates:
+        gates.append(Gates(available))
+        return gates[-1]
+
+    during: list[int] = []
+    monkeypatch.setattr(memory_gate, "Gate", gate)
+    bench.during_boot = lambda: during.append(gates[0].inside)
+    bench.boots = {"a": [GOOD], "b": [GOOD]}
+    bench.run("a", "b")
+    assert gates[0].asked == [DEFAULT_MEMORY_MIB + QEMU_OVERHEAD] * 2
+    assert gates[0].available is tools.available_memory_mib
+    assert during == [1, 1]
 
 
 # A fault of the harness.

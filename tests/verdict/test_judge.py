@@ -265,6 +265,32 @@ def test_a_known_failure_hides_no_error_of_another_round(
     assert found[Family.IPV4].verdict is expected
 
 
+#: include/linux/panic.h; which report sets which is in kernel/panic.c, mm/kasan/report.c,
+#: mm/kfence/report.c, kernel/sched/core.c and kernel/watchdog.c.
+TAINT_BAD_PAGE, TAINT_WARN, TAINT_SOFTLOCKUP = 1 << 5, 1 << 9, 1 << 14
+
+
+@pytest.mark.parametrize(
+    ("kind", "taint", "expected"),
+    [
+        (IncidentKind.WARNING, TAINT_WARN, KernelVerdict.PASS),
+        (IncidentKind.REFCOUNT, TAINT_WARN, KernelVerdict.PASS),
+        (IncidentKind.ATOMIC_SLEEP, TAINT_WARN, KernelVerdict.PASS),
+        (IncidentKind.KASAN, TAINT_BAD_PAGE, KernelVerdict.PASS),
+        (IncidentKind.KFENCE, TAINT_BAD_PAGE, KernelVerdict.PASS),
+        (IncidentKind.SOFT_LOCKUP, TAINT_SOFTLOCKUP, KernelVerdict.PASS),
+        # Another bit has another cause, of which nothing is known.
+        (IncidentKind.KFENCE, TAINT_BAD_PAGE | TAINT_WARN, KernelVerdict.WARNING),
+        (IncidentKind.WARNING, TAINT_BAD_PAGE, KernelVerdict.WARNING),
+    ],
+)
+def test_the_taint_of_a_known_report_is_known(
+    kind: IncidentKind, taint: int, expected: KernelVerdict
+) -> None:
+    known = replace(incident(kind), known="until 2027: queued")
+    assert verdict(replace(with_stream(new_taint=taint), incidents=(known,))) is expected
+
+
 BAD_AFTER_A_STOP = {
     "silent": with_stream(replace(GOOD, end=BootEnd.SILENCE_DEADLINE), closed=False),
     "a check": with_stream(results=(replace(PASSED, verdict=CheckVerdict.FAIL),)),

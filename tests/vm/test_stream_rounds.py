@@ -91,6 +91,21 @@ def test_a_failure_is_worse_than_an_error_of_an_earlier_round() -> None:
     assert (stream.rounds.failures[0].first, stream.rounds.failures[0].errors) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("letters", "errors"), [("pp", 0), ("ff", 0), ("fe", 1), ("ef", 1), ("ee", 2), ("ep", 1)]
+)
+def test_the_rounds_in_which_a_check_broke_are_counted(letters: str, errors: int) -> None:
+    """A known failure hides none of them, see judge.unexcused."""
+    said = {"f": BAD, "e": {**BAD, "verdict": "error"}}
+    guest = first()
+    for number, letter in enumerate(letters, 1):
+        guest.further(number, f"p{letter}", *([said[letter]] if letter in said else []))
+    stream = read(guest.end(rounds=3).said)
+    assert (stream.errors, stream.rounds is None) == ((), False)
+    assert stream.rounds is not None
+    assert sum(failure.errors for failure in stream.rounds.failures) == errors
+
+
 def test_a_check_that_fails_at_two_places_in_one_round_failed_in_one_round() -> None:
     entries = [["a.b", "established", "client"], ["a.b", "established", "server"]]
     guest = Guest().hello().capability().plan(entries).check(0).check(1)
