@@ -23,6 +23,9 @@ MPTCP_SUBFLOW_ADDRS = 3
 MPTCP_FULL_INFO = 4
 
 SOCKADDR_STORAGE_SIZE = 128
+#: struct sockaddr_storage is aligned as an unsigned long: to 4 bytes in a 32-bit program. The kernel
+#: has no compat code for the structures that contain it, up to 7.3 at least.
+SOCKADDR_STORAGE_ALIGN = struct.calcsize("P")
 SA_FAMILY_SIZE = 2
 
 U64 = 1 << 64
@@ -249,19 +252,18 @@ SUBFLOW_DATA_LAYOUT = Layout(
     align=8,
 )
 
-#: struct mptcp_subflow_addrs: two sockaddr_storage, each aligned as the kernel's is.
+_SOCKADDR_STORAGE = "%ds:%d" % (SOCKADDR_STORAGE_SIZE, SOCKADDR_STORAGE_ALIGN)
+
+#: struct mptcp_subflow_addrs: two sockaddr_storage.
 SUBFLOW_ADDRS_LAYOUT = Layout(
-    "mptcp_subflow_addrs",
-    [
-        ("ss_local", "%ds:8" % SOCKADDR_STORAGE_SIZE),
-        ("ss_remote", "%ds:8" % SOCKADDR_STORAGE_SIZE),
-    ],
+    "mptcp_subflow_addrs", [("ss_local", _SOCKADDR_STORAGE), ("ss_remote", _SOCKADDR_STORAGE)]
 )
 
-#: struct mptcp_subflow_info, one element of MPTCP_FULL_INFO's first array.
+#: struct mptcp_subflow_info, one element of MPTCP_FULL_INFO's first array: 264 bytes with the
+#: addresses at 8, but 260 with the addresses at 4 in a 32-bit program.
 SUBFLOW_INFO_LAYOUT = Layout(
     "mptcp_subflow_info",
-    [("id", "I"), ("addrs", "%ds:8" % SUBFLOW_ADDRS_LAYOUT.size)],
+    [("id", "I"), ("addrs", "%ds:%d" % (SUBFLOW_ADDRS_LAYOUT.size, SOCKADDR_STORAGE_ALIGN))],
 )
 
 #: struct mptcp_full_info up to the embedded mptcp_info, which ends it and grows.
