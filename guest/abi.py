@@ -23,7 +23,7 @@ MPTCP_SUBFLOW_ADDRS = 3
 MPTCP_FULL_INFO = 4
 
 SOCKADDR_STORAGE_SIZE = 128
-#: struct sockaddr_storage is aligned as an unsigned long: to 4 bytes in a 32-bit program. The kernel
+#: struct sockaddr_storage is aligned as an unsigned long: to 4 bytes in a 32-bit program. Linux
 #: has no compat code for the structures that contain it, up to 7.3 at least.
 SOCKADDR_STORAGE_ALIGN = struct.calcsize("P")
 SA_FAMILY_SIZE = 2

@@ -27,6 +27,8 @@ from harness.kernels.prepared import KernelUnavailable
 
 #: Seconds for which an index is not read again, and a failed attempt at it not repeated.
 FRESH = 3600
+#: The architecture of the kernels, as Debian names it.
+AMD64 = "amd64"
 _RETRY_AFTER = 600
 _UPDATE_TIMEOUT = 600
 # In the state of a suite: its kernel packages, and why the last attempt to read them failed.
@@ -61,8 +63,8 @@ Dir::Etc::preferencesparts "/dev/null";
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 #clear APT::Architectures;
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
+APT::Architecture "{arch}";
+APT::Architectures {{ "{arch}"; }};
 APT::Update::Error-Mode "any";
 APT::Get::AllowUnauthenticated "false";
 Acquire::AllowInsecureRepositories "false";
@@ -86,7 +88,12 @@ class Gone(KernelUnavailable):
 
 
 def index(
-    suite: str, cache: Cache, say: Callable[[str], None], *, refresh: bool = False
+    suite: str,
+    cache: Cache,
+    say: Callable[[str], None],
+    *,
+    refresh: bool = False,
+    arch: str = AMD64,
 ) -> dict[str, Package]:
     """The kernel packages of ``suite`` by name, each in its newest version.
 
@@ -94,21 +101,23 @@ def index(
     reads it regardless. Without a network an older one is used, and ``say`` is told.
     """
     if refresh:
-        return _index_of(suite, cache, say, refresh=True)
+        return _index_of(suite, arch, cache, say, refresh=True)
     # Of sixty kernels each asks; what the host's apt is configured with takes 20 ms to find out.
-    return cache.once(f"index of {suite}", lambda: _index_of(suite, cache, say, refresh=False))
+    return cache.once(
+        f"index of {suite} {arch}", lambda: _index_of(suite, arch, cache, say, refresh=False)
+    )
 
 
 def _index_of(
-    suite: str, cache: Cache, say: Callable[[str], None], *, refresh: bool
+    suite: str, arch: str, cache: Cache, say: Callable[[str], None], *, refresh: bool
 ) -> dict[str, Package]:
     if any(tools.locate(tool) is None for tool in tools.DEB_TOOLS):
         raise KernelUnavailable(
             f"this host lacks apt or dpkg, through which deb: works; {_INSTEAD}"
         )
-    state = _state(suite, cache)
-    with cache.lock(_lock_name(suite), say) as lock:
-        found = _read(state) if _configure(state, suite) else None
+    state = _state(suite, arch, cache)
+    with cache.lock(_lock_name(suite, arch), say) as lock:
+        found = _read(state) if _configure(state, suite, arch) else None
         if found is not None and not refresh and _age(state / _INDEX) < FRESH:
             return found
         if found is not None and cache.is_read_only:
@@ -127,13 +136,15 @@ def _index_of(
         return found
 
 
-def find(suite: str, pattern: str, cache: Cache, say: Callable[[str], None]) -> dict[str, Package]:
+def find(
+    suite: str, pattern: str, cache: Cache, say: Callable[[str], None], arch: str = AMD64
+) -> dict[str, Package]:
     """The packages of ``suite`` of any kind whose names match the glob ``pattern``.
 
     Each in its newest version; :func:`index` holds only what kernels are made of.
     """
-    index(suite, cache, say)
-    state = _state(suite, cache)
+    index(suite, cache, say, arch=arch)
+    state = _state(suite, arch, cache)
     names = _run(state, cache.stop, "apt-cache", "pkgnames").stdout.split()
     wanted = sorted(fnmatch.filter(names, pattern))
     show = ("apt-cache", "show", "--no-all-versions", *wanted)
@@ -141,14 +152,14 @@ def find(suite: str, pattern: str, cache: Cache, say: Callable[[str], None]) -> 
 
 
 def download(
-    suite: str, packages: Sequence[Package], directory: Path, cache: Cache
+    suite: str, packages: Sequence[Package], directory: Path, cache: Cache, arch: str = AMD64
 ) -> dict[str, Path]:
     """Fetch ``packages`` of ``suite`` into ``directory``; their files by name of package.
 
     Raises Gone when the mirror has them no longer, KernelUnavailable for any other failure.
     """
     wanted = [f"{package.name}={package.version}" for package in packages]
-    state = _state(suite, cache)
+    state = _state(suite, arch, cache)
     run = _run(state, cache.stop, "apt-get", "-q", "download", *wanted, cwd=directory)
     what = " and ".join(package.name for package in packages)
     if run.returncode != 0:
@@ -167,17 +178,21 @@ def lookup(suite: str, name: str, version: str, cache: Cache) -> Package | None:
 
     Looked for in what the last reading of the index left; None where it is not there.
     """
-    run = _run(_state(suite, cache), cache.stop, "apt-cache", "show", f"{name}={version}")
+    run = _run(_state(suite, AMD64, cache), cache.stop, "apt-cache", "show", f"{name}={version}")
     found = distil(run.stdout).get(name)
     return found if found is not None and found.version == version else None
 
 
-def _state(suite: str, cache: Cache) -> Path:
-    return cache.directory("apt", suite.replace("/", "_"))
+def _state(suite: str, arch: str, cache: Cache) -> Path:
+    return cache.directory("apt", _state_name(suite, arch))
 
 
-def _lock_name(suite: str) -> str:
-    return "apt-" + suite.replace("/", "_")
+def _state_name(suite: str, arch: str) -> str:
+    return suite.replace("/", "_") + ("" if arch == AMD64 else f":{arch}")
+
+
+def _lock_name(suite: str, arch: str) -> str:
+    return "apt-" + _state_name(suite, arch)
 
 
 def _age(path: Path) -> float:
@@ -203,10 +218,10 @@ def _read(state: Path) -> dict[str, Package] | None:
         return None
 
 
-def _configure(state: Path, suite: str) -> bool:
+def _configure(state: Path, suite: str, arch: str) -> bool:
     """Write the private configuration; whether it was there, unchanged, already."""
-    line = _source_line(suite)
-    files = {"apt.conf": _CONFIG.format(state=state), "sources.list": line, "status": ""}
+    line = _source_line(suite, arch)
+    files = {"apt.conf": _CONFIG.format(state=state, arch=arch), "sources.list": line, "status": ""}
     unchanged = True
     for name, text in files.items():
         path = state / name
@@ -218,7 +233,7 @@ def _configure(state: Path, suite: str) -> bool:
     return unchanged
 
 
-def _source_line(suite: str) -> str:
+def _source_line(suite: str, arch: str) -> str:
     keyring = next((path for path in _KEYRINGS if path.exists()), None)
     if keyring is None:
         raise KernelUnavailable(
@@ -235,7 +250,7 @@ def _source_line(suite: str) -> str:
             f"this host's apt has no source for {suite} or another suite of Debian's archive, so "
             f"there is no mirror to take kernels from; {_INSTEAD}"
         )
-    return f"deb [arch=amd64 signed-by={keyring}] {uri} {suite} main\n"
+    return f"deb [arch={arch} signed-by={keyring}] {uri} {suite} main\n"
 
 
 def _update(state: Path, suite: str, lock: int, stop: threading.Event) -> dict[str, Package]:

@@ -67,6 +67,13 @@ class Accel(StrEnum):
     TCG = "tcg"
 
 
+class Abi(StrEnum):
+    """Of the guest's user space."""
+
+    NATIVE = "native"
+    I386 = "i386"  # 32-bit programs on the 64-bit kernel
+
+
 class PathKind(StrEnum):
     """What a path in the manifest has to lead to."""
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -107,8 +107,26 @@ def prepare(cache: Path, busybox: Path) -> Path:
     ``busybox`` is statically linked. Raises :class:`HostError`.
     """
     interpreter = Interpreter.of_host()
-    checker = Path(guest.__file__).parent
-    place = cache / "roots" / f"{_key(interpreter, busybox, checker)}.cpio"
+    binaries = "".join(
+        f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n"
+        for path in (interpreter.executable, busybox)
+    )
+    identity = f"{binaries}{sys.version} {interpreter.stdlib}\n"
+
+    def build(root: Path) -> None:
+        lay_out(root)
+        _copy(busybox, root / "bin/busybox", 0o755)
+        _install_python(root, interpreter, Path(guest.__file__).parent)
+
+    return built(cache, identity, build)
+
+
+def built(cache: Path, identity: str, build: Callable[[Path], None]) -> Path:
+    """The archive below ``cache`` of what ``build`` puts into a directory, built at most once.
+
+    ``identity`` names what goes in beside the checker. Raises HostError.
+    """
+    place = cache / "roots" / f"{_key(identity)}.cpio"
     checksum = place.with_suffix(".sha256")
     if _is_whole(place, checksum):
         files.touch(place)
@@ -117,7 +135,7 @@ def prepare(cache: Path, busybox: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="build-", dir=place.parent) as scratch:
             root, archive = Path(scratch, "root"), Path(scratch, "archive")
-            _build(root, interpreter, busybox, checker)
+            build(root)
             with archive.open("wb") as file:
                 writer = cpio.Writer(file)
                 writer.tree(root)
@@ -183,13 +201,10 @@ def instead_of_checker(sources: Mapping[str, bytes]) -> dict[str, bytes]:
     return extra
 
 
-def _key(interpreter: Interpreter, busybox: Path, checker: Path) -> str:
-    digest = hashlib.sha256()
-    for path in (interpreter.executable, busybox):
-        status = path.stat()
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
-    digest.update(f"{sys.version} {interpreter.stdlib}\n".encode())
+def _key(identity: str) -> str:
+    digest = hashlib.sha256(identity.encode())
     # What is laid out, and how, is written here.
+    checker = Path(guest.__file__).parent
     for source in (Path(__file__), Path(cpio.__file__), *_sources(checker)):
         digest.update(f"{source.name}\n".encode())
         digest.update(hashlib.sha256(source.read_bytes()).digest())
@@ -213,17 +228,17 @@ def _sources(checker: Path) -> list[Path]:
     return sorted(set(checker.rglob("*.py")) - {checker / FAULTS})
 
 
-def _build(root: Path, interpreter: Interpreter, busybox: Path, checker: Path) -> None:
+def lay_out(root: Path) -> None:
+    """Directories, init and the checker: what every root has, whatever runs in it."""
+    checker = Path(guest.__file__).parent
     for name in DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
-    _copy(busybox, root / "bin/busybox", 0o755)
     for applet in APPLETS:
         (root / "bin" / applet).symlink_to("busybox")
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
     for source in _sources(checker):
         _copy(source, root / CHECKER / source.relative_to(checker))
-    _install_python(root, interpreter, checker)
 
 
 def _install_python(root: Path, interpreter: Interpreter, checker: Path) -> None:
