@@ -105,7 +105,7 @@ def test_a_second_prepare_builds_nothing(base: Path, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise AssertionError("built again")
 
-    monkeypatch.setattr(initramfs, "_build", fail)
+    monkeypatch.setattr(initramfs, "lay_out", fail)
     busybox = tools.find_static_busybox() or Path(sys.executable).resolve()
     assert initramfs.prepare(base.parents[1], busybox) == base
 
