@@ -212,7 +212,9 @@ def on_ground(
     known = KnownIssues.read(entries)
     first = session.new_run(asked, seed)
     with (
-        workspace.ground(request.output, cache, first.id) as ground,
+        workspace.ground(
+            request.output, cache, first.id, abis={entry.abi for entry in entries}
+        ) as ground,
         Store(request.store or workspace.store_place(request.output)) as store,
     ):
         each_once = replace(request, confirm=0)  # further boots are the bisect's to ask for

@@ -25,7 +25,7 @@ from harness.manifest.kernels_yaml import (
     UpstreamSource,
 )
 from harness.manifest.plan import Plan, Profile
-from harness.manifest.schema import EntryModel
+from harness.manifest.schema import Abi, EntryModel
 from harness.records.from_json import Fields, kernel_from_text
 from harness.verdict import rounds
 from harness.verdict.results import Family, KernelResult, KernelVerdict
@@ -268,6 +268,8 @@ def _entry_to_json(entry: KernelEntry) -> dict[str, Any]:
         "memory": f"{entry.memory_mib}M",
         "timeout": str(entry.timeout_s),
     }
+    if entry.abi is not Abi.NATIVE:
+        fields["abi"] = entry.abi.value
     if entry.append:
         fields["append"] = list(entry.append)
     if entry.expect:
@@ -317,8 +319,9 @@ def _entry(given: dict[str, Any]) -> KernelEntry:
         timeout_s=model.timeout,
         append=tuple(argument for group in model.append or [] for argument in group),
         expect=model.expect or {},
+        abi=model.abi or Abi.NATIVE,
     )
 
 
 _NEEDED = {"name", "cpus", "memory", "timeout"}
-_KEYS = _NEEDED | {"deb", "upstream", "append", "expect"}
+_KEYS = _NEEDED | {"deb", "upstream", "append", "expect", "abi"}

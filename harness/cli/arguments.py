@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from harness.manifest.kernels_yaml import Accel
 from harness.manifest.plan import Profile
+from harness.manifest.schema import Abi
 from harness.verdict.results import Family
 from harness.verdict.rounds import MOST
 
@@ -112,6 +113,13 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="boot a kernel that fails N more times, and say whether it always does",
+    )
+    command.add_argument(
+        "--abi",
+        type=Abi,
+        choices=list(Abi),
+        help="user space of the guest, instead of the manifest's; i386 runs the checks in a 32-bit "
+        "Python of Debian's on the same kernel",
     )
     command.add_argument(
         "--bundle-image",

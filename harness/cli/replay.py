@@ -66,7 +66,10 @@ def run(given: argparse.Namespace) -> int:
     times = given.times or (TIMES if given.vary else 1)
     request = replay.ReplayRequest(given.image, given.qemu, given.vary, times)
     say(_about(found))
-    with stopping(cache.stop) as stop, workspace.ground(given.output, cache) as ground:
+    with (
+        stopping(cache.stop) as stop,
+        workspace.ground(given.output, cache, abis=[found.entry.abi], say=say) as ground,
+    ):
         tried = replay.run(
             *(found, request, ground, cache, say),
             lambda row: print(report.line(row), flush=True),

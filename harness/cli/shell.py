@@ -19,7 +19,7 @@ from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.run import workspace
 from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
-from harness.vm import accelerator, initramfs, shell
+from harness.vm import accelerator, foreign_root, shell
 from harness.vm.commandline import Machine, Unsafe
 
 #: Options of `check` that mean nothing where no checks are run.
@@ -53,7 +53,7 @@ def run(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
 def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.Plan]:
     qemu, busybox = workspace.find_tools()
     with cache.scratch():  # nothing is pruned that is used
-        base = initramfs.prepare(cache.root, busybox)
+        base = foreign_root.prepare(given.abi or entry.abi, cache, busybox, complain)
         kernel = kernels.prepare(entry, cache, complain)
         choice = accelerator.choose(
             given.accel or entry.accel, kernel, qemu, cache.root / "kvm.json", complain

@@ -7,6 +7,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness import bundle
@@ -42,6 +43,8 @@ def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache
 
 def make(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> RunResult:
     """Run the tests, and show nothing but their progress."""
+    if given.abi is not None:
+        entries = [replace(entry, abi=given.abi) for entry in entries]
     profile = profile_of(given)
     request = RunRequest(
         plan=Plan(

@@ -18,7 +18,7 @@ from harness.manifest import positions, schema
 from harness.manifest.expectations import contradictions, expectations
 from harness.manifest.fingerprint import apart
 from harness.manifest.positions import Data, DataPath, Document, Problem, quoted, show_path
-from harness.manifest.schema import GLOB, SOURCES, Accel, DefaultsModel, EntryModel, PathKind
+from harness.manifest.schema import GLOB, SOURCES, Abi, Accel, DefaultsModel, EntryModel, PathKind
 from harness.verdict.results import Expectation
 
 __all__ = [
@@ -99,6 +99,7 @@ class KernelEntry:
     append: tuple[str, ...] = ()
     expect: Mapping[str, bool] = field(default_factory=dict)
     known_issues: Path | None = None
+    abi: Abi = Abi.NATIVE  # of the guest's user space
 
     def expected(self, release: str) -> Mapping[str, Expectation]:
         """What the kernel, which calls itself ``release``, has to support."""
@@ -203,6 +204,7 @@ def _entry(entry: EntryModel, defaults: DefaultsModel, where: str) -> KernelEntr
         cpus=entry.cpus or defaults.cpus or DEFAULT_CPUS,
         memory_mib=entry.memory or defaults.memory or DEFAULT_MEMORY_MIB,
         accel=entry.accel or defaults.accel or Accel.AUTO,
+        abi=entry.abi or defaults.abi or Abi.NATIVE,
         timeout_s=entry.timeout or defaults.timeout or DEFAULT_TIMEOUT_S,
         append=tuple(argument for group in both for argument in group),
         expect={**(defaults.expect or {}), **(entry.expect or {})},

@@ -163,6 +163,13 @@ def _accel(value: object) -> Accel:
     return Accel(text)
 
 
+def _abi(value: object) -> Abi:
+    text = _text(value, "native or i386")
+    if text not in tuple(Abi):
+        raise ValueError(f"expected native or i386, found {quoted(text)}")
+    return Abi(text)
+
+
 def _flag(value: object) -> bool:
     text = _text(value, "true or false")
     if text not in ("true", "false"):
@@ -272,6 +279,7 @@ class DefaultsModel(_Model):
     memory: Annotated[int, PlainValidator(_memory)] | None = None  # MiB
     timeout: Annotated[int, _number(10, 3600, "seconds")] | None = None
     accel: Annotated[Accel, PlainValidator(_accel)] | None = None
+    abi: Annotated[Abi, PlainValidator(_abi)] | None = None
     append: Arguments | None = None
     expect: Expect | None = None
     known_issues: Annotated[Path, _path(PathKind.FILE)] | None = None

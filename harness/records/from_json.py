@@ -168,6 +168,7 @@ def _kernel(given: Fields) -> KernelResult:
         confirmed=_confirmed(given.optional("confirmed", dict)),
         rounds=_rounds(given.later("rounds", dict)),
         missing_fixes=given.each("missing_fixes", _missing_fix, since=True),
+        abi=given.added("abi", str, "native"),
     )
     given.end()
     return result

@@ -81,6 +81,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "confirmed": _confirmed(kernel.confirmed),
         "rounds": _rounds(kernel.rounds),
         "missing_fixes": [asdict(fix) for fix in kernel.missing_fixes],
+        "abi": kernel.abi,
     }
 
 

@@ -135,7 +135,7 @@ class _Replay:
         asked = self._bundle.asked
         return Options(
             directory=directory,
-            base=self._ground.base,
+            roots=self._ground.roots,
             qemu=choice.qemu,
             seed=asked.seed,
             jobs=1,

@@ -126,7 +126,7 @@ def _table(
     for kernel in run.kernels:
         table.add_row(
             Text(glyphs.safe(kernel.name, 64)),
-            Text(glyphs.safe(kernel.release, 64) or glyphs.unknown),
+            Text(_release(kernel, glyphs)),
             _marks(kernel, names, glyphs),
             *([_count(kernel, glyphs)] if counted else []),
             _family(kernel, Family.IPV4, glyphs),
@@ -142,6 +142,12 @@ def _table(
         count = [unknown] if counted else []
         table.add_row(shown, unknown, marks, *count, unknown, unknown, missing, unknown)
     return table
+
+
+def _release(kernel: KernelResult, glyphs: Glyphs) -> str:
+    """With the ABI of the user space, where that is not the kernel's own."""
+    shown = glyphs.safe(kernel.release, 64) or glyphs.unknown
+    return shown if kernel.abi == "native" else f"{shown}, {glyphs.safe(kernel.abi, 16)}"
 
 
 def _verdict(kernel: KernelResult) -> Text:

@@ -23,6 +23,7 @@ from harness.manifest import fixes, known_issues
 from harness.manifest.fixes_table import FIXES
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
+from harness.manifest.schema import Abi
 from harness.records.reuse import Results
 from harness.run.progress import Listener, Progress, Stage
 from harness.run.request import RunRequest
@@ -57,7 +58,7 @@ class Options:
     """What a run is about, beside the kernels."""
 
     directory: Path  # of the run; files of kernel NAME go to kernels/NAME
-    base: Path  # the guest's root, see harness.vm.initramfs
+    roots: Mapping[Abi, Path]  # archives of the guest's root, see harness.vm.initramfs
     qemu: Path
     seed: int
     jobs: int
@@ -181,7 +182,7 @@ class Attempts:
         entry, options = self._entry, self._options
         return BootPlan(
             kernel=self._kernel,
-            base=options.base,
+            base=options.roots[entry.abi],
             qemu=options.qemu,
             machine=Machine(entry.cpus, entry.memory_mib, entry.append, self._kvm),
             request=Request(secrets.token_hex(16), options.seed, options.request.plan),
@@ -231,6 +232,7 @@ class Attempts:
             ),
             rounds=attempt.stream.rounds,
             missing_fixes=fixes.shown_missing(families, lacking),
+            abi=entry.abi.value,
         )
         return replace(attempt, verdict=verdict), result
 

@@ -57,7 +57,12 @@ def run(
     begun = old or new_run(asked, request.seed())
     with (
         workspace.ground(
-            request.output, cache, begun.id, Path(old.directory) if old else None
+            request.output,
+            cache,
+            begun.id,
+            Path(old.directory) if old else None,
+            abis={entry.abi for entry in entries},
+            say=lambda text: listener(Progress("", Stage.PREPARING, text)),
         ) as found,
         Store(place) as kept,
     ):
@@ -246,7 +251,7 @@ def options_on(
     setting = reuse.Setting(request.plan, about["guest"], about["QEMU"], about["virtme-ng"], known)
     return Options(
         directory=ground.directory,
-        base=ground.base,
+        roots=ground.roots,
         qemu=ground.qemu,
         seed=seed,
         jobs=request.jobs or default_jobs(entries),

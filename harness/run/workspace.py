@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from harness.errors import Busy, HostError, UsageError
 from harness.host import tools
 from harness.host.files import user_directory
 from harness.kernels import Cache
+from harness.manifest.schema import Abi
 from harness.records import prune, store
-from harness.vm import initramfs
+from harness.vm import foreign_root
 from harness.vm.qemu import version as qemu_version
 
 
@@ -26,25 +27,37 @@ class Ground:
     """What every boot of a run stands on."""
 
     directory: Path  # of the run
-    base: Path  # of the guest's root
+    roots: Mapping[Abi, Path]  # archives of the guest's root; one for Abi.NATIVE is always there
     qemu: Path
     qemu_version: str
+
+    @property
+    def base(self) -> Path:
+        """The root of the native user space."""
+        return self.roots[Abi.NATIVE]
 
 
 @contextlib.contextmanager
 def ground(
-    output: Path | None, cache: Cache, identity: str = "", resumed: Path | None = None
+    output: Path | None,
+    cache: Cache,
+    identity: str = "",
+    resumed: Path | None = None,
+    abis: Iterable[Abi] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Ground]:
     """Tools found, the guest's root built, a directory made: nothing is pruned that is used.
 
-    ``resumed`` is the directory of a run that is resumed. Raises HostError, and UsageError for
-    ``output``.
+    ``resumed`` is the directory of a run that is resumed, ``abis`` are those of its kernels.
+    Raises HostError, and UsageError for ``output``.
     """
     qemu, busybox = find_tools()
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(cache.scratch())  # from now on nothing is pruned that is used
-            base = initramfs.prepare(cache.root, busybox)
+            roots = {
+                abi: foreign_root.prepare(abi, cache, busybox, say) for abi in {Abi.NATIVE, *abis}
+            }
             directory = resumed or _new_directory(output, identity or identity_of_now())
             held.enter_context(prune.in_use(directory))
         except Busy as error:
@@ -54,7 +67,7 @@ def ground(
                 f"{error.filename or 'the disk'} cannot be used ({error.strerror or error}): make "
                 "it and its directory writable, and room on the disk"
             ) from error
-        yield Ground(directory, base, qemu, qemu_version(qemu, cache))
+        yield Ground(directory, roots, qemu, qemu_version(qemu, cache))
 
 
 def find_tools() -> tuple[Path, Path]:

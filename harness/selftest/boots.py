@@ -75,7 +75,8 @@ def run(
     Rows are missing after the first where that kernel does not pass, or once ``stop`` is set.
     Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
     """
-    with workspace.ground(request.output, cache) as ground:
+    abis = {entry.abi for entry in entries}
+    with workspace.ground(request.output, cache, abis=abis, say=say) as ground:
         try:
             subject, first = _good_kernel(entries, request, ground, cache, say, stop)
             if first is None:
@@ -242,7 +243,7 @@ class _Subject:
         memory = fault.memory_mib or entry.memory_mib
         return BootPlan(
             kernel=self.kernel,
-            base=self.ground.base,
+            base=self.ground.roots[entry.abi],
             qemu=self.ground.qemu,
             machine=Machine(entry.cpus, memory, entry.append, self.kvm),
             request=Request(

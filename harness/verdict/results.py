@@ -361,6 +361,7 @@ class KernelResult:
     confirmed: Confirmed | None = None
     rounds: Rounds | None = None
     missing_fixes: tuple[MissingFix, ...] = ()
+    abi: str = "native"  # of the guest's user space
 
     @property
     def is_unfinished(self) -> bool:

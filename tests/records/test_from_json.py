@@ -36,7 +36,7 @@ from tests.report.support import UNHURRIED
 
 #: Any name may stand in these, so that one more or one less is no mistake.
 OPEN = (("capabilities",), ("families",), ("rounds", "by_check"))
-OPTIONAL = ("payload", "expected", "got", "raw", "rounds", "missing_fixes")
+OPTIONAL = ("payload", "expected", "got", "raw", "rounds", "missing_fixes", "abi")
 NULLABLE = ("check", "reused_from", "confirmed", "rounds", "cut")
 JUNK: tuple[Any, ...] = (None, 1, 1.5, True, "junk", [], {}, ["junk", 1], {"junk": 1})
 

@@ -73,6 +73,7 @@ KERNEL_KEYS = {
     "confirmed": (dict, type(None)),
     "rounds": (dict, type(None)),
     "missing_fixes": list,
+    "abi": str,
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
 CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw", "known"}
@@ -192,6 +193,7 @@ KERNELS = st.builds(
     reused_from=st.none() | st.builds(EarlierRun, TEXT, TEXT, st.integers(0, 2**64), TEXT),
     confirmed=st.none() | st.builds(Confirmed, st.integers(1, 9), st.integers(1, 9)),
     rounds=st.none() | ROUNDS,
+    abi=TEXT,
     missing_fixes=st.lists(FIXES, max_size=2).map(tuple),
 )
 RUNS = st.builds(

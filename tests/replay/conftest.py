@@ -16,6 +16,7 @@ from harness.kernels.image import from_file
 from harness.kernels.modules import Module, ModuleSet
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.plan import Plan
+from harness.manifest.schema import Abi
 from harness.replay import ReplayRequest
 from harness.replay.machines import Row
 from harness.run import workspace
@@ -99,7 +100,7 @@ class Bench:
         directory.mkdir(exist_ok=True)
         qemu = self.directory / "qemu-system-x86_64"
         qemu.touch()
-        ground = workspace.Ground(directory, Path("base.cpio"), qemu, "7.2")
+        ground = workspace.Ground(directory, {Abi.NATIVE: Path("base.cpio")}, qemu, "7.2")
         return replay.run(
             *(bundle or self.bundle(), ReplayRequest(**request), ground, self.cache),  # type: ignore[arg-type]
             *(self.said.append, self.rows.append, threading.Event()),

@@ -18,6 +18,7 @@ from harness.errors import UsageError
 from harness.kernels import Cache, btf, elf
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.manifest.schema import Abi
 from harness.report import selftest as report
 from harness.run.workspace import Ground
 from harness.selftest import Fault, SelftestRequest, boots, faults, module
@@ -193,7 +194,7 @@ def test_a_kernel_that_no_fault_can_be_made_in_is_passed_over(
     monkeypatch.setattr(accelerator, "choose", lambda *_: accelerator.Choice(False, "no KVM"))
     monkeypatch.setattr(boots._Subject, "row", lambda *_: GOOD)
     said: list[str] = []
-    ground = Ground(tmp_path, tmp_path, tmp_path, "7.2")
+    ground = Ground(tmp_path, {Abi.NATIVE: tmp_path}, tmp_path, "7.2")
     subject, _ = boots._good_kernel(
         [], SelftestRequest(), ground, Cache(tmp_path / "cache"), said.append, threading.Event()
     )
