@@ -306,10 +306,8 @@ def _entry(given: dict[str, Any]) -> KernelEntry:
     ]
     if len(sources) != 1:
         raise Malformed("its entry is not that of one kernel with its source")
-    assert model.name, "the schema takes no empty one"
-    assert model.cpus, "the schema takes no number below 1"
-    assert model.memory, "nor so little memory"
-    assert model.timeout, "nor so short a time"
+    if not (model.name and model.cpus and model.memory and model.timeout):  # null is none
+        raise Malformed("its entry is not that of one kernel with its machine")
     return KernelEntry(
         name=model.name,
         source=sources[0],

@@ -87,10 +87,10 @@ def run(given: argparse.Namespace) -> int:
     """Judge the commit that is checked out; the last line says what it is."""
     cache = Cache(given.cache)
     request = _request(given)
-    told = PlainProgress(sys.stdout, time.monotonic)
-    with stopping(cache.stop) as stop:
+    progress = PlainProgress(sys.stdout, time.monotonic)
+    with stopping(cache.stop) as stop, progress.ticking():
         try:
-            answer = Step(Path.cwd(), request, cache, told.line, told, stop).run()
+            answer = Step(Path.cwd(), request, cache, progress.line, progress, stop).run()
         except (Interrupted, KernelUnavailable) as error:
             if not stop.is_set():
                 raise

@@ -85,6 +85,16 @@ def write_through(path: Path, text: str) -> None:
             file.write(text)
 
 
+def size_below(directory: Path) -> int:
+    """The bytes of all files below ``directory``, which may come and go meanwhile."""
+    size = 0
+    for path in directory.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                size += path.stat().st_size
+    return size
+
+
 def touch(path: Path) -> None:
     """Note that ``path`` was used, for who removes what is not; also where it cannot be noted."""
     with contextlib.suppress(OSError):

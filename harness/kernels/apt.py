@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from harness.errors import Interrupted
-from harness.host import programs, tools
+from harness.host import files, programs, tools
 from harness.kernels import mirror
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.packages import Package
@@ -126,7 +126,7 @@ def _index_of(
         if found is None or refresh or _age(state / _FAILED) >= _RETRY_AFTER:
             say(f"reading the package index of {suite}")
             try:
-                return _update(state, suite, lock, cache.stop)
+                return _update(state, suite, lock, cache.stop, say)
             except KernelUnavailable as failure:
                 if found is None or cache.stop.is_set():
                     raise
@@ -152,25 +152,39 @@ def find(
 
 
 def download(
-    suite: str, packages: Sequence[Package], directory: Path, cache: Cache, arch: str = AMD64
+    suite: str,
+    packages: Sequence[Package],
+    directory: Path,
+    cache: Cache,
+    arch: str = AMD64,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Path]:
     """Fetch ``packages`` of ``suite`` into ``directory``; their files by name of package.
+
+    ``say`` is told now and then how far that is.
 
     Raises Gone when the mirror has them no longer, KernelUnavailable for any other failure.
     """
     wanted = [f"{package.name}={package.version}" for package in packages]
     state = _state(suite, arch, cache)
-    run = _run(state, cache.stop, "apt-get", "-q", "download", *wanted, cwd=directory)
     what = " and ".join(package.name for package in packages)
+    size = sum(package.size for package in packages) / 1e6
+
+    def waiting(seconds: float) -> None:
+        done = files.size_below(directory) / 1e6
+        say(f"downloading {what}: {done:.0f} of {size:.0f} MB after {seconds:.0f} s")
+
+    arguments = ("-q", "download", *wanted)
+    run = _run(state, cache.stop, "apt-get", *arguments, cwd=directory, waiting=waiting)
     if run.returncode != 0:
         if "404" in run.stderr or "was not found" in run.stderr or "Unable to locate" in run.stderr:
             raise Gone(f"the mirror has {what} of {suite} no longer: {_tail(run)}")
         raise _failure(f"downloading {what} of {suite} failed", run)
-    files = {path.name.split("_")[0]: path for path in directory.glob("*.deb")}
+    found = {path.name.split("_")[0]: path for path in directory.glob("*.deb")}
     for package in packages:
-        if package.name not in files or file_sha256(files[package.name]) != package.sha256:
+        if package.name not in found or file_sha256(found[package.name]) != package.sha256:
             raise Gone(f"{package.name} of {suite} changed while it was downloaded; try again")
-    return files
+    return found
 
 
 def lookup(suite: str, name: str, version: str, cache: Cache) -> Package | None:
@@ -253,8 +267,18 @@ def _source_line(suite: str, arch: str) -> str:
     return f"deb [arch={arch} signed-by={keyring}] {uri} {suite} main\n"
 
 
-def _update(state: Path, suite: str, lock: int, stop: threading.Event) -> dict[str, Package]:
-    run = _run(state, stop, "apt-get", "-q", "update", timeout=_UPDATE_TIMEOUT, keep=lock)
+def _update(
+    state: Path, suite: str, lock: int, stop: threading.Event, say: Callable[[str], None]
+) -> dict[str, Package]:
+    def waiting(seconds: float) -> None:
+        say(f"reading the package index of {suite}: {seconds:.0f} s so far")
+
+    run = _run(
+        *(state, stop, "apt-get", "-q", "update"),
+        timeout=_UPDATE_TIMEOUT,
+        keep=lock,
+        waiting=waiting,
+    )
     if run.returncode != 0:
         mirror_line = (state / "sources.list").read_text().split("] ")[1].split(" ")[0]
         if "does not have a Release file" in run.stderr and "404" in run.stdout + run.stderr:
@@ -294,6 +318,7 @@ def _run(
     cwd: Path | None = None,
     timeout: int = _DOWNLOAD_TIMEOUT,
     keep: int | None = None,
+    waiting: Callable[[float], None] = lambda _: None,
 ) -> subprocess.CompletedProcess[str]:
     """Run apt with the configuration in ``state``; the descriptor ``keep`` is open in it too."""
     try:
@@ -304,6 +329,7 @@ def _run(
             timeout=timeout,
             directory=cwd,
             pass_fds=() if keep is None else (keep,),
+            waiting=waiting,
         )
     except Interrupted as interruption:
         raise KernelUnavailable("interrupted") from interruption

@@ -74,7 +74,7 @@ class Changes:
 
 def read(source: DebSource, cache: Cache, say: Callable[[str], None]) -> ChangeLog:
     """The change log of the kernel that ``source`` names. Raises KernelUnavailable."""
-    kernel = deb.identify(source, cache, say)
+    kernel = deb.identify(source, cache, say=say)
     origin = f"{kernel.name} {kernel.version} of {source.suite}"
     key = digest([[part.name, part.version, part.sha256] for part in kernel.parts])
     place = cache.directory(DIRECTORY) / f"{kernel.release}-{key}{SUFFIX}"
@@ -86,7 +86,7 @@ def read(source: DebSource, cache: Cache, say: Callable[[str], None]) -> ChangeL
         else:
             touch(place)
             return ChangeLog(text, origin)
-    packed = _download(kernel, source.suite, cache, say)
+    packed = _download(kernel, source.suite, cache, say=say)
     try:
         text = _unpacked(packed)
     except (Malformed, compression.Unknown) as error:
@@ -113,7 +113,7 @@ def _download(
         with cache.scratch() as directory:
             say(f"downloading {package.name} ({package.size / 1e6:.0f} MB) for its change log")
             try:
-                file = apt.download(suite, [package], directory, cache)[package.name]
+                file = apt.download(suite, [package], directory, cache, say=say)[package.name]
                 for _, packed in deb.members(file, _is_log, cache.stop):
                     if len(packed) > _PACKED_LIMIT:
                         raise KernelUnavailable(f"its change log has {len(packed)} bytes")

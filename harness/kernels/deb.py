@@ -104,7 +104,7 @@ def _prepare(
         with cache.scratch() as directory:
             size = sum(part.size for part in kernel.parts) / 1e6
             say(f"downloading {kernel.name} ({size:.0f} MB)")
-            files = apt.download(source.suite, kernel.parts, directory, cache)
+            files = apt.download(source.suite, kernel.parts, directory, cache, say=say)
             say(f"unpacking {kernel.name}")
             return unpack(list(files.values()), root, kernel.name, cache.stop)
 

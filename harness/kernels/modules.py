@@ -167,18 +167,25 @@ def check_event_channel(found: ModuleSet, what: str) -> None:
         )
 
 
-def install(chosen: Iterable[Module], root: Path, release: str) -> tuple[str, ...]:
-    """Write the modules to ``root``/modules; their paths below ``root``, in the same order.
-
-    Raises KernelUnavailable when a module was built for another kernel.
-    """
-    paths = []
+def check_release(chosen: Iterable[Module], release: str) -> None:
+    """Raise KernelUnavailable if one of ``chosen`` was not built for ``release``."""
     for module in chosen:
         if module.release not in ("", release):
             raise KernelUnavailable(
                 f"the modules are of {module.release}, the image is of {release}: the module "
                 f"{module.name} would not load; build or install both again from the same source"
             )
+
+
+def install(chosen: Iterable[Module], root: Path, release: str) -> tuple[str, ...]:
+    """Write the modules to ``root``/modules; their paths below ``root``, in the same order.
+
+    Raises KernelUnavailable when a module was built for another kernel.
+    """
+    chosen = tuple(chosen)
+    check_release(chosen, release)
+    paths = []
+    for module in chosen:
         path = root / "modules" / f"{module.name}.ko"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(module.data)

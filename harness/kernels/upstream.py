@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import Interrupted
-from harness.host import programs, tools
+from harness.host import files, programs, tools
 from harness.kernels import module_files, modules
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
@@ -36,15 +36,22 @@ def prepare(
         # virtme-ng takes an interrupted download for a complete one: each starts afresh.
         with cache.scratch() as home:
             say(f"virtme-ng downloads {tag}")
-            directory = download(tag, home, cache.stop)
+            directory = download(tag, home, cache.stop, say)
             return unpack(directory, root, tag)
 
     entry = cache.entry(f"upstream-{tag}-{digest(tag)}", build, say)
     return prepared(name, entry, origin=f"upstream {tag}")
 
 
-def download(tag: str, home: Path, stop: threading.Event) -> Path:
+def download(
+    tag: str,
+    home: Path,
+    stop: threading.Event,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Let virtme-ng fetch ``tag`` with ``home`` as its home; the directory it unpacked into.
+
+    ``say`` is told now and then how far that is.
 
     Raises KernelUnavailable with virtme-ng's own last word for any failure, and once ``stop`` is
     set.
@@ -52,6 +59,11 @@ def download(tag: str, home: Path, stop: threading.Event) -> Path:
     program = tools.find_virtme_ng()
     if program is None:
         raise KernelUnavailable(f"vng was not found; {tools.VIRTME_NG_REMEDY}")
+
+    def waiting(seconds: float) -> None:
+        done = files.size_below(home) / 1e6
+        say(f"virtme-ng downloads {tag}: {done:.0f} MB after {seconds:.0f} s")
+
     try:
         run = programs.run(
             # Even a dry run starts a virtiofsd, and waits for one that does not work, and looks
@@ -61,6 +73,7 @@ def download(tag: str, home: Path, stop: threading.Event) -> Path:
             stop=stop,
             timeout=_TIMEOUT,
             directory=home,
+            waiting=waiting,
         )
     except Interrupted as interruption:
         raise KernelUnavailable("interrupted") from interruption

@@ -12,11 +12,11 @@ from typing import Any
 
 from harness import kernels
 from harness.bundle import Bundle
-from harness.errors import UsageError
+from harness.errors import Damaged, UsageError
 from harness.host import files
-from harness.kernels import Cache, KernelUnavailable, PreparedKernel, assemble, image
+from harness.kernels import Cache, KernelUnavailable, PreparedKernel, assemble, image, modules
 from harness.kernels.cache import RECORD, Entry, file_sha256
-from harness.kernels.modules import Module, ModuleSet
+from harness.kernels.modules import ModuleSet
 from harness.manifest.kernels_yaml import (
     DebSource,
     ImageSource,
@@ -73,11 +73,10 @@ def wanted(bundle: Bundle) -> str:
 
 
 def _with_modules(bundle: Bundle, file: Path, cache: Cache, say: Say) -> PreparedKernel:
-    modules = ModuleSet(tuple(Module(name, data) for name, data in bundle.modules))
     found = image.from_file(
         bundle.entry.name,
         file,
-        lambda _: modules,
+        lambda release: _modules(bundle, release),
         cache,
         say,
         origin=bundle.origin,
@@ -86,11 +85,21 @@ def _with_modules(bundle: Bundle, file: Path, cache: Cache, say: Say) -> Prepare
     return replace(found, version=bundle.version)
 
 
+def _modules(bundle: Bundle, release: str) -> ModuleSet:
+    """The modules of ``bundle``. Raises Damaged where one is none, or not of ``release``."""
+    try:
+        found = tuple(modules.load(f"{name}.ko", data) for name, data in bundle.modules)
+        modules.check_release(found, release)
+    except KernelUnavailable as error:
+        raise Damaged(f"this is no sound bundle: {error}") from error
+    return ModuleSet(found)
+
+
 def _prepared(bundle: Bundle, cache: Cache) -> PreparedKernel | None:
     """The kernel, if the cache has it with the same modules."""
-    modules = tuple(hashlib.sha256(data).hexdigest() for _, data in bundle.modules)
+    wanted_modules = tuple(hashlib.sha256(data).hexdigest() for _, data in bundle.modules)
     for entry in _cached(bundle, cache):
-        if entry.modules_sha256 == modules:
+        if entry.modules_sha256 == wanted_modules:
             named = {"origin": bundle.origin, "version": bundle.version}
             return assemble.prepared(bundle.entry.name, entry, **named)
     return None

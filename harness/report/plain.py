@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TextIO
 
 from harness.report.terminal import Writer, glyphs_for
 from harness.run.progress import Listener, Progress, Stage
 from harness.text import plural
 
-#: Seconds between lines on the rounds of one kernel.
-REPEATING_EVERY = 30.0
+#: Seconds after which there is a line on each kernel that is at work, whatever it does.
+EVERY = 30.0
 
 
 @contextmanager
@@ -24,14 +25,24 @@ def plain(
     """A listener that writes to ``stream`` while the run of the kernels ``names`` lasts."""
     listener = PlainProgress(stream, clock)
     listener.line(f"{plural(len(names), 'kernel')}: {', '.join(names)}")
-    yield listener
+    with listener.ticking():
+        yield listener
+
+
+@dataclass
+class _Kernel:
+    """The last that is known of a kernel; times are the clock's."""
+
+    progress: Progress
+    since: float  # when its stage began
+    said: float  # when a line on it was written
 
 
 class PlainProgress:
     """Writes stage changes and verdicts, ``[ 12.3s] debian-6.1: booting``, not each check.
 
     A line is written in the caller's thread, so that it is out before what follows it can go
-    wrong; a stream that is gone is no longer written to.
+    wrong; a stream that is gone is no longer written to. :meth:`tick` says how long a stage lasts.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
@@ -40,30 +51,63 @@ class PlainProgress:
         self._clock = clock
         self._start = clock()
         self._lock = threading.Lock()
-        self._stages: dict[str, Stage] = {}
-        self._said: dict[str, float] = {}  # when a line on its rounds was written, by kernel
+        self._kernels: dict[str, _Kernel] = {}
 
     def __call__(self, progress: Progress, /) -> None:
-        with self._lock:
-            known = self._stages.get(progress.kernel)
-            self._stages[progress.kernel] = progress.stage
-            due = self._is_due(progress, known)
         if not progress.kernel:
             self.line(progress.detail)
-        elif due:
+        elif self._is_due(progress):
             self.line(f"{progress.kernel}: {_sentence(progress)}")
 
-    def _is_due(self, progress: Progress, known: Stage | None) -> bool:
-        """A new stage, another try, and now and then how far the rounds are."""
-        if progress.stage is Stage.REPEATING:
-            now = self._clock()
-            due = now - self._said.get(progress.kernel, -REPEATING_EVERY) >= REPEATING_EVERY
+    def _is_due(self, progress: Progress) -> bool:
+        """A new stage, another step of a preparation, another try; of rounds now and then."""
+        now = self._clock()
+        with self._lock:
+            known = self._kernels.get(progress.kernel)
+            if known is None or known.progress.stage is not progress.stage:
+                known = _Kernel(progress, now, now)
+                self._kernels[progress.kernel] = known
+                return progress.stage is not Stage.QUEUED
+            another = progress.detail != known.progress.detail
+            known.progress = progress
+            due = (
+                progress.stage is Stage.RETRYING
+                or (progress.stage is Stage.PREPARING and another)
+                or (progress.stage is Stage.REPEATING and now - known.said >= EVERY)
+            )
             if due:
-                self._said[progress.kernel] = now
+                known.said = now
             return due
-        return progress.stage is Stage.RETRYING or (
-            progress.stage is not known and progress.stage is not Stage.QUEUED
-        )
+
+    def tick(self) -> None:
+        """Say of each kernel at work on which there was no line for EVERY how far it is."""
+        now = self._clock()
+        due = []
+        with self._lock:
+            for name, known in self._kernels.items():
+                at_work = known.progress.stage not in (Stage.QUEUED, Stage.DONE)
+                if at_work and now - known.said >= EVERY:
+                    known.said = now
+                    due.append((name, known.progress, now - known.since))
+        for name, progress, seconds in due:
+            self.line(f"{name}: {_sentence(progress, going_on=True)}, for {seconds:.0f} s")
+
+    @contextmanager
+    def ticking(self) -> Iterator[None]:
+        """While this lasts, :meth:`tick` is called often enough."""
+        stop = threading.Event()
+
+        def tick() -> None:
+            while not stop.wait(EVERY / 6):
+                self.tick()
+
+        thread = threading.Thread(target=tick, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def line(self, text: str) -> None:
         with self._lock:
@@ -71,7 +115,9 @@ class PlainProgress:
             self._writer.write(f"[{elapsed:5.1f}s] {self._glyphs.safe(text, 4096)}\n")
 
 
-def _sentence(progress: Progress) -> str:
+def _sentence(progress: Progress, *, going_on: bool = False) -> str:
+    if progress.stage is Stage.CHECKING and going_on:
+        return f"checking, {progress.done} of {plural(progress.planned, 'result')}"
     if progress.stage is Stage.CHECKING:  # its detail is the check that happens to run
         return f"checking, {plural(progress.planned, 'result')} planned"
     if progress.stage is Stage.REPEATING:

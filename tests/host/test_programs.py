@@ -253,3 +253,22 @@ def test_the_program_ends_with_a_harness_in_a_container(
     assert wait_until(lambda: read_available(held) == b"")
     assert harness[0].poll() is None, "the namespace has ended, and all in it with it"
     os.close(held)
+
+
+def test_a_program_that_goes_on_is_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "SAY_EVERY", 0.0)
+    os.mkfifo(tmp_path / "go-on")
+    said: list[float] = []
+
+    def waiting(seconds: float) -> None:
+        if not said:
+            (tmp_path / "go-on").write_text("\n")
+        said.append(seconds)
+
+    command = ["sh", "-c", f"read line < {tmp_path}/go-on"]
+    stop = threading.Event()
+    programs.run(command, os.environ, stop=stop, timeout=60, waiting=waiting)
+    assert said
+    assert said[0] >= 0

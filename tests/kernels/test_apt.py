@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.host import tools
+from harness.host import programs, tools
 from harness.kernels import apt
 from harness.kernels.cache import Cache
 from harness.kernels.packages import Package
@@ -246,6 +246,23 @@ def test_a_stop_ends_a_download(fake_apt: FakeApt, cache: Cache, tmp_path: Path)
     with stopped_after(pid, cache), pytest.raises(KernelUnavailable, match="interrupted"):
         apt.download("bookworm", [PACKAGE], tmp_path, cache)
     assert is_gone(read_pid(pid))
+
+
+def test_a_long_download_says_how_far_it_is(
+    fake_apt: FakeApt, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_apt.hangs()
+    monkeypatch.setattr(programs, "SAY_EVERY", 0.0)
+    (tmp_path / "linux-image.deb").write_bytes(bytes(2_000_000))
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        cache.stop.set()
+
+    with pytest.raises(KernelUnavailable, match="interrupted"):
+        apt.download("bookworm", [PACKAGE], tmp_path, cache, say=say)
+    assert said[0].startswith(f"downloading {PACKAGE.name}: 2 of ")
 
 
 def test_a_harness_that_is_killed_leaves_no_apt(

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 
 import pytest
 
-from harness.report.plain import plain
+from harness.report.plain import PlainProgress, plain
 from harness.run.progress import Progress, Stage
 from tests.report.support import Clock, Encoded, Gone
 
@@ -121,3 +122,45 @@ def test_lines_of_threads_do_not_mix() -> None:
 def test_rounds_are_counted_in_words(done: int, planned: int, said: str) -> None:
     progress = Progress("k", Stage.REPEATING, "none failed", done=done, planned=planned)
     assert lines_of(progress) == [f"[  1.0s] k: {said} failed"]
+
+
+def test_each_step_of_a_preparation_is_said() -> None:
+    """Fails if only the first word on a stage is printed: then a download is silence."""
+    assert [
+        line[9:]
+        for line in lines_of(
+            Progress("k", Stage.PREPARING),
+            Progress("k", Stage.PREPARING, "downloading linux-image (70 MB)"),
+            Progress("k", Stage.PREPARING, "downloading linux-image (70 MB)"),
+            Progress("k", Stage.PREPARING, "unpacking linux-image"),
+        )
+    ] == [
+        "k: preparing",
+        "k: preparing: downloading linux-image (70 MB)",
+        "k: preparing: unpacking linux-image",
+    ]
+
+
+def test_what_goes_on_is_said_every_half_minute() -> None:
+    clock, stream = Clock(), StringIO()
+    listener = PlainProgress(stream, clock)
+    listener(Progress("k", Stage.CHECKING, "a.check", done=0, planned=900))
+    listener(Progress("queued", Stage.QUEUED))
+    listener(Progress("done", Stage.DONE, "all", verdict="pass"))
+    for second in range(1, 71):
+        clock.now += 1
+        listener(Progress("k", Stage.CHECKING, "a.check", done=second, planned=900))
+        listener.tick()
+    assert [line for line in stream.getvalue().splitlines() if "for " in line] == [
+        "[ 30.0s] k: checking, 30 of 900 results, for 30 s",
+        "[ 60.0s] k: checking, 60 of 900 results, for 60 s",
+    ]
+
+
+def test_ticks_come_while_a_run_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.report.plain.EVERY", 0.0)
+    ticked = threading.Event()
+    monkeypatch.setattr(PlainProgress, "tick", lambda _: ticked.set())
+    with plain(["k"], StringIO(), clock=Clock()):
+        assert ticked.wait(60)
+    assert "progress" not in [thread.name for thread in threading.enumerate()]
