@@ -84,7 +84,7 @@ def _build(
     with tempfile.TemporaryDirectory(dir=root.parent, prefix="debs-") as scratch:
         size = sum(package.size for package in packages) / 1e6
         say(f"downloading an i386 Python ({size:.0f} MB)")
-        files = apt.download(SUITE, packages, Path(scratch), cache, arch=Abi.I386)
+        files = apt.download(SUITE, packages, Path(scratch), cache, Abi.I386, say)
         initramfs.lay_out(root)
         for name, data in _members(files, cache):
             for target, mode in _targets(name):

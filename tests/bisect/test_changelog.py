@@ -49,7 +49,9 @@ class Archive:
             members.append((f"./usr/share/doc/{name}/changelog.gz", log))
         self.files[name] = builders.deb(self.directory / f"{name}.deb", members)
 
-    def download(self, _: str, wanted: list[Package], *__: object) -> dict[str, Path]:
+    def download(
+        self, _: str, wanted: list[Package], *_more: object, **_named: object
+    ) -> dict[str, Path]:
         name = wanted[0].name
         self.downloaded.append(name)
         if name not in self.files:
@@ -346,7 +348,7 @@ def test_an_interruption_is_not_taken_for_a_missing_log(
     archive.holds("linux-headers-6.12.117+deb13-common", NEW, packed(SIGNED))
     archive.holds(bad.entry.name, NEW, packed(SIGNED))
 
-    def interrupted(*_: object) -> dict[str, Path]:
+    def interrupted(*_: object, **__: object) -> dict[str, Path]:
         archive.downloaded.append("one")
         cache.stop.set()
         raise KernelUnavailable("interrupted")
