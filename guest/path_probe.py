@@ -9,7 +9,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from guest import diag, multipath, netlink, pm, topology, wire
+from guest import diag, mib, multipath, netlink, pm, topology, wire
 from guest.checks import errno_name
 from guest.lab import MPTCP, TCP
 from guest.probe import Finding
@@ -44,11 +44,13 @@ def capabilities() -> dict[str, Finding]:
     for name, sysctl in BY_SYSCTL.items():
         present = os.path.exists(SYSCTLS + sysctl)
         found[name] = Finding(present, "" if present else "no net.mptcp." + sysctl)
+    established = "MPCurrEstab" in mib.counters()
+    found["curr_estab"] = Finding(established, "" if established else "no counter MPCurrEstab")
     if found["pm_netlink"].present:
         found["pm_get_token"] = _get_token()
         found.update(_endpoint_kinds())
     else:
-        for name in ("pm_get_token", "laminar", "endp_fullmesh_max"):
+        for name in ("pm_get_token", "laminar", "endp_fullmesh_max", "listener_events"):
             found[name] = Finding(False, "no path manager")
     return found
 
@@ -109,21 +111,26 @@ def _endpoint_kinds() -> dict[str, Finding]:
     try:
         with topology.Namespace():
             manager = pm.PathManager()
+            events = pm.Events(manager)
             sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, MPTCP)
         try:
             manager.add(ADDRESS, pm.LAMINAR, id=1)
             manager.add("10.9.9.10", pm.SUBFLOW | pm.FULLMESH, id=2)
             kept = manager.get(1).flags & pm.LAMINAR
             counted = multipath.info(sock)
+            sock.listen(1)
+            told = bool(events.of(pm.LISTENER_CREATED))
         finally:
             manager.close()
+            events.close()
             sock.close()
     except OSError as error:
         absent = Finding(False, str(error))
-        return {"laminar": absent, "endp_fullmesh_max": absent}
+        return dict.fromkeys(("laminar", "endp_fullmesh_max", "listener_events"), absent)
     field = "mptcpi_endp_fullmesh_max"
     fullmesh = counted.has(field) and counted.mptcpi_endp_fullmesh_max == 1
     return {
+        "listener_events": Finding(told, "" if told else "no event of a listener"),
         "laminar": Finding(bool(kept), "" if kept else "the flag is not kept"),
         "endp_fullmesh_max": Finding(fullmesh, "" if fullmesh else field + " is 0"),
     }

@@ -121,7 +121,12 @@ def _unread(pair: Pair) -> None:
 ENDS = {"close": _close, "half_close": _half_close, "disconnect": _disconnect, "unread": _unread}
 
 
-@scenario_check("counters.established_goes_down", scenario=SCENARIO, phases=tuple(ENDS))
+@scenario_check(
+    "counters.established_goes_down",
+    scenario=SCENARIO,
+    needs=("curr_estab",),
+    phases=tuple(ENDS),
+)
 def established_goes_down(lab: Lab) -> None:
     """MPCurrEstab goes back to where it was, however connections end."""
     since = quiet(lab)
@@ -131,7 +136,7 @@ def established_goes_down(lab: Lab) -> None:
     multipath.wait_for("MPCurrEstab", lambda: since.of("MPCurrEstab"), 0)
 
 
-@scenario_check("counters.established_without_accept", scenario=SCENARIO)
+@scenario_check("counters.established_without_accept", scenario=SCENARIO, needs=("curr_estab",))
 def established_without_accept(lab: Lab) -> None:
     """Connections that nobody accepted count in MPCurrEstab until their listener is closed."""
     since = quiet(lab)

@@ -349,9 +349,8 @@ def sequence_numbers(lab: Lab) -> None:
     equal("its place in the subflow", receiver.map_sfseq + receiver.map_datalen, size + 1)
 
 
-@scenario_check("diag.without_net_admin", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
-def without_net_admin(lab: Lab) -> None:
-    """Without CAP_NET_ADMIN the mark and the sequence numbers of a subflow are not shown."""
+def as_nobody(lab: Lab) -> diag.Record:
+    """The client's first subflow as diag shows it without CAP_NET_ADMIN."""
     ends = shared(lab)
     os.seteuid(NOBODY)
     try:
@@ -360,9 +359,23 @@ def without_net_admin(lab: Lab) -> None:
     finally:
         os.seteuid(0)
     other.close()
+    return found
+
+
+@scenario_check("diag.hidden_without_net_admin", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
+def hidden_without_net_admin(lab: Lab) -> None:
+    """Without CAP_NET_ADMIN the mark and the sequence numbers of a subflow are not shown."""
+    found = as_nobody(lab)
     equal("mark", found.mark, None)
     equal("sequence numbers", found.ulp and found.ulp.map_seq, None)
+
+
+@scenario_check("diag.shown_without_net_admin", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
+def shown_without_net_admin(lab: Lab) -> None:
+    """Without CAP_NET_ADMIN token, ids and flags of a subflow are shown."""
+    found, ends = as_nobody(lab), shared(lab)
     equal("token", found.ulp and found.ulp.token_loc, ends.token)
+    equal("ids", found.ulp and (found.ulp.id_loc, found.ulp.id_rem), (0, 0))
 
 
 @scenario_check("diag.fallback_flag", scenario=SCENARIO, needs=NEEDS)

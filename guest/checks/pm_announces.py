@@ -307,9 +307,7 @@ SIGNALS = (
         _add_with_port,
         server=signalled(0, 2, 2),
         counters={**ONE_ADD, "PortAdd": 2},
-        events=lambda script: [
-            announced(script, 4, PORT_ID, _port(script)), *_listener(pm.LISTENER_CREATED)(script),
-        ],
+        events=lambda script: [announced(script, 4, PORT_ID, _port(script))],
     ),
     Step(
         "port_join",
@@ -327,12 +325,25 @@ SIGNALS = (
         lambda script: script.bench.pm.delete(PORT_ID),
         client={"mptcpi_subflows": 0},
         server=signalled(0, 1, 1),
-        events=_listener(pm.LISTENER_CLOSED),
     ),
     Step(
         "port_closed",
         "Nobody listens on the port of a deleted endpoint.",
         _refuses_connections,
+    ),
+    Step(
+        "port_listener",
+        "The listener of an endpoint with a port is told in an event.",
+        _add_with_port,
+        events=_listener(pm.LISTENER_CREATED),
+        needs=("listener_events",),
+    ),
+    Step(
+        "port_listener_closed",
+        "The end of that listener is told in an event.",
+        lambda script: script.bench.pm.delete(PORT_ID),
+        events=_listener(pm.LISTENER_CLOSED),
+        needs=("listener_events",),
     ),
     Step(
         "flush",

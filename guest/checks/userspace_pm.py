@@ -115,8 +115,7 @@ def _closed(id: int) -> Events:
 
 
 def _counts(subflows: int, used: int) -> dict[str, object]:
-    return {"mptcpi_subflows": subflows, "mptcpi_local_addr_used": used,
-            "mptcpi_subflows_max": 0, "mptcpi_local_addr_max": 0}  # fmt: skip
+    return {"mptcpi_subflows": subflows, "mptcpi_local_addr_used": used}
 
 
 STEPS = (
@@ -340,3 +339,14 @@ def endpoints_ignored(lab: Lab) -> None:
     equal("mptcpi_subflows", info.mptcpi_subflows, 0)
     equal("mptcpi_add_addr_signal", info.mptcpi_add_addr_signal, 0)
     equal("mptcpi_local_addr_max", info.mptcpi_local_addr_max, 0)
+
+
+@scenario_check("userspace_pm.has_no_limits", scenario="userspace_pm", needs=NEEDS)
+def has_no_limits(lab: Lab) -> None:
+    """The limits of the in-kernel path manager are 0 in MPTCP_INFO of another's connection."""
+    bench, ends = multipath.bench(lab), shared(lab)
+    info = multipath.info(ends.client)
+    equal("mptcpi_subflows_max", info.mptcpi_subflows_max, 0)
+    equal("mptcpi_add_addr_accepted_max", info.mptcpi_add_addr_accepted_max, 0)
+    other = multipath.info(ends.server)
+    equal("of the in-kernel one", other.mptcpi_subflows_max, bench.limits[1])

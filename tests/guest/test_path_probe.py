@@ -31,7 +31,7 @@ def test_a_kernel_without_the_path_manager_has_none_of_its_parts(
 
     monkeypatch.setattr(netlink, "Generic", absent)
     found = path_probe.capabilities()
-    for name in ("pm_netlink", "pm_get_token", "laminar", "endp_fullmesh_max"):
+    for name in ("pm_netlink", "pm_get_token", "laminar", "endp_fullmesh_max", "listener_events"):
         assert not found[name].present, name
     assert found["pm_netlink"].detail == "the netlink family mptcp_pm: ENOENT"
 
