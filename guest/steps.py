@@ -100,7 +100,9 @@ class Script:
         except OSError as error:
             outcome.error = Failed(step.name, "success", str(error))
             return outcome
-        if not wait_until(lambda: self._look(step, outcome, since), self._patience):
+        # What some kernels lack is not waited for on all.
+        patience = SHORT_PATIENCE_S if step.needs else self._patience
+        if not wait_until(lambda: self._look(step, outcome, since), patience) and not step.needs:
             self._patience = SHORT_PATIENCE_S
         return outcome
 
