@@ -3,13 +3,10 @@
 
 A step does one thing (deletes an endpoint, announces an address) and says what must follow: fields
 of MPTCP_INFO at both ends, MPTcpExt counters, events of the path managers, subflows in diag. A
-script is a sequence of steps on one connection. It is run once; every aspect of every step is a
-check of its own.
+script is a sequence of steps on one connection. It is run once; every step is a check of its own.
 """
 
 from __future__ import annotations
-
-import time
 
 from guest import mib, multipath
 from guest.checks import Failed, equal, scenario_check
@@ -180,23 +177,13 @@ def register(
     needs: Sequence[str],
     families: Sequence[str] = ("ipv4", "ipv6"),
 ) -> None:
-    """One check for each aspect of each of ``steps``, which run on one connection."""
+    """One check for each of ``steps``, which run on one connection."""
 
     def story(lab: Lab) -> Script:
         return multipath.bench(lab).story(prefix, lambda: Script(lab, connect, steps))
 
     for step in steps:
-        aspects: list[tuple[str, Callable[[Lab, Step, Script], None]]] = []
-        if step.client is not None:
-            aspects.append(("_client", _check_client))
-        if step.server is not None:
-            aspects.append(("_server", _check_server))
-        if step.counters is not None:
-            aspects.append(("_counters", _check_counters))
-        if step.events is not None:
-            aspects.append(("_events", _check_events))
-        for suffix, aspect in aspects or [("", _check_done)]:
-            _register(prefix, scenario, story, step, suffix, aspect, needs, families)
+        _register(prefix, scenario, story, step, needs, families)
 
 
 def _register(
@@ -204,51 +191,39 @@ def _register(
     scenario: str,
     story: Callable[[Lab], Script],
     step: Step,
-    suffix: str,
-    aspect: Callable[[Lab, Step, Script], None],
     needs: Sequence[str],
     families: Sequence[str],
 ) -> None:
     def function(lab: Lab) -> None:
         script = story(lab)
-        _check_done(lab, step, script)
-        aspect(lab, step, script)
+        for look in (_check_done, _check_info, _check_counters, _check_events):
+            look(step, script.outcomes[step.name])
 
     function.__doc__ = step.says
     scenario_check(
-        "%s.%s%s" % (prefix, step.name, suffix),
+        "%s.%s" % (prefix, step.name),
         scenario=scenario,
         needs=(*needs, *step.needs),
         families=families,
     )(function)
 
 
-def _check_done(lab: Lab, step: Step, script: Script) -> None:
-    error = script.outcomes[step.name].error
-    if error is not None:
-        raise error
+def _check_done(step: Step, outcome: Outcome) -> None:
+    if outcome.error is not None:
+        raise outcome.error
 
 
-def _check_client(lab: Lab, step: Step, script: Script) -> None:
-    found = script.outcomes[step.name].client
-    equal("client's MPTCP_INFO", found, _known(step.client, found))
+def _check_info(step: Step, outcome: Outcome) -> None:
+    equal("client's MPTCP_INFO", outcome.client, _known(step.client, outcome.client))
+    equal("server's MPTCP_INFO", outcome.server, _known(step.server, outcome.server))
 
 
-def _check_server(lab: Lab, step: Step, script: Script) -> None:
-    found = script.outcomes[step.name].server
-    equal("server's MPTCP_INFO", found, _known(step.server, found))
+def _check_counters(step: Step, outcome: Outcome) -> None:
+    if step.counters is not None:
+        now = mib.counters()
+        expected = {n: v for n, v in step.counters.items() if n in now}
+        equal("MPTcpExt counters that moved", outcome.counters, expected)
 
 
-def _check_counters(lab: Lab, step: Step, script: Script) -> None:
-    now = mib.counters()
-    expected = {n: v for n, v in (step.counters or {}).items() if n in now}
-    equal("MPTcpExt counters that moved", script.outcomes[step.name].counters, expected)
-
-
-def _check_events(lab: Lab, step: Step, script: Script) -> None:
-    outcome = script.outcomes[step.name]
+def _check_events(step: Step, outcome: Outcome) -> None:
     equal("events", outcome.events, outcome.expected_events)
-
-
-def wait_ms(milliseconds: int) -> None:
-    time.sleep(milliseconds / 1000)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NEEDS = ("userspace_pm", "inet_diag")
 DESTROY = (*NEEDS, "sock_destroy")
 SCENARIO = declare(Scenario("subflow_failures", waits=True)).name
-DATA = bytes(range(256)) * 256
+DATA = bytes(range(256)) * 64
 #: Bytes; more than both ends' small buffers take.
 MOST = 1 << 21
 ECONNRESET, ECONNABORTED = 104, 103

@@ -187,28 +187,30 @@ class Told:
         return [self.bench.diag.tcp(*pair, interface=1) for pair in pairs]
 
 
-def on_subflows(lab: Lab, option: Option) -> None:
+def on_subflows(lab: Lab, option: Option, side: str) -> None:
     told = multipath.bench(lab).story("options", lambda: Told(lab))
-    said = told.refused.get((option.name, lab.side))
+    said = told.refused.get((option.name, side))
     if said:
-        raise Failed("setsockopt(%s)" % option.name.upper(), "success", said)
-    found = told.records[lab.phase][lab.side]
+        raise Failed("setsockopt(%s) at the %s" % (option.name.upper(), side), "success", said)
+    found = told.records[lab.phase][side]
     require("subflows", len(found) >= 2, "two or more", len(found))
     expected = option.expected[lab.phase != SET_BEFORE and option.values[1] is not None]
-    if option.name == "so_priority" and (lab.side, lab.phase) == ("server", SET_BEFORE):
+    if option.name == "so_priority" and (side, lab.phase) == ("server", SET_BEFORE):
         expected = 0  # accepted sockets do not inherit it: sk_clone()
-    if option.name == "so_bindtodevice" and lab.side == "client":
+    if option.name == "so_bindtodevice" and side == "client":
         # The path manager binds the subflows it makes to its endpoint's device instead.
         found = found[:1]
     values = [option.observe(one) for one in found]
-    equal("%s of each subflow" % option.name.upper(), values, [expected] * len(found))
+    what = "%s of each of the %s's subflows" % (option.name.upper(), side)
+    equal(what, values, [expected] * len(found))
 
 
 def _register() -> None:
     for option in OPTIONS:
 
         def function(lab: Lab, option: Option = option) -> None:
-            on_subflows(lab, option)
+            for side in SIDES:
+                on_subflows(lab, option, side)
 
         function.__doc__ = "%s holds on every subflow, before and after it is set." % (
             option.name.upper()
@@ -219,7 +221,6 @@ def _register() -> None:
             needs=("userspace_pm", "inet_diag", *option.needs),
             families=option.families,
             phases=PHASES,
-            sides=SIDES,
         )(function)
 
 
