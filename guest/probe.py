@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, Sequence, Union
 
+COMMAND_LINE = "/proc/cmdline"
 SYSCTL = "/proc/sys/net/mptcp/enabled"
 EINVAL, ENOPROTOOPT, EPROTONOSUPPORT, EOPNOTSUPP = 22, 92, 93, 95
 #: Names that the probe of one family answers for, in the order of their dependence.
@@ -70,13 +71,23 @@ def set_up() -> Iterator[str]:
 
 
 def capabilities(family: int) -> dict[str, Finding]:
-    """All of :data:`NAMES`; for IPv6 also ``ipv6``, and nothing else where that is absent."""
+    """All of :data:`NAMES`; for IPv6 also ``ipv6`` and ``mptcp_ipv6``.
+
+    Where one of those two is absent, nothing more is asked: the rest is the same cause. A kernel
+    without MPTCP in either family lacks ``mptcp``, and nothing is said of ``mptcp_ipv6``.
+    """
     found: dict[str, Finding] = {}
     if family == _socket.AF_INET6:
         found["ipv6"] = _address_family(family)
         if not found["ipv6"].present:
             return found
     found["mptcp"] = _mptcp_socket(family)
+    if family == _socket.AF_INET6:
+        if found["mptcp"].present:
+            found["mptcp_ipv6"] = Finding(True)
+        elif _mptcp_socket(_socket.AF_INET).present:
+            found["mptcp_ipv6"] = found.pop("mptcp")
+            return found
     if not found["mptcp"].present:
         for name in NAMES[1:]:
             found[name] = Finding(False, "no MPTCP socket")
@@ -99,14 +110,29 @@ def _address_family(family: int) -> Finding:
     try:
         sock = _socket.socket(family, _socket.SOCK_STREAM)
     except OSError as error:
-        return Finding(False, "no socket of this family: %s" % error)
+        return Finding(False, "no socket of this family: %s%s" % (error, _disabled(family)))
     try:
         sock.bind((LOOPBACK[family], 0))
     except OSError as error:
-        return Finding(False, "cannot bind to %s: %s" % (LOOPBACK[family], error))
+        what = (LOOPBACK[family], error, _disabled(family))
+        return Finding(False, "cannot bind to %s: %s%s" % what)
     finally:
         sock.close()
     return Finding(True)
+
+
+def _disabled(family: int) -> str:
+    """What turned IPv6 off, where that was an argument of the kernel's (ipv6.rst)."""
+    try:
+        with open(COMMAND_LINE, "rb") as file:
+            arguments = file.read(65536).split()
+    except OSError:
+        return ""
+    for argument in (b"ipv6.disable=1", b"ipv6.disable_ipv6=1"):
+        if family == _socket.AF_INET6 and argument in arguments:
+            hint = "; its command line has %s: leave it out (append: in a manifest), or expect: %s"
+            return hint % (argument.decode("ascii"), "{ipv6: false}")
+    return ""
 
 
 def _mptcp_socket(family: int) -> Finding:

@@ -51,6 +51,9 @@ def _minor(
 _SPECS = (
     CapabilitySpec("mptcp", "socket(…, IPPROTO_MPTCP) makes an MPTCP socket", (5, 6)),
     CapabilitySpec("ipv6", "IPv6 sockets can be made and the loopback address used", None),
+    CapabilitySpec(
+        "mptcp_ipv6", "MPTCP sockets of IPv6 (CONFIG_MPTCP_IPV6)", (5, 6), ("mptcp", "ipv6")
+    ),
     CapabilitySpec("mptcp_info", "getsockopt(SOL_MPTCP, MPTCP_INFO)", (5, 16), ("mptcp",)),
     CapabilitySpec("tcpinfo", "getsockopt(SOL_MPTCP, MPTCP_TCPINFO)", (5, 16), ("mptcp",)),
     CapabilitySpec(

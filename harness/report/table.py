@@ -95,7 +95,9 @@ def _capability_names(kernels: Sequence[KernelResult]) -> list[str]:
     reported = dict.fromkeys(name for kernel in kernels for name in kernel.capabilities)
     if not reported:
         return []
-    own = [name for name in CAPABILITIES if name not in MINOR]
+    lacked = {name for kernel in kernels for name, has in kernel.capabilities.items() if not has}
+    hidden = {*MINOR, *({"mptcp_ipv6"} - lacked)}  # else the column of the family says the same
+    own = [name for name in CAPABILITIES if name not in hidden]
     others = sorted(reported.keys() - CAPABILITIES.keys() - OF_SCENARIOS)
     return [*own, *others][:MAX_CAPABILITIES]
 

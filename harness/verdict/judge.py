@@ -26,6 +26,9 @@ from harness.verdict.results import (
 #: Prefix of the checks that the host adds, one for each capability.
 CAPABILITY = "capability."
 
+#: What only the IPv6 family is asked for. Where one is absent, it is asked nothing more.
+OF_IPV6 = ("ipv6", "mptcp_ipv6")
+
 HANGS = (BootEnd.SILENCE_DEADLINE, BootEnd.POWER_OFF_DEADLINE)
 
 #: Seconds in which the harness did not run that make a bad boot worth another one.
@@ -107,10 +110,12 @@ def capability_checks(
     """One ``capability.NAME`` for each capability that was asked about.
 
     Absent and expected fails; present where the manifest says in so many words that it is
-    absent fails too. A backport, present where the version does not promise it, passes.
+    absent fails too. A backport, present where the version does not promise it, passes. Where MPTCP
+    itself is absent, that is the one failure: what it brings is unsupported.
     """
+    without_mptcp = "mptcp" in found and not found["mptcp"].present
     if "mptcp" in found:  # else the family itself is absent, and nothing more was asked
-        asked = {name for name in expected if name != "ipv6" or family is Family.IPV6}
+        asked = {name for name in expected if name not in OF_IPV6 or family is Family.IPV6}
         for name in sorted(asked - found.keys()):
             if expected[name].present:
                 key = CheckKey(family, CAPABILITY + name, "", "", "")
@@ -129,6 +134,8 @@ def capability_checks(
                 )
             else:
                 yield CheckResult(key, CheckVerdict.PASS, capability.detail)
+        elif without_mptcp and name not in ("mptcp", *OF_IPV6):
+            yield CheckResult(key, CheckVerdict.UNSUPPORTED, capability.detail)
         elif expectation is not None and expectation.present:
             yield CheckResult(
                 key,

@@ -240,12 +240,17 @@ class StreamReader:
         """What a complete run cannot lack: silence about a family is not a pass."""
         planned = {key.family for key in self._plan}
         for family in self._families:
-            ipv6 = self._capabilities.get(("ipv6", family))
             mptcp = self._capabilities.get(("mptcp", family))
-            if mptcp is None and (ipv6 is None or ipv6.present):
+            if mptcp is None and not self._lacks_ipv6(family):
                 yield f"the guest did not say whether {family} has MPTCP"
             elif mptcp is not None and mptcp.present and family not in planned:
                 yield f"{family} has MPTCP, and the guest planned no check for it"
+
+    def _lacks_ipv6(self, family: Family) -> bool:
+        """Whether ``family`` is IPv6, and the kernel has none, or no MPTCP over it."""
+        found = [self._capabilities.get((name, family)) for name in ("ipv6", "mptcp_ipv6")]
+        absent = any(capability is not None and not capability.present for capability in found)
+        return family is Family.IPV6 and absent
 
     def _accept(self, event: Event) -> None:
         if event["n"] != self._expected_number:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import _socket
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from guest import abi, options, probe, sockopt
-from guest.connection import Connection
+from guest.connection import LOOPBACK, Connection
 from guest.options import Option
 from harness.manifest.expectations import CAPABILITIES
 from tests.guest.faults import Call, Fault, FaultyKernel, writes_beyond
@@ -62,12 +63,58 @@ def break_kernel(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_host_knows_what_the_guest_asks_for() -> None:
-    assert {"ipv6", *probe.NAMES} == set(CAPABILITIES)
+    assert {"ipv6", "mptcp_ipv6", *probe.NAMES} == set(CAPABILITIES)
 
 
 @pytest.mark.parametrize("label", FAMILIES)
 def test_every_name_is_answered_for(label: str) -> None:
-    assert set(probe.NAMES) == set(probe.capabilities(FAMILIES[label])) - {"ipv6"}
+    found = set(probe.capabilities(FAMILIES[label]))
+    assert found - {"ipv6", "mptcp_ipv6"} == set(probe.NAMES)
+    assert (found >= {"ipv6", "mptcp_ipv6"}) == (label == "ipv6")
+
+
+def refuse_sockets(families: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """socket(2) of a kernel that makes no MPTCP socket of these."""
+    real = _socket.socket
+
+    class Socket(real):  # type: ignore[misc, valid-type]
+        def __new__(cls, family: int, kind: int, protocol: int = 0, *_: object) -> Socket:
+            if family in families and protocol == abi.IPPROTO_MPTCP:
+                raise OSError(errno.EPROTONOSUPPORT, "no")
+            return super().__new__(cls, family, kind, protocol, *_)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(_socket, "socket", Socket)
+
+
+def test_a_kernel_without_mptcp_over_ipv6_lacks_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONFIG_MPTCP_IPV6=n is one cause, and eighteen capabilities."""
+    refuse_sockets({_socket.AF_INET6}, monkeypatch)
+    found = probe.capabilities(_socket.AF_INET6)
+    assert {name: finding.present for name, finding in found.items()} == {
+        "ipv6": True,
+        "mptcp_ipv6": False,
+    }
+    assert found["mptcp_ipv6"].detail.startswith("EPROTONOSUPPORT")
+    assert probe.capabilities(_socket.AF_INET)["mptcp"].present
+
+
+def test_a_kernel_without_mptcp_lacks_mptcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_sockets(set(FAMILIES.values()), monkeypatch)
+    found = probe.capabilities(_socket.AF_INET6)
+    assert not found["mptcp"].present
+    assert "mptcp_ipv6" not in found
+
+
+def test_an_argument_that_turns_ipv6_off_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cmdline").write_text("console=ttyS0 ipv6.disable=1 quiet\n")
+    monkeypatch.setattr(probe, "COMMAND_LINE", str(tmp_path / "cmdline"))
+    monkeypatch.setitem(LOOPBACK, _socket.AF_INET6, "2001:db8::1")  # which nobody has here
+    finding = probe.capabilities(_socket.AF_INET6)["ipv6"]
+    assert "command line has ipv6.disable=1: leave it out" in finding.detail
+    (tmp_path / "cmdline").write_text("console=ttyS0 ipv6.disable=0\n")
+    assert "command line" not in probe.capabilities(_socket.AF_INET6)["ipv6"].detail
 
 
 @pytest.mark.parametrize(("family", "name", "option"), CASES)

@@ -69,8 +69,8 @@ def test_debian_kernels_are_not_expected_to_have_more_than_they_were_seen_to_hav
     ("release", "expected"),
     [
         ("5.5.0", {"ipv6"}),
-        ("5.6.0", {"ipv6", "mptcp"}),
-        ("5.15.11", {"ipv6", "mptcp"}),
+        ("5.6.0", {"ipv6", "mptcp", "mptcp_ipv6"}),
+        ("5.15.11", {"ipv6", "mptcp", "mptcp_ipv6"}),
         ("5.16.0", BEFORE_5_17),
         ("5.17.0", BEFORE_6_1),
         ("6.0.19", BEFORE_6_1),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from harness.report.table import MIN_WIDTH, render
+from harness.report.table import MIN_WIDTH, _capability_names, render
 from harness.verdict.results import (
     BootEnd,
     CheckResult,
@@ -382,3 +382,10 @@ def test_any_text_in_any_place_is_rendered(text: str, unicode: bool) -> None:
     )
     shown = plain(factories.run(kernel), unicode=unicode).replace("\n", "")
     assert shown.isprintable()
+
+
+def test_mptcp_over_ipv6_has_a_column_where_a_kernel_lacks_it() -> None:
+    whole = replace(factories.kernel("whole"), capabilities={"mptcp": True, "mptcp_ipv6": True})
+    part = replace(factories.kernel("part"), capabilities={"mptcp": True, "mptcp_ipv6": False})
+    assert "mptcp_ipv6" not in _capability_names([whole])
+    assert "mptcp_ipv6" in _capability_names([whole, part])

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.manifest.expectations import expectations
 from harness.verdict import judge
 from harness.verdict.results import (
     Attempt,
@@ -25,6 +26,7 @@ from harness.verdict.results import (
     RunResult,
     Stream,
     exit_status,
+    merge_capabilities,
     worst,
 )
 from tests import factories
@@ -329,3 +331,29 @@ def test_a_panic_that_does_not_reboot_is_a_crash_and_one_for_want_of_room_is_not
     room = replace(panicked, incidents=(incident(IncidentKind.PANIC, environment=True),))
     assert verdict(own) is KernelVerdict.CRASH
     assert verdict(room) is KernelVerdict.BOOT_FAILURE
+
+
+def absent(name: str, family: Family) -> Capability:
+    return Capability(name, family, False, "EPROTONOSUPPORT")
+
+
+def test_a_kernel_without_mptcp_over_ipv6_fails_one_check_and_keeps_ipv4() -> None:
+    found = (Capability("ipv6", Family.IPV6, True), absent("mptcp_ipv6", Family.IPV6))
+    attempt = with_stream(capabilities=(MPTCP, *found))
+    wanted = expectations("6.12", False, {})
+    families = judge.families(with_stream(attempt, capabilities=found), (Family.IPV6,), wanted)
+    bad = [check for check in families[Family.IPV6].checks if check.weight.is_bad]
+    assert [check.key.id for check in bad] == ["capability.mptcp_ipv6"]
+    declared = expectations("6.12", False, {"mptcp_ipv6": False})
+    families = judge.families(attempt, (Family.IPV6,), declared)
+    assert families[Family.IPV6].verdict is CheckVerdict.UNSUPPORTED
+    assert merge_capabilities(attempt.stream.capabilities)["mptcp"]
+
+
+def test_a_kernel_without_mptcp_fails_one_check() -> None:
+    names = ("mptcp", "full_info", "ip_tos")
+    found = tuple(absent(name, Family.IPV4) for name in names)
+    wanted = {name: Expectation(True, "mainline has it") for name in names}
+    judged = judge.families(with_stream(capabilities=found, results=()), (Family.IPV4,), wanted)
+    bad = [check for check in judged[Family.IPV4].checks if check.weight.is_bad]
+    assert [check.key.id for check in bad] == ["capability.mptcp"]

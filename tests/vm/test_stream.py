@@ -166,6 +166,13 @@ def test_a_family_without_ipv6_needs_no_mptcp_answer() -> None:
     assert read(guest.sent, (Family.IPV6,)).errors == ()
 
 
+def test_a_family_without_mptcp_over_ipv6_needs_no_mptcp_answer() -> None:
+    guest = Guest().hello().capability("mptcp_ipv6", present=False, family="ipv6").end(results=0)
+    assert read(guest.sent, (Family.IPV6,)).errors == ()
+    other = Guest().hello().capability("mptcp_ipv6", present=False, family="ipv4").end(results=0)
+    assert read(other.sent, (Family.IPV4,)).errors
+
+
 def test_a_flood_is_cut_off() -> None:
     reader = StreamReader(NONCE, (Family.IPV4,))
     reader.feed(Guest().hello().sent)
