@@ -41,8 +41,6 @@ SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, SIOCATMARK = 0x541B, 0x5411, 0x894B, 0x8905
 
 _POLLFD = struct.Struct("=ihh")
 _INT = struct.Struct("=i")
-#: Names of kernel functions in which a task waits for a lock of this process, not for a socket.
-_NOT_IN_SOCKET = ("futex", "0", "")
 
 
 def poll(sock: _socket.socket, timeout_s: float = 0.0, events: int = ALL_EVENTS) -> int:
@@ -175,7 +173,7 @@ class Worker:
         finally:
             self._done.release()
 
-    def wait_blocked(self, seconds: float = 0.5) -> bool:
+    def wait_blocked(self, seconds: float = 3.0) -> bool:
         """Wait until the thread sleeps in the kernel, other than for a lock of Python's.
 
         False where the kernel does not say so in time (/proc/PID/wchan needs KALLSYMS and a
@@ -186,8 +184,11 @@ class Worker:
             time.sleep(0.002)
             if self._task and not self._done.locked():
                 return False
-            where = _read("/proc/self/task/%d/wchan" % self._task)
-            if self._task and not where.startswith(_NOT_IN_SOCKET[0]) and where not in "0":
+            where = _read("/proc/self/task/%d/wchan" % self._task) if self._task else "0"
+            if not where:
+                time.sleep(0.02)  # the kernel does not say; most likely it waits by now
+                return False
+            if where != "0" and not where.startswith("futex"):
                 return True
         return False
 

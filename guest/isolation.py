@@ -46,12 +46,18 @@ def enter(parent: int) -> None:
 def isolate() -> None:
     """Move this process into a new network namespace whose loopback interface is up."""
     _succeeded("unshare(CLONE_NEWNET)", _libc.unshare(_CLONE_NEWNET))
+    set_loopback(True)
+
+
+def set_loopback(up: bool) -> None:
+    """Turn the loopback interface of this network namespace on or off."""
     sock = socket(AF_INET, SOCK_DGRAM)
     try:
         request = ctypes.create_string_buffer(_IFREQ.pack(b"lo", 0))
         _succeeded("SIOCGIFFLAGS of lo", _libc.ioctl(sock.fileno(), _SIOCGIFFLAGS, request))
         _, flags = _IFREQ.unpack_from(request.raw)
-        request = ctypes.create_string_buffer(_IFREQ.pack(b"lo", flags | _IFF_UP))
+        flags = flags | _IFF_UP if up else flags & ~_IFF_UP
+        request = ctypes.create_string_buffer(_IFREQ.pack(b"lo", flags))
         _succeeded("SIOCSIFFLAGS of lo", _libc.ioctl(sock.fileno(), _SIOCSIFFLAGS, request))
     finally:
         sock.close()

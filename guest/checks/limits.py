@@ -5,7 +5,20 @@ from __future__ import annotations
 
 import _socket
 
-from guest.calls import POLLIN, POLLOUT, SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, equal_events, ioctl, poll
+from guest import isolation
+from guest.calls import (
+    POLLIN,
+    POLLOUT,
+    SIOCINQ,
+    SIOCOUTQ,
+    SIOCOUTQNSD,
+    Blocking,
+    equal_events,
+    errno_of,
+    fails,
+    ioctl,
+    poll,
+)
 from guest.checks import equal, require, scenario_check
 from guest.flow import (
     arrive,
@@ -30,6 +43,7 @@ if TYPE_CHECKING:
     from guest.lab import Lab, Pair
 
 SCENARIO = declare(Scenario("buffers", waits=True)).name
+EISCONN = 106
 PAGE_FRAGMENT = 65536  # that a send buffer may be exceeded by
 SIDES = ("mptcp", "fallback")
 
@@ -246,3 +260,37 @@ def sndbuf_of_both_ends(lab: Lab) -> None:
     for name, sock in (("client", pair.client), ("server", pair.server)):
         grown = wait_until(lambda sock=sock: get_int(sock, "SO_SNDBUF") > first)  # type: ignore[misc]
         equal("SO_SNDBUF of the %s is more than that of a new socket" % name, grown, True)
+
+
+@scenario_check("transfer.survives_an_outage", scenario=SCENARIO)
+@each(*SIDES)
+def survives_an_outage(lab: Lab) -> None:
+    """Data that are sent while the interface is down arrive once it is up again, both ways."""
+    pair = lab.pair(server=TCP) if lab.side == "fallback" else lab.pair()
+    exchange(pair.client, pair.server, content(1000), content(1000))
+    lab.afterwards(lambda: isolation.set_loopback(True))
+    isolation.set_loopback(False)
+    forth, back = content(20_000), content(15_000, 1)
+    equal("send while the interface is down", send_now(pair.client, forth), len(forth))
+    equal("send while the interface is down", send_now(pair.server, back), len(back))
+    equal("what has arrived", len(queued(pair.server)), 0)
+    isolation.set_loopback(True)
+    same("what was sent in the outage", drain(pair.server, len(forth)), forth)
+    same("what was sent in the outage", drain(pair.client, len(back)), back)
+    exchange(pair.client, pair.server, content(30_000), content(30_000))
+
+
+@scenario_check("connect.works_after_it_was_unreachable", scenario=SCENARIO)
+def after_unreachable(lab: Lab) -> None:
+    """connect(2) that failed as there was no route works on the same socket once there is one."""
+    listener = lab.listener()
+    sock = lab.socket()
+    lab.afterwards(lambda: isolation.set_loopback(True))
+    isolation.set_loopback(False)
+    got = errno_of(sock.connect, listener.getsockname())
+    require("connect() without a route", got != 0, "an error", "success")
+    isolation.set_loopback(True)
+    with Blocking(sock, what="connect() with a route"):
+        errno_of(sock.connect, listener.getsockname())
+    fails("connect() of a connection", EISCONN, sock.connect, listener.getsockname())
+    exchange(sock, lab.accept(listener), content(3000), content(3000))

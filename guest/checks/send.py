@@ -84,9 +84,9 @@ def of_no_bytes(lab: Lab) -> None:
 def dontwait_when_full(lab: Lab) -> None:
     """MSG_DONTWAIT takes what fits, then fails with EAGAIN; all that was taken arrives."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
-    sent = fill(pair.client, least=1)
+    sent = fill(pair.client, least=64)
     with Blocking(pair.client, what="send(MSG_DONTWAIT)"):
-        fails("send(MSG_DONTWAIT)", errno.EAGAIN, pair.client.send, b"x", MSG_DONTWAIT)
+        fails("send(MSG_DONTWAIT)", errno.EAGAIN, pair.client.send, b"x" * 64, MSG_DONTWAIT)
     same("what was taken", drain(pair.server, len(sent)), sent)
     pair.client.shutdown(_socket.SHUT_WR)
     at_end("after what was said to be taken", pair.server)

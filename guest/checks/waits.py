@@ -79,8 +79,10 @@ def listener_rcvtimeo(lab: Lab) -> None:
 def ends_send(lab: Lab) -> None:
     """SO_SNDTIMEO ends a send(2) that waits for room with EAGAIN, when its time has passed."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
-    fill(pair.client, least=1)
+    fill(pair.client)
     set_timeout(pair.client, "SO_SNDTIMEO", SUFFIX[lab.side])
+    with Blocking(pair.client, LATE_S, "send"):
+        errno_of(pair.client.send, content(1 << 20))  # takes what there is room for
     timed_out("send", pair.client, errno.EAGAIN, pair.client.send, content(1000))
 
 

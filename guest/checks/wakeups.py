@@ -11,6 +11,7 @@ import _socket
 import errno
 import time
 
+from guest import isolation
 from guest.calls import (
     POLLERR,
     POLLHUP,
@@ -132,19 +133,6 @@ def by_rcvlowat(lab: Lab) -> None:
     polls("poll", pair.client, POLLIN, lambda: put(pair.client, "SO_RCVLOWAT", 50))
 
 
-@scenario_check(
-    "poll.is_woken_by_tcp_notsent_lowat", scenario=SCENARIO, needs=("tcp_notsent_lowat",)
-)
-def by_notsent_lowat(lab: Lab) -> None:
-    """poll(2) for POLLOUT is woken where TCP_NOTSENT_LOWAT is raised."""
-    pair = lab.pair(before_bind=small_buffers)
-    put(pair.client, "SO_SNDBUF", 500_000)
-    put(pair.client, "TCP_NOTSENT_LOWAT", 4096)
-    fill(pair.client)
-    # Whether there is room is asked again where nobody has been told that there is none.
-    polls("poll", pair.client, POLLOUT, lambda: put(pair.client, "TCP_NOTSENT_LOWAT", 1 << 30))
-
-
 @scenario_check("recv.is_woken", scenario=SCENARIO)
 @each(*SIDES)
 def recv_is_woken(lab: Lab) -> None:
@@ -185,10 +173,12 @@ def recv_waits_for_lowat(lab: Lab) -> None:
     worker.wait_blocked()
     pair.server.sendall(content(999))
     worker.wait_blocked()
-    pair.server.sendall(content(1))
+    # As many as the mark again: a reader that took the first bytes is woken by that many only, in
+    # TCP as well.
+    pair.server.sendall(content(1000))
     got = worker.result()
     assert isinstance(got, bytes)
-    equal("bytes of recv", len(got), 1000)
+    require("bytes of recv", len(got) >= 1000, "1000 or more", len(got))
 
 
 @scenario_check("send.is_woken", scenario=SCENARIO)
@@ -196,10 +186,14 @@ def recv_waits_for_lowat(lab: Lab) -> None:
 def send_is_woken(lab: Lab) -> None:
     """A send(2) that waits for room is woken when the peer reads, and by a reset."""
     pair = _pair(lab)
-    sent = fill(pair.client, least=1)
+    sent = fill(pair.client)
     pair.client.settimeout(None)
-    data = content(100)
-    taken = woken("send", lambda: pair.client.send(data), lambda: drain(pair.server, len(sent)))
+    data = content(200_000)  # more than there can be room for
+
+    def read_all() -> None:
+        drain(pair.server, len(sent) + len(data))
+
+    taken = woken("send", lambda: pair.client.send(data), read_all)
     equal("send", taken, len(data))
     second = _pair(lab)
     exchange(second.client, second.server, b"forth", b"back")
@@ -262,3 +256,18 @@ def connect_is_woken(lab: Lab) -> None:
         lambda: errno_of(client.shutdown, _socket.SHUT_RDWR),
     )
     require("connect", number != 0, "an error", "success")
+
+
+@scenario_check(
+    "poll.is_woken_by_tcp_notsent_lowat", scenario=SCENARIO, needs=("tcp_notsent_lowat",)
+)
+def by_notsent_lowat(lab: Lab) -> None:
+    """poll(2) for POLLOUT is woken where TCP_NOTSENT_LOWAT is raised."""
+    pair = lab.pair(before_bind=small_buffers)
+    put(pair.client, "SO_SNDBUF", 500_000)
+    put(pair.client, "TCP_NOTSENT_LOWAT", 4096)
+    # Any acknowledgement would wake the caller as well: none comes while the interface is down.
+    lab.afterwards(lambda: isolation.set_loopback(True))
+    isolation.set_loopback(False)
+    fill(pair.client)
+    polls("poll", pair.client, POLLOUT, lambda: put(pair.client, "TCP_NOTSENT_LOWAT", 1 << 30))
