@@ -20,7 +20,9 @@ from pathlib import Path
 import platformdirs
 
 from bench.faults import catalogue, document, kernel, source
-from bench.faults.sweep import ROOT, Sweep, SweepFailed
+from bench.faults.catalogue import Fault
+from bench.faults.shared_vm import TieredBoots
+from bench.faults.sweep import ROOT, Boots, MatrixBoots, Sweep, SweepFailed
 from harness.host import tools
 from harness.kernels import KernelUnavailable
 from harness.kernels.cache import Cache
@@ -39,14 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         faults = catalogue.load()
         applied = catalogue.applied(faults)
-        built = kernel.prepare(applied, given.directory, Cache(), say, given.build_jobs)
+        made = (applied, given.directory, Cache(), say, given.build_jobs)
+        built = kernel.prepare(*made)
         say(f"the kernel is {built.image}")
         if given.build:
             return 0
         chosen = [f for f in applied if not given.only or f.name in given.only]
         if unknown := set(given.only) - {fault.name for fault in chosen}:
             raise SweepFailed(f"no fault is named {', '.join(sorted(unknown))}")
-        sweep = Sweep(built, given.directory, given.jobs, say)
+        sweep = Sweep(_boots(built, chosen, given), given.directory / "outcomes.json", say)
         sweep.run(chosen, again=bool(given.only) or given.again)
         document.write(given.output, faults, sweep.outcomes, built)
         say(document.summary(applied, sweep.outcomes))
@@ -57,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"faults: {error}", file=sys.stderr)
         return 3
     return 0
+
+
+def _boots(built: kernel.FaultKernel, chosen: Sequence[Fault], given: argparse.Namespace) -> Boots:
+    work = given.directory / "boots"
+    if given.shared:
+        return TieredBoots(built.image, work, given.jobs, chosen)
+    return MatrixBoots(built, work, given.jobs)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -71,6 +81,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="only these faults, comma-separated; booted again even if known",
     )
     what.add_argument("--again", action="store_true", help="boot all faults again")
+    what.add_argument(
+        "--shared",
+        action="store_true",
+        help="several faults in one VM, and all checks only for what the nearest ones miss: for\n"
+        "hosts without KVM, where a boot with all checks takes minutes",
+    )
     what.add_argument("--build", action="store_true", help="only build the kernel")
     what.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="VMs at a time")
     what.add_argument(

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from bench.faults import source
 from bench.faults.catalogue import DATA, Fault
@@ -31,11 +32,15 @@ class NotBuilt(Exception):
 
 @dataclass(frozen=True)
 class FaultKernel:
-    """``image`` has every fault in it; ``release`` and ``package`` say of which source."""
+    """``image`` has every fault in it; ``release`` and ``package`` say of which source.
+
+    ``tree`` is what it was built from.
+    """
 
     image: Path
     release: str
     package: str
+    tree: Path
 
 
 def prepare(
@@ -48,21 +53,21 @@ def prepare(
     package = newest(cache, say)
     fragment = kconfig.fragment() + (DATA / "kernel.config").read_text()
     code = Path(source.__file__).read_text()
-    asked = [package.sha256, [asdict(fault) for fault in faults], fragment, code]
-    key = digest([*asked, toolchain.version()])
+    edits = [(fault.name, [asdict(edit) for edit in fault.edits]) for fault in faults]
+    key = digest([package.sha256, edits, fragment, code, toolchain.version()])
     name = f"{package.name} {package.version}"
     release = package.version.partition("-")[0]
-    image = directory / "images" / key[:16] / "bzImage"
+    image = directory / "images" / key / "bzImage"
+    tree = unpacked(package, directory, cache, say)
     if not image.exists():
-        tree = unpacked(package, directory, cache, say)
         say(f"putting {len(faults)} faults into {name}")
         source.apply(faults, tree)
-        build(tree, fragment, directory, say, jobs)
+        built = build(tree, fragment, directory, say, jobs)
         image.parent.mkdir(parents=True, exist_ok=True)
         new = image.with_name("new")
-        shutil.copyfile(tree / _IMAGE, new)
+        shutil.copy(built, new)
         new.replace(image)
-    return FaultKernel(image, release, name)
+    return FaultKernel(image, release, name, tree)
 
 
 def newest(cache: Cache, say: Say) -> Package:
@@ -96,12 +101,10 @@ def unpacked(package: Package, directory: Path, cache: Cache, say: Say) -> Path:
     return tree
 
 
-def build(tree: Path, fragment: str, directory: Path, say: Say, jobs: int) -> None:
+def build(tree: Path, fragment: str, directory: Path, say: Say, jobs: int) -> Path:
     """Configure ``tree`` as ``fragment`` says, where it is not yet, and make its image."""
     log = directory / "build.log"
-    compiler, cached = toolchain.ccache(os.environ)
-    environment = {**os.environ, **cached, "PATH": tools.virtme_ng_path(), "LC_ALL": "C"}
-    environment |= {"HOME": str(directory), "KBUILD_BUILD_TIMESTAMP": "@0"}
+    compiler, environment = _environment(directory)
     configured = tree / ".configured-with"
     with log.open("w") as output:
         if not configured.exists() or configured.read_text() != fragment:
@@ -114,10 +117,19 @@ def build(tree: Path, fragment: str, directory: Path, say: Say, jobs: int) -> No
         (tree / _IMAGE).unlink(missing_ok=True)
         make = ["nice", "-n", "10", "make", f"-j{jobs}", *compiler, "bzImage"]
         _logged(make, tree, environment, output)
+    return tree / _IMAGE
 
 
-def _logged(command: Sequence[str], tree: Path, environment: dict[str, str], log: object) -> None:
-    run = subprocess.run(command, cwd=tree, env=environment, stdout=log, stderr=subprocess.STDOUT)  # type: ignore[call-overload]
+def _environment(directory: Path) -> tuple[list[str], dict[str, str]]:
+    """What make(1) is told of the compiler, and the environment: nothing of the user's."""
+    compiler, cached = toolchain.ccache(os.environ)
+    environment = {**os.environ, **cached, "PATH": tools.virtme_ng_path(), "LC_ALL": "C"}
+    environment |= {"HOME": str(directory), "KBUILD_BUILD_TIMESTAMP": "@0"}
+    return compiler, environment
+
+
+def _logged(command: Sequence[str], tree: Path, environment: dict[str, str], log: IO[str]) -> None:
+    run = subprocess.run(command, cwd=tree, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if run.returncode != 0:
         raise NotBuilt(f"`{' '.join(command)}` ended with status {run.returncode}; see the log")
 

@@ -27,6 +27,10 @@ _BAD = {"fail", "error"}
 #: Verdicts that say nothing about the fault.
 _NOT_TESTED = {"infrastructure", "boot-failure"}
 Say = Callable[[str], None]
+#: What a boot gave, in the form that ``matrix --json`` has for a kernel; ``_run`` is its directory.
+Record = Mapping[str, Any]
+#: Boots with each of the faults that are named; what it gave, by fault.
+Boots = Callable[[Sequence[str]], Mapping[str, Record]]
 
 
 class SweepFailed(Exception):
@@ -56,18 +60,39 @@ class Outcome:
         return bool(self.checks or self.charged)
 
 
+class MatrixBoots:
+    """Boots ``kernel`` by the harness's own ``matrix``, ``jobs`` VMs at a time."""
+
+    def __init__(self, kernel: FaultKernel, directory: Path, jobs: int) -> None:
+        self._image = kernel.image
+        self._directory = directory
+        self._jobs = jobs
+
+    def __call__(self, names: Sequence[str]) -> dict[str, Record]:
+        work = self._directory / f"{time.time_ns()}"
+        work.mkdir(parents=True)
+        manifest, record = work / "faults.yaml", work / "record.json"
+        manifest.write_text(manifest_text(self._image, names))
+        command = [sys.executable, "-m", "harness", "matrix", str(manifest), "-j", str(self._jobs)]
+        command += ["--json", str(record), "--output", str(work / "run"), "--seed", "1"]
+        with (work / "output").open("w") as output:
+            subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        if not record.exists():
+            raise SweepFailed(f"`matrix` left no record; see {work / 'output'}")
+        kernels = json.loads(record.read_text())["kernels"]
+        return {kernel["name"]: kernel | {"_run": str(work / "run")} for kernel in kernels}
+
+
 class Sweep:
-    """Outcomes kept in ``directory``; what is known is not booted again.
+    """Outcomes, kept in the file ``kept``; what is known is not booted again.
 
     A fault that was caught stays so. One that was missed is booted again when the checks changed.
     """
 
-    def __init__(self, kernel: FaultKernel, directory: Path, jobs: int, say: Say) -> None:
-        self._kernel = kernel
-        self._directory = directory
-        self._jobs = jobs
+    def __init__(self, boots: Boots, kept: Path, say: Say) -> None:
+        self._boot = boots
+        self._kept = kept
         self._say = say
-        self._kept = directory / "outcomes.json"
         self._checks_key = checks_key()
         self.outcomes: dict[str, Outcome] = self._read()
         self._sound_bad: set[str] = set()
@@ -107,11 +132,11 @@ class Sweep:
         said = "passes" if not self._sound_bad else f"fails {len(self._sound_bad)} checks"
         self._say(f"without a fault the kernel {said} ({outcome.seconds:.0f} s)")
 
-    def _outcome(self, name: str, record: Mapping[str, Any], key: str) -> Outcome:
+    def _outcome(self, name: str, record: Record, key: str) -> Outcome:
         bad = [check for check, verdict in _checks(record) if verdict in _BAD]
         new = [_id(check) for check in bad if check not in self._sound_bad]
         verdict, reason = record["verdict"], record["reason"]
-        if not _is_on(name, record):
+        if not is_on(name, record):
             verdict, reason, new = "infrastructure", f"the fault {name} was not on", []
         return Outcome(
             fault=name,
@@ -123,21 +148,6 @@ class Sweep:
             fault_key=key,
             checks_key=self._checks_key,
         )
-
-    def _boot(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The records of ``names``, as ``matrix`` writes them."""
-        work = self._directory / "boots" / f"{time.time_ns()}"
-        work.mkdir(parents=True)
-        manifest, record = work / "faults.yaml", work / "record.json"
-        manifest.write_text(manifest_text(self._kernel.image, names))
-        command = [sys.executable, "-m", "harness", "matrix", str(manifest), "-j", str(self._jobs)]
-        command += ["--json", str(record), "--output", str(work / "run"), "--seed", "1"]
-        with (work / "output").open("w") as output:
-            subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        if not record.exists():
-            raise SweepFailed(f"`matrix` left no record; see {work / 'output'}")
-        kernels = json.loads(record.read_text())["kernels"]
-        return {kernel["name"]: kernel | {"_run": str(work / "run")} for kernel in kernels}
 
     def _tell(self, outcome: Outcome) -> None:
         if outcome.verdict in _NOT_TESTED:
@@ -179,7 +189,7 @@ def manifest_text(image: Path, names: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _checks(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _checks(record: Record) -> list[tuple[str, str]]:
     """Every result as what it is of, and its verdict."""
     return [
         (f"{family} {check['id']} {check['phase']} {check['side']} {check.get('payload', '')}",
@@ -193,7 +203,7 @@ def _id(key: str) -> str:
     return key.split()[1]
 
 
-def _charged(record: Mapping[str, Any]) -> str:
+def _charged(record: Record) -> str:
     """The check that a crash, a warning or a hang was charged to; "" where it was not."""
     for incident in record["incidents"]:
         if incident["check"]:
@@ -204,8 +214,10 @@ def _charged(record: Mapping[str, Any]) -> str:
     return ""
 
 
-def _is_on(name: str, record: Mapping[str, Any]) -> bool:
-    """Whether the kernel's log says that the fault is on."""
+def is_on(name: str, record: Record) -> bool:
+    """Whether the kernel itself said that the fault is on."""
+    if "_on" in record:
+        return bool(record["_on"])
     wanted = source.LOGGED.format(name=name)
     return any(
         wanted in (Path(record["_run"]) / attempt["console"]).read_text(errors="replace")

@@ -4,14 +4,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.faults import catalogue, document, source, sweep
+from bench.faults import catalogue, document, in_guest, nearest, shared_vm, source, sweep
 from bench.faults.catalogue import BadCatalogue, Edit, Fault
 from bench.faults.kernel import FaultKernel
 from bench.faults.source import NotApplied
@@ -42,7 +42,7 @@ SOURCES = {
     source.PROTOCOL: "#define __MPTCP_PROTOCOL_H\n",
     source.MAKEFILE: "mptcp-y := protocol.o\n",
 }
-KERNEL = FaultKernel(Path("bzImage"), "7.3.4", "linux-source-7.3 7.3.4-1")
+KERNEL = FaultKernel(Path("bzImage"), "7.3.4", "linux-source-7.3 7.3.4-1", Path("tree"))
 
 
 def fault(*edits: Edit, name: str = "wrong", luck: bool = False) -> Fault:
@@ -213,18 +213,24 @@ def record(name: str, verdict: str = "pass", **checks: str) -> dict[str, Any]:
     }
 
 
-Boots = dict[str, dict[str, Any]]
+Records = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Swept:
+    outcomes: dict[str, Outcome]
+    booted: list[str]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep]:
-    """Runs a sweep over faults whose boots give the records given; booted names go to a list."""
+def run(tmp_path: Path) -> Callable[..., Swept]:
+    """Runs a sweep over faults whose boots give the records given, and say that ``on`` is on."""
 
-    def run(boots: Boots, again: bool = False, on: dict[str, str] | None = None) -> Sweep:
-        made = Sweep(KERNEL, tmp_path, 1, lambda _: None)
+    def run(boots: Records, again: bool = False, on: dict[str, str] | None = None) -> Swept:
+        booted: list[str] = []
 
-        def boot(names: list[str]) -> Boots:
-            made.booted.extend(names)  # type: ignore[attr-defined]
+        def boot(names: Sequence[str]) -> Records:
+            booted.extend(names)
             for name in names:
                 directory = tmp_path / name
                 directory.mkdir(exist_ok=True)
@@ -232,26 +238,25 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep]
                 (directory / "console").write_text(f"[ 0.5] {said}\n")
             return {name: boots[name] | {"_run": str(tmp_path / name)} for name in names}
 
-        made.booted = []  # type: ignore[attr-defined]
-        monkeypatch.setattr(made, "_boot", boot)
+        made = Sweep(boot, tmp_path / "outcomes.json", lambda _: None)
         made.run([fault(name=name) for name in boots if name != "none"], again=again)
-        return made
+        return Swept(made.outcomes, booted)
 
     return run
 
 
-def test_a_check_that_fails_only_with_the_fault_catches_it(run: Callable[..., Sweep]) -> None:
+def test_a_check_that_fails_only_with_the_fault_catches_it(run: Callable[..., Swept]) -> None:
     sound = record("none", "fail", a_good="pass", a_bad="fail")
     boots = {"none": sound, "one": record("one", "fail", a_good="fail", a_bad="fail")}
     assert run(boots).outcomes["one"].checks == ("a.good",)
 
 
-def test_what_fails_without_a_fault_catches_nothing(run: Callable[..., Sweep]) -> None:
+def test_what_fails_without_a_fault_catches_nothing(run: Callable[..., Swept]) -> None:
     boots = {"none": record("none", "fail", a_bad="fail"), "one": record("one", a_bad="fail")}
     assert not run(boots).outcomes["one"].caught
 
 
-def test_a_crash_catches_only_where_it_is_charged(run: Callable[..., Sweep]) -> None:
+def test_a_crash_catches_only_where_it_is_charged(run: Callable[..., Swept]) -> None:
     incident = {"kind": "oops", "check": "a.good"}
     charged = record("one", "crash") | {"incidents": [incident]}
     boots = {
@@ -265,14 +270,14 @@ def test_a_crash_catches_only_where_it_is_charged(run: Callable[..., Sweep]) -> 
     assert not outcomes["two"].caught
 
 
-def test_a_hang_is_charged_to_the_check_it_was_in(run: Callable[..., Sweep]) -> None:
+def test_a_hang_is_charged_to_the_check_it_was_in(run: Callable[..., Swept]) -> None:
     hang = record("one", "hang", a_good="pass", a_slow="lost", a_later="lost")
     hang["reason"] = "the guest is silent in ipv4 a.slow x client"
     outcome = run({"none": record("none"), "one": hang}).outcomes["one"]
     assert outcome.charged == "a.slow"
 
 
-def test_a_boot_whose_fault_was_not_on_says_nothing(run: Callable[..., Sweep]) -> None:
+def test_a_boot_whose_fault_was_not_on_says_nothing(run: Callable[..., Swept]) -> None:
     boots = {"none": record("none"), "one": record("one", "fail", a_good="fail")}
     assert run(boots).outcomes["one"].caught
     outcomes = run(boots, again=True, on={"one": "none"}).outcomes
@@ -280,19 +285,19 @@ def test_a_boot_whose_fault_was_not_on_says_nothing(run: Callable[..., Sweep]) -
     assert outcomes["one"].reason == "the fault one was not on"
 
 
-def test_what_is_known_is_not_booted_again(run: Callable[..., Sweep]) -> None:
+def test_what_is_known_is_not_booted_again(run: Callable[..., Swept]) -> None:
     boots = {
         "none": record("none", a_good="pass"),
         "one": record("one", "fail", a_good="fail"),
         "two": record("two", a_good="pass"),
     }
-    assert run(boots).booted == ["none", "one", "two"]  # type: ignore[attr-defined]
-    assert run(boots).booted == []  # type: ignore[attr-defined]
-    assert run(boots, again=True).booted == ["none", "one", "two"]  # type: ignore[attr-defined]
+    assert run(boots).booted == ["none", "one", "two"]
+    assert run(boots).booted == []
+    assert run(boots, again=True).booted == ["none", "one", "two"]
 
 
 def test_what_was_missed_is_booted_again_with_new_checks(
-    run: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Swept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boots = {
         "none": record("none", a_good="pass"),
@@ -301,10 +306,10 @@ def test_what_was_missed_is_booted_again_with_new_checks(
     }
     run(boots)
     monkeypatch.setattr(sweep, "checks_key", lambda: "another")
-    assert run(boots).booted == ["none", "two"]  # type: ignore[attr-defined]
+    assert run(boots).booted == ["none", "two"]
 
 
-def test_a_kernel_that_does_not_boot_ends_the_sweep(run: Callable[..., Sweep]) -> None:
+def test_a_kernel_that_does_not_boot_ends_the_sweep(run: Callable[..., Swept]) -> None:
     boots = {"none": record("none", "boot-failure"), "one": record("one")}
     with pytest.raises(sweep.SweepFailed, match="boot-failure"):
         run(boots)
@@ -318,6 +323,77 @@ def test_the_manifest_is_one_that_the_harness_takes(tmp_path: Path) -> None:
     entries = kernels_yaml.load(path).entries
     assert [entry.name for entry in entries] == ["none", "tos_live"]
     assert entries[1].append == ("mptcp.fault=tos_live",)
+
+
+# Several faults in one VM.
+
+CONSOLE = """\
+[    0.000000] Linux version 7.3.4
+@@ on one
+@@ start ipv4 a.good x client -
+@@ start ipv4 a.bad x client byte
+@@ fail ipv4 a.bad x client byte
+"""
+END = ["@@ on none", "@@ end one 2.5"]
+
+
+def told(*lines: str) -> dict[str, Any]:
+    return shared_vm.records([*CONSOLE.splitlines(), *lines])
+
+
+def test_the_console_of_a_shared_vm_tells_what_fails() -> None:
+    found = told(*END, "@@ on two", "@@ on none", "@@ end two 1.0", "@@ over ")
+    assert [record["verdict"] for record in found.values()] == ["fail", "pass"]
+    check = {"id": "a.bad", "phase": "x", "side": "client", "payload": "byte", "verdict": "fail"}
+    assert found["one"]["families"] == {"ipv4": {"verdict": "fail", "checks": [check]}}
+    assert found["one"]["timing"] == {"total_s": 2.5}
+
+
+def test_the_sound_kernel_is_a_fault_like_others_in_a_shared_vm() -> None:
+    found = shared_vm.records(["@@ on none", "@@ on none", "@@ end none 3.0", *CONSOLE.split("\n")])
+    assert found["none"]["verdict"] == "pass"
+    assert found["one"]["verdict"] == "hang"
+
+
+def test_a_panic_of_a_shared_vm_is_charged_to_the_check_that_ran() -> None:
+    found = told("[    3.1] Kernel panic - not syncing: x")
+    assert found["one"]["verdict"] == "crash"
+    assert found["one"]["incidents"][0]["check"] == "a.bad"
+
+
+def test_a_shared_vm_that_falls_silent_hangs_in_the_check_that_ran() -> None:
+    found = told()
+    assert found["one"]["verdict"] == "hang"
+    assert found["one"]["incidents"][0]["check"] == "a.bad"
+
+
+def test_a_warning_of_a_shared_vm_is_an_incident() -> None:
+    lines = [*CONSOLE.splitlines()[:3], "WARNING: net/mptcp/pm.c:1", *END]
+    assert shared_vm.records(lines)["one"]["verdict"] == "warning"
+
+
+def test_what_the_checker_says_becomes_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = in_guest.Lines()
+    in_guest.write("on", "one")
+    lines.emit("capability", name="ipv6", family="ipv6", present=False, detail="")
+    lines.emit("plan", family="ipv4", payload="", entries=[("a.good", "x", ""), ("a.bad", "", "")])
+    for number, verdict in enumerate(("pass", "fail")):
+        lines.emit("start", i=number)
+        lines.emit("result", i=number, verdict=verdict, detail="why")
+    families = shared_vm.records(capfd.readouterr().out.splitlines())["one"]["families"]
+    assert [check["id"] for check in families["ipv4"]["checks"]] == ["a.bad"]
+    assert [check["id"] for check in families["ipv6"]["checks"]] == ["capability.ipv6"]
+
+
+def test_checks_are_near_a_fault_that_names_their_option() -> None:
+    given = replace(fault(), sees="TCP_NODELAY reads what it should not.")
+    names = nearest.ids(nearest.named(given))
+    assert "tcp_nodelay.set_get" in names
+    assert not any(name.startswith("tcp_cork.") for name in names)
+
+
+def test_a_fault_that_names_nothing_gets_the_scenarios_of_its_group() -> None:
+    assert nearest.named(fault()) == nearest.GROUPS["states"]
 
 
 # The document.
@@ -354,11 +430,12 @@ def test_the_narrowest_check_is_named_first() -> None:
 
 
 def test_outcomes_survive_being_kept(tmp_path: Path) -> None:
-    made = Sweep(KERNEL, tmp_path, 1, lambda _: None)
+    kept = tmp_path / "outcomes.json"
+    made = Sweep(lambda names: {}, kept, lambda _: None)
     made.outcomes["one"] = outcome("one", "a.good")
     made._write()
-    assert Sweep(KERNEL, tmp_path, 1, lambda _: None).outcomes == made.outcomes
-    assert json.loads((tmp_path / "outcomes.json").read_text())["one"]["checks"] == ["a.good"]
+    assert Sweep(lambda names: {}, kept, lambda _: None).outcomes == made.outcomes
+    assert json.loads(kept.read_text())["one"]["checks"] == ["a.good"]
 
 
 def test_every_file_of_data_is_toml() -> None:

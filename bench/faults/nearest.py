@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which checks are nearest to a fault: those named for what its sentence says, or its group's."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+
+from bench.faults.catalogue import Fault
+from guest import checks
+
+#: What a sentence has in it, and the checks that are about that.
+_WORDS = {
+    "MPTCP_INFO": ("mptcp_info.*",),
+    "mptcpi_": ("mptcp_info.*",),
+    "MPTCP_FULL_INFO": ("full_info.*",),
+    "MPTCP_TCPINFO": ("tcpinfo.*",),
+    "MPTCP_SUBFLOW_ADDRS": ("subflow_addrs.*",),
+    "TCP_CM_INQ": ("tcp_inq.*",),
+    "AF_UNSPEC": ("disconnect.*", "reconnect.*"),
+    "poll()": ("poll.*",),
+    "polls": ("poll.*",),
+    "recv()": ("recv.*",),
+    "send()": ("send.*",),
+    "splice()": ("splice.*",),
+    "listening": ("listen.*", "state.*"),
+    "accept()": ("accept.*",),
+    "bind()": ("bind.*",),
+    "close()": ("close.*",),
+    "reset": ("state.*", "recv.*"),
+    "endpoint": ("pm_endpoints", "pm_kinds"),
+    "announce": ("add_addr.*", "pm_announces"),
+    "ADD_ADDR": ("add_addr.*", "pm_announces"),
+    "REMOVE_ADDR": ("pm_changes",),
+    "flush": ("pm_changes",),
+    "backup": ("pm_changes", "pm_kinds", "subflow_options"),
+    "user-space": ("userspace_pm",),
+    "event": ("userspace_pm",),
+    "diag": ("diag",),
+    "ULP": ("diag", "subflows"),
+}
+_OPTION = re.compile(r"\b(?:SO|TCP|IP|IPV6|MSG)_[A-Z0-9_]+\b|\bSIOC[A-Z]+\b")
+#: The scenarios of a group.
+GROUPS = {
+    "option table": ("options", "states", "byte"),
+    "states": ("states", "reconnect", "binding", "effects", "options"),
+    "inheritance": ("inherit", "subflow_options"),
+    "effects": ("effects", "wire", "waits", "inherit", "binding", "buffers"),
+    "fast open": ("fastopen",),
+    "fallback": ("fallback", "reconnect"),
+    "messages": ("flags", "effects", "states", "wakeups", "transfers"),
+    "subflows": ("subflows", "pm_kinds", "pm_announces", "pm_changes", "pm_endpoints"),
+    "counters": ("subflows", "pm_kinds", "pm_announces", "pm_changes", "userspace_pm", "byte"),
+    "diag": ("diag", "subflows"),
+    "sizes and pointers": ("options", "byte", "subflows"),
+    "concurrency": ("wakeups", "transfers", "reconnect"),
+    "data path": ("transfers", "subflow_failures", "buffers"),
+    "32-bit programs": (),
+}
+
+
+def named(fault: Fault) -> tuple[str, ...]:
+    """Globs and scenarios for what ``fault`` says it is about; its group's if it names nothing."""
+    found = [place for word, places in _WORDS.items() if word in fault.sees for place in places]
+    found += [f"{option.lower()}*.*" for option in _OPTION.findall(fault.sees)]
+    return tuple(dict.fromkeys(found)) or GROUPS[fault.group]
+
+
+def ids(places: Iterable[str]) -> list[str]:
+    """The checks of ``places``: scenarios, payloads and globs of names."""
+    wanted = set(places)
+    return [
+        item.id
+        for item in checks.all_checks()
+        if wanted & {item.scenario, *item.payloads}
+        or any(fnmatch.fnmatchcase(item.id, place) for place in wanted)
+    ]
+
+
+def of_group(fault: Fault) -> tuple[str, ...]:
+    """The scenarios of the group of ``fault``, and what it names."""
+    return tuple(dict.fromkeys((*named(fault), *GROUPS[fault.group])))

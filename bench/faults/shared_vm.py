@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Several faults in one VM, switched on in turn: for hosts without KVM, where a boot takes long.
+
+A fault may be given only the checks that are nearest to it (bench.faults.nearest). After a crash or
+a hang another VM goes on with the next fault.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bench.faults import in_guest, nearest
+from bench.faults.catalogue import Fault
+from bench.faults.kernel import NotBuilt
+from harness.host import tools
+from harness.vm import cpio, initramfs
+
+#: Seconds without a line after which the guest counts as hung.
+SILENCE = 200
+_CRASHES = ("Kernel panic", "BUG: ", "Oops", "general protection fault")
+_COMPLAINTS = ("WARNING: ", "refcount_t:")
+#: Only warnings and worse: a message within a line of ours would spoil it.
+_APPEND = "console=ttyS0 rdinit=/init panic=-1 loglevel=5"
+_INIT = b"""\
+#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+ip link set dev lo up
+python3 -I -S /opt/in_guest.py
+poweroff -f || reboot -f
+"""
+Record = dict[str, Any]
+
+
+class SharedBoots:
+    """Runs faults of ``image`` in ``jobs`` VMs, with all checks or those that ``checks`` names."""
+
+    def __init__(
+        self, image: Path, directory: Path, jobs: int, checks: Mapping[str, Sequence[str]]
+    ) -> None:
+        self._image = image
+        self._directory = directory
+        self._jobs = jobs
+        self._checks = checks
+        busybox, qemu = tools.find_static_busybox(), tools.find("qemu-system-x86_64")
+        if busybox is None or qemu is None:
+            raise NotBuilt("there is no static busybox, or no QEMU")
+        directory.mkdir(parents=True, exist_ok=True)
+        self._qemu = qemu
+        self._base = initramfs.prepare(directory, busybox)
+
+    def __call__(self, names: Sequence[str]) -> dict[str, Record]:
+        """What the checks gave, by fault, in the form of the records of ``matrix``."""
+        shares = [names[number :: self._jobs] for number in range(self._jobs)]
+        with ThreadPoolExecutor(self._jobs) as pool:
+            found = pool.map(self._share, range(self._jobs), shares)
+        return {name: record for share in found for name, record in share.items()}
+
+    def _share(self, number: int, names: Sequence[str]) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        while left := [name for name in names if name not in found]:
+            lines = self._boot(number, left)
+            seen = records(lines)
+            if not seen:
+                raise NotBuilt(f"the VM did not come to {left[0]}: {lines[-1:]}")
+            console = self._directory / f"{number}-{left[0]}.console"
+            console.write_text("\n".join(lines) + "\n")
+            found |= seen
+        return found
+
+    def _boot(self, number: int, names: Sequence[str]) -> list[str]:
+        """The console's lines of one VM."""
+        root = self._directory / f"root-{number}.cpio"
+        todo = "".join(" ".join((name, *self._checks.get(name, ()))) + "\n" for name in names)
+        _write_root(root, self._base, todo)
+        command = [
+            *(str(self._qemu), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            *("-machine", "q35,accel=tcg", "-cpu", "max", "-m", "1G", "-serial", "stdio"),
+            *("-kernel", str(self._image), "-initrd", str(root), "-append", _APPEND),
+        ]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            return list(_lines(process))
+        finally:
+            process.kill()
+            process.wait()
+
+
+class TieredBoots:
+    """Gives each fault the checks that are nearest to it, and all where these do not catch it."""
+
+    def __init__(self, image: Path, directory: Path, jobs: int, faults: Sequence[Fault]) -> None:
+        near = {fault.name: nearest.ids(nearest.named(fault)) for fault in faults}
+        self._near = SharedBoots(image, directory / "near", jobs, near)
+        self._all = SharedBoots(image, directory / "all", jobs, {})
+
+    def __call__(self, names: Sequence[str]) -> dict[str, Record]:
+        found = self._near(names)
+        missed = [name for name in names if name not in found or found[name]["verdict"] == "pass"]
+        return {**found, **(self._all(missed) if missed else {})}
+
+
+def records(lines: Sequence[str]) -> dict[str, Record]:
+    """A record for each fault that the console's lines tell of, the last one perhaps cut off."""
+    found: dict[str, Record] = {}
+    name, said = "", []  # type: tuple[str, list[str]]
+    for line in lines:
+        _, mark, text = line.partition(in_guest.MARK + " ")
+        words = text.split()
+        if mark and words[:1] == ["on"]:
+            if not name:  # else it is switched off; `end` follows
+                name, said = words[1], []
+        elif mark and words[:1] == ["end"]:
+            found[name] = _record(name, said, float(words[2]), ended=True)
+            name = ""
+        elif name:
+            said.append(line)
+    if name:
+        found[name] = _record(name, said, 0.0, ended=False)
+    return found
+
+
+def _record(name: str, lines: Sequence[str], seconds: float, *, ended: bool) -> Record:
+    families: dict[str, Any] = {}
+    incidents, running = [], ""
+    for line in lines:
+        _, mark, said = line.partition(in_guest.MARK + " ")
+        words = said.split()
+        if not mark:
+            if any(sign in line for sign in (*_CRASHES, *_COMPLAINTS)):
+                incidents.append({"title": line.strip(), "check": running})
+        elif words[0] == "start":
+            running = words[2]
+        elif words[0] in in_guest.BAD:
+            verdict, family, check, phase, side, payload = words
+            result = {"id": check, "phase": phase, "side": side, "payload": payload}
+            bad = families.setdefault(family, {"verdict": "fail", "checks": []})
+            bad["checks"].append(result | {"verdict": verdict})
+    crashed = any(sign in incident["title"] for incident in incidents for sign in _CRASHES)
+    verdict = "crash" if crashed else "hang" if not ended else "fail" if families else "pass"
+    if verdict == "hang" and running:
+        incidents.append({"title": "hang", "check": running})
+    return {
+        "name": name,
+        "verdict": "warning" if verdict == "pass" and incidents else verdict,
+        "reason": incidents[0]["title"] if incidents else "",
+        "families": families,
+        "incidents": incidents,
+        "timing": {"total_s": seconds},
+        "_on": True,  # its name is what the guest read back from the switch
+    }
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """The console's lines, until it ends or is silent for too long."""
+    assert process.stdout is not None
+    waiting = selectors.DefaultSelector()
+    waiting.register(process.stdout, selectors.EVENT_READ)
+    rest = b""
+    last = time.monotonic()
+    while time.monotonic() - last < SILENCE:
+        if not waiting.select(timeout=1):
+            continue
+        data = os.read(process.stdout.fileno(), 1 << 16)
+        if not data:
+            return
+        last = time.monotonic()
+        *full, rest = (rest + data).split(b"\n")
+        yield from (line.decode("utf-8", "replace").rstrip() for line in full)
+
+
+def _write_root(target: Path, base: Path, todo: str) -> None:
+    shutil.copyfile(base, target)
+    with target.open("ab") as file:
+        writer = cpio.Writer(file)
+        writer.file("init", _INIT, 0o755)
+        writer.file("opt/in_guest.py", Path(in_guest.__file__).read_bytes())
+        writer.file("opt/faults", todo.encode())
+        writer.close()
