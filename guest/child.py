@@ -2,8 +2,9 @@
 """One process that runs the checks of one scenario in one family.
 
 It is forked from the checker, so that it imports nothing, and tells its parent the outcome of each
-check through a pipe. The parent answers when it has said that the next check starts, and the next
-check waits for that: what takes the kernel down must have been named before.
+check through a pipe. The parent reads several at a time, for a switch between processes costs an
+emulated processor more than most checks do. What takes the kernel down must have been named before,
+so the child itself says which check comes next.
 """
 
 from __future__ import annotations
@@ -60,16 +61,26 @@ class Item:
 
 
 class Job:
-    """What one process runs: ``items`` of ``scenario``, with sockets of ``family``."""
+    """What one process runs: ``items`` of ``scenario``, with sockets of ``family``.
+
+    ``port`` is where it says which check comes next, or -1.
+    """
 
     def __init__(
-        self, scenario: Scenario, family: int, items: Sequence[Item], seed: int, judge: Judge
+        self,
+        scenario: Scenario,
+        family: int,
+        items: Sequence[Item],
+        seed: int,
+        judge: Judge,
+        port: int = -1,
     ) -> None:
         self.scenario = scenario
         self.family = family
         self.items = items
         self.seed = seed
         self.judge = judge
+        self.port = port
 
 
 def seed_of(seed: int, item: Item) -> int:
@@ -88,13 +99,11 @@ class Child:
         self._buffer = b""
         self.since = time.monotonic()
         self.records, records = os.pipe()
-        # Both ends stay open here: to write to a child that has died is no SIGPIPE then.
-        self._answers = os.pipe()
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _work(job, parent, records, self._answers[0])
+                _work(job, parent, records)
             except BaseException as error:
                 said = "%s: %s: %s\n" % (job.scenario.name, type(error).__name__, error)
                 os.write(2, said.encode("utf-8", "backslashreplace"))
@@ -133,11 +142,6 @@ class Child:
         except BlockingIOError:
             return data
 
-    def go_on(self) -> None:
-        """Let the next check begin."""
-        self.since = time.monotonic()
-        os.write(self._answers[1], b".")
-
     def ended(self) -> Optional[int]:
         """The wait status, once it has ended."""
         return isolation.reap(self.pid)
@@ -154,7 +158,7 @@ class Child:
     def kill(self) -> None:
         """End it and its session, without waiting."""
         isolation.kill_session(self.pid)
-        for fd in (self.records, *self._answers, self.process):
+        for fd in (self.records, self.process):
             if fd >= 0:
                 os.close(fd)
 
@@ -170,10 +174,10 @@ def _pidfd(pid: int) -> int:
 # From here on, in the child.
 
 
-def _work(job: Job, parent: int, records: int, answers: int) -> None:
+def _work(job: Job, parent: int, records: int) -> None:
     """Run the job to its end; does not return."""
     isolation.enter(parent)
-    keep_only(0, 1, 2, records, answers)
+    keep_only(0, 1, 2, records, *([job.port] if job.port >= 0 else []))
     _signal.signal(_SIGPIPE, _signal.SIG_IGN)  # an error is what a check looks for
     _answer_signals(records)
 
@@ -192,8 +196,8 @@ def _work(job: Job, parent: int, records: int, answers: int) -> None:
     me = os.getpid()
     left = [item for item in job.items if not item.lacking]
     for item in left:
-        if item is not left[0] and not os.read(answers, 1):
-            os._exit(1)  # nobody listens
+        if item is not left[0] and job.port >= 0:
+            os.write(job.port, events.at(item.index))
         verdict, told = _outcome(job, item)
         if os.getpid() != me:
             os._exit(1)  # a check forked, and this is what it forked

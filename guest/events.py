@@ -6,7 +6,7 @@ A stream is a sequence of lines, each one JSON object in ASCII. Every event carr
 ``CLOCK_MONOTONIC`` in milliseconds, so time since boot). The other fields of each kind are
 in :data:`FIELDS`. A well-formed stream is
 
-    hello, (note | capability)*, plan*, (start | result | alive)*, further*, end
+    hello, (note | capability)*, plan*, (start | result | alive | at)*, further*, end
     further = round, (begin | failure | finish | alive)*, outcome
 
 Each ``plan`` event names the results of one group, in order: those of a connection, or of a
@@ -15,6 +15,10 @@ scenario in one family. Results are numbered over all plan events, and groups in
 order, one check at a time; groups run at the same time, so that events of several interleave. The
 verdict ``lost`` needs no ``start``: the check was not run, because the process that runs its group
 stopped, and ``detail`` says why.
+
+``at`` has neither ``n`` nor ``t``: the process that runs a group writes it, before each check but
+the first, while its parent writes all other events some time later. It names the check that a
+crash is charged to, and decides nothing else.
 
 Where the checks are repeated, this was round 0, and each further round goes through the same plan
 with :func:`round_seed`. It says little, so that there can be hundreds a minute: that the checks of
@@ -102,6 +106,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     },
     "outcome": {"r": int, "verdicts": str},
     "alive": {},
+    "at": {"i": int},
     "end": {"nonce": str, "results": int, "rounds": int, "taint": int},
 }
 
@@ -142,7 +147,7 @@ def parse(line: bytes) -> dict[str, Any]:
     fields = FIELDS.get(kind) if isinstance(kind, str) else None
     if fields is None:
         raise Malformed("unknown kind of event %r" % (kind,))
-    wanted = {"e": str, "n": int, "t": int}
+    wanted: dict[str, type] = {"e": str} if kind == "at" else {"e": str, "n": int, "t": int}
     optional: dict[str, type] = {}
     for name, kind_of in fields.items():
         (optional if name.endswith("?") else wanted)[name.rstrip("?")] = kind_of
@@ -227,12 +232,19 @@ class Emitter:
     Events of :data:`WAITING` wait for the next one, so that a check costs one write: its result is
     of use to nobody before the next check starts, but the start of a check must be out before
     the check can take the kernel down. Of a further round, so must that of a group's.
+
+    ``port`` is the descriptor that ``write`` writes to, where forked processes may do so, too.
     """
 
     def __init__(
-        self, write: Callable[[bytes], object], clock: Callable[[], float] = time.monotonic
+        self,
+        write: Callable[[bytes], object],
+        clock: Callable[[], float] = time.monotonic,
+        port: int = -1,
     ) -> None:
         self._write = write
+        self._held = False
+        self.port = port
         self._clock = clock
         self._number = 0
         self._pending = b""
@@ -247,6 +259,20 @@ class Emitter:
             line += ',"' + name + '":' + _value(value)
         self._number += 1
         self._pending += (line + "}\n").encode("ascii")
-        if kind not in WAITING:
-            self._write(self._pending)
-            self._pending = b""
+        if kind not in WAITING and not self._held:
+            self._flush()
+
+    def hold(self, on: bool) -> None:
+        """Let all events wait until they are held no longer."""
+        self._held = on
+        if not on and self._pending:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._write(self._pending)
+        self._pending = b""
+
+
+def at(index: int) -> bytes:
+    """The event of that name, as its line."""
+    return b'{"e":"at","i":%d}\n' % index

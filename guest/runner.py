@@ -176,6 +176,7 @@ class Runner:
 
     def __init__(self, options: Options, emitter: Sink) -> None:
         self._options = options
+        self._sink = emitter
         self._emit: Emit = emitter.emit
         self._capabilities: dict[str, dict[str, probe.Finding]] = {}
         self._paths: Optional[Mapping[str, probe.Finding]] = None
@@ -275,9 +276,9 @@ class Runner:
                 self._connection(group, contents[group.payload], report)
         scenes = [group for group in plan if not group.is_connection]
         if scenes:
-            self._scenarios(scenes, seed, report)
+            self._scenarios(scenes, seed, report, self._sink.port if self.rounds == 0 else -1)
 
-    def _scenarios(self, plan: Sequence[Planned], seed: int, report: Report) -> None:
+    def _scenarios(self, plan: Sequence[Planned], seed: int, report: Report, port: int) -> None:
         # What quick runs do not need is not loaded for them.
         from guest import isolation, scenarios
         from guest.child import Item, Job
@@ -293,11 +294,11 @@ class Runner:
                 items.append(Item(index, check, phase, side, lacking))
         Schedule(
             [
-                Job(scenarios.named(name), FAMILIES[family], items, seed, _outcome)
+                Job(scenarios.named(name), FAMILIES[family], items, seed, _outcome, port)
                 for (family, name), items in jobs.items()
             ],
             report,
-            lambda: self._emit("alive"),
+            self._sink,
         ).run()
 
     def _contents(self, seed: int) -> Mapping[str, bytes]:

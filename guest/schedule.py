@@ -16,7 +16,7 @@ from guest.child import READY, SETUP_FAILED, Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Mapping, Protocol, Sequence
+    from typing import Any, Mapping, Protocol, Sequence
 
     from guest.child import Item, Job
 
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
         def start(self, index: int) -> None: ...
         def result(self, index: int, verdict: str, told: Mapping[str, str]) -> None: ...
 
+    class Sink(Protocol):
+        """Takes events, and lets them wait while they are held."""
+
+        def emit(self, kind: str, **fields: Any) -> None: ...
+        def hold(self, on: bool) -> None: ...
+
 
 #: Scenarios that wait and run at once.
 MAX_WAITING = 8
@@ -34,24 +40,22 @@ MAX_WAITING = 8
 IMPATIENT_S = 15.0
 #: Seconds in which what was killed should have ended.
 LINGER_S = 1.0
-#: Seconds between looks at the clock.
-LOOK_S = 0.25
+#: Seconds in which the children are left alone, unless one ends.
+NAP_S = 0.02
 
 
 class Schedule:
-    """One round of ``jobs``. ``alive`` is called when nothing was reported for a while."""
+    """One round of ``jobs``, told to ``report``, which writes to ``sink``."""
 
-    def __init__(self, jobs: Sequence[Job], report: Report, alive: Callable[[], object]) -> None:
+    def __init__(self, jobs: Sequence[Job], report: Report, sink: Sink) -> None:
         self._waiting = [job for job in jobs if job.scenario.waits]
         self._busy = [job for job in jobs if not job.scenario.waits]
         self._report = report
-        self._alive = alive
+        self._sink = sink
         self._last_word = time.monotonic()
-        self._next_look = 0.0
         self._impatient = False
         self._poll = select.poll()
         self._runs: list[_Run] = []
-        self._heard: dict[int, _Run] = {}  # by descriptor, of which each has one or two
 
     def run(self) -> None:
         """Run them all, and leave no process behind."""
@@ -101,17 +105,8 @@ class Schedule:
             self._give_up(run, str(error))
             return
         self._runs.append(run)
-        self._listen(run, run.child.records)
         if run.child.process >= 0:
-            self._listen(run, run.child.process)
-
-    def _listen(self, run: _Run, fd: int) -> None:
-        self._heard[fd] = run
-        self._poll.register(fd, select.POLLIN)
-
-    def _ignore(self, fd: int) -> None:
-        if self._heard.pop(fd, None) is not None:
-            self._poll.unregister(fd)
+            self._poll.register(run.child.process, select.POLLIN)
 
     def _advance(self, run: _Run) -> bool:
         """Pass over what cannot run on this kernel. Whether a check is left."""
@@ -126,26 +121,18 @@ class Schedule:
         self._say(item, events.UNSUPPORTED, {"detail": item.lacking})
 
     def _serve(self) -> None:
-        """Wait for a word of some child, and act on it."""
-        for fd, _ in self._poll.poll(1000 * LOOK_S):
-            run = self._heard.get(fd)
-            if run is not None and self._hear(run, fd == run.child.process):
-                self._finish(run)
-        if time.monotonic() >= self._next_look:
-            self._look()
-            self._next_look = time.monotonic() + LOOK_S
-
-    def _look(self) -> None:
-        """See whether a check has exceeded its deadline, and whether all have long been silent."""
+        """Give the children time, and take what they have said meanwhile, all at once."""
+        ended = {fd for fd, _ in self._poll.poll(1000 * NAP_S)}
+        self._sink.hold(True)
         for run in list(self._runs):
-            if self._hear(run, run.child.silent):
+            if self._hear(run, run.child.silent or run.child.process in ended):
                 self._finish(run)
             elif time.monotonic() - run.child.since > self._deadline_s(run):
                 self._expire(run)
-        now = time.monotonic()
-        if self._runs and now - self._last_word >= events.ALIVE_S:
-            self._alive()
-            self._last_word = now
+        if self._runs and time.monotonic() - self._last_word >= events.ALIVE_S:
+            self._sink.emit("alive")
+            self._last_word = time.monotonic()
+        self._sink.hold(False)
 
     def _deadline_s(self, run: _Run) -> float:
         """For one check, or for the setup."""
@@ -162,8 +149,6 @@ class Schedule:
         except (ValueError, IndexError) as error:
             self._stop(run, "its process wrote no result: %s" % error)
             return True
-        if run.child.silent:
-            self._ignore(run.child.records)  # it would be readable all the time
         if ended is not None:
             from guest import postmortem
 
@@ -188,7 +173,7 @@ class Schedule:
         if not self._advance(run):
             return True
         self._report.start(run.item.index)
-        run.child.go_on()
+        run.child.since = time.monotonic()
         return False
 
     def _say(self, item: Item, verdict: str, told: Mapping[str, str]) -> None:
@@ -236,8 +221,8 @@ class Schedule:
 
     def _finish(self, run: _Run) -> None:
         self._runs.remove(run)
-        self._ignore(run.child.records)
-        self._ignore(run.child.process)
+        if run.child.process >= 0:
+            self._poll.unregister(run.child.process)
         run.child.kill()
         isolation.reap_killed()
 

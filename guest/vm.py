@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if options.profile == checks.FULL:
         load_modules()  # before the taint is read: a module without a signature is one
-    emitter = events.Emitter(write)
+    emitter = events.Emitter(write, port=port)
     system = os.uname()
     emitter.emit(
         "hello",

@@ -46,7 +46,8 @@ class _Group:
     """The results that one plan event names: from ``first`` up to ``end``.
 
     ``next`` is the one that comes next; in a further round, the first whose failure may be told.
-    ``over``: it finished in the further round that is under way.
+    ``over``: it finished in the further round that is under way. ``at``: the check that its process
+    says it is at.
     """
 
     first: int
@@ -54,6 +55,7 @@ class _Group:
     scenario: bool
     next: int = field(init=False)
     over: bool = False
+    at: int = -1
 
     def __post_init__(self) -> None:
         self.next = self.first
@@ -137,7 +139,8 @@ class StreamReader:
     def running(self) -> str:
         """The checks that were started and have not reported, or the part of a further round."""
         if not self._repeating:
-            return ", ".join(str(self._plan[group.next]) for group in self._active.values())
+            at = (max(group.next, group.at) for group in self._active.values())
+            return ", ".join(str(self._plan[index]) for index in at)
         cut = self._under_way()
         return str(cut) if cut is not None and cut.during else ""
 
@@ -253,6 +256,9 @@ class StreamReader:
         return family is Family.IPV6 and absent
 
     def _accept(self, event: Event) -> None:
+        if event["e"] == "at":
+            self._on_at(event)
+            return
         if event["n"] != self._expected_number:
             raise _Violation(f"numbered {event['n']}")
         if event["t"] < self._time:
@@ -342,6 +348,15 @@ class StreamReader:
         if len(self._results) == len(self._plan) and self._repeat.repeats:
             first = [self._results[index] for index in range(len(self._plan))]
             self._tally = Tally(self._repeat, self._hello_seed(), first, self._firsts)
+
+    def _on_at(self, event: Event) -> None:
+        """Only what is ``running`` follows from it: any process of the guest may have written it.
+
+        It may be late, but not before the plan or after the end.
+        """
+        if self.closed or not 0 <= event["i"] < len(self._plan):
+            raise _Violation(f"at check {event['i']}, which was never planned or is over")
+        self._groups[bisect_right(self._firsts, event["i"]) - 1].at = event["i"]
 
     def _on_alive(self, event: Event) -> None:
         if not self._active:

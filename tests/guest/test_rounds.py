@@ -40,6 +40,11 @@ class Kept:
         self.events.append((kind, fields))
         self._emitter.emit(kind, **fields)
 
+    port = -1
+
+    def hold(self, on: bool) -> None:
+        self._emitter.hold(on)
+
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [fields for name, fields in self.events if name == kind]
 

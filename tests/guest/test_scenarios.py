@@ -40,6 +40,8 @@ Function = Callable[[Lab], object]
 class World:
     """The checks there are, for a test, and what a run of them says."""
 
+    port = -1
+
     def __init__(self) -> None:
         self.checks: list[Check] = []
         self.declared: dict[str, Scenario] = {}
@@ -61,7 +63,7 @@ class World:
         """What the host makes of a run of all checks."""
         self.said.clear()
         sent: list[bytes] = []
-        emitter = events.Emitter(sent.append)
+        self.hold = (emitter := events.Emitter(sent.append)).hold
 
         def emit(kind: str, **fields: Any) -> None:
             self.said.append((kind, fields))
@@ -334,7 +336,6 @@ def test_no_more_scenarios_wait_at_once_than_may(
 
 def test_a_long_wait_is_no_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "ALIVE_S", 0.05)
-    monkeypatch.setattr(schedule, "LOOK_S", 0.05)
     world.scenario("long", lambda lab: time.sleep(0.4), waits=True)
     world.run()
     assert sum(kind == "alive" for kind, _ in world.said) >= 3
@@ -395,6 +396,27 @@ def test_seeds_are_of_the_run_the_check_and_the_place() -> None:
     assert seed(1) == seed(1)
     different = {seed(1), seed(2), seed(1, "a.c"), seed(1, phase="q"), seed(1, side="t")}
     assert len(different) == 5
+
+
+def test_a_process_says_at_once_which_check_comes_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so in the first round only."""
+    said, world.port = os.pipe()
+    monkeypatch.setattr(schedule, "NAP_S", 10.0)  # its parent does not look before it has ended
+    monkeypatch.setattr(child, "keep_only", lambda *wanted: None)
+
+    def listens(lab: Lab) -> None:
+        heard = os.read(said, 4096)
+        checks.require("said", heard in (events.at(1), events.at(2)), "the check", heard)
+
+    world.scenario("says", good, listens, good)
+    os.set_blocking(said, False)
+    assert set(world.verdicts().values()) == {"pass"}
+    assert os.read(said, 4096) == events.at(2)
+    assert set(world.verdicts(rounds=2).values()) == {"pass"}
+    with pytest.raises(BlockingIOError):  # the second round read the rest of the first
+        os.read(said, 4096)
 
 
 def test_the_same_seed_gives_the_same_results(world: World) -> None:

@@ -167,6 +167,51 @@ def test_a_lost_check_out_of_place_is_named(words: list[Word], complaint: str) -
     assert complaint in read(said([*words, ("start", 0)])).errors[0]
 
 
+def test_a_process_may_be_ahead_of_what_is_told_of_its_checks() -> None:
+    reader = StreamReader(NONCE, (Family.IPV4,))
+    reader.feed(said([("start", 2), ("start", 0)]).said + events.at(4))
+    assert reader.running.startswith("ipv4 check.4 (scenario1/run/both), ipv4 check.0")
+    reader.feed(b'{"e":"at","i":3}\n')
+    assert reader.running.startswith("ipv4 check.3 ")
+    stream = reader.finish()
+    assert stream.errors == ()
+    assert {result.verdict for result in stream.results} == {CheckVerdict.LOST}
+
+
+@given(interleavings(), st.data())
+def test_where_a_process_is_decides_no_verdict(words: list[Word], data: st.DataObject) -> None:
+    lines = said(words).end(results=TOTAL).said.splitlines(True)
+    sound = ended(words)
+    planned = 2 + len(GROUPS)
+    for _ in range(data.draw(st.integers(1, 5))):
+        place = data.draw(st.integers(planned, len(lines) - 1))
+        lines.insert(place, events.at(data.draw(st.integers(0, TOTAL - 1))))
+    reader = StreamReader(NONCE, (Family.IPV4,))
+    reader.feed(b"".join(lines))
+    stream = reader.finish()
+    assert stream.errors == ()
+    assert stream.results == sound.results
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Guest().hello().said + events.at(0),
+        planned().said + events.at(TOTAL),
+        planned().said + events.at(-1),
+        planned().said + b'{"e":"at","i":0,"n":6}\n',
+        planned().said + b'{"e":"at"}\n',
+        events.at(0),
+        said([w for i in range(TOTAL) for w in (("start", i), ("pass", i))]).end(results=TOTAL).said
+        + events.at(0),
+    ],
+)
+def test_a_process_that_is_nowhere_breaks_the_stream(data: bytes) -> None:
+    reader = StreamReader(NONCE, (Family.IPV4,))
+    reader.feed(data)
+    assert reader.finish().errors
+
+
 def test_the_time_of_connections_ends_where_scenarios_begin() -> None:
     guest = Guest().hello().capability().plan([["a.b", "closed", "client"]])
     guest.plan([["c.d", "run", "both"]], "timeouts", scenario=True).check(0).check(1)
