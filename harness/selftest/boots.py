@@ -32,7 +32,7 @@ from harness.verdict.results import (
     Family,
     KernelVerdict,
 )
-from harness.vm import accelerator, boot, initramfs
+from harness.vm import accelerator, boot, initramfs, memory
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
 
@@ -240,12 +240,13 @@ class _Subject:
                 silence=min(deadlines.silence, SILENCE[self.kvm] * share),
                 power_off=min(deadlines.power_off, POWER_OFF[self.kvm] * share),
             )
-        memory = fault.memory_mib or entry.memory_mib
+        mib = fault.memory_mib or entry.memory_mib
+        mib = max(mib, memory.needed_mib(self.kernel, self.ground.roots[entry.abi]))
         return BootPlan(
             kernel=self.kernel,
             base=self.ground.roots[entry.abi],
             qemu=self.ground.qemu,
-            machine=Machine(entry.cpus, memory, entry.append, self.kvm),
+            machine=Machine(entry.cpus, mib, entry.append, self.kvm),
             request=Request(
                 nonce=secrets.token_hex(16),
                 seed=secrets.randbits(32),

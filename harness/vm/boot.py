@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.host.clock import RunningClock
 from harness.kernels.prepared import PreparedKernel
 from harness.verdict.results import Attempt, BootEnd, Incident
-from harness.vm import commandline, incidents, initramfs, memory
+from harness.vm import commandline, hang, incidents, initramfs, memory
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
 from harness.vm.process import VmProcess, read_available, work_directory
 from harness.vm.stream import MAX_BYTES, StreamReader
@@ -34,7 +34,12 @@ PANIC = b"Kernel panic - not syncing"
 PANIC_SILENCE = 5.0
 #: Seconds in which the pipes of a killed process group end.
 DRAIN = 2.0
-CONSOLE, EVENTS = "console.log", "events.jsonl"
+CONSOLE, EVENTS, HANG = "console.log", "events.jsonl", "hang.txt"
+#: The ends of a boot in which the guest, or its kernel, hangs.
+HANGS = (
+    *(BootEnd.BOOT_DEADLINE, BootEnd.SILENCE_DEADLINE, BootEnd.TOTAL_DEADLINE),
+    BootEnd.POWER_OFF_DEADLINE,
+)
 #: QEMU's own command line, as virtme-ng made it.
 QEMU_SHOWN = "qemu.txt"
 
@@ -138,6 +143,8 @@ class _Boot:
         self._exited = False
         self._clock = RunningClock()
         self._panicked = False
+        self._asked: bytearray | None = None  # what a kernel prints of its hang
+        self._notes: tuple[str, ...] = ()
         self._open: set[Callable[[], bool]] = {self._read_console}
 
     def run(self) -> Attempt:
@@ -164,10 +171,12 @@ class _Boot:
             self._selector.register(self._vm.listener, selectors.EVENT_READ, self._accept)
             self._selector.register(self._vm.exited, selectors.EVENT_READ, self._see_exit)
             end = self._watch()
+            ended = time.monotonic()
             status = self._vm.exit_status()
+            if end in HANGS and incidents.kernel_spoke(bytes(self._console)):
+                self._ask_what_hangs()
             self._vm.kill()
             self._drain()
-            ended = time.monotonic()
         _show_command(work / QEMU_COMMAND, plan.directory / QEMU_SHOWN)
         return self._attempt(end, status, arguments, ended)
 
@@ -183,6 +192,15 @@ class _Boot:
                 return exceeded
             self._serve(min(left, TICK))
             time.sleep(NAP)
+
+    def _ask_what_hangs(self) -> None:
+        """In a file of its own: what the kernel prints from now on is no incident."""
+        self._asked = bytearray()
+        text = hang.collect(self._work / commandline.MONITOR_SOCKET, self._serve, self._asked)
+        if text:
+            file = self._plan.directory / HANG
+            file.write_text(text, encoding="utf-8", errors="replace")
+            self._notes = hang.notes(text, f"{file.parent.name}/{file.name}")
 
     def _drain(self) -> None:
         """Read what was still on its way when the VM ended."""
@@ -236,7 +254,9 @@ class _Boot:
 
     def _read_console(self) -> bool:
         data = read_available(self._vm.console)
-        if data:
+        if data and self._asked is not None:
+            self._asked += data[: hang.MAX_CONSOLE - len(self._asked)]
+        elif data:
             data = data[: MAX_CONSOLE - len(self._console)]
             self._console += data
             self._timeline.read_console(self._console, len(data))
@@ -303,6 +323,7 @@ class _Boot:
         hello = self._reached.get(_Stage.CHECKS, ended)
         closed = self._reached.get(_Stage.POWER_OFF, ended)
         stream = self._reader.finish(interrupted=end is BootEnd.INTERRUPTED)
+        stream = replace(stream, notes=(*stream.notes, *self._notes))
         return Attempt(
             number=self._plan.number,
             end=end,

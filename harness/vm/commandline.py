@@ -26,6 +26,7 @@ PORT = "mptcp.events"
 EVENTS_SOCKET = "events"
 INITRAMFS = "initramfs"
 CONSOLE_SOCKET = "console"
+MONITOR_SOCKET = "monitor"
 QEMU_STATUS = "qemu.status"
 QEMU_COMMAND = "qemu.command"  # each argument ends in a NUL
 STAND_INS = "python"
@@ -194,6 +195,8 @@ def _qemu_options(work: Path, machine: Machine) -> str:
         *("-chardev", f"socket,id=mptcp,path={work / EVENTS_SOCKET}"),
         *("-device", "virtio-serial-pci,id=mptcpbus"),
         *("-device", f"virtserialport,bus=mptcpbus.0,chardev=mptcp,name={PORT}"),
+        # Of use only where the guest hangs: see harness.vm.hang.
+        *("-qmp", f"unix:{work / MONITOR_SOCKET},server=on,wait=off"),
     ]
     if machine.kvm:
         # virtme-ng asks for kvm:tcg, which falls back without a word.

@@ -54,6 +54,8 @@ for module in /modules/*.ko; do
     [ -e "$module" ] && insmod "$module"
 done
 ip link set dev lo up
+# All of sysrq, for what is asked of a guest that hangs.
+[ -e /proc/sys/kernel/sysrq ] && echo 1 > /proc/sys/kernel/sysrq
 IFS='`' read -r _ script _ < /proc/cmdline
 (eval "$(echo "$script" | base64 -d)")
 echo "mptcp-harness: the guest's command ended with status $?"

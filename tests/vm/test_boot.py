@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from harness.host.clock import RunningClock
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.plan import Plan
 from harness.verdict.results import Attempt, BootEnd, Family
-from harness.vm import boot, commandline
+from harness.vm import boot, commandline, hang
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request
 from tests.vm.support import NONCE, sound
@@ -73,6 +74,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 SAY_ALL = "events.sendall(stream.read_bytes())\n"
+HELLO = "events.sendall(stream.read_bytes().partition(b'\\n')[0] + b'\\n')\n"
 
 
 def test_a_whole_run_is_read(run: Run) -> None:
@@ -118,3 +120,83 @@ def test_time_in_which_the_harness_was_stopped_exceeds_no_deadline(
 def test_a_guest_that_stays_silent_exceeds_its_deadline(run: Run) -> None:
     short = Deadlines(boot=0.5, silence=3600, power_off=3600, total=3600)
     assert run("time.sleep(3600)", short).end is BootEnd.BOOT_DEADLINE
+
+
+#: In the place of QEMU's monitor: a kernel that prints, when it is asked, what would be a crash.
+MONITOR = """
+import json
+monitor = socket.socket(socket.AF_UNIX)
+monitor.bind(str(work / "monitor"))
+monitor.listen(1)
+{before}
+peer, _ = monitor.accept()
+peer.sendall(b'{{"QMP": {{"version": {{}}}}}}\\n')
+for line in peer.makefile("rb"):
+    asked = json.loads(line)
+    command = asked["arguments"].get("command-line", "")
+    answer = {{"info registers -a": "CPU#0\\nRIP=ffffffff821b8d0f RFL=2"}}.get(command, "")
+    if command == "sendkey alt-sysrq-w":
+        say("[   73.740088] sysrq: Show Blocked State")
+        say("[   73.740100] task:python3         state:D stack:0     pid:98")
+        say("[   73.740101] Call Trace:")
+        say("[   73.740102]  <TASK>")
+        say("[   73.740103]  __schedule+0x52a/0x1080")
+        say("[   73.740104]  ? not_sure+0x1/0x2")
+        say("[   73.740105]  mptcp_recvmsg+0x28/0xa0 [mptcp]")
+    if command == "sendkey alt-sysrq-l":
+        say("[   74.000000] BUG: kernel NULL pointer dereference, address: 0000000000000000")
+        say("[   74.000001] Kernel panic - not syncing: as if")
+    peer.sendall(b'{{"timestamp": {{}}, "event": "RTC_CHANGE"}}\\n')
+    peer.sendall(json.dumps({{"return": answer}}).encode() + b"\\n")
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "deadlines", "end"),
+    [
+        ("", {"boot": 1.0}, BootEnd.BOOT_DEADLINE),
+        (HELLO, {"silence": 1.0}, BootEnd.SILENCE_DEADLINE),
+        (HELLO, {"total": 1.0}, BootEnd.TOTAL_DEADLINE),
+        (SAY_ALL, {"power_off": 1.0}, BootEnd.POWER_OFF_DEADLINE),
+    ],
+    ids=["boot", "silence", "total", "power-off"],
+)
+def test_a_guest_that_hangs_is_asked_what_it_was_doing(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    deadlines: dict[str, float],
+    end: BootEnd,
+) -> None:
+    monkeypatch.setattr(hang, "BEGINS", 0.2)
+    attempt = run(MONITOR.format(before=before), replace(LONG, **deadlines))
+    assert attempt.end is end
+    text = (tmp_path / "attempt" / boot.HANG).read_text()
+    assert "RIP=ffffffff821b8d0f" in text
+    assert "Show Blocked State" in text
+    assert "sysrq t: all tasks\nnothing was printed" in text
+    assert attempt.stream.notes[-3:] == (
+        "what it was doing: see attempt/hang.txt",
+        "CPU 0 was at RIP ffffffff821b8d0f",
+        "python3 (D) was in __schedule < mptcp_recvmsg",
+    )
+    # What the kernel printed because it was asked is no incident.
+    assert attempt.incidents == ()
+    assert b"NULL pointer" not in (tmp_path / "attempt" / boot.CONSOLE).read_bytes()
+
+
+def test_a_qemu_that_does_not_answer_is_not_waited_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hang, "LIMIT", 0.2)
+    deaf = "m = socket.socket(socket.AF_UNIX)\nm.bind(str(work / 'monitor'))\nm.listen(1)\n"
+    attempt = run(deaf + "time.sleep(3600)", replace(LONG, boot=0.5))
+    assert attempt.end is BootEnd.BOOT_DEADLINE
+    assert not (tmp_path / "attempt" / boot.HANG).exists()
+
+
+def test_a_boot_that_ends_well_is_asked_nothing(run: Run, tmp_path: Path) -> None:
+    run(SAY_ALL + POWER_OFF)
+    assert not (tmp_path / "attempt" / boot.HANG).exists()
