@@ -69,7 +69,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def selftest(session: nox.Session) -> None:
     """Prove on a real kernel that faults of kernels and guests are seen."""
-    run_harness(session, "selftest", {**MEANING, "1": "a fault was not seen for what it is"})
+    run_harness(session, "selftest", {**MEANING, "1": "a fault was not detected correctly"})
 
 
 @nox.session

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from harness.cli.examples import epilog
 from harness.manifest.kernels_yaml import Accel
 from harness.manifest.plan import Profile
 from harness.manifest.schema import Abi
@@ -17,47 +18,46 @@ from harness.verdict.rounds import MOST
 
 DESCRIPTION = """\
 Does this kernel still do what user space relies on, on MPTCP sockets?
-Boots kernels under virtme-ng, runs socket option checks in them over IPv4 and IPv6, and judges.
+Boots kernels under virtme-ng, runs checks in them over IPv4 and IPv6, and judges each kernel.
 """
 
 EPILOG = """\
 examples:
   mptcp-harness matrix                               every kernel of ./kernels.yaml
-  mptcp-harness matrix -k 'debian-6.*' --json r.json some of them, with a record for scripts
-  mptcp-harness matrix --resume                      what an interrupted run did not get to
+  mptcp-harness check arch/x86/boot/bzImage          one image
   mptcp-harness check bzImage --against debian-6.12  what differs between two kernels
-  mptcp-harness bisect --good debian-6.12 --bad debian-newest
-                                                     which kernel between them changed it
-  git bisect run mptcp-harness step --any            which commit, in a kernel tree
-  mptcp-harness nightly                              what is newly wrong, for a timer
-  mptcp-harness check arch/x86/boot/bzImage          one image, modules found beside it
-  mptcp-harness check bzImage --against debian-6.12  only what differs
-  mptcp-harness bisect --good A --bad B              which kernel of a series began it
+  mptcp-harness bisect --good A --bad B              which kernel between them changed it
   git bisect run mptcp-harness step --check ID       which commit of a tree
-  mptcp-harness nightly --notify CMD                 what a timer runs
+  mptcp-harness nightly --notify CMD                 what is newly wrong, for a timer
   mptcp-harness doctor                               what this host lacks
 
 exit status: 0 all as expected; 1 a kernel fails, crashes, hangs or warns; 2 wrong arguments or
-manifest; 3 some kernel could not be tested; 130 interrupted. A command whose own statuses mean
-something else says so in its --help.
+manifest; 3 a kernel could not be tested; 130 interrupted. A command whose statuses differ lists
+them in its --help.
 """
 
 #: What argparse calls its subcommands.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-MANIFEST_HELP = "the kernels (default: ./kernels.yaml)"
+MANIFEST_HELP = "the list of kernels (default: ./kernels.yaml)"
 
 
 def command(
     commands: Commands, name: str, what: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
     """A new command ``name``: ``run`` takes what was given and returns the exit status."""
-    command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    command = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=epilog(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
-        help="where prepared kernels are kept (default: mptcp-harness in XDG_CACHE_HOME)",
+        help="keep prepared kernels in DIR (default: mptcp-harness in XDG_CACHE_HOME)",
     )
     command.set_defaults(run=run)
     return command
@@ -74,8 +74,8 @@ def add_selection(command: argparse.ArgumentParser) -> None:
         "-k",
         dest="kernels",
         metavar="PATTERN",
-        help="only kernels whose names match, such as 'debian-6.*,patched'; a series, or kernels "
-        "of one (trixie-6.12-*), only when named here",
+        help="only kernels whose names match, such as 'debian-6.*,patched'; a series or its "
+        "kernels (trixie-6.12-*) are tested only if named here",
     )
 
 
@@ -85,34 +85,34 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
     )
     command.add_argument(
-        "--check", metavar="PATTERN", help="only these checks, such as 'mptcp_info.*'"
+        "--check", metavar="PATTERN", help="only checks whose names match, such as 'mptcp_info.*'"
     )
     command.add_argument(
         "--seed",
         type=Number(0, (1 << 63) - 1),
         metavar="N",
-        help="what payloads derive from; printed and recorded, so that a run can be repeated",
+        help="seed of the payloads; the run prints its own, and with it the run can be repeated",
     )
     command.add_argument(
         "--payload",
         type=Number(1, 1 << 24),
         metavar="BYTES",
-        help="one size instead of a byte, a segment and a stream",
+        help="one payload size instead of a byte, a segment and a stream",
     )
     add_profile(command, "full")
     _add_repeat(command)
     command.add_argument(
         "--reuse",
         action="store_true",
-        help="do not boot a kernel again whose last result was good and whose circumstances are "
-        "the same; its earlier result is shown, and from which run",
+        help="do not boot a kernel whose last result was good and for which nothing changed; show "
+        "that result, and its run",
     )
     command.add_argument(
         "--confirm",
         type=Number(0, 100),
         default=0,
         metavar="N",
-        help="boot a kernel that fails N more times, and say whether it always does",
+        help="boot a failing kernel N more times, and say whether it fails every time",
     )
     command.add_argument(
         "--abi",
@@ -124,9 +124,9 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bundle-image",
         action="store_true",
-        help="put the image into what a failing kernel leaves for `replay`, too",
+        help="include the image in the bundle of a failing kernel",
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
     add_output(command)
 
 
@@ -136,14 +136,18 @@ def add_predicate(command: argparse.ArgumentParser, default: str = "") -> None:
     wanted.add_argument(
         "--check",
         metavar="PATTERN",
-        help="bad is where such a check fails, or the capability of capability.NAME is absent"
+        help="a kernel is bad if such a check fails; for capability.NAME, if it is absent"
         + (f" (default: {default})" if default else ""),
     )
     wanted.add_argument(
-        "--incident", metavar="FINGERPRINT", help="bad is where the log has it; its beginning does"
+        "--incident",
+        metavar="FINGERPRINT",
+        help="a kernel is bad if its log contains this incident; a unique prefix is enough",
     )
     wanted.add_argument(
-        "--any", action="store_true", help="bad is what starts and is not as expected"
+        "--any",
+        action="store_true",
+        help="a kernel is bad if it boots but misses its expected verdict",
     )
 
 
@@ -162,20 +166,20 @@ def _add_repeat(command: argparse.ArgumentParser) -> None:
         "--repeat",
         type=Number(1, MOST),
         metavar="N",
-        help="check N times in one boot, each time with the next seed, and say how often what "
-        "failed; --seed with that of a round repeats it",
+        help="run the checks N times in one boot, each round with the next seed, and say how often "
+        "each check failed; --seed repeats a round",
     )
     command.add_argument(
         "--until-fail",
         action="store_true",
-        help=f"repeat until a check fails, --repeat times at most (default: {MOST})",
+        help=f"repeat until a check fails, at most --repeat times (default: {MOST})",
     )
     command.add_argument(
         "--for",
         dest="duration",
         type=span,
         metavar="TIME",
-        help="repeat no longer than 90s, 10m, 8h; the round that is under way is finished",
+        help="repeat for 90s, 10m or 8h, and finish the round that has begun",
     )
 
 
@@ -191,7 +195,7 @@ def add_resources(command: argparse.ArgumentParser) -> None:
         "--accel",
         type=Accel,
         choices=list(Accel),
-        help="over the manifest's; auto tries whether KVM boots a kernel, and says so",
+        help="overrides the manifest; auto uses KVM if a trial boot succeeds",
     )
 
 
@@ -200,7 +204,7 @@ def add_output(command: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="consoles, events and results go there (default: a new directory in XDG_STATE_HOME)",
+        help="write consoles, events and results to DIR (default: a new one in XDG_STATE_HOME)",
     )
 
 

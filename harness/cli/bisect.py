@@ -36,24 +36,18 @@ def add(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "bisect", "find which of many prebuilt kernels changed something", run
     )
-    command.epilog = (
-        "exit status: 0 a kernel or a range is named, or with --boundaries the map; 1 no answer, "
-        "for the ends do not differ or are swapped, or the evidence contradicts itself; 2 wrong "
-        "arguments or manifest; 3 an end could not be tested, or another harness is at the same; "
-        "130 interrupted: the same command goes on"
-    )
     arguments.add_manifest(command)
     command.add_argument(
         "--good",
         "--from",
         metavar="NAME",
-        help="a kernel that does not show it; with --boundaries simply the one end",
+        help="a good kernel; with --boundaries, one end of the series",
     )
     command.add_argument(
         "--bad",
         "--to",
         metavar="NAME",
-        help="a kernel that shows it, which may be the older; with --boundaries the other end",
+        help="a bad kernel, which may be the older one; with --boundaries, the other end",
     )
     arguments.add_predicate(
         command, "the checks that fail on the bad kernel and pass on the good one"
@@ -61,8 +55,7 @@ def add(commands: arguments.Commands) -> None:
     command.add_argument(
         "--boundaries",
         action="store_true",
-        help="find where along all kernels, or those between the two, each check and capability "
-        "changed",
+        help="find where each check and capability changed, along all kernels or between the two",
     )
     arguments.add_resources(command)
     command.add_argument(
@@ -70,19 +63,17 @@ def add(commands: arguments.Commands) -> None:
         type=arguments.Number(0, 1000),
         default=0,
         metavar="N",
-        help="boot each kernel N more times, for what does not show in every boot",
+        help="boot each kernel N more times, for a failure that comes and goes",
     )
     command.add_argument(
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
     )
     command.add_argument(
-        "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="of the payloads"
+        "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="seed of the payloads"
     )
     arguments.add_profile(command, "quick where --check names nothing else, else full")
-    command.add_argument(
-        "--fresh", action="store_true", help="forget what an earlier bisect for the same found out"
-    )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    command.add_argument("--fresh", action="store_true", help="do not continue an earlier bisect")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
     arguments.add_output(command)
 
 

@@ -21,16 +21,12 @@ RUN_HELP = "its id or the beginning of that, 'last', its directory, or a file of
 
 def add(commands: arguments.Commands) -> None:
     command = arguments.command(commands, "compare", "show what changed between two runs", run)
-    command.epilog = (
-        "exit status: 0 nothing is worse; 1 something is; 2 there is no such run; 3 something "
-        "could not be compared"
-    )
     command.add_argument(
         "runs",
         nargs="*",
         metavar="RUN",
-        help=f"{RUN_HELP}; of one the one before it that was asked for the same is compared with "
-        "it, of none the last two",
+        help=f"{RUN_HELP}; one run is compared with the last one before it that asked the same, "
+        "none means the last two",
     )
 
 

@@ -22,13 +22,13 @@ def add(commands: arguments.Commands) -> None:
     command.add_argument(
         "--modules",
         action="store_true",
-        help="for a kernel that can load modules; the harness needs none of them",
+        help="for a kernel that can load modules; the harness needs none",
     )
     command.add_argument(
         "--debug-info",
         action="store_true",
-        help="with debug information, by which traces get source lines; the build takes three "
-        "times as long, and gigabytes",
+        help="with debug information, for source lines in traces; the build takes three times as "
+        "long, and gigabytes",
     )
 
 

@@ -26,14 +26,14 @@ def add(commands: arguments.Commands) -> None:
     command.add_argument(
         "--check",
         metavar="PATTERN",
-        help="the checks, such as 'mptcp_info.*' or '*', that were ever bad, kernel by kernel",
+        help="show each check, such as 'mptcp_info.*' or '*', that ever failed, kernel by kernel",
     )
     command.add_argument(
         "--last",
         type=arguments.Number(1, 1000),
         default=20,
         metavar="N",
-        help="so many runs that have such a kernel (default: 20)",
+        help="the last N runs that have such a kernel (default: 20)",
     )
 
 

@@ -67,8 +67,8 @@ def add_prune(commands: arguments.Commands) -> None:
         type=arguments.seconds_of,
         default="30d",
         metavar="AGE",
-        help="what was used within this time stays, such as 12h, 30d or 2w (default: 30d)",
+        help="keep what was used within AGE, such as 12h, 30d or 2w (default: 30d)",
     )
     command.add_argument(
-        "--dry-run", action="store_true", help="say what would be removed, and remove nothing"
+        "--dry-run", action="store_true", help="list what would be removed, and remove nothing"
     )

@@ -21,8 +21,8 @@ def add(commands: arguments.Commands) -> None:
     command.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the last run that was asked for the same and was interrupted: only "
-        "kernels without a result are booted",
+        help="continue the last interrupted run with the same manifest and settings: boot only "
+        "kernels without a result",
     )
 
 

@@ -31,7 +31,7 @@ def add(commands: arguments.Commands) -> None:
         metavar="KERNEL",
         help="only kernels of this name, or such as 'debian-*' (default: every kernel)",
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the list there too")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the list to FILE")
 
 
 def run(given: argparse.Namespace) -> int:

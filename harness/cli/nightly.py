@@ -54,38 +54,29 @@ def add(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "nightly", "selftest, matrix, comparison with the last run, and bisects", run
     )
-    command.epilog = (
-        "exit status: 0 nothing new is wrong, and everything was tested; 1 something is newly "
-        "wrong, or a fault would not be seen; 2 wrong arguments or manifest; 3 something could not "
-        "be tested, another nightly is under way, or the notification failed; 130 interrupted"
-    )
     arguments.add_manifest(command)
     arguments.add_selection(command)
     command.add_argument(
         "--notify",
         metavar="CMD",
-        help="run CMD at the end, with the path of the report (Markdown; as plain text it lies "
-        "beside it) and the exit status as two more arguments",
+        help="at the end run CMD with two more arguments, the path of the Markdown report and the "
+        "exit status",
     )
     command.add_argument(
-        "--wait", action="store_true", help="if another nightly is under way, wait for its end"
+        "--wait", action="store_true", help="if another nightly runs, wait for its end"
     )
-    command.add_argument(
-        "--no-selftest", action="store_true", help="do not prove first that faults would be seen"
-    )
-    command.add_argument(
-        "--no-bisect", action="store_true", help="do not look for the kernel that began it"
-    )
+    command.add_argument("--no-selftest", action="store_true", help="skip the selftest")
+    command.add_argument("--no-bisect", action="store_true", help="skip the bisects")
     command.add_argument(
         "--confirm",
         type=arguments.Number(0, 100),
         default=0,
         metavar="N",
-        help="boot a kernel that fails N more times, and say whether it always does",
+        help="boot a failing kernel N more times, and say whether it fails every time",
     )
     arguments.add_resources(command)
     command.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the matrix's results there"
+        "--json", type=Path, metavar="FILE", help="write the results of the matrix to FILE"
     )
     arguments.add_output(command)
 

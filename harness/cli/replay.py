@@ -24,37 +24,32 @@ def add(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "replay", "boot a kernel that failed again, from the bundle that it left", run
     )
-    command.epilog = (
-        "exit status: 0 the failure did not come again, and nothing else failed; 1 a boot failed; "
-        "2 no sound bundle, or a wrong argument; 3 nothing, or not enough, was learned; "
-        "130 interrupted"
-    )
     command.add_argument(
-        "bundle", type=Path, help="NAME.bundle.tar.zst, in a run's directory below kernels/NAME"
+        "bundle", type=Path, help="kernels/NAME/NAME.bundle.tar.zst in the directory of a run"
     )
     command.add_argument(
         "--image",
         type=Path,
         metavar="FILE",
-        help="the kernel's image, where the bundle has none (default: found by its hash)",
+        help="the image, if the bundle has none (default: found by its hash)",
     )
     command.add_argument(
         "--vary",
         action="store_true",
-        help="also under the other accelerator, with one and two processors and another QEMU, and "
-        "say what the failure follows: the kernel, the timing or the environment",
+        help="also boot under the other accelerator, with one and two processors and with another "
+        "QEMU, and say whether the failure depends on the kernel, the timing or the environment",
     )
     command.add_argument(
         "--times",
         type=arguments.Number(1, 1000),
         metavar="N",
-        help=f"boots of each (default: 1, with --vary {TIMES})",
+        help=f"number of boots of each variation (default: 1, with --vary {TIMES})",
     )
     command.add_argument(
         "--qemu",
         type=Path,
         metavar="FILE",
-        help="another qemu-system-x86_64; with --vary beside the usual one (default: one in PATH)",
+        help="another qemu-system-x86_64 (default: one in PATH); --vary uses both",
     )
     arguments.add_output(command)
 

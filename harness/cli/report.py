@@ -39,7 +39,10 @@ def add(commands: arguments.Commands) -> None:
         "--format", choices=sorted(FORMATS), default="markdown", help="(default: markdown)"
     )
     command.add_argument(
-        "--output", type=Path, metavar="FILE", help="write it there (default: standard output)"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the report to FILE (default: standard output)",
     )
 
 

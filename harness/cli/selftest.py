@@ -57,8 +57,6 @@ def add(commands: arguments.Commands) -> None:
         metavar="NAME",
         help="the kernel of the manifest (default: the newest that passes)",
     )
-    command.add_argument(
-        "--only", metavar="FAULT,...", help="only these faults (default: one after another, all)"
-    )
+    command.add_argument("--only", metavar="FAULT,...", help="only these faults (default: all)")
     arguments.add_resources(command)
     arguments.add_output(command)

@@ -37,10 +37,6 @@ def add(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "step", "build, boot and judge one commit, for git bisect run", run
     )
-    command.epilog = (
-        "exit status, as git bisect run reads it: 0 good; 1 bad; 125 it cannot be tested; 128 or "
-        "more stop: nothing can be learned here, or interrupted"
-    )
     arguments.add_predicate(command)
     command.add_argument(
         "--patch",
@@ -49,7 +45,7 @@ def add(commands: arguments.Commands) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="apply it for the build, never to the tree itself; may be given several times",
+        help="apply FILE to the copy that is built; may be given several times",
     )
     command.add_argument(
         "--config",
@@ -58,26 +54,26 @@ def add(commands: arguments.Commands) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="lines of a .config, or a whole one, that count over those of `mptcp-harness config`",
+        help="a .config, or lines of one, that override those of `mptcp-harness config`",
     )
     command.add_argument(
         "--confirm",
         type=arguments.Number(0, 1000),
         default=0,
         metavar="N",
-        help="boot a commit that seems good N more times, for what does not show in every boot",
+        help="boot a good commit N more times, for a failure that comes and goes",
     )
     command.add_argument(
-        "--save", type=Path, metavar="FILE", help="copy the image there, for check and --against"
+        "--save", type=Path, metavar="FILE", help="copy the image to FILE, for `check`"
     )
     command.add_argument(
-        "--fresh", action="store_true", help="build and boot it even if its results are known"
+        "--fresh", action="store_true", help="build and boot the commit even if its result is known"
     )
     command.add_argument(
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
     )
     command.add_argument(
-        "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="of the payloads"
+        "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="seed of the payloads"
     )
     arguments.add_profile(command, "quick where --check names nothing else, else full")
     arguments.add_resources(command)

@@ -58,7 +58,7 @@ def baselines(
             try:
                 result = kernel_from_text(kept.record())
             except ValueError as error:
-                say(f"{kept.kernel}: its result in run {head.id} is of no use ({error})")
+                say(f"{kept.kernel}: its result in run {head.id} cannot be read ({error})")
                 continue
             found[kept.kernel] = Baseline(result, head)
         if len(found) == len(kernels):

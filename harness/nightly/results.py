@@ -36,7 +36,7 @@ class Selftest:
 
     @property
     def is_blind(self) -> bool:
-        """Whether a fault was not seen for what it is: then no pass of this night counts."""
+        """Whether a fault was not detected correctly: then no pass of this night counts."""
         wrong = (row for row in self.rows if not row.ok)
         return any(row.verdict is not KernelVerdict.INFRASTRUCTURE for row in wrong)
 

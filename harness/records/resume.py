@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Interrupted runs: what was asked for, and which run may be gone on with."""
+"""Interrupted runs: what was asked for, and which run may be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store
 from harness.verdict.results import KernelResult
 
-#: Of what a run notes about itself, what may have changed when it is gone on with.
+#: Of what a run notes about itself, what may have changed when it is resumed.
 PASSING = ("host",)
 
 
@@ -93,7 +93,7 @@ def check_alike(run: Run, about: Mapping[str, str]) -> None:
     changed = [name for name in names if then.get(name) != about.get(name)]
     if changed:
         raise UsageError(
-            f"run {run.id} cannot be gone on with, for since it began these have changed: "
+            f"run {run.id} cannot be resumed; since it began, these have changed: "
             f"{', '.join(changed)}; leave --resume away to begin anew"
         )
 
@@ -105,5 +105,5 @@ def finished(store: Store, run: Run, say: Callable[[str], None]) -> dict[str, Ke
         try:
             found[kept.kernel] = kernel_from_text(kept.record())
         except ValueError as error:
-            say(f"the kept result of {kept.kernel} is of no use ({error}): testing again")
+            say(f"the kept result of {kept.kernel} cannot be read ({error}): testing again")
     return found

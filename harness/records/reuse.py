@@ -85,7 +85,8 @@ class Results:
                 raise Malformed("it is damaged: two verdicts")
         except ValueError as error:
             return Answer(
-                None, f"the result kept of run {last.run.id} is of no use ({error}): testing again"
+                None,
+                f"the result kept of run {last.run.id} cannot be read ({error}): testing again",
             )
         if not result.verdict.as_expected and not (self._evidence and _tells(result)):
             flaky = f" ({result.confirmed})" if result.confirmed else ""

@@ -222,7 +222,7 @@ def _kernel(kept: Kept) -> KernelResult:
             raise ValueError("it contradicts itself")
     except ValueError as error:
         return KernelResult.infrastructure(
-            kept.kernel, f"its result, kept of run {kept.run.id}, is of no use: {error}"
+            kept.kernel, f"its result, kept of run {kept.run.id}, cannot be read: {error}"
         )
     return result
 

@@ -23,7 +23,7 @@ def line(row: Row) -> str:
         case Again.UNTESTED | Again.OTHER:
             text = f"{head}{comparison.again.value}: {printable(row.reason)}{tail}"
         case Again.GONE:
-            text = f"{head}the failure did not come again{tail}"
+            text = f"{head}the failure was not reproduced{tail}"
         case _:
             text = f"{head}{comparison.again.value}: {_named(comparison.same)}{tail}"
     more = (("not this time", comparison.gone), ("new", comparison.new))
@@ -55,7 +55,7 @@ def summary(tried: Sequence[Tried]) -> str:
     hits, others = sum(a.is_it for a in told), sum(a is Again.OTHER for a in told)
     if not told:
         return "nothing was learned about the kernel"
-    text = f"the failure came again in {hits} of {plural(len(told), 'boot')}"
+    text = f"the failure was reproduced in {hits} of {plural(len(told), 'boot')}"
     if others:
         text += f", another one in {others}"
     return text

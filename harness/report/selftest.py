@@ -19,5 +19,5 @@ def summary(rows: Sequence[Row], wanted: int, seconds: float) -> str:
     elif len(rows) < wanted:
         said = f"NOT OK: {wanted - len(rows)} of {plural(wanted, 'boot')} not done"
     else:
-        said = f"ok: {plural(len(rows) - 1, 'fault')}, each seen for what it is"
+        said = f"ok: {plural(len(rows) - 1, 'fault')}, all detected correctly"
     return f"selftest {said} ({seconds:.0f} s)"

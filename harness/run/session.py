@@ -126,7 +126,7 @@ class _Session:
             if entry.name not in self._done:  # what was cut off is no attempt
                 shutil.rmtree(self._keeper.place(entry.name).parent, ignore_errors=True)
         self._notes.append(
-            f"interrupted, and gone on with at {_now()}: {len(self._done)} of "
+            f"interrupted, and resumed at {_now()}: {len(self._done)} of "
             f"{len(self._entries)} kernels had a result"
         )
 

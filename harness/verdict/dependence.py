@@ -103,7 +103,9 @@ def conclude(tried: Sequence[Tried]) -> Conclusion:
         return Conclusion(Follows.UNCLEAR, "no boot told anything", untold)
     if not hits:
         other = ", though others did" if any(again.failed for again in boots) else ""
-        why = f"it came again in none of {len(boots)} boots{other}: give --times a larger number"
+        why = (
+            f"it was reproduced in none of {len(boots)} boots{other}: give --times a larger number"
+        )
         return Conclusion(Follows.UNCLEAR, why, untold)
     if hits == len(boots):
         if sum(bool(one.told) for one in tried) < 2:

@@ -180,7 +180,7 @@ def test_a_damaged_result_is_said_and_passed_over(nights: Nights, tmp_path: Path
         store.add(good.run.id, "stable", "pass", "{}")
     found = nights.night()
     assert found.compared == ()
-    assert f"its result in run {good.run.id} is of no use" in text(found)
+    assert f"its result in run {good.run.id} cannot be read" in text(found)
 
 
 def test_a_run_with_other_settings_is_no_baseline(nights: Nights) -> None:

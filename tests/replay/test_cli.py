@@ -39,7 +39,7 @@ def test_a_failure_that_comes_again_is_status_1(
     assert replay(bench, bundle) == EXIT_FAILED
     said = capsys.readouterr().out
     assert "the same: fails in ipv4 payload.arrives" in said
-    assert "the failure came again in 1 of 1 boot\n" in said
+    assert "the failure was reproduced in 1 of 1 boot\n" in said
 
 
 def test_a_failure_that_stays_away_is_status_0(bench: Bench, bundle: Path) -> None:

@@ -52,7 +52,7 @@ def test_many_symptoms_are_counted() -> None:
 
 def test_how_often_it_came_again_is_said() -> None:
     tried = [Tried(MACHINE, (Again.SAME, Again.GONE, Again.OTHER, Again.UNTESTED))]
-    assert summary(tried) == "the failure came again in 1 of 3 boots, another one in 1"
+    assert summary(tried) == "the failure was reproduced in 1 of 3 boots, another one in 1"
 
 
 def test_boots_that_told_nothing_are_no_all_clear() -> None:

@@ -169,7 +169,7 @@ def test_a_damaged_result_is_said_and_tested_again(desk: Desk) -> None:
         store.add(run.id, "kernel-0", "pass", "{}")
     desk.resume()
     assert desk.outcomes.booted == NAMES
-    assert any("kernel-0 is of no use" in progress.detail for progress in desk.heard)
+    assert any("kernel-0 cannot be read" in progress.detail for progress in desk.heard)
 
 
 def test_how_many_at_a_time_makes_no_other_run(desk: Desk) -> None:

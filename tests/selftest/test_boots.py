@@ -273,7 +273,7 @@ def test_a_reason_cannot_act_on_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("rows", "wanted", "said"),
     [
-        ([GOOD, GOOD], 2, "selftest ok: 1 fault, each seen for what it is (12 s)"),
+        ([GOOD, GOOD], 2, "selftest ok: 1 fault, all detected correctly (12 s)"),
         ([GOOD, BAD], 2, "selftest NOT OK: early-end (12 s)"),
         ([GOOD], 3, "selftest NOT OK: 2 of 3 boots not done (12 s)"),
     ],

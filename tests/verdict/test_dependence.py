@@ -87,5 +87,6 @@ def test_the_boots_on_each_side_are_counted() -> None:
 def test_where_nothing_came_again_more_boots_are_asked_for() -> None:
     said = conclude([tried("tcg 1 q", "..o")]).why
     assert (
-        said == "it came again in none of 3 boots, though others did: give --times a larger number"
+        said
+        == "it was reproduced in none of 3 boots, though others did: give --times a larger number"
     )

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What --help teaches."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+import pytest
+
+from harness import cli
+from harness.cli import COMMANDS, examples
+
+
+def test_every_command_has_examples() -> None:
+    assert set(examples.EXAMPLES) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_ends_with_its_examples(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.parser([name]).parse_args([name, "--help"])
+    assert f"examples:\n  mptcp-harness {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line", [line for lines in examples.EXAMPLES.values() for line, _ in lines]
+)
+def test_an_example_is_a_command_line_that_parses(line: str) -> None:
+    words = shlex.split(line.partition("|")[0])
+    assert isinstance(cli.parser(words[:1]).parse_args(words), argparse.Namespace)
