@@ -19,7 +19,7 @@ from harness.kernels import Cache
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records import stored_runs, to_json
-from harness.records.run_from_json import COMPARISON
+from harness.records.from_json import COMPARISON
 from harness.report import compare as report
 from harness.report import terminal
 from harness.run import workspace

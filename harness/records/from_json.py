@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The way back from :func:`harness.records.to_json.kernel_to_json`.
+"""The way back from :mod:`harness.records.to_json`: results of kernels, and whole runs.
 
 What was read may have been torn, edited or written by another version: whatever is not exactly
 of that shape is refused, so that nothing becomes a pass by default.
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from harness.errors import Malformed
-from harness.records.to_json import boot_end_word
+from harness.records.fields import Fields
+from harness.records.to_json import SCHEMA, boot_end_word
 from harness.verdict.results import (
     Attempt,
     BootEnd,
@@ -34,12 +34,14 @@ from harness.verdict.results import (
     Phase,
     RoundFailures,
     Rounds,
+    RunResult,
     Stream,
     Timing,
 )
 
-_T = TypeVar("_T")
 _ENDS = {boot_end_word(end): end for end in BootEnd}
+#: What ``check --against`` adds to the record of a run; not part of the run.
+COMPARISON = "comparison"
 _CHECK = ("id", "phase", "side", "verdict", "detail")
 _CHECK_MORE = ("payload", "expected", "got", "raw", "known")
 
@@ -66,85 +68,14 @@ def kernel_from_text(text: str) -> KernelResult:
         raise Malformed(f"kernel: no JSON: {error}") from error
 
 
-class Fields:
-    """An object of JSON whose members are taken one by one, each checked for its type."""
-
-    def __init__(self, where: str, value: Any) -> None:
-        if not isinstance(value, dict):
-            raise Malformed(f"{where} is no object")
-        self._where = where
-        self._left = dict(value)
-
-    def take(self, name: str, kind: type[_T]) -> _T:
-        """The member ``name``, which is exactly of type ``kind``: 1 is no True, and no 1.0."""
-        if name not in self._left:
-            raise Malformed(f"{self._where} lacks {name!r}")
-        value = self._left.pop(name)
-        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
-            raise Malformed(f"{self._where}: {name!r} is not of type {kind.__name__}")
-        return value
-
-    def text(self, name: str) -> str:
-        return self.take(name, str)
-
-    def word(self, name: str, words: Callable[[str], _T]) -> _T:
-        """The member ``name`` as one of a closed set."""
-        text = self.take(name, str)
-        try:
-            return words(text)
-        except (ValueError, KeyError) as error:
-            raise Malformed(f"{self._where}: {name!r} cannot be {text[:64]!r}") from error
-
-    def optional_word(self, name: str, words: Callable[[str], _T]) -> _T | None:
-        """As :meth:`word`, of a member that may be null but not absent."""
-        if self._left.get(name, ...) is None:
-            del self._left[name]
-            return None
-        return self.word(name, words)
-
-    def has(self, name: str) -> bool:
-        return name in self._left
-
-    def optional(self, name: str, kind: type[_T]) -> _T | None:
-        """The member ``name``, which may be null but not absent."""
-        if self._left.get(name, ...) is None:
-            del self._left[name]
-            return None
-        return self.take(name, kind)
-
-    def later(self, name: str, kind: type[_T]) -> _T | None:
-        """As :meth:`optional`, of a member that records of older harnesses do not have."""
-        return self.optional(name, kind) if name in self._left else None
-
-    def added(self, name: str, kind: type[_T], otherwise: _T) -> _T:
-        """As :meth:`take`; ``otherwise`` is what records of older harnesses mean, which lack it."""
-        return self.take(name, kind) if name in self._left else otherwise
-
-    def fields(self, name: str) -> Fields:
-        return Fields(f"{self._where}.{name}", self.take(name, dict))
-
-    def each(
-        self, name: str, make: Callable[[Fields], _T], *, since: bool = False
-    ) -> tuple[_T, ...]:
-        """The objects in the list ``name``, by ``make``; ``since``: older records lack the list."""
-        items: list[Any] = self.added(name, list, []) if since else self.take(name, list)
-        return tuple(make(Fields(f"{self._where}.{name}[{i}]", x)) for i, x in enumerate(items))
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        items = self.take(name, list)
-        if not all(type(item) is str for item in items):
-            raise Malformed(f"{self._where}: {name!r} holds something else than text")
-        return tuple(items)
-
-    def mapping(self, name: str, kind: type[_T]) -> dict[str, _T]:
-        """The object ``name``, whose members have any name and one type."""
-        items = self.fields(name)
-        return {key: items.take(key, kind) for key in list(items._left)}
-
-    def end(self) -> None:
-        """Raises where a member was not taken."""
-        if self._left:
-            raise Malformed(f"{self._where} has {next(iter(self._left))!r}, which is unknown")
+def run_from_text(text: str) -> RunResult:
+    """The run in the JSON ``text``. Raises :class:`Malformed`."""
+    try:
+        return _whole(json.loads(text))
+    except Malformed:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"no JSON: {error}") from error
 
 
 def _kernel(given: Fields) -> KernelResult:
@@ -331,3 +262,47 @@ def _phase(given: Fields) -> Phase:
     phase = Phase(given.text("name"), given.take("seconds", float))
     given.end()
     return phase
+
+
+# A whole run.
+
+
+def _whole(value: Any) -> RunResult:
+    if isinstance(value, dict):
+        value = {name: member for name, member in value.items() if name != COMPARISON}
+    given = Fields("record", value)
+    schema = given.take("schema", int)
+    if schema != SCHEMA:
+        raise Malformed(f"its schema is {schema}, this mptcp-harness reads {SCHEMA}")
+    head = given.fields("run")
+    kernels = given.take("kernels", list)
+    given.end()
+    run = _run(head, kernels)
+    names = [kernel.name for kernel in run.kernels]
+    if len(set(names)) < len(names):
+        raise Malformed("two kernels have the same name")
+    return run
+
+
+def _run(given: Fields, kernels: list[Any]) -> RunResult:
+    timing = given.fields("timing")
+    run = RunResult(
+        id=given.text("id"),
+        started=given.text("started"),
+        finished=given.text("finished"),
+        harness_version=given.text("harness_version"),
+        host=given.text("host"),
+        qemu=given.text("qemu"),
+        virtme_ng=given.text("virtme_ng"),
+        accel=given.text("accel"),
+        seed=given.take("seed", int),
+        interrupted=given.take("interrupted", bool),
+        missing=given.texts("missing"),
+        directory=given.text("directory"),
+        startup_s=timing.take("startup_s", float),
+        notes=given.texts("notes"),
+        kernels=tuple(kernel_from_json(kernel) for kernel in kernels),
+    )
+    timing.end()
+    given.end()
+    return run

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.records.from_json import kernel_from_text
-from harness.records.run_from_json import run_from_text
+from harness.records.from_json import kernel_from_text, run_from_text
 from harness.records.store import Kept, Run, Store
 from harness.verdict.results import KernelResult, KernelVerdict, RunResult
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.records.run_from_json import run_from_text
+from harness.records.from_json import run_from_text
 from harness.verdict.results import Attempt, BootEnd, CheckResult, CheckVerdict, Stream
 from tests import fake_boots
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import Malformed
 from harness.records import to_json
-from harness.records.run_from_json import run_from_text
+from harness.records.from_json import run_from_text
 from harness.verdict.results import RunResult
 from tests import factories
 
