@@ -150,9 +150,10 @@ OWN: Mapping[str, tuple[str, str]] = {
     "unread": ("flags 2, subflows 1", "1"),
     "shut": ("flags 2, subflows 1", "1"),
     "peer-shut": ("flags 2, subflows 1", "1"),
-    "closed-first": ("flags 2, subflows 0", "1"),
-    "closed-last": ("flags 2, subflows 0", "1"),
-    "reset": ("flags 2, subflows 0", "1"),
+    # The subflow is gone at once, or (6.12.43) some time after the connection.
+    "closed-first": ("flags 2", "1"),
+    "closed-last": ("flags 2", "1"),
+    "reset": ("flags 2", "1"),
     "disconnected": ("flags 0, subflows 0", "1"),
     "reconnected": ("flags 2, subflows 1", "1"),
     "fallback-disconnected": ("flags 0, subflows 0", "1"),
@@ -206,7 +207,11 @@ def _own(call: str, expected: Expected) -> Look:
         wanted = expected(lab, state)
         if state == "fresh" and call in EARLY and got == "1":
             return  # up to 6.3 a socket has its first subflow from the start
-        if not (got[-1:].isdigit() and wanted.startswith(got + ",")):  # an older, shorter one
+        if wanted.startswith("flags") and got.startswith("flags"):
+            # An older kernel does not count subflows, and at times the number does not matter.
+            got = got if "," in wanted else got.split(",")[0]
+            wanted = wanted if "," in got else wanted.split(",")[0]
+        if got != wanted:
             _expect(state, call, got, wanted)
 
     look.__doc__ = "In every state %s is right, and refused after a fallback." % call

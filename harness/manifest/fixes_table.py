@@ -131,6 +131,13 @@ FIXES: tuple[Fix, ...] = (
         since="5.17",
         checks=("disconnect.*", "reconnect.*"),
     ),
+    # Before, an accepted socket that was disconnected can never be connected again: EINVAL.
+    Fix(
+        "ddb1a072f858",
+        "mptcp: move first subflow allocation at mpc access time",
+        fixed="6.4",
+        checks=("state.reconnect", "state.reconnected_is_mptcp"),
+    ),
     Fix(
         "17393fa7b708",
         "mptcp: fix premature close in case of fallback",

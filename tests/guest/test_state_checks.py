@@ -165,3 +165,31 @@ def test_a_failure_names_every_state_that_fails(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(module, "trace_of", trace_of)
     assert failures("ipv4") == {"state.poll": "poll, state bound; also reset"}
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "fails"),
+    [
+        ("client", "flags 2, subflows 1", False),
+        ("client", "flags 2, subflows 0", True),
+        ("client", "flags 2", False),  # does not count: up to 6.7
+        ("client", "flags 0", True),
+        ("client", "EOPNOTSUPP", True),
+        ("closed-last", "flags 2, subflows 1", False),
+        ("closed-last", "flags 0, subflows 0", True),
+        ("fallback", "flags 1, subflows 1", True),
+    ],
+)
+def test_what_mptcp_info_may_say(
+    state: str, said: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = traces.trace_of
+
+    def trace_of(family: int, where: str, protocol: int = MPTCP) -> traces.Trace:
+        trace = dict(real(family, where, protocol))
+        if where == state:
+            trace["MPTCP_INFO"] = said
+        return trace
+
+    monkeypatch.setattr(module, "trace_of", trace_of)
+    assert ("state.mptcp_info" in failures("ipv4")) is fails
