@@ -95,6 +95,15 @@ def ioctl(sock: _socket.socket, request: int) -> int:
     return int(_INT.unpack(value.raw)[0])
 
 
+def fcntl(sock: _socket.socket, command: int, value: int) -> int:
+    """fcntl(2) with an int. Raises OSError."""
+    got = _libc.fcntl(sock.fileno(), ctypes.c_int(command), ctypes.c_long(value))
+    if got < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, errno_name(number))
+    return int(got)
+
+
 def splice(source: int, sink: int, length: int, flags: int = 0) -> int:
     """splice(2) without offsets. Raises OSError."""
     moved = _libc.splice(source, None, sink, None, ctypes.c_size_t(length), ctypes.c_uint(flags))

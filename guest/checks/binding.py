@@ -12,7 +12,7 @@ from guest.calls import POLLIN, POLLOUT, errno_of, fails, has_events, poll
 from guest.checks import equal, require, scenario_check
 from guest.checks.reconnect import is_mptcp
 from guest.flow import at_end, content, exchange, read, same
-from guest.lab import MPTCP, TCP, wait_until
+from guest.lab import MPTCP, TCP, wait_until, write_sysctl
 from guest.setting import get, get_int, put, putting
 from guest.variants import each
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from guest.lab import Lab
 
 SCENARIO = "binding"
+SYNCOOKIES = "net.ipv4.tcp_syncookies"
 ANY_IPV4 = "0.0.0.0"  # noqa: S104
 ANY = {_socket.AF_INET: ANY_IPV4, _socket.AF_INET6: "::"}
 #: Of nobody: TEST-NET-1 (RFC 5737), and the documentation prefix (RFC 3849).
@@ -161,6 +162,23 @@ def v6only_connect(lab: Lab) -> None:
     exchange(client, server, content(20_000), content(20_000))
     for end in (client, server):
         equal("TCP_IS_MPTCP", is_mptcp(end), True)
+
+
+@scenario_check("accept.of_plain_tcp_over_ipv4", scenario=SCENARIO, families=("ipv6",))
+def tcp_over_ipv4(lab: Lab) -> None:
+    """A plain TCP client over IPv4 is accepted by a listener on ::, with mapped addresses."""
+    sock = lab.socket()
+    put(sock, "IPV6_V6ONLY", 0)
+    sock.bind(("::", 0))
+    sock.listen(4)
+    client = lab.adopt(_socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, TCP))
+    port = sock.getsockname()[1]
+    client.connect(("127.0.0.1", port))
+    server = lab.accept(sock)
+    equal("getpeername()", server.getpeername()[:2], ("::ffff:127.0.0.1", client.getsockname()[1]))
+    equal("getsockname()", server.getsockname()[:2], ("::ffff:127.0.0.1", port))
+    exchange(client, server, content(20_000), content(20_000))
+    equal("MPTCP at the server", is_mptcp(server), False)
 
 
 @scenario_check("connect.to_a_mapped_address", scenario=SCENARIO, families=("ipv6",))
@@ -336,3 +354,23 @@ def wrong_family(lab: Lab) -> None:
     listener = lab.listener()
     sock.connect(listener.getsockname())
     exchange(sock, lab.accept(listener), content(1000), content(1000))
+
+
+@scenario_check("syncookies.keep_mptcp", scenario=SCENARIO)
+@each("mptcp", "tcp")
+def syncookies(lab: Lab) -> None:
+    """With SYN cookies for every connection MPTCP clients stay MPTCP, and TCP clients TCP."""
+    lab.afterwards(lambda: write_sysctl(SYNCOOKIES, "1"))
+    write_sysctl(SYNCOOKIES, "2")
+    listener = lab.listener()
+    mptcp = lab.side == "mptcp"
+    client = lab.socket(MPTCP if mptcp else TCP)
+    client.connect(listener.getsockname())
+    client.sendall(b"first")  # a cookie's connection is made by the third segment, or by data
+    server = lab.accept(listener)
+    same("what is read first", read(server, 5), b"first")
+    for name, sock in (("client", client), ("server", server)):
+        equal("MPTCP at the " + name, is_mptcp(sock), mptcp)
+    exchange(client, server, content(50_000), content(50_000, 1))
+    client.shutdown(_socket.SHUT_WR)
+    at_end("the end of the stream", server)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _socket
 import errno
+import os
 import struct
 import time
 
@@ -18,10 +20,12 @@ from guest.calls import (
     equal_events,
     errno_of,
     fails,
+    fcntl,
     has_events,
 )
 from guest.checks import equal, require, scenario_check
 from guest.flow import arrive, at_end, content, exchange, fill, read_to_end, same, small_buffers
+from guest.lab import wait_until
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 SCENARIO = "effects"
 RESET = POLLIN | POLLOUT | POLLERR | POLLHUP | POLLRDHUP
 SHUT_RD, SHUT_WR, SHUT_RDWR = 0, 1, 2
+F_SETFL, F_SETOWN, O_ASYNC = 4, 8, 0x2000
 
 
 def linger(seconds: int, on: int = 1) -> Callable[[_socket.socket], None]:
@@ -298,3 +303,27 @@ def listener_close(lab: Lab) -> None:
         has_events("of a client nobody accepted", client, POLLOUT | POLLHUP)
         require("send to nobody", errno_of(client.send, b"x") != 0, "an error", "success")
     fails("a new connect()", errno.ECONNREFUSED, lab.socket().connect, address)
+
+
+@scenario_check("sigio.is_sent", scenario=SCENARIO)
+@each("data", "end", "reset")
+def sigio(lab: Lab) -> None:
+    """With O_ASYNC and F_SETOWN data, the end of the stream and a reset send SIGIO."""
+    pair = lab.pair()
+    exchange(pair.client, pair.server, b"forth", b"back")
+    seen: list[int] = []
+    before = _signal.signal(_signal.SIGIO, lambda number, frame: seen.append(number))
+    try:
+        fcntl(pair.server, F_SETOWN, os.getpid())
+        fcntl(pair.server, F_SETFL, O_ASYNC | os.O_NONBLOCK)
+        if lab.side == "data":
+            pair.client.sendall(b"x")
+        elif lab.side == "end":
+            pair.client.shutdown(SHUT_WR)
+        else:
+            linger(0)(pair.client)
+            pair.client.close()
+        equal("SIGIO", wait_until(lambda: len(seen) > 0), True)
+    finally:
+        fcntl(pair.server, F_SETFL, os.O_NONBLOCK)
+        _signal.signal(_signal.SIGIO, before)

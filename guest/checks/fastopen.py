@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import _socket
 import errno
+import time
 
 from guest import wire
 from guest.calls import POLLHUP, POLLIN, POLLOUT, SIOCINQ, Blocking, fails, has_events, ioctl, poll
 from guest.checks import equal, require, scenario_check
-from guest.checks.control import STAMPS, message, shows_now, stamped
+from guest.checks.control import STAMPS, message, says_when, stamped
 from guest.checks.reconnect import info, is_mptcp
 from guest.flow import MSG_PEEK, at_end, begins, content, exchange, read, same, wait_queued
 from guest.lab import MPTCP, TCP, wait_until, write_sysctl
@@ -345,9 +346,10 @@ def data_have_a_timestamp(lab: Lab) -> None:
     turn_on = putting("SO_TIMESTAMP", stamp.value)
     pair = lab.pair(before_bind=turn_on)
     stamped(pair, pair.server, stamp)  # from then on every packet has a time
+    sent = time.time()
     lab.socket().sendto(b"data", MSG_FASTOPEN, pair.listener.getsockname())
     server = lab.accept(pair.listener)
     wait_queued(server, 4)
     data = message(server, _socket.SOL_SOCKET, stamp.number)
     equal("a control message with the data", data is not None, True)
-    shows_now(stamp, data or b"")
+    says_when(stamp, data or b"", sent)
