@@ -85,6 +85,13 @@ def _run(
     if sound is not None and sound.checks:
         names = sorted({key.split()[1] for key in sound.checks})
         lines.append(f"  These checks fail in it and catch nothing: {_code(names)}.")
+    near = sum(outcomes[fault.name].scope == "near" for fault in booted)
+    if near:
+        lines.append(
+            f"* Several faults shared a VM (`--shared`), switched on in turn. {near} of them"
+            " were caught by the checks nearest to them, and no others were run; all other faults"
+            " had all checks."
+        )
     return [*lines, ""]
 
 

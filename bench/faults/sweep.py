@@ -43,7 +43,8 @@ class Outcome:
 
     ``checks`` are those that fail in it and not in the sound boot, in the order of the run;
     ``charged`` is the check that a crash or hang was charged to. ``fault_key`` and ``checks_key``
-    tell of which fault and of which checks it is.
+    tell of which fault and of which checks it is. ``scope`` is "all", or "near" where only the
+    checks nearest to the fault were run (bench.faults.nearest).
     """
 
     fault: str
@@ -54,6 +55,7 @@ class Outcome:
     seconds: float
     fault_key: str
     checks_key: str
+    scope: str = "all"
 
     @property
     def caught(self) -> bool:
@@ -147,6 +149,7 @@ class Sweep:
             seconds=record["timing"]["total_s"] or 0.0,
             fault_key=key,
             checks_key=self._checks_key,
+            scope=record.get("_scope", "all"),
         )
 
     def _tell(self, outcome: Outcome) -> None:

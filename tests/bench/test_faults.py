@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
-from bench.faults import catalogue, document, in_guest, nearest, shared_vm, source, sweep
+from bench.faults import catalogue, document, in_guest, kernel, nearest, shared_vm, source, sweep
 from bench.faults.catalogue import BadCatalogue, Edit, Fault
-from bench.faults.kernel import FaultKernel
+from bench.faults.kernel import FaultKernel, NotBuilt
+from bench.faults.shared_vm import SharedBoots
 from bench.faults.source import NotApplied
 from bench.faults.sweep import Outcome, Sweep
+from harness.kernels import apt
+from harness.kernels.cache import Cache
+from harness.kernels.packages import Package
 from harness.manifest import kernels_yaml
 from tests.replacing import replaced
 
@@ -325,6 +329,47 @@ def test_the_manifest_is_one_that_the_harness_takes(tmp_path: Path) -> None:
     assert entries[1].append == ("mptcp.fault=tos_live",)
 
 
+# The kernel.
+
+
+def test_the_newest_source_is_taken_by_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("linux-source", "linux-source-7.9", "linux-source-7.10", "linux-source-6.12-rt")
+    found = {name: Package(name, "1", "", 1, "") for name in names}
+    monkeypatch.setattr(apt, "find", lambda *given: found)
+    assert kernel.newest(Cache(Path("cache")), print).name == "linux-source-7.10"
+    monkeypatch.setattr(apt, "find", lambda *given: {})
+    with pytest.raises(NotBuilt, match="no package linux-source"):
+        kernel.newest(Cache(Path("cache")), print)
+
+
+def test_a_kernel_is_built_once_for_its_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Package("linux-source-7.3", "7.3.4-1", "", 1, "sum")
+    monkeypatch.setattr(kernel, "newest", lambda cache, say: package)
+    monkeypatch.setattr(kernel, "unpacked", lambda *given: tmp_path)
+    monkeypatch.setattr(source, "apply", lambda faults, tree: None)
+    builds = []
+
+    def build(*given: object) -> Path:
+        builds.append(given)
+        (tmp_path / "built").touch()
+        return tmp_path / "built"
+
+    monkeypatch.setattr(kernel, "build", build)
+
+    def prepare(*faults: Fault) -> FaultKernel:
+        return kernel.prepare(faults, tmp_path, Cache(tmp_path / "cache"), lambda line: None, 1)
+
+    edit = Edit(FILE, "first", "return 1;", "with", "FAULT(one)")
+    first = prepare(fault(edit))
+    assert first.release == "7.3.4"
+    assert prepare(replace(fault(edit), sees="In other words.")).image == first.image
+    assert len(builds) == 1
+    assert prepare(fault(replace(edit, text="FAULT(one) + 1"))).image != first.image
+    assert len(builds) == 2
+
+
 # Several faults in one VM.
 
 CONSOLE = """\
@@ -383,6 +428,37 @@ def test_what_the_checker_says_becomes_lines(capfd: pytest.CaptureFixture[str]) 
     families = shared_vm.records(capfd.readouterr().out.splitlines())["one"]["families"]
     assert [check["id"] for check in families["ipv4"]["checks"]] == ["a.bad"]
     assert [check["id"] for check in families["ipv6"]["checks"]] == ["capability.ipv6"]
+
+
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *boots: list[str]) -> SharedBoots:
+    """Boots that give these lines in turn."""
+    made = object.__new__(SharedBoots)
+    left = list(boots)
+    monkeypatch.setattr(made, "_directory", tmp_path, raising=False)
+    monkeypatch.setattr(made, "_jobs", 1, raising=False)
+    monkeypatch.setattr(made, "_boot", lambda number, names: left.pop(0), raising=False)
+    return made
+
+
+def test_after_a_crash_another_vm_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boots = shared(
+        *(tmp_path, monkeypatch),
+        [*CONSOLE.splitlines(), "Kernel panic - not syncing"],
+        ["@@ on two", "@@ on none", "@@ end two 1.0"],
+    )
+    assert {n: r["verdict"] for n, r in boots(["one", "two"]).items()} == {
+        "one": "crash",
+        "two": "pass",
+    }
+
+
+def test_a_vm_that_does_not_start_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots = shared(tmp_path, monkeypatch, [], [*CONSOLE.splitlines(), *END])
+    assert boots(["one"])["one"]["verdict"] == "fail"
+    with pytest.raises(NotBuilt, match="the VM did not come to one"):
+        shared(tmp_path, monkeypatch, [], [], [])(["one"])
 
 
 def test_checks_are_near_a_fault_that_names_their_option() -> None:
