@@ -95,7 +95,11 @@ class SharedBoots:
             *("-kernel", str(self._image), "-initrd", str(root), "-append", _APPEND),
         ]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # so that Ctrl-C ends it by way of this process
         )
         try:
             return list(_lines(process))
