@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _boots(built: kernel.FaultKernel, chosen: Sequence[Fault], given: argparse.Namespace) -> Boots:
     work = given.directory / "boots"
     if given.shared:
-        return TieredBoots(built.image, work, given.jobs, chosen)
+        return TieredBoots(built.image, work, given.jobs, chosen, everything=not given.near)
     return MatrixBoots(built, work, given.jobs)
 
 
@@ -86,6 +86,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="several faults in one VM, and all checks only for what the nearest ones miss: for\n"
         "hosts without KVM, where a boot with all checks takes minutes",
+    )
+    what.add_argument(
+        "--near",
+        action="store_true",
+        help="with --shared: not all checks for what those named for a fault and those of its\n"
+        "group miss",
     )
     what.add_argument("--build", action="store_true", help="only build the kernel")
     what.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="VMs at a time")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.faults.catalogue import GROUPS, Fault, applied
 from bench.faults.kernel import FaultKernel
-from bench.faults.sweep import SOUND, Outcome
+from bench.faults.sweep import SOUND, Outcome, Scope
 
 #: Checks that are named for each fault; the rest is counted.
 SHOWN = 3
@@ -85,12 +85,12 @@ def _run(
     if sound is not None and sound.checks:
         names = sorted({key.split()[1] for key in sound.checks})
         lines.append(f"  These checks fail in it and catch nothing: {_code(names)}.")
-    near = sum(outcomes[fault.name].scope == "near" for fault in booted)
-    if near:
+    scopes = Counter(outcomes[fault.name].scope for fault in booted)
+    if scopes[Scope.ALL] < len(booted):
         lines.append(
-            f"* Several faults shared a VM (`--shared`), switched on in turn. {near} of them"
-            " were caught by the checks nearest to them, and no others were run; all other faults"
-            " had all checks."
+            "* Several faults shared a VM (`--shared`), switched on in turn. A fault is given the"
+            f" checks named for it ({scopes[Scope.NAMED]} faults needed no more), then those of its"
+            f" group ({scopes[Scope.GROUP]}), then all ({scopes[Scope.ALL]}), until one fails."
         )
     return [*lines, ""]
 
@@ -127,6 +127,8 @@ def _missed(booted: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> list[st
     lines += ["| fault | group | what a program sees | why |", "|---|---|---|---|"]
     for fault in missed:
         why = fault.missed or ("needs luck" if fault.luck else "no check looks at it")
+        if outcomes[fault.name].scope is not Scope.ALL:
+            why += " (of its group)"
         lines.append(f"| `{fault.name}` | {fault.group} | {_cell(fault.sees)} | {_cell(why)} |")
     return [*lines, ""]
 

@@ -20,6 +20,7 @@ from typing import Any
 from bench.faults import in_guest, nearest
 from bench.faults.catalogue import Fault
 from bench.faults.kernel import NotBuilt
+from bench.faults.sweep import Scope
 from harness.host import tools
 from harness.vm import cpio, initramfs
 
@@ -109,17 +110,56 @@ class SharedBoots:
 
 
 class TieredBoots:
-    """Gives each fault the checks that are nearest to it, and all where these do not catch it."""
+    """Gives each fault the checks named for it, then those of its group, then all, until one fails.
 
-    def __init__(self, image: Path, directory: Path, jobs: int, faults: Sequence[Fault]) -> None:
-        near = {fault.name: nearest.ids(nearest.named(fault)) for fault in faults}
-        self._near = SharedBoots(image, directory / "near", jobs, near)
-        self._all = SharedBoots(image, directory / "all", jobs, {})
+    Without ``everything`` it stops at those of the group.
+    """
+
+    def __init__(
+        self,
+        image: Path,
+        directory: Path,
+        jobs: int,
+        faults: Sequence[Fault],
+        *,
+        everything: bool,
+    ) -> None:
+        named = {fault.name: nearest.ids(nearest.named(fault)) for fault in faults}
+        group = {fault.name: nearest.ids(nearest.of_group(fault)) for fault in faults}
+        tiers = {Scope.NAMED: named, Scope.GROUP: group}
+        if everything:
+            tiers[Scope.ALL] = {}
+        self._tiers = {
+            scope: SharedBoots(image, directory / scope, jobs, checks)
+            for scope, checks in tiers.items()
+        }
+        self._everything = SharedBoots(image, directory / "all", jobs, {})
+        self._names = named.keys()
+        self._sound_bad: set[str] = set()
 
     def __call__(self, names: Sequence[str]) -> dict[str, Record]:
-        found = {name: record | {"_scope": "near"} for name, record in self._near(names).items()}
-        missed = [name for name in names if name not in found or found[name]["verdict"] == "pass"]
-        return {**found, **(self._all(missed) if missed else {})}
+        if not self._names & set(names):  # the sound kernel
+            sound = self._everything(names)
+            self._sound_bad = {bad for record in sound.values() for bad in _bad(record)}
+            return sound
+        found: dict[str, Record] = {}
+        left = list(names)
+        for scope, boots in self._tiers.items():
+            records = boots(left)
+            found |= {name: record | {"_scope": scope} for name, record in records.items()}
+            left = [name for name in left if not self._is_caught(found[name])]
+            if not left:
+                break
+        return found
+
+    def _is_caught(self, record: Record) -> bool:
+        if record["verdict"] == "fail":
+            return bool(_bad(record) - self._sound_bad)
+        return bool(record["verdict"] != "pass")
+
+
+def _bad(record: Record) -> set[str]:
+    return {check["id"] for family in record["families"].values() for check in family["checks"]}
 
 
 def records(lines: Sequence[str]) -> dict[str, Record]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ Record = Mapping[str, Any]
 Boots = Callable[[Sequence[str]], Mapping[str, Record]]
 
 
+class Scope(StrEnum):
+    """Which checks a fault was given: those named for it, those of its group, all."""
+
+    NAMED = "named"
+    GROUP = "group"
+    ALL = "all"
+
+
 class SweepFailed(Exception):
     """The boots say nothing; a sentence."""
 
@@ -43,8 +52,7 @@ class Outcome:
 
     ``checks`` are those that fail in it and not in the sound boot, in the order of the run;
     ``charged`` is the check that a crash or hang was charged to. ``fault_key`` and ``checks_key``
-    tell of which fault and of which checks it is. ``scope`` is "all", or "near" where only the
-    checks nearest to the fault were run (bench.faults.nearest).
+    tell of which fault and of which checks it is. ``scope`` says which checks were run.
     """
 
     fault: str
@@ -55,7 +63,7 @@ class Outcome:
     seconds: float
     fault_key: str
     checks_key: str
-    scope: str = "all"
+    scope: Scope = Scope.ALL
 
     @property
     def caught(self) -> bool:
@@ -149,7 +157,7 @@ class Sweep:
             seconds=record["timing"]["total_s"] or 0.0,
             fault_key=key,
             checks_key=self._checks_key,
-            scope=record.get("_scope", "all"),
+            scope=Scope(record.get("_scope", Scope.ALL)),
         )
 
     def _tell(self, outcome: Outcome) -> None:
@@ -168,7 +176,9 @@ class Sweep:
             return {}
         kept = json.loads(self._kept.read_text())
         return {
-            name: Outcome(**{**fields, "checks": tuple(fields["checks"])})
+            name: Outcome(
+                **{**fields, "checks": tuple(fields["checks"]), "scope": Scope(fields["scope"])}
+            )
             for name, fields in kept.items()
         }
 

@@ -461,6 +461,40 @@ def test_a_vm_that_does_not_start_is_started_again(
         shared(tmp_path, monkeypatch, [], [], [])(["one"])
 
 
+def test_what_the_nearest_checks_miss_gets_those_of_its_group_and_then_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [replace(fault(name=name), sees="SO_MARK is lost.") for name in ("one", "two", "six")]
+    catching = {"one": "named", "two": "group", "six": "all"}
+    asked: list[tuple[str, list[str]]] = []
+
+    class Boots:
+        def __init__(self, image: Path, directory: Path, *rest: object) -> None:
+            self.scope = directory.name
+
+        def __call__(self, names: Sequence[str]) -> Records:
+            asked.append((self.scope, list(names)))
+            bad = {"a_flaky": "fail"}
+            return {
+                name: record(name, "fail", **bad, a_new="fail")
+                if catching.get(name) == self.scope
+                else record(name, "fail", **bad)
+                for name in names
+            }
+
+    monkeypatch.setattr(shared_vm, "SharedBoots", Boots)
+    boots = shared_vm.TieredBoots(Path("bzImage"), tmp_path, 1, given, everything=True)
+    boots(["none"])
+    found = boots(["one", "two", "six"])
+    assert {name: record["_scope"] for name, record in found.items()} == catching
+    assert asked == [
+        ("all", ["none"]),
+        ("named", ["one", "two", "six"]),
+        ("group", ["two", "six"]),
+        ("all", ["six"]),
+    ]
+
+
 def test_checks_are_near_a_fault_that_names_their_option() -> None:
     given = replace(fault(), sees="TCP_NODELAY reads what it should not.")
     names = nearest.ids(nearest.named(given))
