@@ -184,7 +184,7 @@ def records(lines: Sequence[str]) -> dict[str, Record]:
 
 def _record(name: str, lines: Sequence[str], seconds: float, *, ended: bool) -> Record:
     families: dict[str, Any] = {}
-    incidents, running = [], ""
+    incidents, running, broken = [], "", False
     for line in lines:
         _, mark, said = line.partition(in_guest.MARK + " ")
         words = said.split()
@@ -193,6 +193,8 @@ def _record(name: str, lines: Sequence[str], seconds: float, *, ended: bool) -> 
                 incidents.append({"title": line.strip(), "check": running})
         elif words[0] == "start":
             running = words[2]
+        elif words[0] == "broken":
+            broken = True
         elif words[0] in in_guest.BAD:
             verdict, family, check, phase, side, payload = words
             result = {"id": check, "phase": phase, "side": side, "payload": payload}
@@ -200,6 +202,8 @@ def _record(name: str, lines: Sequence[str], seconds: float, *, ended: bool) -> 
             bad["checks"].append(result | {"verdict": verdict})
     crashed = any(sign in incident["title"] for incident in incidents for sign in _CRASHES)
     verdict = "crash" if crashed else "hang" if not ended else "fail" if families else "pass"
+    if broken:
+        verdict = "infrastructure"
     if verdict == "hang" and running:
         incidents.append({"title": "hang", "check": running})
     return {

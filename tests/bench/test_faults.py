@@ -17,6 +17,7 @@ from bench.faults.kernel import FaultKernel, NotBuilt
 from bench.faults.shared_vm import SharedBoots
 from bench.faults.source import NotApplied
 from bench.faults.sweep import Outcome, Sweep
+from guest.ktap import Ktap
 from harness.kernels import apt
 from harness.kernels.cache import Cache
 from harness.kernels.packages import Package
@@ -410,6 +411,15 @@ def test_a_shared_vm_that_falls_silent_hangs_in_the_check_that_ran() -> None:
     found = told()
     assert found["one"]["verdict"] == "hang"
     assert found["one"]["incidents"][0]["check"] == "a.bad"
+
+
+def test_a_checker_that_fails_in_a_shared_vm_says_nothing() -> None:
+    assert told("@@ broken one", *END)["one"]["verdict"] == "infrastructure"
+
+
+def test_the_checker_takes_what_a_shared_vm_has_for_its_events() -> None:
+    wanted = {name for name in dir(Ktap) if not name.startswith("_")} - {"finish"}
+    assert wanted <= set(dir(in_guest.Lines))
 
 
 def test_a_warning_of_a_shared_vm_is_an_incident() -> None:
