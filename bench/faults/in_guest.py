@@ -33,6 +33,9 @@ class Lines:
         self._plan: list[str] = []
         self._bad: set[str] = set()
 
+    def hold(self, on: bool) -> None:
+        """Nothing waits here."""
+
     def emit(self, kind: str, **fields: Any) -> None:
         if kind == "plan":
             payload = fields["payload"] or "-"
