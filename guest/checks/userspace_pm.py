@@ -169,13 +169,6 @@ STEPS = (
         counters={},
     ),
     Step(
-        "foreign_address_refused",
-        "SUBFLOW_CREATE from an address that is not the host's fails with EADDRNOTAVAIL.",
-        refused(_create_from_elsewhere, EADDRNOTAVAIL),
-        client=_counts(2, 2),
-        counters={"MPJoinSynTxBindErr": 1},
-    ),
-    Step(
         "refused_by_peer",
         "A subflow that the peer refuses is no longer counted, and its error is told.",
         _create_to_closed_port,
@@ -229,6 +222,13 @@ STEPS = (
         server={"mptcpi_subflows": 2, "mptcpi_subflows_total": 2},
         counters=ONE_JOIN,
     ),
+    Step(
+        "foreign_address_refused",
+        "SUBFLOW_CREATE from an address that is not the host's fails with EADDRNOTAVAIL.",
+        refused(_create_from_elsewhere, EADDRNOTAVAIL),
+        client={"mptcpi_subflows": 2, "mptcpi_subflows_total": 2},
+        counters={"MPJoinSynTxBindErr": 1},
+    ),
 )
 register("userspace_pm", "userspace_pm", _connect, STEPS, NEEDS)
 
@@ -262,16 +262,6 @@ def announce_refused(lab: Lab) -> None:
     info = multipath.info(ends.client)
     equal("mptcpi_add_addr_signal", info.mptcpi_add_addr_signal, 0)
     equal("mptcpi_local_addr_used", info.mptcpi_local_addr_used, 0)
-
-
-@scenario_check("userspace_pm.signal_subflow_refused", scenario="userspace_pm", needs=NEEDS)
-def signal_subflow_refused(lab: Lab) -> None:
-    """SUBFLOW_CREATE with the signal flag is refused with EINVAL."""
-    bench, ends = multipath.bench(lab), shared(lab)
-    target = (bench.server_address(1), ends.port)
-    local = bench.client_address(2)
-    must_refuse("signal", lambda: bench.pm.create(ends.token, local, 2, target, pm.SIGNAL), EINVAL)
-    equal("mptcpi_subflows", multipath.info(ends.client).mptcpi_subflows, 0)
 
 
 @scenario_check("userspace_pm.other_family_refused", scenario="userspace_pm", needs=NEEDS)
@@ -350,3 +340,13 @@ def has_no_limits(lab: Lab) -> None:
     equal("mptcpi_add_addr_accepted_max", info.mptcpi_add_addr_accepted_max, 0)
     other = multipath.info(ends.server)
     equal("of the in-kernel one", other.mptcpi_subflows_max, bench.limits[1])
+
+
+@scenario_check("userspace_pm.signal_subflow_refused", scenario="userspace_pm", needs=NEEDS)
+def signal_subflow_refused(lab: Lab) -> None:
+    """SUBFLOW_CREATE with the signal flag is refused with EINVAL."""
+    bench, ends = multipath.bench(lab), shared(lab)
+    target = (bench.server_address(1), ends.port)
+    local = bench.client_address(2)
+    must_refuse("signal", lambda: bench.pm.create(ends.token, local, 2, target, pm.SIGNAL), EINVAL)
+    equal("mptcpi_subflows", multipath.info(ends.client).mptcpi_subflows, 0)
