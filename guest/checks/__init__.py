@@ -71,6 +71,7 @@ FULL_MODULES: Sequence[str] = (
     "pm_changes",
     "pm_endpoints",
     "pm_kinds",
+    "pm_special",
     "pointers",
     "protocol",
     "receive",

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Joins in special cases: the initial address, a device, before accept(), after disconnect()."""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from guest import diag, mib, multipath, pm, topology
+from guest.calls import errno_of
+from guest.checks import equal, require, scenario_check
+from guest.checks.userspace_pm import must_refuse
+from guest.lab import MPTCP, TCP, wait_until, write_sysctl
+from guest.states import disconnect
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guest.lab import Lab
+
+SCENARIO = "pm_special"
+NEEDS = ("userspace_pm", "inet_diag")
+EINVAL = 22
+DATA = bytes(range(256)) * 32
+LO = 1
+
+
+def clean(lab: Lab) -> multipath.Bench:
+    bench = multipath.bench(lab)
+    bench.clean()
+    bench.quiet()
+    lab.afterwards(bench.clean)
+    return bench
+
+
+def flag_of_first(bench: multipath.Bench, ends: multipath.Ends, side: str) -> int:
+    """Backup flags of the initial subflow."""
+    ulp = bench.diag.tcp(*multipath.addresses(getattr(ends, side))[0]).ulp
+    return ulp.flags & (diag.BKUP_LOC | diag.BKUP_REM) if ulp else -1
+
+
+@scenario_check("initial.backup_endpoint", scenario=SCENARIO, needs=NEEDS)
+def initial_backup_endpoint(lab: Lab) -> None:
+    """A backup endpoint with the initial address makes the initial subflow backup: MP_PRIO."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(1), pm.SUBFLOW | pm.BACKUP, id=4)
+    since = mib.Since()
+    ends = bench.connect(lab)
+    for side, flag in (("client", diag.BKUP_LOC), ("server", diag.BKUP_REM)):
+        multipath.wait_for(
+            "backup flags at the " + side,
+            lambda side=side: flag_of_first(bench, ends, side),  # type: ignore[misc]
+            flag,
+        )
+    if "MPPrioTx" in since.start:
+        equal("MPPrioTx", since.of("MPPrioTx"), 1)
+
+
+@scenario_check("initial.endpoint_is_not_used_again", scenario=SCENARIO, needs=NEEDS)
+def initial_endpoint_is_not_used_again(lab: Lab) -> None:
+    """An endpoint with the initial address joins nowhere, keeps id 0 and counts as not used."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(1), pm.SUBFLOW, id=4)
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=5)
+    ends = bench.connect(lab)
+    multipath.both_have(ends, 1)
+    multipath.exchange(ends, DATA)
+    local = [pair[0][0] for pair in multipath.addresses(ends.client)]
+    equal("local addresses", local, [bench.client_address(1), bench.client_address(2)])
+    info = multipath.info(ends.client)
+    equal("mptcpi_local_addr_used", info.mptcpi_local_addr_used, 1)
+    equal("mptcpi_local_addr_max", info.mptcpi_local_addr_max, 2)
+    ulp = bench.diag.tcp(*multipath.addresses(ends.client)[0]).ulp
+    equal("id of the initial subflow", ulp and ulp.id_loc, 0)
+
+
+@scenario_check("initial.endpoint_deleted", scenario=SCENARIO, needs=NEEDS)
+def initial_endpoint_deleted(lab: Lab) -> None:
+    """Deleting the endpoint with the initial address closes the initial subflow only."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(1), pm.SUBFLOW, id=4)
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=5)
+    ends = bench.connect(lab)
+    multipath.both_have(ends, 1)
+    bench.events.forget()
+    bench.pm.delete(4)
+    told = wait_until(lambda: bench.events.of(pm.REMOVED, ends.server_token))
+    equal("ids of RM_ADDR", [one.number("rem_id") for one in told], [0])
+    multipath.exchange(ends, DATA)
+    for sock in (ends.client, ends.server):
+        equal("mptcpi_subflows", multipath.info(sock).mptcpi_subflows, 1)
+    equal("mptcpi_local_addr_used", multipath.info(ends.client).mptcpi_local_addr_used, 1)
+
+
+@scenario_check("endpoint.device_binds_subflow", scenario=SCENARIO, needs=NEEDS)
+def device_binds_subflow(lab: Lab) -> None:
+    """The subflow of an endpoint with a device is bound to that device, and no other is."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, interface=LO)
+    bench.pm.add(bench.client_address(3), pm.SUBFLOW)
+    ends = bench.connect(lab)
+    multipath.both_have(ends, 2)
+    found = {
+        pair[0][0]: bench.diag.tcp(*pair, interface=LO).interface
+        for pair in multipath.addresses(ends.client)
+    }
+    expected = {bench.client_address(1): 0, bench.client_address(2): LO,
+                bench.client_address(3): 0}  # fmt: skip
+    equal("device of each subflow", found, expected)
+
+
+@scenario_check("endpoint.applies_to_all_connections", scenario=SCENARIO, needs=NEEDS)
+def applies_to_all_connections(lab: Lab) -> None:
+    """An endpoint that is added joins in every connection, and is removed from every one."""
+    bench = clean(lab)
+    both = [bench.connect(lab), bench.connect(lab)]
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
+    for ends in both:
+        multipath.both_have(ends, 1)
+    bench.pm.delete(2)
+    for ends in both:
+        multipath.both_have(ends, 0)
+        multipath.exchange(ends, DATA)
+
+
+@scenario_check("endpoint.foreign_address", scenario=SCENARIO, needs=NEEDS)
+def foreign_address(lab: Lab) -> None:
+    """An endpoint that cannot be bound makes no subflow, and the next one joins all the same."""
+    bench = clean(lab)
+    bench.pm.add(topology.client_address(lab.family, 77), pm.SUBFLOW, id=2)
+    bench.pm.add(bench.client_address(3), pm.SUBFLOW, id=3)
+    ends = bench.connect(lab)
+    multipath.both_have(ends, 1)
+    local = multipath.addresses(ends.client)[1][0][0]
+    equal("address of the subflow", local, bench.client_address(3))
+
+
+@scenario_check("join.before_accept", scenario=SCENARIO, needs=NEEDS)
+def join_before_accept(lab: Lab) -> None:
+    """A subflow that joins before accept() belongs to the accepted socket, and carries data."""
+    bench = clean(lab)
+    listener = lab.adopt(_socket.socket(lab.family, _socket.SOCK_STREAM, MPTCP))
+    listener.bind(("::" if lab.family == _socket.AF_INET6 else "", 0))
+    listener.listen(2)
+    write_sysctl(multipath.PM_TYPE, str(pm.IN_KERNEL))
+    client = lab.socket()
+    client.bind((bench.client_address(1), 0))
+    write_sysctl(multipath.PM_TYPE, str(pm.IN_USER_SPACE))
+    client.connect((bench.server_address(1), listener.getsockname()[1]))
+    # Data is what makes both ends fully established while nobody accepts.
+    client.sendall(b"?")
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
+    multipath.subflows(client, 1)
+    server = lab.accept(listener)
+    multipath.subflows(server, 1)
+    inode = os.fstat(server.fileno()).st_ino
+    pairs = multipath.addresses(server)
+    equal("subflows", len(pairs), 2)
+    equal("inodes", {bench.diag.tcp(*pair).inode for pair in pairs}, {inode})
+    equal("first byte", server.recv(1), b"?")
+    ends = multipath.Ends(client, server, listener)
+    multipath.exchange(ends, DATA)
+
+
+@scenario_check("join.after_disconnect", scenario=SCENARIO, needs=NEEDS)
+def join_after_disconnect(lab: Lab) -> None:
+    """After connect(AF_UNSPEC) no subflow is left; a second connection joins anew."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
+    ends = bench.connect(lab)
+    multipath.both_have(ends, 1)
+    # The next path manager of a socket is that of the time when it disconnects.
+    write_sysctl(multipath.PM_TYPE, str(pm.IN_KERNEL))
+    disconnect(ends.client)
+    write_sysctl(multipath.PM_TYPE, str(pm.IN_USER_SPACE))
+    info = multipath.info(ends.client)
+    equal("mptcpi_subflows", info.mptcpi_subflows, 0)
+    equal("mptcpi_local_addr_used", info.mptcpi_local_addr_used, 0)
+    require("token", info.mptcpi_token != ends.token, "another", info.mptcpi_token)
+    ends.client.connect((bench.server_address(1), ends.port))
+    second = multipath.Ends(ends.client, lab.accept(ends.listener), ends.listener)
+    multipath.exchange(second, DATA)
+    multipath.both_have(second, 1)
+    equal("subflows", len(multipath.addresses(second.client)), 2)
+
+
+@scenario_check("join.not_after_fallback", scenario=SCENARIO, needs=NEEDS)
+def join_not_after_fallback(lab: Lab) -> None:
+    """A connection that fell back to TCP makes no subflow from an endpoint."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
+    since = mib.Since()
+    pair = lab.pair(server=TCP)
+    multipath.transfer(pair.client, pair.server, DATA)
+    bench.pm.add(bench.client_address(3), pm.SUBFLOW, id=3)
+    multipath.transfer(pair.server, pair.client, DATA)
+    for name in ("MPJoinSynTx", "MPJoinSynRx"):
+        equal(name, since.of(name), 0)
+
+
+@scenario_check("join.not_after_close", scenario=SCENARIO, needs=NEEDS)
+def join_not_after_close(lab: Lab) -> None:
+    """A token is refused once its connection is closed at both ends."""
+    bench = clean(lab)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
+    target = (bench.server_address(1), ends.port)
+    local = bench.client_address(2)
+    ends.server.close()
+    equal("end of the stream", errno_of(ends.client.recv, 1), 0)
+    ends.client.close()
+    wait_until(lambda: bench.events.of(pm.CLOSED, ends.token))
+    must_refuse("create", lambda: bench.pm.create(ends.token, local, 2, target), EINVAL, 107)
+
+
+@scenario_check("add_addr.announced_twice", scenario=SCENARIO, needs=NEEDS)
+def announced_twice(lab: Lab) -> None:
+    """An address that is announced again is sent again, and RM_ADDR takes it back as one."""
+    bench = clean(lab)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
+    address = bench.server_address(2)
+    for number in (1, 2):
+        bench.pm.announce(ends.server_token, address, 7)
+        multipath.wait_for(
+            "ANNOUNCED events", lambda: len(bench.events.of(pm.ANNOUNCED, ends.token)), number
+        )
+    bench.pm.remove(ends.server_token, 7)
+    multipath.wait_for("REMOVED events", lambda: len(bench.events.of(pm.REMOVED, ends.token)), 1)
+
+
+@scenario_check("deny_join.endpoints_join_announced", scenario=SCENARIO, needs=NEEDS)
+def deny_join_endpoints_join_announced(lab: Lab) -> None:
+    """If the peer denies joins to its initial address, endpoints join an announced one, even with
+    a limit of 0 for ADD_ADDR."""
+    bench = clean(lab)
+    bench.pm.set_limits(add_addrs=0)
+    write_sysctl("net.mptcp.allow_join_initial_addr_port", "0")
+    lab.afterwards(lambda: write_sysctl("net.mptcp.allow_join_initial_addr_port", "1"))
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
+    ends = bench.connect(lab)
+    bench.pm.announce(ends.server_token, bench.server_address(2), 7)
+    multipath.both_have(ends, 1)
+    local, remote = multipath.addresses(ends.client)[1]
+    equal("local address", local[0], bench.client_address(2))
+    equal("remote address", remote[0], bench.server_address(2))
