@@ -287,7 +287,7 @@ def transfer(source: _socket.socket, sink: _socket.socket, data: bytes) -> None:
         raise Failed("bytes received", "the %d that were sent" % len(data), "others")
 
 
-def wait_for(what: str, sample: Callable[[], T], wanted: T, seconds: float = SETTLE_S) -> T:
+def wait_for(what: str, sample: Callable[[], T], wanted: T, seconds: Optional[float] = None) -> T:
     """``sample()`` once it is ``wanted``. Raises Failed when the time is over."""
     got: list[T] = []
 
@@ -295,7 +295,7 @@ def wait_for(what: str, sample: Callable[[], T], wanted: T, seconds: float = SET
         got[:] = [sample()]
         return got[0] == wanted
 
-    if not wait_until(same, seconds):
+    if not wait_until(same, SETTLE_S if seconds is None else seconds):
         raise Failed(what, str(wanted), str(got[0]))
     return got[0]
 
