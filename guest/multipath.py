@@ -300,6 +300,21 @@ def wait_for(what: str, sample: Callable[[], T], wanted: T, seconds: Optional[fl
     return got[0]
 
 
+def agree(what: str, sample: Callable[[], tuple[object, object]]) -> None:
+    """Raise Failed unless both values of ``sample()`` become the same.
+
+    For what is read in two places, between which a delayed ACK may be sent.
+    """
+    seen: list[tuple[object, object]] = []
+
+    def same() -> bool:
+        seen[:] = [sample()]
+        return seen[0][0] == seen[0][1]
+
+    if not wait_until(same):
+        raise Failed(what, str(seen[0][1]), str(seen[0][0]))
+
+
 def moved(since: mib.Since, expected: dict[str, int], ignore: Sequence[str] = ()) -> None:
     """Wait until the counters moved as ``expected``, and raise Failed unless they did.
 

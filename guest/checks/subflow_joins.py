@@ -242,8 +242,12 @@ def full_info_agrees(lab: Lab) -> None:
     client = joined(lab).ends.client
     full = multipath.Full(client)
     equal("addresses", full.addresses, multipath.addresses(client), full.answer.data)
-    plain = [one.tcpi_segs_out for one in multipath.tcp_infos(client)]
-    equal("tcpi_segs_out of each", [one.tcpi_segs_out for one in full.tcp_infos], plain)
+
+    def both() -> tuple[list[int], list[int]]:
+        plain = [one.tcpi_segs_out for one in multipath.tcp_infos(client)]
+        return [one.tcpi_segs_out for one in multipath.Full(client).tcp_infos], plain
+
+    multipath.agree("tcpi_segs_out of each", both)
 
 
 @scenario_check("subflows.full_info_arrays", scenario="subflows", needs=FULL_INFO)
@@ -325,10 +329,16 @@ def owner_in_diag(lab: Lab) -> None:
 def tcp_info_in_diag(lab: Lab) -> None:
     """The tcp_info of each subflow in MPTCP_TCPINFO is the one that inet_diag shows."""
     ends = joined(lab).ends
-    for sock, found in zip((ends.client, ends.server), records(lab)):
-        for field in ("tcpi_segs_out", "tcpi_data_segs_in", "tcpi_bytes_sent", "tcpi_snd_mss"):
-            said = [getattr(one, field) for one in multipath.tcp_infos(sock)]
-            equal(field, said, [getattr(one.info, field) for one in found])
+    fields = ("tcpi_segs_out", "tcpi_data_segs_in", "tcpi_bytes_sent", "tcpi_snd_mss")
+
+    def both(side: int) -> tuple[object, object]:
+        sock = (ends.client, ends.server)[side]
+        said = [[getattr(one, name) for name in fields] for one in multipath.tcp_infos(sock)]
+        shown = [[getattr(one.info, name) for name in fields] for one in records(lab)[side]]
+        return said, shown
+
+    for side in (0, 1):
+        multipath.agree(", ".join(fields), lambda: both(side))  # noqa: B023
 
 
 @scenario_check("subflows.backup_carries_no_data", scenario="subflows", needs=(*NEEDS, "tcpinfo"))
