@@ -91,7 +91,7 @@ def test_what_moved_is_told_and_a_counter_that_is_not_there_stands_still(
     proc: dict[str, str],
 ) -> None:
     since = mib.Since()
-    proc["netstat"] = NETSTAT.replace("3 4", "3 6")
+    proc["netstat"] = "MPTcpExt: C D\nMPTcpExt: 3 6\n"
     assert since.moved() == {"D": 2}
     assert (since.of("D"), since.of("E")) == (2, 0)
 
