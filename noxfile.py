@@ -103,6 +103,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Small faults in the modules that decide: how many does a test notice? Hours for all."""
+    install(session, "-e", ".", *group("test"), *group("mutants"))
+    session.run("python", "-m", "bench.mutants", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation below site/, with the man page, and check every link."""
     install(session, "-e", ".", *group("docs"))

@@ -49,9 +49,11 @@ from harness.verdict.results import (
     IncidentKind,
     KernelResult,
     KernelVerdict,
+    Phase,
     RoundFailures,
     Rounds,
     Stream,
+    Timing,
 )
 from harness.vm import accelerator, boot
 
@@ -503,6 +505,30 @@ def test_a_known_failure_hides_no_error_of_another_round(bench: Bench, tmp_path:
         bench.boots = {"k": [replace(FAILED, stream=replace(FAILED.stream, rounds=counted))]}
         (result,) = bench.run("k")
         assert result.verdict is verdict
+
+
+class Clock:
+    """In place of ``time``: two seconds pass from one look to the next."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 2
+        return self.now
+
+
+def test_a_result_says_how_long_its_kernel_took_to_prepare(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is an earlier one; of that run nothing else is this one's."""
+    monkeypatch.setattr(matrix, "time", Clock())
+    bench.boots = {"k": [replace(GOOD, boot_s=7.0, phases=(Phase("kernel", 7.0),))]}
+    (booted,) = bench.run("k")
+    assert (booted.timing.prepare_s, booted.timing.boot_s) == (2.0, 7.0)
+    assert booted.timing.phases == (Phase("prepare", 2.0), Phase("kernel", 7.0))
+    (reused,) = bench.run("k", reuse=True)
+    assert reused.timing == Timing(prepare_s=2.0)
 
 
 # Memory.
