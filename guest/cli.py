@@ -75,25 +75,26 @@ def parser() -> argparse.ArgumentParser:
     return what
 
 
-def _natural(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 1 << 63:
-        raise argparse.ArgumentTypeError("must be from 0 to 2^63 - 1")
+def _number(text: str, least: int, most: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError("%r is not a number from %d to %d" % (text, least, most))
     return number
+
+
+def _natural(text: str) -> int:
+    return _number(text, 0, (1 << 63) - 1)
 
 
 def _rounds(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= MOST_ROUNDS:
-        raise argparse.ArgumentTypeError("must be from 1 to %d" % MOST_ROUNDS)
-    return number
+    return _number(text, 1, MOST_ROUNDS)
 
 
 def _size(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1 << 24:
-        raise argparse.ArgumentTypeError("must be from 1 to %d bytes" % (1 << 24))
-    return number
+    return _number(text, 1, 1 << 24)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     families = given.families or list(FAMILIES)
     if any(family not in FAMILIES for family in families):
         parser().error("--family must be one of %s" % ", ".join(FAMILIES))
-    unknown = [name for name in given.require if name not in (*probe.NAMES, "ipv6")]
+    unknown = [name for name in given.require if name not in (*probe.NAMES, "ipv6", "mptcp_ipv6")]
     if unknown:
         parser().error("--require: %s is none of %s" % (unknown[0], ", ".join(probe.NAMES)))
     profile = given.profile if given.check is None else checks.FULL

@@ -43,8 +43,14 @@ COMMANDS = {
 }
 
 
+#: Variables of the environment from which paths come.
+_PLACES = ("HOME", "PWD", "TMPDIR", "XDG_CACHE_HOME", "XDG_STATE_HOME")
+
 _REMEDY = {
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "; make it writable"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "; make it writable, or give another place (--output, --cache, XDG_STATE_HOME)",
+    ),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room on the disk"),
 }
 
@@ -66,6 +72,7 @@ def _main(arguments: Sequence[str]) -> int:
     try:
         try:
             programs.adopt_orphans()
+            _check_names(arguments)
             given = parser(arguments[:1]).parse_args(arguments)
             status: int = given.run(given)
             return status
@@ -114,6 +121,21 @@ def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
         module, add = COMMANDS[name]
         getattr(importlib.import_module(f"harness.cli.{module}"), add)(commands)
     return top
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Raise UsageError for a name that is not UTF-8: no record, report or manifest can hold it.
+
+    Python has surrogates for such bytes; under an ASCII locale it has them for all but ASCII.
+    """
+    named = [("the argument", argument) for argument in arguments]
+    named += [(name, os.environ.get(name, "")) for name in _PLACES]
+    for what, text in named:
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise UsageError(
+                f"{what} {text!r} is not text in UTF-8: use another path, or a UTF-8 locale such "
+                "as LC_ALL=C.UTF-8"
+            )
 
 
 class _Parser(argparse.ArgumentParser):

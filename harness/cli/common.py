@@ -100,6 +100,11 @@ def check_writable(path: Path | None) -> None:
     """Better now than after ten minutes of booting."""
     if path is None:
         return
+    if str(path) == "-":
+        raise UsageError(
+            "--json -: standard output has the table; name a file, or a FIFO such as one of "
+            "bash's >(…)"
+        )
     if path.is_dir():
         raise UsageError(f"--json {path}: it is a directory; name a file")
     if path.exists() and not os.access(path, os.W_OK):

@@ -13,13 +13,14 @@ from harness.run import workspace
 from harness.step import toolchain
 from harness.text import printable
 from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_OK
+from harness.vm import process
 
 
 def run_doctor(given: argparse.Namespace) -> int:
     """Say what this host lacks, and the command that mends it."""
     cache = Cache(given.cache).root
     kept = prune.doctor(cache, workspace.runs_directory(), workspace.store_file())
-    findings = (*tools.doctor(cache), toolchain.doctor(), *kept)
+    findings = (*tools.doctor(cache), process.doctor(), toolchain.doctor(), *kept)
     for finding in findings:
         what = " ".join(word for word in (finding.found, finding.version) if word)
         print(f"{finding.standing:8} {finding.subject:22} {printable(what)}")

@@ -9,12 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from guest import checks as guest_checks
 from harness import kernels
 from harness.cli import arguments
-from harness.cli.common import chosen, complain, stopping
+from harness.cli.common import chosen, complain, say, stopping
 from harness.kernels import Cache, KernelUnavailable
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes_table import FIXES
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.kernels_yaml import (
+    DebSource,
+    ImageSource,
+    KernelEntry,
+    TreeSource,
+    UpstreamSource,
+)
 from harness.run import matrix
 from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
 
@@ -36,17 +42,17 @@ def run_prepare(given: argparse.Namespace) -> int:
 
 
 def _prepare(entry: KernelEntry, cache: Cache) -> bool:
-    def say(text: str) -> None:
-        print(f"{entry.name}: {text}", flush=True)
+    def tell(text: str) -> None:
+        say(f"{entry.name}: {text}")
 
     if cache.stop.is_set():
         return False
     try:
-        ready = kernels.prepare(entry, cache, say)
+        ready = kernels.prepare(entry, cache, tell)
     except KernelUnavailable as error:
         complain(f"{entry.name}: {error}")
         return False
-    say(f"{ready.release} ready in {ready.root}")
+    tell(f"{ready.release} ready in {ready.root}")
     return True
 
 
@@ -63,9 +69,25 @@ def run_list(given: argparse.Namespace) -> int:
 
 
 def _list_kernels(given: argparse.Namespace) -> None:
+    cache = Cache(given.cache)
     for entry in kernels_yaml.load(given.manifest).entries:
-        kind = "series" if entry.is_series else "kernel"
-        print(f"{entry.name:24} {kind}  {entry.source}")
+        found = kernels.expand(entry, cache, complain) if given.expand else (entry,)
+        for kernel in found:
+            kind = "series" if kernel.is_series else "kernel"
+            say(f"{kernel.name:24} {kind}  {_source(kernel)}")
+
+
+def _source(entry: KernelEntry) -> str:
+    """Where a kernel comes from, as the manifest says it."""
+    match entry.source:
+        case DebSource(suite=suite, package=package):
+            return f"deb {suite} {package}"
+        case ImageSource(image=image, modules=modules):
+            return f"image {image}" + (f", modules {modules}" if modules else "")
+        case TreeSource(tree=tree):
+            return f"tree {tree}"
+        case UpstreamSource(tag=tag):
+            return f"upstream {tag}"
 
 
 def _list_checks(_: argparse.Namespace) -> None:
@@ -106,4 +128,7 @@ def add_list(commands: arguments.Commands) -> None:
         commands, "list", "show the kernels of a manifest, the checks, or what they need", run_list
     )
     command.add_argument("what", choices=("kernels", "checks", "capabilities", "fixes"))
+    command.add_argument(
+        "--expand", action="store_true", help="of kernels: the ones that a series has now"
+    )
     arguments.add_manifest(command)

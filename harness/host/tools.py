@@ -101,6 +101,10 @@ class ToolsMissing(HostError):
         super().__init__(f"this host lacks {lacking}{because}; {_remedy(tools)}")
 
 
+#: Of one machine's processors so many wait for one of the host's, see :func:`share`.
+MOST_SHARED = 4
+
+
 class Standing(StrEnum):
     OK = "ok"
     LIMITED = "limited"  # kernels can be tested, but slower, or not every kind of them
@@ -286,6 +290,15 @@ def processors() -> int:
     """How many processors this process may keep busy, by its affinity and its cgroups."""
     quotas = [quota for quota in map(_cpu_quota, _cgroups("cpu")) if quota is not None]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
+
+
+def share(vms: int, cpus: int) -> float:
+    """How many busy processors of ``vms`` machines with ``cpus`` wait for each of this host's.
+
+    Of one machine's own at most four: most of its processors are idle most of the time, and its
+    deadlines must not grow with a number that a user may choose freely.
+    """
+    return vms * min(cpus, MOST_SHARED * processors()) / processors()
 
 
 def available_memory_mib() -> int:

@@ -56,6 +56,11 @@ def check(place: Path, image: Image, found: ModuleSet) -> tuple[str, ...]:
         for options in kconfig.missing(configuration.values, (m.name for m in found.modules))
     )
     for_boot, for_tests = lacking
+    if unwanted := kconfig.forbidden(configuration.values):
+        raise KernelUnavailable(
+            f"{place} cannot be booted for a test, as {configuration.source} says: it was built "
+            f"with {kconfig.in_words(unwanted)}; configure and build it with: {kconfig.REMEDY}"
+        )
     if for_boot:
         raise KernelUnavailable(
             f"{place} cannot be booted for a test, as {configuration.source} says: it was built "

@@ -6,14 +6,19 @@ A package unpacks to as much as 780 MB; it is streamed through, and never lies o
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import subprocess
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
+from harness.errors import Interrupted
+from harness.host.programs import Kept
 from harness.kernels import apt, modules, packages
 from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
@@ -39,6 +44,8 @@ _PACKAGE_LIMIT = 8 << 30
 _MEMBERS_LIMIT = 200_000
 # What is wanted of a package lies in memory; real ones have 20 MB of that.
 _WANTED_LIMIT = 512 << 20
+#: Seconds in which dpkg-deb ends once nobody reads its output.
+_PATIENCE = 60
 # A name or a set of attributes of the next member, which tarfile reads whole.
 _HEADER_LIMIT = 1 << 20
 _EXTENSIONS = (
@@ -196,14 +203,15 @@ def members(
     Raises KernelUnavailable, also where the package holds more than any of a kernel.
     """
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(tempfile.TemporaryFile())
+        read, write = os.pipe()
+        source = stack.enter_context(os.fdopen(read, "rb", buffering=0))
+        with os.fdopen(write, "wb") as output:
+            program = stack.enter_context(Kept(command, os.environ, output=output, errors=errors))
         try:
             with tarfile.open(
-                fileobj=process.stdout, mode="r|", bufsize=_PIPE_BUFFER, tarinfo=_Header
+                fileobj=source, mode="r|", bufsize=_PIPE_BUFFER, tarinfo=_Header
             ) as archive:
                 budget = _Budget()
                 for member in archive:
@@ -221,9 +229,13 @@ def members(
             raise KernelUnavailable(f"{deb.name} cannot be unpacked: {error}") from error
         except _Excess as excess:
             raise KernelUnavailable(f"{deb.name} is no kernel's package: it has {excess}") from None
-        finally:
-            process.stdout.close()
-            said = process.stderr.read().decode("utf-8", "replace").strip()
+        source.close()
+        try:
+            status = program.wait(stop, _PATIENCE)
+        except (Interrupted, subprocess.TimeoutExpired) as error:
+            raise KernelUnavailable(f"{deb.name}: {error}") from error
+        errors.seek(0)
+        said = errors.read().decode("utf-8", "replace").strip()
     # Once its reader closed the pipe behind the last member, dpkg-deb may die of SIGPIPE.
-    if process.returncode > 0 and said:
+    if 0 < status < 128 and said:
         raise KernelUnavailable(f"{deb.name} cannot be unpacked: {said}")

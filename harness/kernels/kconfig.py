@@ -67,6 +67,9 @@ OPTIONS = (
     Option("CONFIG_IKCONFIG", "the image tells its own configuration", Lack.NONE),
 )
 
+#: What must not be set: the harness gives the kernel its console and its command this way.
+FORBIDDEN = (Option("CONFIG_CMDLINE_OVERRIDE", "the command line of the boot is replaced", _BOOT),)
+
 #: Left out of the build because it takes long; with why.
 _NO_MODULES = ("CONFIG_MODULES", "all that is needed is built in: only the image is built")
 _SLOW = (
@@ -93,6 +96,7 @@ def fragment(*, modules: bool = False, debug_info: bool = False) -> str:
         *([] if debug_info else _DEBUG_INFO),
     ]
     wanted = [(f"{option.name}=y", option.why) for option in OPTIONS]
+    left_out += [(option.name, option.why) for option in FORBIDDEN]
     unwanted = [(f"# {name} is not set", why) for name, why in left_out]
     return "".join(f"# {why}\n{line}\n" for line, why in (*wanted, *unwanted))
 
@@ -121,6 +125,11 @@ def missing(
         tuple(option for option in lacking if option.lack is Lack.NO_BOOT),
         tuple(option for option in lacking if option.lack is Lack.NOT_TESTED),
     )
+
+
+def forbidden(values: Mapping[str, str]) -> tuple[Option, ...]:
+    """The options of a configuration with which no boot can be tested."""
+    return tuple(option for option in FORBIDDEN if values.get(option.name) == "y")
 
 
 def in_words(options: Sequence[Option]) -> str:

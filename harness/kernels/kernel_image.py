@@ -106,9 +106,24 @@ def _misfit(data: elf.Data) -> str:
         return "is empty"
     if start[_ARM64_MAGIC] == b"ARM\x64" or start[4:8] == b"zimg":
         return "is an image for arm64 or another machine than x86-64"
+    if start.startswith(b"!<arch>\n"):
+        return (
+            "is a package (.deb); unpack it with `dpkg-deb -x FILE DIR` and give the image in "
+            "DIR/boot, or name it by its suite in a manifest (deb: {suite: …, package: …})"
+        )
+    if start.startswith(b"\xed\xab\xee\xdb"):
+        return "is a package (.rpm); unpack it and give the image in it"
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
-            return f"is compressed with {name}, but not as an x86-64 kernel is"
+            return (
+                f"is compressed with {name}, but not as an x86-64 kernel is; an archive of modules "
+                "is unpacked with `tar -xf FILE -C DIR`, and DIR given as --modules"
+            )
+    if start.startswith(b"MZ") and all(name in start for name in (b".linux\0", b".osrel\0")):
+        return (
+            "is a unified kernel image (UKI); take the kernel out of it with "
+            "`objcopy -O binary --only-section=.linux FILE vmlinuz`"
+        )
     if start.startswith(b"MZ"):
         return "starts like a kernel's EFI stub, but is truncated or no Linux kernel"
     if not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", start):

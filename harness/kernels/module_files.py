@@ -38,6 +38,10 @@ def find(given: Path, release: str) -> ModuleSet:
     """
     if is_tree(given):
         return of_tree(given)
+    if given.is_file():
+        raise KernelUnavailable(
+            f"{given} is a file; unpack it (tar -xf {given.name} -C DIR) and give DIR"
+        )
     for place in (*installed_below(given, release), given / release):
         if place.is_dir():
             return of_directory(place)

@@ -87,6 +87,9 @@ def locate(text: str, base: Path, wanted: PathKind) -> Path:
 
     Raises ValueError, with the sentence for the user, for what is missing or of another kind.
     """
+    if match := re.search("(?:https?|ftp|file):/", text):
+        hint = "download it first, and give the file" if match[0] != "file:/" else "give its path"
+        raise ValueError(f"{quoted(text[match.start() :])} is an address, not a path; {hint}")
     if not text.isprintable():
         raise ValueError(f"expected a path, found {quoted(text)} with unprintable characters")
     try:
@@ -105,7 +108,9 @@ def locate(text: str, base: Path, wanted: PathKind) -> Path:
         said = error.strerror if isinstance(error, OSError) else "not a file name on this system"
         raise ValueError(f"{quoted(text)} cannot be read: {said}") from None
     if wanted is PathKind.DIRECTORY and not stat.S_ISDIR(mode):
-        raise ValueError(f"expected a directory, and {quoted(text)} is none")
+        archive = re.search(r"\.(tar|tgz|deb|rpm)\b", path.name)
+        hint = "; unpack it, and give the directory" if archive else ""
+        raise ValueError(f"expected a directory, and {quoted(text)} is none{hint}")
     if wanted is PathKind.FILE and not stat.S_ISREG(mode):
         raise ValueError(f"expected a file, and {quoted(text)} is none")
     return path

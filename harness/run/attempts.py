@@ -187,7 +187,7 @@ class Attempts:
             machine=Machine(entry.cpus, entry.memory_mib, entry.append, self._kvm),
             request=Request(secrets.token_hex(16), options.seed, options.request.plan),
             deadlines=Deadlines.scaled(
-                entry.timeout_s, kvm=self._kvm, share=options.jobs * entry.cpus / tools.processors()
+                entry.timeout_s, kvm=self._kvm, share=tools.share(options.jobs, entry.cpus)
             ),
             directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
             number=number,

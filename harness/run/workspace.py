@@ -65,7 +65,8 @@ def ground(
         except OSError as error:
             raise HostError(
                 f"{error.filename or 'the disk'} cannot be used ({error.strerror or error}): make "
-                "it and its directory writable, and room on the disk"
+                "it and its directory writable, and room on the disk, or give another place "
+                "(--output, --cache, XDG_STATE_HOME)"
             ) from error
         yield Ground(directory, roots, qemu, qemu_version(qemu, cache))
 

@@ -232,7 +232,7 @@ class _Subject:
         self, fault: Fault, families: tuple[Family, ...], extra: Mapping[str, bytes]
     ) -> BootPlan:
         entry = self.entry
-        share = max(1.0, self.jobs * entry.cpus / tools.processors())
+        share = max(1.0, tools.share(self.jobs, entry.cpus))
         deadlines = Deadlines.scaled(entry.timeout_s, kvm=self.kvm, share=share)
         if fault.outlives:
             deadlines = replace(

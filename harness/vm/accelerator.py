@@ -16,6 +16,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ FIRST_WORDS = b"Linux version "
 #: Printed when the kernel has got so far that it looks for a root: all of KVM was exercised.
 LAST_WORDS = (b"Kernel panic", b"VFS: ", b"Run /")
 BROKEN = b"KVM internal error"
+#: Seconds for which an answer is remembered: what is wrong with a host may be mended meanwhile.
+VALID = 24 * 3600
+#: Of how many images an answer of their own is remembered.
+MAX_ANSWERS = 50
 #: Bytes of a trial's output that are looked at.
 ENOUGH = 1 << 20
 # Not for the life of the host: the next run may find memory, or another hypervisor gone.
@@ -86,9 +91,9 @@ def choose(
     """The accelerator to use where the manifest or the user ``wanted`` one.
 
     ``auto`` tries to boot ``kernel`` under KVM, for at most LIMIT seconds, and keeps what that
-    tells about the host in the file ``remembered`` until the host reboots or QEMU changes. Raises
-    :class:`HostError` for ``kvm`` where KVM boots nothing. Once ``stop`` is set some
-    answer comes at once.
+    tells about the host in the file ``remembered`` for a day, or until the host reboots, or QEMU
+    or the device changes. Raises :class:`HostError` for ``kvm`` where KVM boots nothing. Once
+    ``stop`` is set some answer comes at once.
     """
     if wanted is Accel.TCG:
         return Choice(False, "TCG was asked for")
@@ -117,28 +122,53 @@ def _recall_or_try(
     stop: threading.Event,
 ) -> Trial:
     key = _circumstances(qemu)
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        record = json.loads(remembered.read_text())
-        known = Trial(str(record["trouble"]), only_for=str(record["only_for"]))
-        if record["circumstances"] == key and known.only_for in ("", kernel.image_sha256):
-            return known
+    answers = _answers(remembered, key)
+    for only_for in ("", kernel.image_sha256):
+        if only_for in answers:
+            return Trial(answers[only_for][1], only_for=only_for)
     say(f"trying whether KVM boots {kernel.release}")
     try:
         trial = _try(kernel, qemu, stop)
     except (OSError, Unsafe) as error:
         return Trial(f"it could not be tried ({error})", certain=False)
     if trial.certain:
-        record = {"circumstances": key, "trouble": trial.trouble, "only_for": trial.only_for}
+        answers[trial.only_for] = (time.time(), trial.trouble)
+        record = {"circumstances": key, "answers": dict(list(answers.items())[-MAX_ANSWERS:])}
         with contextlib.suppress(OSError):
             remembered.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(remembered, json.dumps(record))
     return trial
 
 
+def _answers(remembered: Path, key: str) -> dict[str, tuple[float, str]]:
+    """What was found under the circumstances ``key``: when, and the trouble.
+
+    By the hash of the image that it holds for; "" for all.
+    """
+    found = {}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        record = json.loads(remembered.read_text())
+        if record["circumstances"] == key:
+            for only_for, (at, trouble) in record["answers"].items():
+                if 0 <= time.time() - float(at) < VALID:
+                    found[str(only_for)] = (float(at), str(trouble))
+    return found
+
+
 def _circumstances(qemu: Path) -> str:
+    """All that the answer depends on: the host, QEMU, the device and who may use it."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    status = qemu.resolve().stat()
-    return f"{boot_id} {platform.release()} {qemu} {status.st_size} {status.st_mtime_ns}"
+    status, device = qemu.resolve().stat(), DEVICE.stat()
+    return " ".join(
+        map(
+            str,
+            (
+                *(boot_id, platform.release(), qemu, status.st_size, status.st_mtime_ns),
+                *(device.st_dev, device.st_ino, device.st_rdev, device.st_mode),
+                *(device.st_uid, device.st_gid, os.geteuid(), sorted(os.getgroups())),
+            ),
+        )
+    )
 
 
 def _try(kernel: PreparedKernel, qemu: Path, stop: threading.Event) -> Trial:

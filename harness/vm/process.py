@@ -18,11 +18,15 @@ from typing import Self
 from harness.errors import Busy
 from harness.host import locks
 from harness.host.programs import Kept
+from harness.host.tools import Finding, Standing
 from harness.vm import commandline
 
 CHUNK = 64 * 1024
 #: What the names of work directories begin with, and nothing that a user would name.
 PREFIX = "mptcp-harness-vm."
+#: Bytes: a work directory holds sockets, whose paths have 108 at most (unix(7)).
+LONGEST_PARENT = 60
+TMPDIR_REMEDY = "set TMPDIR to a directory with a short, plain path, on a disk without noexec"
 
 
 class VmProcess:
@@ -128,13 +132,33 @@ def work_directory() -> Iterator[Path]:
 
 
 def _parent() -> Path:
-    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 (mkdtemp's are safe)
-        if len(parent) < 60 and commandline.is_harmless(parent) and Path(parent).is_dir():
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    objections = {}
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", runtime):  # noqa: S108 (mkdtemp)
+        objections[parent] = _objection(parent)
+        if not objections[parent]:
             return Path(parent)
-    raise commandline.Unsafe(
-        f"no usable directory for temporary files: {tempfile.gettempdir()!r} has unusual "
-        "characters, or is too long; set TMPDIR to another"
-    )
+    said = ", ".join(f"{parent} {why}" for parent, why in objections.items() if parent)
+    raise commandline.Unsafe(f"no usable directory for temporary files: {said}; {TMPDIR_REMEDY}")
+
+
+def _objection(parent: str) -> str:
+    """Why no VM can work in ``parent``; "" where one can. Its work directory holds programs."""
+    if not commandline.is_harmless(parent) or len(parent) >= LONGEST_PARENT:
+        return "has unusual characters, or is too long"
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):  # noqa: PTH112
+        return "is no directory that this user may write to"
+    if os.statvfs(parent).f_flag & os.ST_NOEXEC:
+        return "is mounted noexec"
+    return ""
+
+
+def doctor() -> Finding:
+    """Whether a VM can be started from one of the places for temporary files, and from which."""
+    try:
+        return Finding("work directory", Standing.OK, str(_parent()))
+    except commandline.Unsafe as error:
+        return Finding("work directory", Standing.MISSING, str(error), "", TMPDIR_REMEDY)
 
 
 @contextlib.contextmanager

@@ -9,14 +9,17 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness import cli
-from harness.cli.arguments import seconds_of
+from harness import cli, kernels
+from harness.cli.arguments import EPILOG, seconds_of
 from harness.errors import UsageError
+from harness.kernels import KernelUnavailable, deb
+from harness.kernels import packages as apt_packages
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records import stored_runs
 from harness.run import session, workspace
@@ -229,7 +232,11 @@ def test_a_shell_takes_no_option_that_means_nothing_to_it(
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.EROFS, "the host failed: Read-only file system (/x); make it writable\n"),
+        (
+            errno.EROFS,
+            "the host failed: Read-only file system (/x); make it writable, or give another place "
+            "(--output, --cache, XDG_STATE_HOME)\n",
+        ),
         (errno.ENOSPC, "the host failed: No space left on device (/x); make room on the disk\n"),
         (errno.EISDIR, "the host failed: Is a directory (/x)\n"),
     ],
@@ -247,3 +254,106 @@ def test_a_disk_that_cannot_be_used_comes_with_its_remedy(
     monkeypatch.setattr(session, "run", fail)
     assert cli.main(["check", str(image)]) == 3
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["https://example.org/bzImage"], "is an address, not a path; download it first"),
+        (["{image}", "--modules", "{tmp}/modules.tar.xz"], "is none; unpack it, and give the dir"),
+    ],
+)
+def test_what_is_no_image_and_no_directory_comes_with_the_way_out(
+    tmp_path: Path,
+    image: Path,
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "modules.tar.xz").touch()
+    given = [argument.format(image=image, tmp=tmp_path) for argument in arguments]
+    assert cli.main(["check", *given]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_boot")
+def test_json_for_standard_output_is_refused(
+    image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", str(image), "--json", "-"]) == 2
+    assert "--json -: standard output has the table" in capsys.readouterr().err
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("name", [b"/tmp/o\xff", b"\xff/relative"])
+def test_a_path_that_is_not_utf_8_is_refused_and_leaves_nothing(
+    name: bytes, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", str(image), "--output", os.fsdecode(name)]) == 2
+    assert "is not text in UTF-8: use another path" in capsys.readouterr().err
+    assert not os.path.lexists(name)
+
+
+def test_a_home_that_is_not_utf_8_is_refused(
+    image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", os.fsdecode(b"/tmp/\xff"))
+    assert cli.main(["check", str(image)]) == 2
+    assert "XDG_STATE_HOME " in capsys.readouterr().err
+
+
+def test_a_path_beyond_ascii_under_an_ascii_locale_is_refused(tmp_path: Path) -> None:
+    line = f'"$@" check x --output {tmp_path}/\xe9'
+    run = shell(line, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (run.returncode, "LC_ALL=C.UTF-8" in run.stderr) == (2, True)
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_no_example_of_the_help_stands_twice() -> None:
+    lines = [line for line in EPILOG.splitlines() if line.strip()]
+    assert len(lines) == len(set(lines))
+    commands = [line.split()[1] for line in lines if line.startswith("  mptcp-harness")]
+    assert sorted(set(commands) - {"matrix", "check"}) == sorted(
+        command for command in commands if command not in ("matrix", "check")
+    )
+
+
+def test_kernels_are_listed_as_the_manifest_has_them(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = tmp_path / "k.yaml"
+    manifest.write_text(
+        "kernels:\n"
+        f"  - {{name: mine, image: {image}}}\n"
+        "  - {series: old, deb: {suite: bookworm, package: 'linux-image-6.1.*'}}\n"
+    )
+    assert cli.main(["list", "kernels", str(manifest)]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in listed] == [
+        ["mine", "kernel", "image", str(image)],
+        ["old", "series", "deb", "bookworm", "linux-image-6.1.*"],
+    ]
+    held = [
+        apt_packages.Package("linux-image-6.1.0-50-amd64", "6.1.176-1", "", 1, "0" * 64),
+        apt_packages.Package("linux-image-6.1.0-51-amd64", "6.1.180-1", "", 1, "0" * 64),
+    ]
+    monkeypatch.setattr(deb, "series", lambda *_: held)
+    assert cli.main(["list", "kernels", str(manifest), "--expand"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["mine", "old-6.1.0-50-amd64", "old-6.1.0-51-amd64"]
+
+
+def test_what_a_mirror_calls_itself_is_shown_escaped(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = tmp_path / "k.yaml"
+    manifest.write_text(f"kernels: [{{name: mine, image: {image}}}]\n")
+
+    def prepare(_: object, __: object, say: Callable[[str], None]) -> None:
+        say("fetching from \x1b]0;owned\x07")
+        raise KernelUnavailable("no")
+
+    monkeypatch.setattr(kernels, "prepare", prepare)
+    cli.main(["prepare", str(manifest), "--cache", str(tmp_path / "cache")])
+    assert "\\x1b]0;owned\\x07" in capsys.readouterr().out

@@ -612,3 +612,13 @@ def test_the_mptcp_of_the_running_kernel_is_said(
         enabled.write_text(content)
     monkeypatch.setattr(tools, "MPTCP_ENABLED", enabled)
     assert finding("MPTCP of this kernel", machine.here).found.startswith(found)
+
+
+def test_a_machine_with_many_processors_does_not_stretch_its_deadlines_without_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`cpus: 64, timeout: 10` booted for 285 s on two processors."""
+    monkeypatch.setattr(tools, "processors", lambda: 2)
+    assert tools.share(1, 64) == tools.MOST_SHARED
+    assert tools.share(1, 1) == 0.5
+    assert tools.share(6, 2) == 6

@@ -16,7 +16,7 @@ import pytest
 from harness import kernels
 from harness.kernels import image, tree
 from harness.kernels.cache import Cache
-from harness.kernels.kconfig import OPTIONS, REMEDY
+from harness.kernels.kconfig import OPTIONS, REMEDY, fragment
 from harness.kernels.prepared import KernelUnavailable, PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
 from harness.run.request import RunRequest
@@ -211,3 +211,17 @@ def test_modules_beside_the_image_are_found(cache: Cache, say: Said, tmp_path: P
     )
     found = prepared(cache, say, tmp_path / "vmlinuz", kernel(drivers=b"\0"))
     assert {path.name for path in found.modules} == {"virtio_console.ko", "virtio_pci.ko"}
+
+
+def test_a_command_line_that_is_replaced_is_said_before_a_boot(
+    cache: Cache, say: Said, tmp_path: Path
+) -> None:
+    """Its console would end with nothing at all."""
+    data = telling(config(CMDLINE_OVERRIDE="y"))
+    with pytest.raises(KernelUnavailable, match=r"built with CONFIG_CMDLINE_OVERRIDE \(the com"):
+        prepared(cache, say, tmp_path / "image", data)
+    assert prepared(cache, say, tmp_path / "image", telling(config(CMDLINE_OVERRIDE="n")))
+
+
+def test_the_configuration_that_is_asked_for_replaces_no_command_line() -> None:
+    assert "# CONFIG_CMDLINE_OVERRIDE is not set\n" in fragment()

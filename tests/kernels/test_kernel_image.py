@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import struct
 
 import pytest
@@ -128,3 +129,18 @@ def test_a_vmlinux_with_very_many_sections_is_read() -> None:
     struct.pack_into("<H", data, 60, 0)
     struct.pack_into("<Q", data, offset + 32, count)
     assert elf.section(bytes(data), b".rodata").startswith(b"Linux version")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"MZ" + bytes(200) + b".osrel\0\0.cmdline\0.linux\0\0" + bytes(5000), "objcopy -O binary"),
+        (b"!<arch>\ndebian-binary   1410122664  0     0     100644  4", "dpkg-deb -x FILE DIR"),
+        (b"\xed\xab\xee\xdb\3\0" + bytes(100), r"is a package \(.rpm\); unpack it"),
+        (lzma.compress(b"lib/modules/6.1/kernel/x.ko" * 50), "tar -xf FILE -C DIR"),
+    ],
+    ids=["UKI", "deb", "rpm", "modules.tar.xz"],
+)
+def test_an_artefact_as_it_comes_is_refused_with_the_way_out(data: bytes, said: str) -> None:
+    with pytest.raises(KernelUnavailable, match=said):
+        recognise(data, "vmlinuz")

@@ -11,10 +11,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from harness.host.tools import Standing
 from harness.vm import process
+from harness.vm.commandline import Unsafe
 from harness.vm.process import VmProcess, read_available, work_directory
 from tests.processes import PATIENCE, descriptors, is_gone, read_pid, wait_until
 
@@ -134,6 +137,34 @@ def test_a_work_directory_in_use_stays(harness: subprocess.Popen[bytes], tempora
     (used,) = temporary.iterdir()
     with work_directory():
         assert (used / "events").exists()
+
+
+def test_a_disk_without_programs_is_passed_over(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """virtme-ng would not find its QEMU there: three attempts, and "QEMU died"."""
+    real = os.statvfs
+
+    def statvfs(path: str) -> object:
+        return SimpleNamespace(f_flag=os.ST_NOEXEC) if path == str(temporary) else real(path)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with work_directory() as work:
+        assert work.parent != temporary
+    assert process.doctor().standing is Standing.OK
+    assert process.doctor().found == str(work.parent)
+
+
+def test_a_host_without_a_place_for_a_vm_is_told_why(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC))
+    with pytest.raises(Unsafe, match=r"is mounted noexec.*; set TMPDIR to"), work_directory():
+        pass
+    finding = process.doctor()
+    assert finding.standing is Standing.MISSING
+    assert f"{temporary} is mounted noexec" in finding.found
+    assert finding.remedy
 
 
 def test_a_directory_that_is_no_work_directory_stays(temporary: Path) -> None:
