@@ -48,6 +48,9 @@ PROTOCOL = 3
 MAX_LINE = 128 * 1024
 #: Longest text the guest puts into one field; more is cut, and said.
 MAX_TEXT = 2048
+#: Bytes that a virtio port takes in one write (port_fops_write() of drivers/char/virtio_console.c).
+#: A longer one is made in pieces, between which the process of a scenario may write ``at``.
+ATOMIC = 32 * 1024
 #: Entries of one plan event, so that its line stays below MAX_LINE; a longer group is split.
 MAX_ENTRIES = 500
 #: Seconds of silence after which the guest says that it is alive.
@@ -251,14 +254,11 @@ class Emitter:
 
     def emit(self, kind: str, **fields: Value) -> None:
         """Write one event; strings longer than :data:`MAX_TEXT` are cut."""
-        # Put together here, for encode() takes twice as long, and there are thousands.
-        line = '{"e":"%s","n":%d,"t":%d' % (kind, self._number, self._clock() * 1000)
-        for name, value in fields.items():
-            if isinstance(value, str) and len(value) > MAX_TEXT and name != "verdicts":
-                value = value[:MAX_TEXT] + "... (%d characters in all)" % len(value)
-            line += ',"' + name + '":' + _value(value)
+        line = self._line(kind, fields, MAX_TEXT)
+        if len(line) > ATOMIC and kind in ("result", "failure"):
+            line = self._line(kind, fields, MAX_TEXT // 4)
         self._number += 1
-        self._pending += (line + "}\n").encode("ascii")
+        self._pending += line
         if kind not in WAITING and not self._held:
             self._flush()
 
@@ -268,9 +268,24 @@ class Emitter:
         if not on and self._pending:
             self._flush()
 
+    def _line(self, kind: str, fields: Mapping[str, Value], most: int) -> bytes:
+        # Put together here, for encode() takes twice as long, and there are thousands.
+        line = '{"e":"%s","n":%d,"t":%d' % (kind, self._number, self._clock() * 1000)
+        for name, value in fields.items():
+            if isinstance(value, str) and len(value) > most and name != "verdicts":
+                value = value[:most] + "... (%d characters in all)" % len(value)
+            line += ',"' + name + '":' + _value(value)
+        return (line + "}\n").encode("ascii")
+
     def _flush(self) -> None:
-        self._write(self._pending)
-        self._pending = b""
+        """Write what waits, in whole lines."""
+        pending, self._pending = self._pending, b""
+        while len(pending) > ATOMIC:
+            end = pending.rfind(b"\n", 0, ATOMIC) + 1 or pending.find(b"\n") + 1
+            self._write(pending[:end])
+            pending = pending[end:]
+        if pending:
+            self._write(pending)
 
 
 def at(index: int) -> bytes:

@@ -93,7 +93,7 @@ def test_long_text_is_cut_and_said() -> None:
     assert event["text"].endswith("(100000 characters in all)")
 
 
-def test_the_longest_result_fits_a_line() -> None:
+def test_the_longest_result_is_taken_at_once() -> None:
     written: list[bytes] = []
     long = "\N{GRINNING FACE}" * 100_000
     emitter = events.Emitter(written.append)
@@ -101,5 +101,28 @@ def test_the_longest_result_fits_a_line() -> None:
         "result", i=0, verdict="fail", detail=long, expected=long, got=long, raw="a" * 9999
     )
     emitter.emit("note", text="")
-    assert len(written[0].splitlines(True)[0]) > events.MAX_LINE // 2
-    events.parse(written[0].splitlines(True)[0])
+    assert all(len(piece) <= events.ATOMIC for piece in written)
+    event = events.parse(written[0].splitlines(True)[0])
+    assert "(100000 characters in all)" in event["got"]
+
+
+def test_what_waited_is_written_in_whole_lines_that_the_port_takes_at_once() -> None:
+    written: list[bytes] = []
+    emitter = events.Emitter(written.append)
+    emitter.hold(True)
+    for index in range(100):
+        emitter.emit("result", i=index, verdict=events.FAIL, detail="x" * events.MAX_TEXT)
+    assert not written
+    emitter.hold(False)
+    assert len(written) > 1
+    assert all(len(piece) <= events.ATOMIC and piece.endswith(b"\n") for piece in written)
+    numbers = [events.parse(line)["i"] for line in b"".join(written).splitlines(True)]
+    assert numbers == list(range(100))
+
+
+def test_a_plan_longer_than_the_port_takes_is_one_line() -> None:
+    written: list[bytes] = []
+    entries = [["x" * 100, "run", "both"] for _ in range(events.MAX_ENTRIES)]
+    emitter = events.Emitter(written.append)
+    emitter.emit("plan", family="ipv4", payload="x", scenario=True, entries=entries)
+    assert events.parse(b"".join(written))["entries"] == entries
