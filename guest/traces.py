@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import _socket
 import fcntl
+import os
 import select
 import struct
 
-from guest import abi, sockopt, states
+from guest import abi, calls, sockopt, states
 from guest.checks import Failed, errno_name
 from guest.lab import MPTCP, Lab, wait_until
 from guest.option import IPPROTO_TCP
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Trace = Mapping[str, str]
 
 SOL_SOCKET = _socket.SOL_SOCKET
+SPLICE_F_NONBLOCK = 2
 NOSIGNAL, DONTWAIT = _socket.MSG_NOSIGNAL, _socket.MSG_DONTWAIT
 SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, SIOCATMARK, UNKNOWN = 0x541B, 0x5411, 0x894B, 0x8905, 0x5499
 TCP_IS_MPTCP = 43
@@ -133,6 +135,7 @@ class Tracer:
         call("bind", lambda: sock.bind((self.lab.address, 0)))
         call("recv", lambda: sock.recv(100, DONTWAIT))
         call("recv of 0 bytes", lambda: sock.recv(0, DONTWAIT))
+        call("splice", self._splice)
         call("poll after recv", self._poll)
         call("send", lambda: sock.send(b"z", NOSIGNAL | DONTWAIT))
         call("the peer's recv", self._peer_receives)
@@ -174,6 +177,7 @@ class Tracer:
         call("its names", self._peer_names)
         call("its poll", self._poll)
         call("its data", self._exchange)
+        call("its poll afterwards", lambda: "%s, %s" % (self._poll(), _events(states.events(peer))))
         if self.protocol == MPTCP:
             for name, end in (("its MPTCP_INFO", sock), ("its peer's MPTCP_INFO", peer)):
                 self.said[name] = _info(end.fileno(), counters=True)
@@ -199,6 +203,14 @@ class Tracer:
 
     def _ioctl(self, number: int) -> int:
         return int(_INT.unpack(fcntl.ioctl(self.sock.fileno(), number, b"\xa5" * _INT.size))[0])
+
+    def _splice(self) -> int:
+        source, sink = os.pipe()
+        try:
+            return calls.splice(self.sock.fileno(), sink, 10, SPLICE_F_NONBLOCK)
+        finally:
+            os.close(source)
+            os.close(sink)
 
     def _accept(self) -> str:
         fd, address = self.sock._accept()  # type: ignore[attr-defined]

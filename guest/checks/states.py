@@ -34,7 +34,7 @@ CALLS: Mapping[str, Sequence[str]] = {
     "queues": ("SIOCINQ", "SIOCOUTQ", "SIOCOUTQNSD", "an unknown ioctl"),
     "accept": ("accept",),
     "bind": ("bind",),
-    "receive": ("recv", "recv of 0 bytes", "poll after recv"),
+    "receive": ("recv", "recv of 0 bytes", "splice", "poll after recv"),
     "send": ("send", "the peer's recv", "poll after send"),
     "receive_error": (
         "recv first",
@@ -58,7 +58,7 @@ CALLS: Mapping[str, Sequence[str]] = {
         "SO_ERROR after shutdown",
     ),
     "disconnect": ("connect(AF_UNSPEC)", "poll after that", "getpeername after that"),
-    "reconnect": ("second connect", "its names", "its poll", "its data"),
+    "reconnect": ("second connect", "its names", "its poll", "its data", "its poll afterwards"),
 }
 
 
@@ -122,6 +122,7 @@ DIFFERENCES: Sequence[tuple[str, Sequence[str], str, str]] = (
     ("poll after recv", ("refused", "fallback-reset"), "POLLOUT POLLHUP", "the same"),
     ("poll after send", ("refused", "fallback-reset"), "POLLOUT POLLHUP", "the same"),
     ("recv", ("refused", "fallback-reset"), "ENOTCONN", "the same"),
+    ("splice", ("refused", "fallback-reset"), "ENOTCONN", "the same"),
     ("recv second", ("refused", "fallback-reset"), "ENOTCONN", "the same"),
     ("recv after send", ("refused", "fallback-reset"), "ENOTCONN", "the same"),
     ("poll after the error", ("refused", "fallback-reset"), "POLLOUT POLLHUP", "the same"),

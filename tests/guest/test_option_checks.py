@@ -15,7 +15,7 @@ from guest.abi import IPPROTO_MPTCP
 from guest.checks import Check
 from guest.checks import options as rules
 from guest.lab import Lab
-from guest.option import KEPT, packed
+from guest.option import KEPT, SOL_SOCKET, packed
 from tests.guest.faults import EIO, Call, FaultyKernel
 
 pytestmark = [
@@ -255,3 +255,18 @@ def test_a_name_without_nul_that_is_cut_is_seen(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sockopt, "_setsockopt", setsockopt)
     found = failures("ipv4", checks_of("ipv4", "like_tcp"))
     assert {"tcp_congestion.like_tcp", "so_bindtodevice.like_tcp"} <= found.keys()
+
+
+def test_timestamping_without_its_second_half_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sockopt._setsockopt
+    numbers = {o.number for o in options.TABLE if o.name.startswith("SO_TIMESTAMPING")}
+
+    def setsockopt(fd: int, level: int, number: int, value: int, size: int) -> int:
+        if level == SOL_SOCKET and number in numbers and size == 4:
+            ctypes.set_errno(22)
+            return -1
+        return int(real(fd, level, number, value, size))
+
+    monkeypatch.setattr(sockopt, "_setsockopt", setsockopt)
+    found = failures("ipv4", checks_of("ipv4", "limits"))
+    assert found.keys() == {"so_timestamping.limits", "so_timestamping_new.limits"}
