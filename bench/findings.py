@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from guest import calls, flow, isolation, setting
-from guest.checks import Failed, closing, fastopen
+from guest import calls, flow, isolation, options, setting, sockopt, states
+from guest.checks import Failed, closing, errno_name, fastopen
 from guest.lab import MPTCP, TCP, Lab, wait_until, write_sysctl
 
 MSG_MORE = 0x8000
@@ -97,17 +97,78 @@ def listener_options_of_tcp_clients(lab: Lab, protocol: int) -> str:
     return ", ".join(said)
 
 
+def _set(sock: _socket.socket, name: str, value: bytes) -> str:
+    option = options.BY_NAME[name]
+    errno = sockopt.setsockopt(sock.fileno(), option.level, option.number, value)
+    return errno_name(errno) if errno else "taken"
+
+
+def _read(sock: _socket.socket, name: str, size: int = 4) -> str:
+    option = options.BY_NAME[name]
+    answer = sockopt.getsockopt(sock.fileno(), option.level, option.number, bytes(size))
+    if size > 4:
+        return answer.filled.rstrip(b"\0").decode()
+    return errno_name(answer.errno) if answer.errno else str(options.number_in(answer))
+
+
+def unchecked_before_connect(lab: Lab, protocol: int) -> str:
+    said = []
+    for name, value in (
+        ("TCP_KEEPIDLE", -5),
+        ("TCP_KEEPINTVL", 40000),
+        ("TCP_KEEPCNT", 1000),
+        ("TCP_MAXSEG", 1),
+    ):
+        sock = lab.socket(protocol)
+        taken = _set(sock, name, struct.pack("=i", value))
+        said.append(f"{name} {value}: {taken}, reads {_read(sock, name)}")
+    sock = lab.socket(protocol)
+    taken = _set(sock, "TCP_CONGESTION", b"nosuch")
+    said.append(f"TCP_CONGESTION nosuch: {taken}, reads {_read(sock, 'TCP_CONGESTION', 16)}")
+    return "; ".join(said)
+
+
+def refused_and_kept(lab: Lab, protocol: int) -> str:
+    sock = lab.pair(protocol, protocol).client
+    said = []
+    for name in ("IP_FREEBIND", "IP_TRANSPARENT", "IP_BIND_ADDRESS_NO_PORT"):
+        answer = _set(sock, name, struct.pack("=i", 1))
+        said.append(f"{name} 1: {answer}, reads {_read(sock, name)}")
+    return "; ".join(said)
+
+
+def address_after_disconnect(lab: Lab, protocol: int) -> str:
+    sock = lab.pair(protocol, protocol).client
+    states.disconnect(sock)
+    return f"getsockname() says {sock.getsockname()[0]}"
+
+
+def end_after_refusal(lab: Lab, protocol: int) -> str:
+    sock = states.place(lab, "refused", protocol).sock
+    said = []
+    for _ in range(2):
+        try:
+            said.append(repr(sock.recv(1)))
+        except OSError as error:
+            said.append(errno_name(error.errno or 0))
+    return "recv() says " + ", then ".join(said)
+
+
 FINDINGS: dict[str, Callable[[Lab, int], str]] = {
     function.__name__: function
     for function in (
         accept_timeout,
+        address_after_disconnect,
+        end_after_refusal,
         listener_options_of_tcp_clients,
         msg_more,
+        refused_and_kept,
         reset_after_fallback,
         siocinq_at_the_end,
         siocinq_of_syn_data,
         siocoutq_after_fallback,
         siocoutq_of_a_listener,
+        unchecked_before_connect,
     )
 }
 
