@@ -26,7 +26,7 @@ from harness.cli.common import (
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
-from harness.manifest.plan import Plan
+from harness.manifest.plan import Plan, Profile
 from harness.report import bisect as report
 from harness.run.request import RunRequest
 from harness.verdict.results import Family
@@ -103,7 +103,7 @@ def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tup
     if given.good is None or given.bad is None:
         raise UsageError("--good and --bad each want the name of a kernel")
     entries = kernels_yaml.load(given.manifest).entries
-    check_pattern(given.check)
+    check_pattern(given.check, profile_of(given))
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
     changes = changelog.teller(cache, say)
@@ -119,12 +119,13 @@ def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tup
     )
 
 
-def check_pattern(pattern: str | None) -> None:
-    """Every part of it has to match something that kernels are asked."""
-    known = all_names()
+def check_pattern(pattern: str | None, profile: Profile) -> None:
+    """Every part of it has to match something that kernels are asked in the ``profile``."""
+    known = all_names(profile)
+    of = "" if profile is Profile.FULL else f" of the profile {profile}"
     for glob in globs(pattern) if pattern is not None else ():
         if not fnmatch.filter(known, glob):
             raise UsageError(
-                f"--check {glob!r} matches no check and no capability.NAME; `mptcp-harness list "
-                "checks` and `mptcp-harness list capabilities` show them"
+                f"--check {glob!r} matches no check{of} and no capability.NAME; `mptcp-harness "
+                "list checks` and `mptcp-harness list capabilities` show them"
             )

@@ -109,7 +109,7 @@ def for_git(run: Callable[[], int]) -> int:
 
 
 def _request(given: argparse.Namespace) -> StepRequest:
-    check_pattern(given.check)
+    check_pattern(given.check, profile_of(given))
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
     assert wanted is not None, "the grammar asks for one"
