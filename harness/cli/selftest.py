@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``selftest``: faults of kernels and guests, seen for what they are."""
+"""``selftest``: faults of kernels and guests, which must be detected."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from harness.cli import arguments
 from harness.cli.common import chosen, stopping
 from harness.errors import UsageError
 from harness.kernels import Cache
-from harness.report import selftest as report
-from harness.selftest.faults import line
+from harness.selftest.faults import line, summary
 from harness.text import printable
 from harness.verdict.results import EXIT_INTERRUPTED
 
@@ -42,7 +41,7 @@ def run(given: argparse.Namespace) -> int:
             lambda row: print(line(row), flush=True),
             stop,
         )
-    print(report.summary(rows, len(faults) + 1, time.monotonic() - started))
+    print(summary(rows, len(faults) + 1, time.monotonic() - started))
     return EXIT_INTERRUPTED if stop.is_set() else selftest.exit_status(rows, request)
 
 

@@ -71,7 +71,7 @@ def header(data: Data) -> Header:
 
 
 def decompress(data: Data, payload: slice) -> bytes | None:
-    """The ELF kernel in ``payload``; None where its compression (lzo, lz4) is not Python's.
+    """The ELF kernel in ``payload``; None where its compression (lzo) cannot be read.
 
     Behind the compressed stream stands its size, and behind the kernel, within the stream, its
     relocations; neither is in the way of those who read the ELF headers.

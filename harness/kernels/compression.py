@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import struct
 import sys
 import zlib
+
+import lz4.block
 
 from harness.errors import Malformed
 
@@ -40,9 +43,36 @@ def decompress(data: bytes, limit: int | None = None) -> bytes:
             return _bounded(bz2.BZ2Decompressor(), data, limit)
         if data.startswith(b"\x28\xb5\x2f\xfd"):
             return _zstd(data, limit)
+        if data.startswith(b"\x02\x21\x4c\x18"):
+            return _lz4(data, limit)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise Malformed(str(error)) from error
     raise Unknown(f"unknown magic {data[:6].hex()}")
+
+
+def _lz4(data: bytes, limit: int) -> bytes:
+    """The legacy frame that kernels are compressed to: blocks of 8 MiB, each after its size.
+
+    The kernel's build appends the size of all, which is no block (lib/decompress_unlz4.c).
+    """
+    parts = []
+    size, at = 0, 4
+    while at + 4 <= len(data):
+        (length,) = struct.unpack_from("<I", data, at)
+        at += 4
+        if at + length > len(data):
+            if at == len(data):
+                break
+            raise Malformed("the compressed data are truncated")
+        try:
+            parts.append(lz4.block.decompress(data[at : at + length], uncompressed_size=8 << 20))
+        except lz4.block.LZ4BlockError as error:
+            raise Malformed(str(error)) from error
+        at += length
+        size += len(parts[-1])
+        if size > limit:
+            raise Malformed("the compressed data are too large")
+    return b"".join(parts)
 
 
 def _bounded(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.nightly.results import Compared, Night, RegressionBisect, Selftest
-from harness.report import compare, markdown, selftest, table
+from harness.report import compare, markdown, table
 from harness.report.terminal import UNICODE, Glyphs
 from harness.selftest import faults
 from harness.verdict.results import KernelResult
@@ -46,7 +46,7 @@ def _selftest(found: Selftest, glyphs: Glyphs) -> Iterator[str]:
     elif found.trouble:
         yield f"selftest not possible: {glyphs.safe(found.trouble, 2000)}"
     else:
-        yield selftest.summary(found.rows, found.wanted, found.seconds)
+        yield faults.summary(found.rows, found.wanted, found.seconds)
         yield from (faults.line(row) for row in found.rows if not row.ok)
 
 

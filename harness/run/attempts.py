@@ -66,6 +66,7 @@ class Options:
     results: Results | None = None  # those of earlier runs
     known: KnownIssues = field(default_factory=KnownIssues)
     extra: Mapping[str, bytes] = field(default_factory=dict)  # as in a BootPlan
+    at_most: Deadlines | None = None  # what no deadline of a boot may exceed
     on_boot: Callable[[BootPlan], None] = lambda _: None  # told of each boot before it begins
 
 
@@ -186,13 +187,17 @@ class Attempts:
             qemu=options.qemu,
             machine=Machine(entry.cpus, entry.memory_mib, entry.append, self._kvm),
             request=Request(secrets.token_hex(16), options.seed, options.request.plan),
-            deadlines=Deadlines.scaled(
-                entry.timeout_s, kvm=self._kvm, share=tools.share(options.jobs, entry.cpus)
-            ),
+            deadlines=self._deadlines(),
             directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
             number=number,
             extra=options.extra,
         )
+
+    def _deadlines(self) -> Deadlines:
+        entry, options = self._entry, self._options
+        share = tools.share(options.jobs, entry.cpus)
+        deadlines = Deadlines.scaled(entry.timeout_s, kvm=self._kvm, share=share)
+        return deadlines if options.at_most is None else deadlines.bounded(options.at_most)
 
     def _judge(self, attempt: Attempt) -> tuple[Attempt, KernelResult]:
         """``attempt`` with its verdict, and what it alone says of the kernel."""

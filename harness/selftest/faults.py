@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
 from harness.selftest.module import Code
-from harness.text import printable
+from harness.text import plural, printable
 from harness.verdict.results import Incident, IncidentKind, KernelVerdict
 
 #: What a kernel may say of a processor that is kept from all else, the console's driver included.
@@ -104,6 +104,7 @@ def select(names: str | None) -> tuple[Fault, ...]:
 class Row:
     """What became of one fault. ``objection`` is empty if all is as expected.
 
+    ``impossible`` says why it cannot be provoked in this kernel, if so; nothing is wrong then.
     ``console`` is the file that holds the kernel's log, "" where nothing was booted.
     """
 
@@ -114,6 +115,7 @@ class Row:
     seconds: float
     objection: str = ""
     console: str = ""
+    impossible: str = ""
 
     @property
     def ok(self) -> bool:
@@ -122,10 +124,28 @@ class Row:
 
 def line(row: Row) -> str:
     """``row`` as a line; what is wrong with it stands on lines of its own."""
-    standing = "ok" if row.ok else "NOT OK"
+    standing = "not possible" if row.impossible else "ok" if row.ok else "NOT OK"
     text = f"{row.fault:17} {row.expected:21} {row.got:21} {row.seconds:7.1f} {standing}"
     if not row.ok:
         text += f"\n    {printable(row.objection)}"
         if row.console:
             text += f"\n    console: {printable(row.console)}"
     return text
+
+
+def summary(rows: Sequence[Row], wanted: int, seconds: float) -> str:
+    """The last line: ``wanted`` is how many rows there should be, that of no fault included."""
+    bad = [row.fault for row in rows if not row.ok]
+    impossible = [row for row in rows if row.impossible]
+    if bad == [NONE.name]:
+        said = "NOT OK: no kernel passes, and faults can only be told from a good one"
+    elif bad:
+        said = f"NOT OK: {', '.join(bad)}"
+    elif len(rows) < wanted:
+        said = f"NOT OK: {wanted - len(rows)} of {plural(wanted, 'boot')} not done"
+    else:
+        said = f"ok: {plural(len(rows) - 1 - len(impossible), 'fault')}, all detected correctly"
+    if impossible:
+        names = ", ".join(row.fault for row in impossible)
+        said += f"; not possible in this kernel: {names} ({impossible[0].impossible})"
+    return f"selftest {printable(said)} ({seconds:.0f} s)"

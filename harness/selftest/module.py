@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from harness.errors import Malformed
-from harness.kernels import btf, elf
+from harness.errors import HarnessError, Malformed
+from harness.kernels import btf, bzimage, elf
 
 NAME = "mptcp_selftest"
 #: The file and line that the WARNING gives as its place.
@@ -61,7 +61,7 @@ _VERSION = struct.Struct("<Q56s")
 LAYOUT_SYMBOL = b"module_layout"
 
 
-class Impossible(Exception):
+class NoModule(HarnessError):
     """No module can be made for this kernel; a sentence that says why."""
 
 
@@ -76,23 +76,35 @@ class Layout:
 
     @classmethod
     def of(cls, image: Path, release: str) -> Layout:
-        """Read from the uncompressed kernel ``image``; raises :class:`Impossible`."""
-        data = image.read_bytes()
+        """Read from the kernel ``image``, which may be compressed; raises :class:`NoModule`."""
+        data = _uncompressed(image)
         vermagic = re.search(re.escape(release.encode()) + rb" (?:\w+ )*(?=\0)", data)
         try:
             described = elf.section(data, btf.SECTION)
             found = btf.structures(described, _NEEDED.keys()) if described else {}
             versions = _versions(data)
         except (Malformed, struct.error) as error:
-            raise Impossible(
-                f"{image} does not say how struct module is laid out: {error}"
-            ) from None
+            raise NoModule(f"{image} does not say how struct module is laid out: {error}") from None
         if vermagic is None or any(
             name not in found or not needed <= found[name].offsets.keys()
             for name, needed in _NEEDED.items()
         ):
-            raise Impossible(f"{image} has no modules, or no BTF that describes them")
+            raise NoModule(f"{image} has no modules, or no BTF that describes them")
         return cls(vermagic[0], found["module"], found["bug_entry"], versions)
+
+
+def _uncompressed(image: Path) -> bytes:
+    """The kernel in ``image``, whether or not QEMU could start it without its decompressor."""
+    data = image.read_bytes()
+    if not bzimage.is_bzimage(data):
+        return data
+    try:
+        kernel = bzimage.decompress(data, bzimage.header(data).payload)
+    except Malformed as error:
+        raise NoModule(f"{image} cannot be decompressed: {error}") from None
+    if kernel is None:
+        raise NoModule(f"{image} is compressed in a way that cannot be read")
+    return kernel
 
 
 def _versions(image: bytes) -> bytes:

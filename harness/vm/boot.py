@@ -68,6 +68,15 @@ class Deadlines:
             total=timeout * factor,
         )
 
+    def bounded(self, by: Deadlines) -> Deadlines:
+        """The shorter of each deadline and that of ``by``."""
+        return Deadlines(
+            boot=min(self.boot, by.boot),
+            silence=min(self.silence, by.silence),
+            power_off=min(self.power_off, by.power_off),
+            total=min(self.total, by.total),
+        )
+
 
 @dataclass(frozen=True)
 class BootPlan:

@@ -14,6 +14,8 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import lz4.block
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 
@@ -84,12 +86,22 @@ def vmlinux(release: str = RELEASE, *, pvh: bool = True, machine: int = 62) -> b
     )
 
 
+def _lz4(data: bytes) -> bytes:
+    """The legacy frame, as `lz4 -l` writes it."""
+    packed = b"\x02\x21\x4c\x18"
+    for start in range(0, len(data), 8 << 20):
+        block = lz4.block.compress(data[start : start + (8 << 20)], store_size=False)
+        packed += struct.pack("<I", len(block)) + block
+    return packed
+
+
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "xz": lzma.compress,
     "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE),
     "bzip2": bz2.compress,
     "zstd": _zstd,
+    "lz4": _lz4,
 }
 
 

@@ -25,6 +25,9 @@ SEEN = Row("panic", "crash", "crash", KernelVerdict.CRASH, 3.0)
 MISSED = replace(SEEN, got="pass", verdict=KernelVerdict.PASS, objection="a panic passed")
 NO_BOOT = replace(MISSED, verdict=KernelVerdict.INFRASTRUCTURE)
 
+NOT_POSSIBLE = replace(SEEN, fault="oops", impossible="it has no modules")
+NO_GOOD_KERNEL = replace(MISSED, fault="none", verdict=KernelVerdict.FAIL)
+
 
 def night(
     now: KernelResult, before: KernelResult | None = GOOD, selftest: Selftest | None = None
@@ -75,6 +78,8 @@ def test_a_kernel_that_cannot_be_compared_with_its_last_result_spoils_a_good_nig
         pytest.param(Selftest((SEEN, SEEN), 2), 0, id="all seen"),
         pytest.param(Selftest((SEEN, MISSED), 2), 1, id="a fault not seen"),
         pytest.param(Selftest((SEEN, NO_BOOT), 2), 3, id="a boot that failed"),
+        pytest.param(Selftest((SEEN, NOT_POSSIBLE), 2), 0, id="a fault not possible here"),
+        pytest.param(Selftest((NO_GOOD_KERNEL,), 2), 3, id="no kernel passes"),
         pytest.param(Selftest((SEEN,), 2), 3, id="cut short"),
         pytest.param(Selftest(wanted=2, trouble="no QEMU"), 3, id="not possible"),
         pytest.param(Selftest((), 0, trouble="no QEMU"), 3, id="not possible, nothing wanted"),

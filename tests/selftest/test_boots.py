@@ -19,7 +19,6 @@ from harness.kernels import Cache, btf, elf
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.schema import Abi
-from harness.report import selftest as report
 from harness.run.workspace import Ground
 from harness.selftest import Fault, SelftestRequest, boots, faults, module
 from harness.selftest.faults import Row
@@ -28,11 +27,18 @@ from harness.verdict.results import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_OK,
+    Attempt,
+    BootEnd,
+    CheckVerdict,
     Incident,
     IncidentKind,
     KernelVerdict,
 )
 from harness.vm import accelerator, initramfs
+from harness.vm.boot import BootPlan, Deadlines
+from tests import fake_boots
+from tests.fake_boots import Outcomes
+from tests.kernels import builders
 
 PANIC = Fault("panic", KernelVerdict.CRASH, "sysrq triggered", IncidentKind.PANIC)
 EARLY_END = Fault("early-end", KernelVerdict.LOST, "without its closing event")
@@ -47,6 +53,9 @@ BAD = Row(
     *("early-end", "lost", "pass", KernelVerdict.PASS, 4.0),
     objection="expected lost; the reason given: none",
     console="/runs/1/kernels/new/early-end/console.log",
+)
+IMPOSSIBLE = Row(
+    "oops", "crash (oops)", "-", KernelVerdict.PASS, 0.0, impossible="it has no modules"
 )
 
 
@@ -165,14 +174,14 @@ def test_only_a_kernel_that_checks_versions_is_given_them() -> None:
 def test_an_image_that_tells_nothing_is_an_error(tmp_path: Path, content: bytes) -> None:
     image = tmp_path / "vmlinux"
     image.write_bytes(content)
-    with pytest.raises(module.Impossible, match="vmlinux"):
+    with pytest.raises(module.NoModule, match="vmlinux"):
         Layout.of(image, "6.12.9")
 
 
 def test_an_image_without_btf_is_an_error(tmp_path: Path) -> None:
     image = tmp_path / "vmlinux"
     image.write_bytes(module.build(Code.OOPS, LAYOUT))  # an ELF file like any other
-    with pytest.raises(module.Impossible, match="no BTF that describes them"):
+    with pytest.raises(module.NoModule, match="no BTF that describes them"):
         Layout.of(image, "6.12.9")
 
 
@@ -276,11 +285,22 @@ def test_a_reason_cannot_act_on_the_terminal() -> None:
         ([GOOD, GOOD], 2, "selftest ok: 1 fault, all detected correctly (12 s)"),
         ([GOOD, BAD], 2, "selftest NOT OK: early-end (12 s)"),
         ([GOOD], 3, "selftest NOT OK: 2 of 3 boots not done (12 s)"),
+        (
+            [GOOD, GOOD, IMPOSSIBLE],
+            3,
+            "selftest ok: 1 fault, all detected correctly; not possible in this kernel: oops "
+            "(it has no modules) (12 s)",
+        ),
+        (
+            [replace(BAD, fault="none")],
+            3,
+            "selftest NOT OK: no kernel passes, and faults can only be told from a good one (12 s)",
+        ),
     ],
-    ids=["seen", "not seen", "not done"],
+    ids=["seen", "not seen", "not done", "not possible", "no good kernel"],
 )
 def test_the_last_line_sums_up(rows: list[Row], wanted: int, said: str) -> None:
-    assert report.summary(rows, wanted, 12.3) == said
+    assert faults.summary(rows, wanted, 12.3) == said
 
 
 @pytest.mark.parametrize(
@@ -288,12 +308,116 @@ def test_the_last_line_sums_up(rows: list[Row], wanted: int, said: str) -> None:
     [
         ([GOOD, GOOD], EXIT_OK),
         ([GOOD, BAD], EXIT_FAILED),
+        ([GOOD, IMPOSSIBLE], EXIT_OK),
         ([GOOD, replace(BAD, verdict=KernelVerdict.INFRASTRUCTURE)], EXIT_INFRASTRUCTURE),
         ([BAD, replace(BAD, verdict=KernelVerdict.INFRASTRUCTURE)], EXIT_FAILED),
         ([GOOD], EXIT_INFRASTRUCTURE),
         ([], EXIT_INFRASTRUCTURE),
     ],
-    ids=["seen", "not seen", "not booted", "neither", "a row missing", "all missing"],
+    ids=[
+        "seen",
+        "not seen",
+        "not possible",
+        "not booted",
+        "neither",
+        "a row missing",
+        "all missing",
+    ],
 )
 def test_only_all_seen_exits_with_0(rows: list[Row], status: int) -> None:
     assert selftest.exit_status(rows, SelftestRequest(faults=(PANIC,))) == status
+
+
+# The boots themselves, with stand-ins for VMs.
+
+
+class Bench:
+    """A kernel on which the selftest is made, and what comes of its boots by fault."""
+
+    def __init__(self, directory: Path) -> None:
+        self.entry = KernelEntry("k", ImageSource(directory / "k"), "here", memory_mib=512)
+        self.kernel = Outcomes(directory).prepare(self.entry)
+        self.ground = Ground(directory / "run", {Abi.NATIVE: directory}, Path("/bin/true"), "7.2")
+        self.plans: list[BootPlan] = []
+        self.outcomes: list[Attempt] = []
+
+    def boot(self, plan: BootPlan, *_: object) -> Attempt:
+        self.plans.append(plan)
+        plan.directory.mkdir(parents=True)
+        place = str(plan.directory / "console.log")
+        outcome = self.outcomes[min(len(self.plans), len(self.outcomes)) - 1]
+        return replace(outcome, number=plan.number, console=place, events=place, accel="tcg")
+
+    def row(self, fault: Fault) -> Row:
+        subject = boots._Subject(self.entry, self.kernel, self.ground, False, 1, threading.Event())
+        row = subject.row(fault)
+        assert row is not None
+        return row
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path)
+    monkeypatch.setattr("harness.vm.boot.boot", made.boot)
+    monkeypatch.setattr("harness.vm.memory.needed_mib", lambda *_: 100)
+    monkeypatch.setattr("harness.run.attempts.BACK_OFF", (0.0, 0.0))
+    return made
+
+
+def test_a_boot_that_the_host_failed_is_made_again_as_in_a_matrix(bench: Bench) -> None:
+    """Fails if the selftest boots past the attempts that everything else goes through."""
+    failed = Attempt(1, BootEnd.LAUNCH_FAILED, "QEMU ended with status 1")
+    bench.outcomes = [failed, fake_boots.GOOD]
+    row = bench.row(faults.NONE)
+    assert (row.ok, len(bench.plans)) == (True, 2)
+    assert row.console == str(bench.plans[1].directory / "console.log")
+
+
+def test_a_fault_gets_its_memory_its_files_and_no_more_than_its_time(bench: Bench) -> None:
+    bench.outcomes = [fake_boots.GOOD]
+    for name in ("hang", "out-of-memory"):
+        bench.row(*selftest.select(name))
+    hang, out_of_memory = bench.plans
+    assert hang.extra["opt/fault"] == b"hang"
+    assert hang.deadlines.silence == boots.SILENCE[False]
+    assert hang.deadlines.boot == Deadlines.scaled(bench.entry.timeout_s, kvm=False).boot
+    assert out_of_memory.machine.memory_mib == 192
+    assert hang.machine.memory_mib == 512
+
+
+def test_a_fault_that_passes_is_objected_to(bench: Bench) -> None:
+    bench.outcomes = [fake_boots.GOOD]
+    assert "expected hang" in bench.row(*selftest.select("hang")).objection
+
+
+def test_a_kernel_whose_failures_are_known_is_a_good_one(bench: Bench, tmp_path: Path) -> None:
+    known = tmp_path / "known.yaml"
+    known.write_text(
+        "known_issues:\n  - check: payload.arrives\n    reason: it is known\n"
+        "    owner: me@example.org\n    expires: 2099-01-01\n"
+    )
+    bench.entry = replace(bench.entry, known_issues=known)
+    results = fake_boots.GOOD.stream.results
+    failing = tuple(replace(result, verdict=CheckVerdict.FAIL) for result in results)
+    stream = replace(fake_boots.GOOD.stream, results=failing)
+    bench.outcomes = [replace(fake_boots.GOOD, stream=stream)]
+    assert bench.row(faults.NONE).ok
+
+
+def test_a_fault_that_cannot_be_provoked_is_no_failure(bench: Bench) -> None:
+    (bench.kernel.root / "image").write_bytes(bytes(4096))
+    bench.kernel = replace(bench.kernel, boot_image=bench.kernel.root / "image")
+    row = bench.row(*selftest.select("oops"))
+    assert (row.ok, bench.plans) == (True, [])
+    assert "does not say how struct module is laid out" in row.impossible
+
+
+@pytest.mark.parametrize("name", sorted(builders.COMPRESSIONS))
+def test_a_module_is_made_for_a_kernel_however_it_is_compressed(
+    bench: Bench, tmp_path: Path, name: str
+) -> None:
+    """The layout is read: what is then missing is said of an uncompressed kernel."""
+    image = tmp_path / "bzImage"
+    image.write_bytes(builders.bzimage(compress=builders.COMPRESSIONS[name]))
+    with pytest.raises(module.NoModule, match="no BTF that describes them"):
+        Layout.of(image, builders.RELEASE)
