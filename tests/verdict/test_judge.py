@@ -267,6 +267,36 @@ def test_a_known_failure_hides_no_error_of_another_round(
     assert found[Family.IPV4].verdict is expected
 
 
+def test_a_family_of_which_nothing_could_be_checked_is_unsupported() -> None:
+    """That a capability is present proves nothing of the sockets that have it."""
+    present = CheckResult(replace(KEY, id="capability.mptcp"), CheckVerdict.PASS)
+    unsupported = replace(PASSED, verdict=CheckVerdict.UNSUPPORTED)
+    assert judge.family_result([present, unsupported]).verdict is CheckVerdict.UNSUPPORTED
+    assert judge.family_result([present, PASSED]).verdict is CheckVerdict.PASS
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (2, ", and 1 more"), (3, ", and 2 more")])
+def test_the_first_report_is_named_and_the_others_are_counted(count: int, more: str) -> None:
+    reports = tuple(incident(IncidentKind.WARNING) for _ in range(count))
+    assert reason(replace(GOOD, incidents=reports)) == f"{reports[0].title}{more}"
+
+
+@pytest.mark.parametrize(
+    ("result", "reports", "expected"),
+    [
+        (PASSED, (), KernelVerdict.INFRASTRUCTURE),
+        (replace(PASSED, verdict=CheckVerdict.FAIL), (), KernelVerdict.FAIL),
+        (PASSED, (incident(IncidentKind.WARNING),), KernelVerdict.WARNING),
+    ],
+)
+def test_of_interrupted_rounds_only_what_went_wrong_counts(
+    result: CheckResult, reports: tuple[Incident, ...], expected: KernelVerdict
+) -> None:
+    rounds = Rounds(asked=200, done=57, failed=int(result is not PASSED))
+    stopped = replace(GOOD, end=BootEnd.INTERRUPTED, incidents=reports)
+    assert verdict(with_stream(stopped, closed=False, results=(result,), rounds=rounds)) is expected
+
+
 #: include/linux/panic.h; which report sets which is in kernel/panic.c, mm/kasan/report.c,
 #: mm/kfence/report.c, kernel/sched/core.c and kernel/watchdog.c.
 TAINT_BAD_PAGE, TAINT_WARN, TAINT_SOFTLOCKUP = 1 << 5, 1 << 9, 1 << 14
