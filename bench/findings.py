@@ -74,6 +74,24 @@ def msg_more(lab: Lab, protocol: int) -> str:
     return f"{len(flow.queued(pair.server))} of 1 byte sent at once"
 
 
+def peek_waitall(lab: Lab, protocol: int) -> str:
+    pair = lab.pair(protocol, protocol)
+    flow.arrive(pair.client, pair.server, bytes(3000))
+    pair.server.settimeout(None)
+    flags = flow.MSG_PEEK | 0x100  # MSG_WAITALL
+    worker = calls.Worker(lambda: len(pair.server.recv(6000, flags)))
+    worker.wait_blocked()
+    pair.client.sendall(bytes(3000))
+    before = os.times()
+    try:
+        said = f"{worker.result(2.0)} of 6000 bytes"
+    except Failed as failed:
+        used = sum(os.times()[:2]) - sum(before[:2])
+        said = f"{failed.what}, having used {used:.1f} s of processor time"
+    pair.client.close()  # ends it
+    return said
+
+
 def reset_after_fallback(lab: Lab, protocol: int) -> str:
     pair = lab.pair(protocol, TCP)
     flow.exchange(pair.client, pair.server, b"forth", b"back")
@@ -162,6 +180,7 @@ FINDINGS: dict[str, Callable[[Lab, int], str]] = {
         end_after_refusal,
         listener_options_of_tcp_clients,
         msg_more,
+        peek_waitall,
         refused_and_kept,
         reset_after_fallback,
         siocinq_at_the_end,

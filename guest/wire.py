@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 AF_PACKET, ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 17, 0x0003, 0x0800, 0x86DD
 PACKET_OUTGOING = 4
+ENETDOWN = 100
 SO_RCVBUFFORCE = 33
 TCP = 6
 
@@ -181,6 +182,10 @@ class Capture:
                 packet, address = self._sock.recvfrom(1 << 17)
             except BlockingIOError:
                 return self.segments
+            except OSError as error:
+                if error.errno != ENETDOWN:  # told once after an outage of the interface
+                    raise
+                continue
             if address[2] == PACKET_OUTGOING:
                 segment = parse(address[1], packet)
                 if segment is not None:

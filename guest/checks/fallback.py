@@ -82,7 +82,7 @@ def ends(
 def carries_data(lab: Lab) -> None:
     """Large data go both ways at once, then each way alone."""
     end, peer = ends(lab)
-    exchange(end, peer, content(300_000), content(300_000, 1))
+    exchange(end, peer, content(150_000), content(150_000, 1))
     exchange(end, peer, content(5000))
     exchange(peer, end, content(5000))
 
@@ -95,7 +95,7 @@ def small(lab: Lab) -> None:
     for source, sink in ((end, peer), (peer, end)):
         sent = fill(source)
         same("what filled the buffers", drain(sink, len(sent)), sent)
-        exchange(source, sink, content(50_000))
+        exchange(source, sink, content(10_000))
 
 
 @scenario_check("fallback.goes_on_after_the_peers_half_close", scenario=SCENARIO)

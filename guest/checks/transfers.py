@@ -37,10 +37,10 @@ def _counted(pair: Pair, forth: int, back: int) -> None:
 
 @scenario_check("transfer.large_both_ways", scenario=SCENARIO, needs=("packet_stats",))
 def large(lab: Lab) -> None:
-    """A megabyte goes each way at once, intact, and is counted exactly at both ends."""
+    """400 kB go each way at once, intact, and are counted exactly at both ends."""
     pair = lab.pair()
-    exchange(pair.client, pair.server, content(1 << 20), content(1 << 20, 1))
-    _counted(pair, 1 << 20, 1 << 20)
+    exchange(pair.client, pair.server, content(400_000), content(400_000, 1))
+    _counted(pair, 400_000, 400_000)
 
 
 @scenario_check("transfer.through_small_buffers", scenario=SCENARIO, needs=("packet_stats",))

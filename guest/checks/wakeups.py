@@ -188,7 +188,7 @@ def send_is_woken(lab: Lab) -> None:
     pair = _pair(lab)
     sent = fill(pair.client)
     pair.client.settimeout(None)
-    data = content(200_000)  # more than there can be room for
+    data = content(150_000)  # more than there can be room for
 
     def read_all() -> None:
         drain(pair.server, len(sent) + len(data))
@@ -201,7 +201,7 @@ def send_is_woken(lab: Lab) -> None:
     second.client.settimeout(None)
     linger(0)(second.server)
     # More than there can be room for; what was taken before the reset is no error.
-    more = content(1 << 20)
+    more = content(300_000)
     number = woken("send", lambda: errno_of(second.client.send, more), second.server.close)
     require(
         "send after a reset",
