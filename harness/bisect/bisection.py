@@ -13,7 +13,7 @@ from harness.bisect import continuing, predicate, search, state, testing
 from harness.bisect.candidates import Candidate, Series
 from harness.bisect.evidence import Evidence, Made
 from harness.bisect.predicate import Predicate
-from harness.bisect.results import Bisection, Change, Ending, Kernel, KernelEvidence
+from harness.bisect.results import Bisection, Ending, Kernel, KernelEvidence, LogEntry
 from harness.bisect.testing import Listening, Tester
 from harness.kernels import Cache
 from harness.run.request import RunRequest
@@ -22,7 +22,7 @@ from harness.verdict.results import KernelResult, KernelVerdict
 
 Say = Callable[[str], None]
 #: What the package's changelog says between two kernels, and notes about it; must not raise.
-Changes = Callable[[Candidate, Candidate, Predicate], tuple[tuple[Change, ...], tuple[str, ...]]]
+Changes = Callable[[Candidate, Candidate, Predicate], tuple[tuple[LogEntry, ...], tuple[str, ...]]]
 #: A kernel of which a boot came to this is not booted again in the same round.
 _NO_USE = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.BOOT_FAILURE)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise, zip_longest
 
-from harness.bisect.compatibility_map import Change, Feature, Kind
+from harness.bisect.results import Change, Feature, Kind
 from harness.manifest.expectations import CAPABILITIES, Version
 from harness.verdict.judge import CAPABILITY
 from harness.verdict.results import (

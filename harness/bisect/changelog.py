@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from harness.bisect.candidates import Candidate
 from harness.bisect.predicate import Checks, Predicate
-from harness.bisect.results import Change
+from harness.bisect.results import LogEntry
 from harness.errors import HostError
 from harness.kernels import Cache, KernelUnavailable, changelog
 from harness.kernels.changelog import Changes, Entry
@@ -75,18 +75,18 @@ def entries_between(
 
 def teller(
     cache: Cache, say: Callable[[str], None]
-) -> Callable[[Candidate, Candidate, Predicate], tuple[tuple[Change, ...], tuple[str, ...]]]:
+) -> Callable[[Candidate, Candidate, Predicate], tuple[tuple[LogEntry, ...], tuple[str, ...]]]:
     """:func:`entries_between` for a bisect's report, to which a missing log is a note, no more."""
 
     def tell(
         good: Candidate, bad: Candidate, looked_for: Predicate
-    ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
+    ) -> tuple[tuple[LogEntry, ...], tuple[str, ...]]:
         pattern = ",".join(looked_for.globs) if isinstance(looked_for, Checks) else None
         try:
             found = entries_between(good, bad, pattern, cache, say)
         except HostError as error:
             return (), (str(error),)
-        items = tuple(Change(version, text) for version, text in found.items)
+        items = tuple(LogEntry(version, text) for version, text in found.items)
         counted = f"{len(items)} of {found.total} entries in {found.origin} may concern it"
         return items, (counted, *found.notes)
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from harness.bisect import boundary_search, state
 from harness.bisect.boundary_search import Vector
 from harness.bisect.candidates import Candidate
-from harness.bisect.compatibility_map import Boundary, CompatibilityMap, Feature, Kind, Untestable
-from harness.bisect.results import Kernel
+from harness.bisect.results import Boundary, CompatibilityMap, Feature, Kernel, Kind, Untestable
 from harness.bisect.testing import Listening, Tester, on_ground, remembered
 from harness.errors import Damaged, Interrupted
 from harness.kernels import Cache, KernelUnavailable

@@ -7,10 +7,12 @@ import argparse
 import fnmatch
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from harness.bisect import bisection, candidates, changelog, predicate
-from harness.cli import arguments, boundaries
+from harness.bisect import bisection, candidates, changelog, compatibility, predicate
+from harness.bisect.candidates import Series, between, whole
+from harness.cli import arguments
 from harness.cli.common import (
     all_names,
     check_fingerprint,
@@ -18,6 +20,7 @@ from harness.cli.common import (
     families,
     globs,
     listener,
+    matching_checks,
     profile_of,
     say,
     stopping,
@@ -26,10 +29,12 @@ from harness.cli.common import (
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
+from harness.manifest.kernels_yaml import load
 from harness.manifest.plan import Plan, Profile
 from harness.report import bisect as report
+from harness.report import boundaries, terminal
 from harness.run.request import RunRequest
-from harness.verdict.results import Family
+from harness.verdict.results import EXIT_OK, Family
 
 
 def add(commands: arguments.Commands) -> None:
@@ -88,7 +93,7 @@ def run(given: argparse.Namespace) -> int:
         confirm=given.confirm,
         manifest=given.manifest,
     )
-    search = boundaries.search if given.boundaries else _search
+    search = _boundaries if given.boundaries else _search
     text, data, status = search(given, request, Cache(given.cache))
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -129,3 +134,45 @@ def check_pattern(pattern: str | None, profile: Profile) -> None:
                 f"--check {glob!r} matches no check{of} and no capability.NAME; `mptcp-harness "
                 "list checks` and `mptcp-harness list capabilities` show them"
             )
+
+
+def _boundaries(
+    given: argparse.Namespace, request: RunRequest, cache: Cache
+) -> tuple[str, str, int]:
+    """Map what ``given`` names, from --good to --bad, or all kernels of the manifest.
+
+    What is to be shown, the same as JSON, and the exit status.
+    """
+    if given.any or given.incident is not None or given.confirm:
+        raise UsageError(
+            "--boundaries looks at all changes, with one boot of each kernel; leave --any, "
+            "--incident and --confirm away"
+        )
+    plan = replace(request.plan, checks=matching_checks(given.check, request.plan.profile))
+    request = replace(request, plan=plan)
+    with stopping(cache.stop) as stop:
+        series = _series(given, cache)
+        found = compatibility.draw(
+            series.candidates,
+            request,
+            cache,
+            say,
+            listener,
+            stop,
+            fresh=given.fresh,
+            notes=series.notes,
+        )
+    glyphs = terminal.glyphs_for(sys.stdout)
+    return boundaries.render(found, glyphs), boundaries.to_json(found), EXIT_OK
+
+
+def _series(given: argparse.Namespace, cache: Cache) -> Series:
+    entries = load(given.manifest).entries
+    if (given.good is None) != (given.bad is None):
+        raise UsageError(
+            "--boundaries takes both ends, --good NAME and --bad NAME, or neither for all kernels "
+            "of the manifest"
+        )
+    if given.good is None:
+        return whole(entries, cache, say)
+    return between(entries, given.good, given.bad, cache, say)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Boots the kernel of a bundle again as it failed, or in variations of that.
 
-:mod:`harness.replay.image` finds the kernel, :mod:`harness.replay.machines` what it may be booted
+:mod:`harness.replay.image` finds the kernel, :mod:`harness.replay.replay` what it may be booted
 on, :mod:`harness.replay.replay` boots and compares.
 """
 

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.bisect.compatibility_map import Boundary, Change, CompatibilityMap, Kind
-from harness.bisect.results import Kernel
+from harness.bisect.results import Boundary, Change, CompatibilityMap, Kernel, Kind
 from harness.report.terminal import Glyphs
 from harness.text import plural
 from harness.verdict.results import CheckVerdict, Family

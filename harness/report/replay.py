@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.replay.machines import Row
+from harness.replay.replay import Row
 from harness.text import plural, printable
 from harness.verdict.dependence import Conclusion, Follows, Machine, Tried
 from harness.verdict.reproduction import Again, Symptom

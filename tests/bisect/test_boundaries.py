@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.bisect import boundary_search
 from harness.bisect.boundary_search import Vector
-from harness.bisect.compatibility_map import Change, Feature, Kind
+from harness.bisect.results import Change, Feature, Kind
 from harness.manifest.expectations import Version, parse_release
 from harness.verdict.results import CheckVerdict, Family, KernelResult, KernelVerdict
 from tests import factories

@@ -11,7 +11,7 @@ import pytest
 
 from harness.bisect import state
 from harness.bisect.compatibility import Search
-from harness.bisect.compatibility_map import CompatibilityMap
+from harness.bisect.results import CompatibilityMap
 from harness.errors import Damaged, Interrupted
 from harness.kernels import KernelUnavailable
 from harness.verdict.results import KernelResult

@@ -18,7 +18,7 @@ from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.plan import Plan
 from harness.manifest.schema import Abi
 from harness.replay import ReplayRequest
-from harness.replay.machines import Row
+from harness.replay.replay import Row
 from harness.run import workspace
 from harness.verdict.dependence import Tried
 from harness.verdict.results import Attempt, BootEnd, CheckVerdict, KernelResult
@@ -121,6 +121,6 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(boot, "boot", made.boot)
     monkeypatch.setattr(accelerator, "choose", lambda *_: made.choice)
     monkeypatch.setattr("harness.run.attempts.BACK_OFF", (0.0, 0.0))
-    monkeypatch.setattr("harness.replay.machines.PLACES", ())
+    monkeypatch.setattr("harness.replay.replay.PLACES", ())
     monkeypatch.setenv("PATH", "/nowhere")
     return made

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.bisect.results import Bisection, Change, Ending, Kernel, KernelEvidence
+from harness.bisect.results import Bisection, Ending, Kernel, KernelEvidence, LogEntry
 from harness.report.bisect import SHOWN, render, to_json
 
 GOOD = Kernel("backports-6.17.8+deb13-amd64", "6.17.8+deb13-amd64", "6.17.8-1~bpo13+1")
@@ -80,7 +80,7 @@ def test_boots_before_an_interruption_are_told() -> None:
 def test_what_a_guest_or_a_changelog_says_is_escaped() -> None:
     nasty = replace(
         FOUND,
-        changes=(Change("6.18-1", "\x1b[2J tcp: \u202e"),),
+        changes=(LogEntry("6.18-1", "\x1b[2J tcp: \u202e"),),
         evidence=(KernelEvidence(BAD, 0, 1, 0, "\x1b]0;x\x07\n bad"),),
     )
     text = render(nasty)
@@ -89,7 +89,7 @@ def test_what_a_guest_or_a_changelog_says_is_escaped() -> None:
 
 
 def test_a_long_changelog_is_cut_for_people_only() -> None:
-    long = replace(FOUND, changes=(Change("6.18-1", "tcp: a"),) * (SHOWN + 5))
+    long = replace(FOUND, changes=(LogEntry("6.18-1", "tcp: a"),) * (SHOWN + 5))
     assert "and 5 more, which --json FILE has" in render(long)
     assert len(to_json(long)["changes"]) == SHOWN + 5
 

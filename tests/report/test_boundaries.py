@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from harness.bisect.compatibility_map import (
+from harness.bisect.results import (
     Boundary,
     Change,
     CompatibilityMap,
     Feature,
+    Kernel,
     Kind,
     Untestable,
 )
-from harness.bisect.results import Kernel
 from harness.report.boundaries import ASSUMPTION, render, to_json
 from harness.report.terminal import ASCII, UNICODE
 from harness.verdict.results import Family

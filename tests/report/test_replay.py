@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from harness.replay.machines import Row
+from harness.replay.replay import Row
 from harness.report.replay import line, summary, table
 from harness.verdict.dependence import Conclusion, Follows, Machine, Tried
 from harness.verdict.reproduction import Again, Comparison, Symptom

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``compare``, ``history`` and ``report``: runs that are kept."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.cli import arguments
+from harness.cli.common import globs, write
+from harness.errors import UsageError
+from harness.records import stored_runs, to_json
+from harness.report import compare, history, html, junit, kcidb, ktap, markdown, terminal
+from harness.run import workspace
+from harness.verdict import comparison
+from harness.verdict.comparison import RunDifference
+from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, RunResult
+
+RUN_HELP = "its id or the beginning of that, 'last', its directory, or a file of --json"
+
+
+def add_compare(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "compare", "show what changed between two runs", run_compare
+    )
+    command.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help=f"{RUN_HELP}; one run is compared with the last one before it that asked the same, "
+        "none means the last two",
+    )
+
+
+def run_compare(given: argparse.Namespace) -> int:
+    """Compare two kept runs, the older with the newer as they are given."""
+    before, after = _runs(given.runs)
+    difference = comparison.runs(before, after)
+    print(compare.render_runs(difference, terminal.glyphs_for(sys.stdout)), end="", flush=True)
+    return exit_status(difference)
+
+
+def exit_status(difference: RunDifference) -> int:
+    """A regression found outweighs what could not be compared."""
+    if difference.is_worse:
+        return EXIT_FAILED
+    return EXIT_OK if difference.is_complete else EXIT_INFRASTRUCTURE
+
+
+def _runs(words: list[str]) -> tuple[RunResult, RunResult]:
+    place = workspace.store_file()
+    match words:
+        case []:
+            return stored_runs.last_two(place)
+        case [word]:
+            return stored_runs.with_the_one_before(word, place)
+        case [before, after]:
+            return stored_runs.find(before, place), stored_runs.find(after, place)
+    raise UsageError(f"{len(words)} runs given; name two, or fewer")
+
+
+def add_history(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "history", "show how kernels and checks fared over the last runs", run_history
+    )
+    command.add_argument(
+        "-k", dest="kernels", metavar="PATTERN", help="only kernels such as 'debian-6.*'"
+    )
+    command.add_argument(
+        "--check",
+        metavar="PATTERN",
+        help="show each check, such as 'mptcp_info.*' or '*', that ever failed, kernel by kernel",
+    )
+    command.add_argument(
+        "--last",
+        type=arguments.Number(1, 1000),
+        default=20,
+        metavar="N",
+        help="the last N runs that have such a kernel (default: 20)",
+    )
+
+
+def run_history(given: argparse.Namespace) -> int:
+    """Show a line for each kernel, or for each check that was ever bad."""
+    wanted = _matching(given.kernels)
+    runs = stored_runs.history(workspace.store_file(), given.last, wanted)
+    if given.check is None:
+        lines = history.kernel_lines(runs, wanted)
+    else:
+        lines = history.check_lines(runs, wanted, _matching(given.check))
+    print(history.render(lines, runs, terminal.glyphs_for(sys.stdout)), end="")
+    if not lines and given.check is not None:
+        print("no such check was bad in any of them")
+    return EXIT_OK
+
+
+def _matching(pattern: str | None) -> Callable[[str], bool]:
+    wanted = globs(pattern) if pattern is not None else ["*"]
+    return lambda name: any(fnmatch.fnmatchcase(name, glob) for glob in wanted)
+
+
+FORMATS: Mapping[str, Callable[[RunResult], str]] = {
+    "html": html.to_html,
+    "junit": junit.to_junit,
+    "ktap": ktap.to_ktap,
+    "json": to_json.to_json,
+    "markdown": markdown.to_markdown,
+    "kcidb": kcidb.to_kcidb,
+}
+
+
+def add_report(commands: arguments.Commands) -> None:
+    command = arguments.command(commands, "report", "show a kept run in another format", run_report)
+    command.add_argument(
+        "run_name",
+        nargs="?",
+        default=stored_runs.LAST,
+        metavar="RUN",
+        help=f"{RUN_HELP} (the default)",
+    )
+    command.add_argument(
+        "--format", choices=sorted(FORMATS), default="markdown", help="(default: markdown)"
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the report to FILE (default: standard output)",
+    )
+
+
+def run_report(given: argparse.Namespace) -> int:
+    """Write the run; whatever its verdicts are, that is a success."""
+    kept = stored_runs.find(given.run_name, workspace.store_file())
+    text = FORMATS[given.format](kept)
+    if given.output is None:
+        sys.stdout.buffer.write(text.encode("utf-8"))  # all of these are UTF-8 by definition
+        return EXIT_OK
+    write("--output", given.output, text, "name another file")
+    return EXIT_OK
