@@ -267,6 +267,15 @@ def test_a_known_failure_hides_no_error_of_another_round(
     assert found[Family.IPV4].verdict is expected
 
 
+@pytest.mark.parametrize(("family", "is_asked"), [(Family.IPV4, False), (Family.IPV6, True)])
+def test_what_is_ipv6s_is_asked_of_ipv6_alone(family: Family, is_asked: bool) -> None:
+    name = judge.OF_IPV6[0]
+    expected = {"mptcp": EXPECTED["mptcp"], name: Expectation(True, "it was there")}
+    said = {"mptcp": replace(MPTCP, family=family)}
+    asked = {check.key.id for check in judge.capability_checks(family, said, expected)}
+    assert (f"capability.{name}" in asked) is is_asked
+
+
 def test_a_family_of_which_nothing_could_be_checked_is_unsupported() -> None:
     """That a capability is present proves nothing of the sockets that have it."""
     present = CheckResult(replace(KEY, id="capability.mptcp"), CheckVerdict.PASS)
@@ -314,6 +323,7 @@ TAINT_BAD_PAGE, TAINT_WARN, TAINT_SOFTLOCKUP = 1 << 5, 1 << 9, 1 << 14
         # Another bit has another cause, of which nothing is known.
         (IncidentKind.KFENCE, TAINT_BAD_PAGE | TAINT_WARN, KernelVerdict.WARNING),
         (IncidentKind.WARNING, TAINT_BAD_PAGE, KernelVerdict.WARNING),
+        (IncidentKind.SOFT_LOCKUP, TAINT_WARN, KernelVerdict.WARNING),
     ],
 )
 def test_the_taint_of_a_known_report_is_known(
