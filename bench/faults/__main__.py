@@ -19,7 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
-from bench.faults import catalogue, document, kernel, source
+from bench.faults import catalogue, document, kernel, selftests, source
 from bench.faults.catalogue import Fault
 from bench.faults.shared_vm import TieredBoots
 from bench.faults.sweep import ROOT, Boots, MatrixBoots, Sweep, SweepFailed
@@ -49,9 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = [f for f in applied if not given.only or f.name in given.only]
         if unknown := set(given.only) - {fault.name for fault in chosen}:
             raise SweepFailed(f"no fault is named {', '.join(sorted(unknown))}")
+        kept = given.directory / "selftests.json"
+        if given.selftests:
+            programs = selftests.build(built.tree, given.directory)
+            names = [fault.name for fault in chosen]
+            selftests.keep(kept, selftests.run_all(built.image, programs, names, say))
         sweep = Sweep(_boots(built, chosen, given), given.directory / "outcomes.json", say)
         sweep.run(chosen, again=bool(given.only) or given.again)
-        document.write(given.output, faults, sweep.outcomes, built)
+        document.write(given.output, faults, sweep.outcomes, built, selftests.recall(kept))
         say(document.summary(applied, sweep.outcomes))
     except (catalogue.BadCatalogue, kernel.NotBuilt, source.NotApplied, SweepFailed) as error:
         print(f"faults: {error}", file=sys.stderr)
@@ -92,6 +97,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="with --shared: not all checks for what those named for a fault and those of its\n"
         "group miss",
+    )
+    what.add_argument(
+        "--selftests", action="store_true", help="run the kernel's own selftests, too"
     )
     what.add_argument("--build", action="store_true", help="only build the kernel")
     what.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="VMs at a time")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.faults.catalogue import GROUPS, Fault, applied
 from bench.faults.kernel import FaultKernel
+from bench.faults.selftests import Found
 from bench.faults.sweep import SOUND, Outcome, Scope
 
 #: Checks that are named for each fault; the rest is counted.
@@ -35,12 +36,21 @@ Of the checks that catch a fault, those are named that catch the fewest other fa
 
 
 def write(
-    path: Path, faults: Sequence[Fault], outcomes: Mapping[str, Outcome], kernel: FaultKernel
+    path: Path,
+    faults: Sequence[Fault],
+    outcomes: Mapping[str, Outcome],
+    kernel: FaultKernel,
+    selftests: Sequence[Found] = (),
 ) -> None:
-    path.write_text(text(faults, outcomes, kernel))
+    path.write_text(text(faults, outcomes, kernel, selftests))
 
 
-def text(faults: Sequence[Fault], outcomes: Mapping[str, Outcome], kernel: FaultKernel) -> str:
+def text(
+    faults: Sequence[Fault],
+    outcomes: Mapping[str, Outcome],
+    kernel: FaultKernel,
+    selftests: Sequence[Found] = (),
+) -> str:
     """The document as Markdown."""
     used = applied(faults)
     booted = [fault for fault in used if fault.name in outcomes]
@@ -50,6 +60,7 @@ def text(faults: Sequence[Fault], outcomes: Mapping[str, Outcome], kernel: Fault
             introduction,
             *_run(used, booted, outcomes, kernel),
             *_totals(booted, outcomes),
+            *_selftests(selftests),
             *_missed(booted, outcomes),
             *_dropped(faults),
             *_table(booted, outcomes),
@@ -117,6 +128,27 @@ def _share(members: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> str:
         return "-"
     caught = sum(outcomes[fault.name].caught for fault in members)
     return f"{caught} of {len(members)} ({100 * caught / len(members):.0f} %)"
+
+
+def _selftests(found: Sequence[Found]) -> list[str]:
+    """What the kernel's own selftests catch; they must pass without a fault."""
+    sound = {name for each in found if each.fault == SOUND for name in each.failed}
+    tried = [each for each in found if each.fault != SOUND]
+    if not tried:
+        return []
+    caught = {each.fault: set(each.failed) - sound for each in tried}
+    names = [name for name, failed in caught.items() if failed]
+    died = [each.fault for each in tried if each.died]
+    lines = [
+        "## The kernel's own selftests",
+        "",
+        f"`mptcp_sockopt`, `mptcp_inq` and `mptcp_connect` of the same source, IPv4 and IPv6, were"
+        f" run with {len(tried)} of the faults, and caught {len(names) + len(died)}.",
+    ]
+    if sound:
+        lines.append(f"Without a fault {_code(sorted(sound))} failed: they catch nothing here.")
+    lines += ["", *(f"* `{name}`: {_code(sorted(caught[name]))}" for name in names)]
+    return [*lines, *(f"* `{name}`: the VM did not survive it" for name in died), ""]
 
 
 def _missed(booted: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> list[str]:

@@ -8,16 +8,18 @@ the next fault. ``mptcp_diag`` only prints what it is told, and is left out.
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.faults.kernel import NotBuilt
 from harness.host import tools
+from harness.host.files import write_atomically
 from harness.vm import cpio
 
 DIRECTORY = "tools/testing/selftests/net/mptcp"
@@ -70,6 +72,10 @@ class Found:
     failed: tuple[str, ...] = ()
     died: str = ""
 
+    @property
+    def caught(self) -> bool:
+        return bool(self.failed or self.died)
+
 
 def build(tree: Path, directory: Path) -> Path:
     """The programs, static, in a directory of their own. Raises NotBuilt."""
@@ -84,7 +90,7 @@ def build(tree: Path, directory: Path) -> Path:
     return place
 
 
-def run(
+def run_all(
     image: Path, programs: Path, faults: Sequence[str], say: Callable[[str], None]
 ) -> list[Found]:
     """What the programs say of each of ``faults``; "none" comes first and is among the results."""
@@ -102,6 +108,20 @@ def run(
     return found
 
 
+def keep(path: Path, found: Sequence[Found]) -> None:
+    """Add ``found`` to what ``path`` has."""
+    known = {each.fault: each for each in recall(path)} | {each.fault: each for each in found}
+    write_atomically(path, json.dumps([asdict(each) for each in known.values()], indent=1) + "\n")
+
+
+def recall(path: Path) -> list[Found]:
+    """What was kept in ``path``; nothing where there is no such file."""
+    if not path.exists():
+        return []
+    kept = json.loads(path.read_text())
+    return [Found(each["fault"], tuple(each["failed"]), each["died"]) for each in kept]
+
+
 def _boot(image: Path, programs: Path, faults: Sequence[str]) -> tuple[list[Found], str]:
     """One VM: the faults that it came through, and how it ended otherwise."""
     initramfs = programs / f"initramfs.{os.getpid()}"
@@ -112,7 +132,14 @@ def _boot(image: Path, programs: Path, faults: Sequence[str]) -> tuple[list[Foun
     command = [
         *(str(qemu), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-machine", "q35,accel=tcg", "-cpu", "max", "-m", "512M", "-serial", "stdio"),
-        *("-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 panic=-1"),
+        *(
+            "-kernel",
+            str(image),
+            "-initrd",
+            str(initramfs),
+            "-append",
+            "console=ttyS0 panic=-1 loglevel=5",
+        ),
     ]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:

@@ -11,9 +11,20 @@ from typing import Any
 
 import pytest
 
-from bench.faults import catalogue, document, in_guest, kernel, nearest, shared_vm, source, sweep
+from bench.faults import (
+    catalogue,
+    document,
+    in_guest,
+    kernel,
+    nearest,
+    selftests,
+    shared_vm,
+    source,
+    sweep,
+)
 from bench.faults.catalogue import BadCatalogue, Edit, Fault
 from bench.faults.kernel import FaultKernel, NotBuilt
+from bench.faults.selftests import Found
 from bench.faults.shared_vm import SharedBoots
 from bench.faults.source import NotApplied
 from bench.faults.sweep import Outcome, Sweep
@@ -541,6 +552,27 @@ def test_the_document_counts_by_group_and_by_luck() -> None:
     assert "| `two` | states | It is wrong. | no check looks at it |" in text
     assert "* `four`: nobody sees it" in text
     assert "| `three`, luck | It is wrong. | crash in `a.slow` |" in text
+
+
+def test_what_the_selftests_say_is_read_from_the_console() -> None:
+    lines = ["noise", "@@ one on one", "@@ one mptcp_sockopt 0", "@@ one mptcp_inq 1"]
+    found, died = selftests._read(iter([*lines, "@@ two on two", "@@ two mptcp_inq 0", "@@ end"]))
+    assert found == [Found("one", ("mptcp_inq",)), Found("two")]
+    assert not died
+    found, died = selftests._read(iter([*lines, "Kernel panic - not syncing"]))
+    assert (found, died) == ([], "crashed")
+
+
+def test_selftests_that_fail_without_a_fault_catch_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "selftests.json"
+    selftests.keep(path, [Found("none", ("mptcp_inq",)), Found("one", ("mptcp_inq",))])
+    selftests.keep(
+        path, [Found("two", ("mptcp_inq", "mptcp_sockopt")), Found("six", died="crashed")]
+    )
+    text = document.text([fault(name="one")], {}, KERNEL, selftests.recall(path))
+    assert "were run with 3 of the faults, and caught 2." in text
+    assert "* `two`: `mptcp_sockopt`" in text
+    assert "* `six`: the VM did not survive it" in text
 
 
 def test_the_narrowest_check_is_named_first() -> None:
