@@ -23,13 +23,19 @@ _INTRODUCTION = """\
 
 `nox -s faults` takes Debian's newest kernel source, puts {count} faults into net/mptcp, each behind
 a run-time switch (`mptcp.fault=NAME` on the kernel's command line), builds one small kernel, and
-boots it once without a fault and once with each. A fault is caught if a check fails with it and
+runs the checks on it without a fault and with each. A fault is caught if a check fails with it and
 does not fail without it, or if the kernel crashes, warns or hangs and that is charged to a check.
 
 The faults are data: bench/faults/data. {real} of them are bugs that Linux had; their commit is that
 of the repair. A fault that needs luck shows only with a race, a loss or an order of packets that
 no program can force.
 """
+#: Why a fault is missed, by the checks that were run with it.
+_WHY = {
+    Scope.NAMED: "only the checks named for it were run, and they do not see it",
+    Scope.GROUP: "the checks of its group do not see it; no others were run",
+    Scope.ALL: "no check sees it",
+}
 _LEGEND = """\
 Of the checks that catch a fault, those are named that catch the fewest other faults.
 """
@@ -158,9 +164,9 @@ def _missed(booted: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> list[st
         return [*lines, "None.", ""]
     lines += ["| fault | group | what a program sees | why |", "|---|---|---|---|"]
     for fault in missed:
-        why = fault.missed or ("needs luck" if fault.luck else "no check looks at it")
-        if outcomes[fault.name].scope is not Scope.ALL:
-            why += " (of its group)"
+        why = fault.missed or _WHY[outcomes[fault.name].scope]
+        if fault.luck:
+            why = f"needs luck; {why}"
         lines.append(f"| `{fault.name}` | {fault.group} | {_cell(fault.sees)} | {_cell(why)} |")
     return [*lines, ""]
 

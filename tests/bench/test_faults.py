@@ -549,7 +549,7 @@ def test_the_document_counts_by_group_and_by_luck() -> None:
     }
     text = document.text(faults, outcomes, KERNEL)
     assert "| states | 1 of 2 (50 %) | 1 of 1 (100 %) |" in text
-    assert "| `two` | states | It is wrong. | no check looks at it |" in text
+    assert "| `two` | states | It is wrong. | no check sees it |" in text
     assert "* `four`: nobody sees it" in text
     assert "| `three`, luck | It is wrong. | crash in `a.slow` |" in text
 
