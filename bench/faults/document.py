@@ -105,9 +105,10 @@ def _run(
     scopes = Counter(outcomes[fault.name].scope for fault in booted)
     if scopes[Scope.ALL] < len(booted):
         lines.append(
-            "* Several faults shared a VM (`--shared`), switched on in turn. A fault is given the"
-            f" checks named for it ({scopes[Scope.NAMED]} faults needed no more), then those of its"
-            f" group ({scopes[Scope.GROUP]}), then all ({scopes[Scope.ALL]}), until one fails."
+            "* Several faults shared a VM (`--shared`), switched on in turn. A fault is given,"
+            f" in one address family, the checks named for it ({scopes[Scope.NAMED]} faults), then"
+            f" those of its group ({scopes[Scope.GROUP]}), then all in both families"
+            f" ({scopes[Scope.ALL]}), until one fails."
         )
     return [*lines, ""]
 

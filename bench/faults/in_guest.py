@@ -2,7 +2,7 @@
 """Runs in a VM that several faults share: switches each on, runs checks, and tells the bad results.
 
 Standard library only, as all that runs in a guest. /opt/faults has a fault a line, and the
-checks that are run with it; none means all.
+families and checks that are run with it; none means all.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def check(names: set[str]) -> None:
     """Run the checks of these ``names``, or all, in this process, and end it."""
     from guest import runner
 
-    options = runner.Options(seed=1, selected=names.__contains__ if names else None)
+    families = [name for name in runner.FAMILIES if name in names] or list(runner.FAMILIES)
+    wanted = names - set(families)
+    options = runner.Options(families, seed=1, selected=wanted.__contains__ if wanted else None)
     runner.Runner(options, Lines()).run()  # type: ignore[arg-type]
     os._exit(0)
 

@@ -78,6 +78,11 @@ def ids(places: Iterable[str]) -> list[str]:
     ]
 
 
+def family(fault: Fault) -> str:
+    """The address family in which ``fault`` is looked for first."""
+    return "ipv6" if re.search("v6|6_|IPV6", f"{fault.name} {fault.sees}") else "ipv4"
+
+
 def of_group(fault: Fault) -> tuple[str, ...]:
     """The scenarios of the group of ``fault``, and what it names."""
     return tuple(dict.fromkeys((*named(fault), *GROUPS[fault.group])))

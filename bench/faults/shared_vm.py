@@ -45,7 +45,8 @@ Record = dict[str, Any]
 
 
 class SharedBoots:
-    """Runs faults of ``image`` in ``jobs`` VMs, with all checks or those that ``checks`` names."""
+    """Runs faults of ``image`` in ``jobs`` VMs, with all checks in both families, or with
+    the families and checks that ``checks`` names for a fault."""
 
     def __init__(
         self, image: Path, directory: Path, jobs: int, checks: Mapping[str, Sequence[str]]
@@ -124,8 +125,8 @@ class TieredBoots:
         *,
         everything: bool,
     ) -> None:
-        named = {fault.name: nearest.ids(nearest.named(fault)) for fault in faults}
-        group = {fault.name: nearest.ids(nearest.of_group(fault)) for fault in faults}
+        named = {fault.name: _given(fault, nearest.named(fault)) for fault in faults}
+        group = {fault.name: _given(fault, nearest.of_group(fault)) for fault in faults}
         tiers = {Scope.NAMED: named, Scope.GROUP: group}
         if everything:
             tiers[Scope.ALL] = {}
@@ -156,6 +157,10 @@ class TieredBoots:
         if record["verdict"] == "fail":
             return bool(_bad(record) - self._sound_bad)
         return bool(record["verdict"] != "pass")
+
+
+def _given(fault: Fault, places: Sequence[str]) -> list[str]:
+    return [nearest.family(fault), *nearest.ids(places)]
 
 
 def _bad(record: Record) -> set[str]:
