@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from bench import path_findings
 from guest import calls, flow, isolation, options, setting, sockopt, states
 from guest.checks import Failed, closing, errno_name, fastopen
 from guest.lab import MPTCP, TCP, Lab, wait_until, write_sysctl
@@ -195,8 +196,14 @@ FINDINGS: dict[str, Callable[[Lab, int], str]] = {
 def main(names: list[str]) -> int:
     isolation.isolate()
     sys.stdout.write(f"kernel {os.uname().release}\n")
-    for name in names or FINDINGS:
+    for name in names or (*FINDINGS, *path_findings.FINDINGS):
         for family, number in FAMILIES.items():
+            if name in path_findings.FINDINGS:
+                lab = Lab(number)
+                said = path_findings.FINDINGS[name](lab)
+                lab.close()
+                sys.stdout.write(f"{name}, {family}, MPTCP: {said}\n")
+                continue
             for protocol, called in ((TCP, "TCP"), (MPTCP, "MPTCP")):
                 lab = Lab(number)
                 try:
