@@ -160,19 +160,19 @@ class Bisect:
             for name, results in zip(names, (good, bad), strict=True)
         )
         if predicate.difference(bad, good) is not None:
-            told = self._no_answer(
+            answer = self._no_answer(
                 Ending.SWAPPED,
                 f"the ends are swapped: what fails on {names[0]} passes on {names[1]} ({said}); "
                 f"give --good {names[1]} --bad {names[0]}",
             )
         else:
-            told = self._no_answer(
+            answer = self._no_answer(
                 Ending.NO_DIFFERENCE,
                 f"no check fails on {names[1]} and passes on {names[0]}: {said}; say what to look "
                 "for with --check, --incident or --any",
             )
         # None of them is kept, for nobody knows what they are to be judged by.
-        return replace(told, boots=sum(1 for r in (*good, *bad) if r.reused_from is None))
+        return replace(answer, boots=sum(1 for r in (*good, *bad) if r.reused_from is None))
 
     def _verified(self, good: int, bad: int) -> Bisection | None:
         counts = self._counts()

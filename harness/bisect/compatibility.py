@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The compatibility map of a series: boots what :mod:`harness.bisect.boundary_search` plans.
 
-What each kernel told is in a journal on the disk as soon as it is there: killed at any time, the
-same command goes on. A kernel about which nothing was learned, for a download failed or QEMU did,
+What is observed of each kernel goes into a journal on the disk at once: killed at any time, the
+same command goes on. A kernel about which nothing was learned, because a download or QEMU failed,
 is not in it: it is tried again then.
 """
 
@@ -27,7 +27,7 @@ from harness.verdict.results import Family, KernelResult, KernelVerdict
 
 
 @dataclass(frozen=True)
-class Told:
+class Observed:
     """What is known of one kernel; ``vector`` is None where it could not be tested."""
 
     vector: Vector | None
@@ -36,7 +36,7 @@ class Told:
     reused: bool = False
 
     @classmethod
-    def by(cls, result: KernelResult) -> Told:
+    def by(cls, result: KernelResult) -> Observed:
         vector = boundary_search.vector(result)
         reused = result.reused_from is not None
         booted = bool(result.attempts) and not reused
@@ -87,13 +87,13 @@ class Search:
         self._say = say
         self._notes = notes
         self._places = {candidate.entry.name: i for i, candidate in enumerate(candidates)}
-        self._told: dict[int, Told] = {}
+        self._observed: dict[int, Observed] = {}
         self._rounds = 0
         self._seconds = 0.0
         for record in journal.records:
             self._recall(record)
-        if self._told:
-            say(f"going on with what is known of {plural(len(self._told), 'kernel')}")
+        if self._observed:
+            say(f"going on with what is known of {plural(len(self._observed), 'kernel')}")
 
     @property
     def is_complete(self) -> bool:
@@ -109,20 +109,24 @@ class Search:
             seconds = round(time.monotonic() - started, 3)
             self._add({"e": "round", "seconds": seconds})
             missing = [
-                entry.name for entry in entries if self._places[entry.name] not in self._told
+                entry.name for entry in entries if self._places[entry.name] not in self._observed
             ]
             if missing:
                 raise Interrupted(
                     f"interrupted before {', '.join(missing)} had a result; the same command goes "
-                    f"on, with what is known of {plural(len(self._told), 'kernel')}"
+                    f"on, with what is known of {plural(len(self._observed), 'kernel')}"
                 )
         return self.map()
 
     def map(self) -> CompatibilityMap:
         """What was found out. Raises KernelUnavailable where no kernel could be tested."""
-        told = [place for place, told in sorted(self._told.items()) if told.vector is not None]
-        if not told:
-            first = next(iter(self._told.values()), None)
+        observed = [
+            place
+            for place, observed in sorted(self._observed.items())
+            if observed.vector is not None
+        ]
+        if not observed:
+            first = next(iter(self._observed.values()), None)
             why = f"; the first: {first.reason}" if first else ""
             raise KernelUnavailable(
                 f"none of {plural(len(self._candidates), 'kernel')} could be tested{why}"
@@ -131,8 +135,8 @@ class Search:
             kernels=len(self._candidates),
             oldest=self._kernel(0),
             newest=self._kernel(len(self._candidates) - 1),
-            oldest_tested=self._kernel(told[0]),
-            newest_tested=self._kernel(told[-1]),
+            oldest_tested=self._kernel(observed[0]),
+            newest_tested=self._kernel(observed[-1]),
             boundaries=tuple(
                 Boundary(
                     last=self._kernel(gap.old),
@@ -143,12 +147,12 @@ class Search:
                 for gap in boundary_search.gaps(self._vectors())
             ),
             untestable=tuple(
-                Untestable(self._kernel(place), told.reason)
-                for place, told in sorted(self._told.items())
-                if told.vector is None
+                Untestable(self._kernel(place), observed.reason)
+                for place, observed in sorted(self._observed.items())
+                if observed.vector is None
             ),
-            booted=sum(told.booted for told in self._told.values()),
-            known=sum(told.reused for told in self._told.values()),
+            booted=sum(observed.booted for observed in self._observed.values()),
+            known=sum(observed.reused for observed in self._observed.values()),
             rounds=self._rounds,
             seconds=self._seconds,
             notes=tuple(self._notes),
@@ -158,7 +162,7 @@ class Search:
         return boundary_search.plan(self._versions, self._vectors(), jobs)
 
     def _vectors(self) -> Mapping[int, Vector | None]:
-        return {place: told.vector for place, told in self._told.items()}
+        return {place: observed.vector for place, observed in self._observed.items()}
 
     def _kernel(self, place: int) -> Kernel:
         candidate = self._candidates[place]
@@ -166,15 +170,15 @@ class Search:
 
     def _announce(self, planned: Sequence[int]) -> None:
         names = ", ".join(self._candidates[place].entry.name for place in planned)
-        tested, count = len(self._told), len(self._candidates)
+        tested, count = len(self._observed), len(self._candidates)
         self._say(f"round {self._rounds + 1}: {names} ({tested} of {count} tested so far)")
 
     def _keep(self, result: KernelResult) -> None:
         """From any thread; a kernel's own place is only written once."""
-        told = Told.by(result)
+        observed = Observed.by(result)
         if result.verdict is not KernelVerdict.INFRASTRUCTURE:
-            self._journal.add(_record(result.name, told))
-        self._told[self._places[result.name]] = told
+            self._journal.add(_record(result.name, observed))
+        self._observed[self._places[result.name]] = observed
 
     def _add(self, record: state.Record) -> None:
         self._journal.add(record)
@@ -187,7 +191,7 @@ class Search:
                 self._rounds += 1
                 self._seconds += float(record["seconds"])
                 return
-            self._told[self._places[record["kernel"]]] = _told(record)
+            self._observed[self._places[record["kernel"]]] = _observed(record)
         except (LookupError, TypeError, ValueError) as error:
             raise Damaged(
                 f"the state of this map is damaged ({type(error).__name__}: {error}); begin anew "
@@ -195,24 +199,24 @@ class Search:
             ) from error
 
 
-def _record(name: str, told: Told) -> state.Record:
+def _record(name: str, observed: Observed) -> state.Record:
     features = None
-    if told.vector is not None:
+    if observed.vector is not None:
         features = [
             [feature.kind, feature.name, feature.family, value]
-            for feature, value in sorted(told.vector.items())
+            for feature, value in sorted(observed.vector.items())
         ]
     return {
         "e": "told",
         "kernel": name,
         "features": features,
-        "reason": told.reason,
-        "booted": told.booted,
-        "reused": told.reused,
+        "reason": observed.reason,
+        "booted": observed.booted,
+        "reused": observed.reused,
     }
 
 
-def _told(record: state.Record) -> Told:
+def _observed(record: state.Record) -> Observed:
     flags = record["booted"], record["reused"]
     texts = [record["reason"]]
     vector: dict[Feature, str] | None = None
@@ -225,4 +229,4 @@ def _told(record: state.Record) -> Told:
         raise TypeError("a flag is none")
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text is none")
-    return Told(vector, record["reason"], *flags)
+    return Observed(vector, record["reason"], *flags)

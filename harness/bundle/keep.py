@@ -103,8 +103,8 @@ class Bundles:
 
 def failed(result: KernelResult) -> bool:
     """Whether ``result`` is of a kernel that failed here and now."""
-    told = result.verdict is not KernelVerdict.INFRASTRUCTURE and result.reused_from is None
-    return told and not result.verdict.as_expected
+    here = result.verdict is not KernelVerdict.INFRASTRUCTURE and result.reused_from is None
+    return here and not result.verdict.as_expected
 
 
 class _Room:

@@ -73,7 +73,7 @@ def run(
 ) -> tuple[Row, ...]:
     """Boot the newest of ``entries`` that passes with each fault; the first row is of no fault.
 
-    ``say`` is told what is done, ``on_row`` each row in the faults' order as soon as it is there.
+    ``say`` gets what is done, ``on_row`` each row in the faults' order as soon as it is there.
     Rows are missing after the first where that kernel does not pass, or once ``stop`` is set.
     Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
     """
