@@ -175,9 +175,11 @@ def out_of_range(bench: Bench, option: Option) -> None:
 def _depends_on_kernel(option: Option, state: str) -> bool:
     """Up to 6.3 the first subflow can be set up until the connection stands, and keeps its port and
     its state when both sides have closed."""
-    if option.when in (CLOSED, UNBOUND) and state == "closed-last":
+    if option.when == ANY:
+        return False
+    if option.when in (CLOSED, UNBOUND) and state == "reset":
         return True
-    return option.when != ANY and state == "connecting"
+    return state in ("connecting", "closed-last")
 
 
 def limits(bench: Bench, option: Option) -> None:
