@@ -15,7 +15,6 @@ import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
 
 from harness.errors import Damaged, Malformed
 from harness.kernels import compression
@@ -23,7 +22,7 @@ from harness.kernels import compression
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
-    import zstandard
+    from backports import zstd
 
 #: Bytes of all members, which lie in memory; with an image and its debug information.
 LIMIT = 256 << 20
@@ -33,6 +32,7 @@ MEMBERS = 4096
 NAME_LENGTH = 100
 #: Bytes of tar's own for each member, and at the end of the archive.
 _OVERHEAD, _TRAILER = 1024, 10240
+_CHECKSUM: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 _PART = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")
 
 
@@ -42,7 +42,7 @@ def write(path: Path, members: Mapping[str, bytes]) -> None:
     try:
         with (
             new.open("wb") as file,
-            _compressing(file) as stream,
+            zstd.ZstdFile(file, "wb", options=_CHECKSUM) as stream,
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT) as archive,
         ):
             for name, content in members.items():
@@ -54,17 +54,6 @@ def write(path: Path, members: Mapping[str, bytes]) -> None:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
         raise
-
-
-if sys.version_info >= (3, 14):
-
-    def _compressing(file: IO[bytes]) -> contextlib.AbstractContextManager[Any]:
-        return zstd.ZstdFile(file, "wb", options={zstd.CompressionParameter.checksum_flag: 1})
-else:
-
-    def _compressing(file: IO[bytes]) -> contextlib.AbstractContextManager[Any]:
-        compressor = zstandard.ZstdCompressor(write_checksum=True)
-        return compressor.stream_writer(file, closefd=False)
 
 
 def read(path: Path) -> dict[str, bytes]:

@@ -16,10 +16,12 @@ from harness.errors import Malformed
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
-    import zstandard
+    from backports import zstd
 
 #: No kernel comes near this size, in bytes; a bomb passes it.
 LIMIT = 1 << 30
+#: A kernel's window may be larger than zstd takes on its own.
+_ZSTD: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 31}
 
 
 class Unknown(Malformed):
@@ -42,10 +44,10 @@ def decompress(data: bytes, limit: int | None = None) -> bytes:
         if data.startswith(b"BZh"):
             return _bounded(bz2.BZ2Decompressor(), data, limit)
         if data.startswith(b"\x28\xb5\x2f\xfd"):
-            return _zstd(data, limit)
+            return _bounded(zstd.ZstdDecompressor(options=_ZSTD), data, limit)
         if data.startswith(b"\x02\x21\x4c\x18"):
             return _lz4(data, limit)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
         raise Malformed(str(error)) from error
     raise Unknown(f"unknown magic {data[:6].hex()}")
 
@@ -76,39 +78,11 @@ def _lz4(data: bytes, limit: int) -> bytes:
 
 
 def _bounded(
-    stream: zlib._Decompress | lzma.LZMADecompressor | bz2.BZ2Decompressor, data: bytes, limit: int
+    stream: zlib._Decompress | lzma.LZMADecompressor | bz2.BZ2Decompressor | zstd.ZstdDecompressor,
+    data: bytes,
+    limit: int,
 ) -> bytes:
     plain = stream.decompress(data, limit)
     if not stream.eof:
         raise Malformed("the compressed data are truncated or too large")
     return plain
-
-
-if sys.version_info >= (3, 14):
-
-    def _zstd(data: bytes, limit: int) -> bytes:
-        try:
-            return _bounded(zstd.ZstdDecompressor(), data, limit)
-        except zstd.ZstdError as error:
-            raise Malformed(str(error)) from error
-else:
-
-    def _zstd(data: bytes, limit: int) -> bytes:
-        # A decompressobj knows no bound of its own (and a reader cannot tell truncation from the
-        # end). 4 KiB grow to 128 MiB at most: a block of 128 KiB takes at least 4 bytes.
-        stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        parts = []
-        size = 0
-        view = memoryview(data)
-        for start in range(0, len(data), 1 << 12):
-            try:
-                part = stream.decompress(view[start : start + (1 << 12)])
-            except zstandard.ZstdError as error:
-                raise Malformed(str(error)) from error
-            size += len(part)
-            if size > limit:
-                break
-            parts.append(part)
-            if stream.eof:
-                return b"".join(parts)
-        raise Malformed("the compressed data are truncated or too large")

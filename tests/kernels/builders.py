@@ -18,12 +18,8 @@ import lz4.block
 
 if sys.version_info >= (3, 14):
     from compression import zstd
-
-    _zstd = zstd.compress
 else:
-    import zstandard
-
-    _zstd = zstandard.ZstdCompressor().compress
+    from backports import zstd
 
 RELEASE = "6.1.0-50-amd64"
 #: As an image has the names of drivers that are built in.
@@ -100,7 +96,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "xz": lzma.compress,
     "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE),
     "bzip2": bz2.compress,
-    "zstd": _zstd,
+    "zstd": zstd.compress,
     "lz4": _lz4,
 }
 
