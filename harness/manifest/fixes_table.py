@@ -146,4 +146,36 @@ FIXES: tuple[Fix, ...] = (
         since="5.12",
         checks=("fallback.goes_on_after_the_peers_half_close",),
     ),
+    Fix(
+        "8005184fd1ca",
+        "mptcp: refactor sndbuf auto-tuning",
+        fixed="6.7",
+        backports=("6.6.10",),
+        since="5.11",
+        checks=("subflows.sndbuf_is_the_sum",),
+    ),
+    Fix(
+        "045e9d812868",
+        "mptcp: fix duplicate subflow creation",
+        fixed="6.8",
+        backports=("6.7.7", "6.6.19"),
+        checks=(
+            "fullmesh.all_pairs",
+            "fullmesh.off",
+            "fullmesh.off_pairs",
+            "fullmesh.second_endpoint",
+        ),
+    ),
+    Fix(
+        "c558246ee73e",
+        "mptcp: add statistics for mptcp socket in use",
+        fixed="6.3",
+        checks=("counters.sockets_in_use",),
+    ),
+    Fix(
+        "0d7336f8f06d",
+        "tcp: ulp: diag: more info without CAP_NET_ADMIN",
+        fixed="6.15",
+        checks=("diag.shown_without_net_admin",),
+    ),
 )

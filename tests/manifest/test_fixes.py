@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import pytest
 
+from guest.checks import all_checks
 from harness.manifest import fixes
+from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes import Fix
 from harness.manifest.fixes_table import FIXES
 from harness.verdict import judge
@@ -123,3 +126,15 @@ def test_the_table_is_well_formed(fix: Fix) -> None:
 def test_no_fix_stands_twice_in_the_table() -> None:
     commits = [fix.commit for fix in FIXES]
     assert len(set(commits)) == len(commits)
+
+
+def test_every_pattern_of_the_table_names_a_check() -> None:
+    known = [check.id for check in all_checks()]
+    known += [f"{judge.CAPABILITY}{name}" for name in CAPABILITIES]
+    idle = [
+        pattern
+        for fix in FIXES
+        for pattern in fix.checks
+        if not any(fnmatchcase(id, pattern) for id in known)
+    ]
+    assert idle == []
