@@ -63,7 +63,13 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:  # a selection may need no tool; a test that does says what is missing
         install_host_tools(session, host_tools.missing())
     install(session, "-e", ".", *group("test"))
-    session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
+    if session.posargs:
+        session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
+        return
+    # Those that boot keep all processors busy on their own.
+    slow = "boots or apt"
+    session.run("pytest", "-m", f"not ({slow})", "-n", "auto", interrupt_timeout=PATIENCE)
+    session.run("pytest", "-m", slow, interrupt_timeout=PATIENCE)
 
 
 @nox.session
