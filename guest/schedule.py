@@ -86,12 +86,14 @@ class Schedule:
 
     def _begin(self) -> None:
         """Start what may run now. Scenarios that wait come first: they take the longest."""
-        waiting = sum(run.job.scenario.waits for run in self._runs)
-        while self._waiting and waiting < MAX_WAITING:
+        # A job of which nothing can run on this kernel is over at once: then the next one begins.
+        while self._waiting and self._count_waiting() < MAX_WAITING:
             self._start(self._waiting.pop(0))
-            waiting += 1
-        if self._busy and all(run.job.scenario.waits for run in self._runs):
+        while self._busy and self._count_waiting() == len(self._runs):
             self._start(self._busy.pop(0))
+
+    def _count_waiting(self) -> int:
+        return sum(run.job.scenario.waits for run in self._runs)
 
     def _start(self, job: Job) -> None:
         run = _Run(job)

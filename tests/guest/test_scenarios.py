@@ -365,6 +365,23 @@ def test_checks_that_lack_a_capability_stand_anywhere(
     assert list(world.verdicts().values()) == expected
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_scenarios_after_one_that_lacks_everything_run_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    monkeypatch.setattr(schedule, "MAX_WAITING", 1)
+    for name in ("first", "second"):
+        world.scenario(name, waits=waits)
+        world.check(f"{name}.lacking", name, bad, needs=("teleport",))
+    world.scenario("third", good, waits=waits)
+    monkeypatch.setattr(runner.Runner, "_missing", lambda *_: {"teleport": "absent"})
+    assert world.verdicts() == {
+        "first.lacking": "unsupported",
+        "second.lacking": "unsupported",
+        "third.0": "pass",
+    }
+
+
 def test_what_lacks_a_capability_is_unsupported_after_a_death_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
