@@ -63,7 +63,7 @@ def sources(
     builders.write(tmp_path / "tree", tree_files)
     builders.write(tmp_path, {"bzImage": builders.bzimage()})
 
-    def download(tag: str, home: Path, stop: object) -> Path:
+    def download(tag: str, home: Path, stop: object, say: object = None) -> Path:
         modules = builders.module_files(builders.RELEASE)
         files = {f"lib/modules/{builders.RELEASE}/{name}": data for name, data in modules.items()}
         return builders.write(home / tag, {"boot/vmlinuz-x": builders.bzimage(), **files})
@@ -73,7 +73,7 @@ def sources(
 
     monkeypatch.setattr(upstream, "download", download)
     monkeypatch.setattr(deb, "unpack", unpack)
-    monkeypatch.setattr(apt, "download", lambda *_: {})
+    monkeypatch.setattr(apt, "download", lambda *_, **__: {})
     return {
         "deb": DebSource("bookworm", "linux-image-amd64"),
         "image": ImageSource(tmp_path / "bzImage"),
