@@ -201,7 +201,7 @@ def test_a_cache_too_small_for_a_kernel_is_said(place: Place, kib: int) -> None:
 
 def test_a_kernel_that_found_no_room_is_infrastructure(place: Place) -> None:
     """While the guest's root did."""
-    done = place.within(SMALL % (48 << 10), place.command("matrix"))
+    done = place.within(SMALL % (80 << 10), place.command("matrix"))
     assert_refused(done, "infrastructure", "No space left on device", "make room on the disk of")
     assert all(line.startswith(f"LEFT {place.cache}/roots/") for line in left(done))
 
