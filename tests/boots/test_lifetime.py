@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -51,26 +50,22 @@ def preparing(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A harness that waits for what another one prepares."""
     cache = Cache(tmp_path / "cache")
     arguments = ["matrix", str(manifest(tmp_path, KERNEL))]
+    said = tmp_path / "said"
     with (
-        cache.lock("apt-trixie") as lock,
+        said.open("wb") as output,
+        cache.lock("apt-trixie"),
         subprocess.Popen(
             command(tmp_path / "run", cache, arguments),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         ) as process,
     ):
-        opened = os.fstat(lock)
-
-        def is_waiting() -> bool:
-            return any(
-                os.path.samestat(file.stat(), opened)
-                for file in Path(f"/proc/{process.pid}/fd").iterdir()
-                if file.exists()
-            )
-
-        assert wait_until(is_waiting, 60)
-        yield process
-        process.kill()
+        try:
+            assert wait_until(lambda: b"apt-trixie is locked" in said.read_bytes(), 60)
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", ENDINGS)
