@@ -123,7 +123,12 @@ def excuse(
 def shown_missing(
     families: Mapping[Family, FamilyResult], missing: Sequence[Fix]
 ) -> tuple[MissingFix, ...]:
-    """Those of ``missing`` that the checks show: one failed, or a capability is absent."""
+    """Those of ``missing`` that the checks show: one failed, or a capability is absent.
+
+    A kernel without MPTCP shows none.
+    """
+    if any(_lacks_mptcp(check) for result in families.values() for check in result.checks):
+        return ()
     shown = {
         check.key.id
         for result in families.values()
@@ -136,3 +141,7 @@ def shown_missing(
         for fix in missing
         if (checks := tuple(sorted(filter(fix.is_about, shown))))
     )
+
+
+def _lacks_mptcp(check: CheckResult) -> bool:
+    return check.key.id == f"{judge.CAPABILITY}mptcp" and check.verdict is not CheckVerdict.PASS

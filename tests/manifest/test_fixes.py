@@ -114,6 +114,14 @@ def test_an_absent_capability_shows_a_missing_fix() -> None:
     assert fixes.shown_missing({Family.IPV6: judge.family_result([other])}, [FIX]) == ()
 
 
+def test_a_kernel_without_mptcp_shows_no_missing_fix() -> None:
+    absent = check("capability.transparent_get", CheckVerdict.UNSUPPORTED)
+    mptcp = check("capability.mptcp", CheckVerdict.UNSUPPORTED)
+    fix = replace(FIX, checks=("capability.transparent_get",))
+    families = {Family.IPV6: judge.family_result([mptcp, absent])}
+    assert fixes.shown_missing(families, [fix]) == ()
+
+
 @pytest.mark.parametrize("fix", FIXES, ids=lambda fix: fix.commit)
 def test_the_table_is_well_formed(fix: Fix) -> None:
     assert re.fullmatch("[0-9a-f]{12}", fix.commit)
