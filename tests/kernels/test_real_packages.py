@@ -60,7 +60,7 @@ def test_the_modules_of_an_older_kernel_are_in_the_order_in_which_they_load(
 ) -> None:
     kernel = prepared[suite]
     base = {"virtio", "virtio_ring", "virtio_pci", "virtio_console"}
-    assert {path.stem for path in kernel.modules} == base | also
+    assert {path.stem for path in kernel.modules} - set(modules.ON_DEMAND) == base | also
     check_order(kernel)
 
 
@@ -68,7 +68,9 @@ def test_the_modules_of_an_older_kernel_are_in_the_order_in_which_they_load(
 def test_from_6_12_on_a_boot_needs_no_module(
     prepared: dict[str, PreparedKernel], suite: str
 ) -> None:
-    assert prepared[suite].modules == ()
+    """Only those of sock_diag, which the checker loads where scenarios run."""
+    assert [path.stem for path in prepared[suite].modules] == list(modules.ON_DEMAND)
+    check_order(prepared[suite])
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
@@ -82,7 +84,7 @@ def test_the_kernel_for_clouds_which_has_no_9p_can_be_booted(suite: str) -> None
 def test_a_prepared_kernel_is_small(prepared: dict[str, PreparedKernel], suite: str) -> None:
     files = [path for path in prepared[suite].root.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 150e6
-    assert len(files) < 10
+    assert len(files) < 16
 
 
 def test_what_was_prepared_needs_no_download(prepared: dict[str, PreparedKernel]) -> None:
