@@ -404,6 +404,14 @@ def test_a_kernel_whose_failures_are_known_is_a_good_one(bench: Bench, tmp_path:
     assert bench.row(faults.NONE).ok
 
 
+def test_known_issues_of_the_manifest_excuse_no_fault(bench: Bench, tmp_path: Path) -> None:
+    known = tmp_path / "known.yaml"
+    known.write_text("known_issues: []\n")
+    bench.entry = replace(bench.entry, known_issues=known)
+    bench.outcomes = [fake_boots.GOOD]
+    assert "expected hang" in bench.row(*selftest.select("hang")).objection
+
+
 def test_a_fault_that_cannot_be_provoked_is_no_failure(bench: Bench) -> None:
     (bench.kernel.root / "image").write_bytes(bytes(4096))
     bench.kernel = replace(bench.kernel, boot_image=bench.kernel.root / "image")
