@@ -176,8 +176,11 @@ def _closed_last(lab: Lab, protocol: int) -> Placed:
 
 
 def _reset(lab: Lab, protocol: int) -> Placed:
-    """The peer closed with data unread."""
-    placed = _client(lab, protocol)
+    return _reset_by_peer(_client(lab, protocol))
+
+
+def _reset_by_peer(placed: Placed) -> Placed:
+    """The peer closes with data unread."""
     placed.sock.send(b"x")
     peer = _peer(placed)
     _await(peer, select.POLLIN)
@@ -221,13 +224,7 @@ def _fallback_closed(lab: Lab, protocol: int) -> Placed:
 
 
 def _fallback_reset(lab: Lab, protocol: int) -> Placed:
-    placed = _fallback(lab, protocol)
-    placed.sock.send(b"x")
-    peer = _peer(placed)
-    _await(peer, select.POLLIN)
-    peer.close()
-    _await(placed.sock, select.POLLHUP)
-    return placed
+    return _reset_by_peer(_fallback(lab, protocol))
 
 
 def _fallback_disconnected(lab: Lab, protocol: int) -> Placed:
