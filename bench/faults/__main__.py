@@ -71,7 +71,7 @@ def _boots(built: kernel.FaultKernel, chosen: Sequence[Fault], given: argparse.N
     work = given.directory / "boots"
     if given.shared:
         return TieredBoots(built.image, work, given.jobs, chosen, everything=not given.near)
-    return MatrixBoots(built, work, given.jobs)
+    return MatrixBoots(built, work, given.jobs, chosen)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -8,6 +8,8 @@ stands in one function of one file and has one of these forms:
     at = "text", with = "new"   the text is replaced
     at = "text", before = "new" or after = "new"
 
+A fault that only 32-bit programs see says ``abi = "i386"``; its checks are run by such a Python.
+
 ``FAULT(name)`` in a new text is true while the fault is on. White space of an anchor matches any
 white space of the source. ``nth`` picks one of several places; without it there must be just one.
 """
@@ -21,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.manifest.schema import Abi
+
 DATA = Path(__file__).resolve().parent / "data"
 GROUPS = (
     *("option table", "states", "inheritance", "effects", "fast open", "fallback", "messages"),
@@ -28,7 +32,7 @@ GROUPS = (
     "32-bit programs",
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,40}")
-_FAULT_KEYS = {"name", "group", "sees", "edits", "commit", "luck", "dropped", "missed"}
+_FAULT_KEYS = {"name", "group", "sees", "edits", "commit", "luck", "dropped", "missed", "abi"}
 _EDIT_KEYS = {"file", "in", "at", "skip", "with", "before", "after", "nth"}
 
 
@@ -53,7 +57,7 @@ class Fault:
     """``luck``: it shows only with a race, a loss or an order of packets that is not certain.
 
     ``commit`` is the repair of the bug that it mimics; ``dropped`` says why it is not applied,
-    ``missed`` why no check can be expected to catch it.
+    ``missed`` why no check can be expected to catch it; ``abi`` is of the program that sees it.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Fault:
     luck: bool = False
     dropped: str = ""
     missed: str = ""
+    abi: Abi = Abi.NATIVE
 
 
 def load(directory: Path = DATA) -> tuple[Fault, ...]:
@@ -98,6 +103,8 @@ def _fault(given: Mapping[str, Any], content: Mapping[str, Any], where: str) -> 
         raise BadCatalogue(f"{place}: group must be one of {', '.join(GROUPS)}")
     if not str(given.get("sees", "")).endswith("."):
         raise BadCatalogue(f"{place}: sees must be a sentence")
+    if (abi := given.get("abi", Abi.NATIVE)) not in list(Abi):
+        raise BadCatalogue(f"{place}: abi must be one of {', '.join(Abi)}")
     if not given.get("edits"):
         raise BadCatalogue(f"{place}: edits are missing")
     file = content.get("file", "")
@@ -110,6 +117,7 @@ def _fault(given: Mapping[str, Any], content: Mapping[str, Any], where: str) -> 
         luck=given.get("luck", False),
         dropped=given.get("dropped", ""),
         missed=given.get("missed", ""),
+        abi=Abi(abi),
     )
 
 

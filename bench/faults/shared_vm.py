@@ -20,9 +20,11 @@ from typing import Any
 from bench.faults import in_guest, nearest
 from bench.faults.catalogue import Fault
 from bench.faults.kernel import NotBuilt
-from bench.faults.sweep import Scope
+from bench.faults.sweep import Scope, abis, sound_for
 from harness.host import tools
-from harness.vm import cpio, initramfs
+from harness.kernels.cache import Cache
+from harness.manifest.schema import Abi
+from harness.vm import cpio, foreign_root
 
 #: Seconds without a line after which the guest counts as hung.
 SILENCE = 200
@@ -46,21 +48,36 @@ Record = dict[str, Any]
 
 class SharedBoots:
     """Runs faults of ``image`` in ``jobs`` VMs, with all checks in both families, or with
-    the families and checks that ``checks`` names for a fault."""
+    the families and checks that ``checks`` names for a fault.
+
+    ``abis`` has the user space of each fault that is not seen by the native one.
+    """
 
     def __init__(
-        self, image: Path, directory: Path, jobs: int, checks: Mapping[str, Sequence[str]]
+        self,
+        image: Path,
+        directory: Path,
+        jobs: int,
+        checks: Mapping[str, Sequence[str]],
+        abis: Mapping[str, Abi],
     ) -> None:
         self._image = image
         self._directory = directory
         self._jobs = jobs
         self._checks = checks
+        self._abis = abis
         busybox, qemu = tools.find_static_busybox(), tools.find("qemu-system-x86_64")
         if busybox is None or qemu is None:
             raise NotBuilt("there is no static busybox, or no QEMU")
         directory.mkdir(parents=True, exist_ok=True)
         self._qemu = qemu
-        self._base = initramfs.prepare(directory, busybox)
+        # The native one in this directory: the sources of a sweep are kept apart from others'.
+        self._bases = {
+            abi: foreign_root.prepare(
+                abi, Cache(directory) if abi is Abi.NATIVE else Cache(), busybox, print
+            )
+            for abi in dict.fromkeys(abis.values())
+        }
 
     def __call__(self, names: Sequence[str]) -> dict[str, Record]:
         """What the checks gave, by fault, in the form of the records of ``matrix``."""
@@ -72,7 +89,7 @@ class SharedBoots:
     def _share(self, number: int, names: Sequence[str]) -> dict[str, Record]:
         found: dict[str, Record] = {}
         failures = 0
-        while left := [name for name in names if name not in found]:
+        while left := self._next([name for name in names if name not in found]):
             lines = self._boot(number, left)
             seen = records(lines)
             if not seen:
@@ -86,11 +103,18 @@ class SharedBoots:
             found |= seen
         return found
 
+    def _next(self, names: Sequence[str]) -> Sequence[str]:
+        """Those of ``names`` that can share a VM with the first one."""
+        return [name for name in names if self._abi(name) is self._abi(names[0])]
+
+    def _abi(self, name: str) -> Abi:
+        return self._abis.get(name, Abi.NATIVE)
+
     def _boot(self, number: int, names: Sequence[str]) -> list[str]:
         """The console's lines of one VM."""
         root = self._directory / f"root-{number}.cpio"
         todo = "".join(" ".join((name, *self._checks.get(name, ()))) + "\n" for name in names)
-        _write_root(root, self._base, todo)
+        _write_root(root, self._bases[self._abi(names[0])], todo)
         command = [
             *(str(self._qemu), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
             *("-machine", "q35,accel=tcg", "-cpu", "max", "-m", "1G", "-serial", "stdio"),
@@ -125,37 +149,38 @@ class TieredBoots:
         *,
         everything: bool,
     ) -> None:
+        self._abis = abis(faults)
         named = {fault.name: _given(fault, nearest.named(fault)) for fault in faults}
         group = {fault.name: _given(fault, nearest.of_group(fault)) for fault in faults}
         tiers = {Scope.NAMED: named, Scope.GROUP: group}
         if everything:
             tiers[Scope.ALL] = {}
         self._tiers = {
-            scope: SharedBoots(image, directory / scope, jobs, checks)
+            scope: SharedBoots(image, directory / scope, jobs, checks, self._abis)
             for scope, checks in tiers.items()
         }
-        self._everything = SharedBoots(image, directory / "all", jobs, {})
+        self._everything = SharedBoots(image, directory / "all", jobs, {}, self._abis)
         self._names = named.keys()
-        self._sound_bad: set[str] = set()
+        self._sound_bad: dict[str, set[str]] = {}
 
     def __call__(self, names: Sequence[str]) -> dict[str, Record]:
         if not self._names & set(names):  # the sound kernel
             sound = self._everything(names)
-            self._sound_bad = {bad for record in sound.values() for bad in _bad(record)}
+            self._sound_bad |= {name: _bad(record) for name, record in sound.items()}
             return sound
         found: dict[str, Record] = {}
         left = list(names)
         for scope, boots in self._tiers.items():
             records = boots(left)
             found |= {name: record | {"_scope": scope} for name, record in records.items()}
-            left = [name for name in left if not self._is_caught(found[name])]
+            left = [name for name in left if not self._is_caught(name, found[name])]
             if not left:
                 break
         return found
 
-    def _is_caught(self, record: Record) -> bool:
+    def _is_caught(self, name: str, record: Record) -> bool:
         if record["verdict"] == "fail":
-            return bool(_bad(record) - self._sound_bad)
+            return bool(_bad(record) - self._sound_bad[sound_for(name, self._abis)])
         return bool(record["verdict"] != "pass")
 
 

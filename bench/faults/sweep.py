@@ -18,10 +18,12 @@ from bench.faults.catalogue import Fault
 from bench.faults.kernel import FaultKernel
 from harness.host.files import write_atomically
 from harness.kernels.cache import digest
+from harness.manifest.schema import Abi
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: The boot with no fault, which must pass: what fails in it is caught by nothing.
 SOUND = "none"
+_SOUND_OF = {abi: SOUND if abi is Abi.NATIVE else f"{SOUND}-{abi}" for abi in Abi}
 #: Faults of one call of ``matrix``: what an interruption loses.
 BATCH = 8
 _BAD = {"fail", "error"}
@@ -73,16 +75,19 @@ class Outcome:
 class MatrixBoots:
     """Boots ``kernel`` by the harness's own ``matrix``, ``jobs`` VMs at a time."""
 
-    def __init__(self, kernel: FaultKernel, directory: Path, jobs: int) -> None:
+    def __init__(
+        self, kernel: FaultKernel, directory: Path, jobs: int, faults: Iterable[Fault]
+    ) -> None:
         self._image = kernel.image
         self._directory = directory
         self._jobs = jobs
+        self._abis = abis(faults)
 
     def __call__(self, names: Sequence[str]) -> dict[str, Record]:
         work = self._directory / f"{time.time_ns()}"
         work.mkdir(parents=True)
         manifest, record = work / "faults.yaml", work / "record.json"
-        manifest.write_text(manifest_text(self._image, names))
+        manifest.write_text(manifest_text(self._image, names, self._abis))
         command = [sys.executable, "-m", "harness", "matrix", str(manifest), "-j", str(self._jobs)]
         command += ["--json", str(record), "--output", str(work / "run"), "--seed", "1"]
         with (work / "output").open("w") as output:
@@ -105,16 +110,19 @@ class Sweep:
         self._say = say
         self._checks_key = checks_key()
         self.outcomes: dict[str, Outcome] = self._read()
-        self._sound_bad: set[str] = set()
+        self._sound_bad: dict[str, set[str]] = {}
+        self._abis: Mapping[str, Abi] = {}
 
     def run(self, faults: Sequence[Fault], *, again: bool) -> None:
         """Boot with none and with each of ``faults`` that is not known; raises SweepFailed."""
-        keys = {fault.name: digest(asdict(fault)) for fault in faults}
+        keys = {fault.name: _fault_key(fault) for fault in faults}
         waiting = [name for name, key in keys.items() if again or not self._known(name, key)]
         self._say(f"{len(faults)} faults, {len(waiting)} of which are to be booted")
         if not waiting:
             return
-        self._sound()
+        self._abis = abis(faults)
+        for name in sorted({SOUND, *(sound_for(name, self._abis) for name in waiting)}):
+            self._sound(name)
         started = time.monotonic()
         for first in range(0, len(waiting), BATCH):
             batch = waiting[first : first + BATCH]
@@ -132,19 +140,21 @@ class Sweep:
             return False
         return known.caught or known.checks_key == self._checks_key
 
-    def _sound(self) -> None:
-        record = self._boot([SOUND])[SOUND]
-        self._sound_bad = {key for key, verdict in _checks(record) if verdict in _BAD}
-        outcome = self._outcome(SOUND, record, "")
-        self.outcomes[SOUND] = replace(outcome, checks=tuple(sorted(self._sound_bad)))
+    def _sound(self, name: str) -> None:
+        record = self._boot([name])[name]
+        self._sound_bad[name] = {key for key, verdict in _checks(record) if verdict in _BAD}
+        outcome = self._outcome(name, record, "")
+        self.outcomes[name] = replace(outcome, checks=tuple(sorted(self._sound_bad[name])))
         if outcome.verdict not in ("pass", "fail"):
-            raise SweepFailed(f"without a fault: {outcome.verdict}: {outcome.reason}")
-        said = "passes" if not self._sound_bad else f"fails {len(self._sound_bad)} checks"
-        self._say(f"without a fault the kernel {said} ({outcome.seconds:.0f} s)")
+            raise SweepFailed(f"without a fault ({name}): {outcome.verdict}: {outcome.reason}")
+        bad = len(self._sound_bad[name])
+        said = f"fails {bad} checks" if bad else "passes"
+        self._say(f"without a fault ({name}) the kernel {said} ({outcome.seconds:.0f} s)")
 
     def _outcome(self, name: str, record: Record, key: str) -> Outcome:
         bad = [check for check, verdict in _checks(record) if verdict in _BAD]
-        new = [_id(check) for check in bad if check not in self._sound_bad]
+        sound_bad = self._sound_bad[sound_for(name, self._abis)]
+        new = [_id(check) for check in bad if check not in sound_bad]
         verdict, reason = record["verdict"], record["reason"]
         if not is_on(name, record):
             verdict, reason, new = "infrastructure", f"the fault {name} was not on", []
@@ -187,18 +197,40 @@ class Sweep:
         write_atomically(self._kept, json.dumps(kept, indent=1) + "\n")
 
 
+def _fault_key(fault: Fault) -> str:
+    """What changes with ``fault``. The native user space is left out: it was, in earlier keys."""
+    told = asdict(fault)
+    return digest({key: value for key, value in told.items() if value is not Abi.NATIVE})
+
+
 def checks_key() -> str:
     """What changes whenever a check may."""
     files = sorted((ROOT / "guest").rglob("*.py"))
     return digest([[str(path.relative_to(ROOT)), path.read_text()] for path in files])
 
 
-def manifest_text(image: Path, names: Iterable[str]) -> str:
-    """A manifest with ``image`` once for each fault."""
+def abis(faults: Iterable[Fault]) -> dict[str, Abi]:
+    """The user space of each fault, and of the boots with none."""
+    found = {fault.name: fault.abi for fault in faults}
+    return {_SOUND_OF[abi]: abi for abi in (Abi.NATIVE, *found.values())} | found
+
+
+def sound_for(name: str, abis: Mapping[str, Abi]) -> str:
+    """The boot with no fault in the user space of the fault ``name``."""
+    return _SOUND_OF[abis.get(name, Abi.NATIVE)]
+
+
+def switched(name: str) -> str:
+    """What ``mptcp.fault`` is set to in the boot ``name``."""
+    return name.partition("-")[0]
+
+
+def manifest_text(image: Path, names: Iterable[str], abis: Mapping[str, Abi]) -> str:
+    """A manifest with ``image`` once for each fault, with its user space of ``abis``."""
     lines = ["# Written by bench.faults.", "defaults: {accel: auto}", "kernels:"]
     for name in names:
-        entry = f"  - {{name: {name}, image: {image}, append: {source.PARAMETER}={name}}}"
-        lines.append(entry)
+        entry = f"name: {name}, image: {image}, append: {source.PARAMETER}={switched(name)}"
+        lines.append(f"  - {{{entry}, abi: {abis.get(name, Abi.NATIVE)}}}")
     return "\n".join(lines) + "\n"
 
 
@@ -231,7 +263,7 @@ def is_on(name: str, record: Record) -> bool:
     """Whether the kernel itself said that the fault is on."""
     if "_on" in record:
         return bool(record["_on"])
-    wanted = source.LOGGED.format(name=name)
+    wanted = source.LOGGED.format(name=switched(name))
     return any(
         wanted in (Path(record["_run"]) / attempt["console"]).read_text(errors="replace")
         for attempt in record["attempts"]

@@ -33,6 +33,7 @@ from harness.kernels import apt
 from harness.kernels.cache import Cache
 from harness.kernels.packages import Package
 from harness.manifest import kernels_yaml
+from harness.manifest.schema import Abi
 from tests.replacing import replaced
 
 FILE = "net/mptcp/sockopt.c"
@@ -176,6 +177,7 @@ def test_a_skipped_statement_stands_behind_a_condition(tmp_path: Path) -> None:
         ("skip =", "omit =", "unknown key omit of an edit"),
         ('skip = "a = 4;"', 'at = "a = 4;"', "an edit has skip, or at and one of"),
         ("sees =", "luk = true\nsees =", "unknown key luk"),
+        ("sees =", 'abi = "arm"\nsees =', "abi must be one of native, i386"),
         ("file =", "files =", "lacks its function or file"),
     ],
 )
@@ -331,14 +333,38 @@ def test_a_kernel_that_does_not_boot_ends_the_sweep(run: Callable[..., Swept]) -
         run(boots)
 
 
+def test_a_fault_of_32_bit_programs_is_held_against_a_sound_kernel_under_such_a_program(
+    tmp_path: Path,
+) -> None:
+    bad = {"none": {"a_bad": "fail"}, "none-i386": {"a_narrow": "fail"}}
+    both = {"a_bad": "fail", "a_narrow": "fail"}
+
+    def boot(names: Sequence[str]) -> Records:
+        return {name: record(name, "fail", **bad.get(name, both)) | {"_on": True} for name in names}
+
+    made = Sweep(boot, tmp_path / "outcomes.json", lambda _: None)
+    made.run([fault(name="one"), replace(fault(name="two"), abi=Abi.I386)], again=True)
+    assert made.outcomes["one"].checks == ("a.narrow",)
+    assert made.outcomes["two"].checks == ("a.bad",)
+
+
+def test_the_switch_of_a_boot_has_no_user_space_in_it(tmp_path: Path) -> None:
+    text = sweep.manifest_text(tmp_path / "bzImage", ["none-i386"], {"none-i386": Abi.I386})
+    assert "append: mptcp.fault=none, abi: i386" in text
+    (tmp_path / "console").write_text("MPTCP: fault: none is on\n")
+    given = record("none-i386") | {"_run": str(tmp_path)}
+    assert sweep.is_on("none-i386", given)
+
+
 def test_the_manifest_is_one_that_the_harness_takes(tmp_path: Path) -> None:
     image = tmp_path / "bzImage"
     image.touch()
     path = tmp_path / "faults.yaml"
-    path.write_text(sweep.manifest_text(image, ["none", "tos_live"]))
+    path.write_text(sweep.manifest_text(image, ["none", "tos_live"], {"tos_live": Abi.I386}))
     entries = kernels_yaml.load(path).entries
     assert [entry.name for entry in entries] == ["none", "tos_live"]
     assert entries[1].append == ("mptcp.fault=tos_live",)
+    assert [entry.abi for entry in entries] == [Abi.NATIVE, Abi.I386]
 
 
 # The kernel.
@@ -457,6 +483,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *boots: list[str]) -
     left = list(boots)
     monkeypatch.setattr(made, "_directory", tmp_path, raising=False)
     monkeypatch.setattr(made, "_jobs", 1, raising=False)
+    monkeypatch.setattr(made, "_abis", {"narrow": Abi.I386}, raising=False)
     monkeypatch.setattr(made, "_boot", lambda number, names: left.pop(0), raising=False)
     return made
 
@@ -480,6 +507,21 @@ def test_a_vm_that_does_not_start_is_started_again(
     assert boots(["one"])["one"]["verdict"] == "fail"
     with pytest.raises(NotBuilt, match="the VM did not come to one"):
         shared(tmp_path, monkeypatch, [], [], [])(["one"])
+
+
+def test_a_fault_of_32_bit_programs_has_a_vm_with_such_a_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots = shared(tmp_path, monkeypatch)
+    booted: list[list[str]] = []
+
+    def boot(number: int, names: Sequence[str]) -> list[str]:
+        booted.append(list(names))
+        return [f"@@ {word}" for name in names for word in (f"on {name}", f"end {name} 1.0")]
+
+    monkeypatch.setattr(boots, "_boot", boot, raising=False)
+    boots(["one", "narrow", "two"])
+    assert booted == [["one", "two"], ["narrow"]]
 
 
 def test_what_the_nearest_checks_miss_gets_those_of_its_group_and_then_all(
