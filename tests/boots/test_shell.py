@@ -109,8 +109,8 @@ def test_commands_run_in_the_guest_and_exit_ends_it(session: Session) -> None:
 
 def test_a_key_interrupts_what_runs_in_the_guest_and_not_the_harness(session: Session) -> None:
     session.read_until(PROMPT)
-    # A program of its own says "begun": the terminal is in its hands by then. Were it the shell, the
-    # key could come between its echo and the start of sleep, where ash loses it (seen once in CI).
+    # A program of its own says "begun": the terminal is in its hands by then. Were it the shell,
+    # the key could come between its echo and the start of sleep, where ash loses it (seen in CI).
     session.type("sh -c 'echo begun; exec sleep 1000'\r")
     session.read_until("\r\nbegun\r\n")
     session.type("\x03")
