@@ -47,7 +47,10 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--seed", type=_natural, help="what payloads derive from (default: random)")
     what.add_argument(
-        "--check", metavar="PATTERN", help="only checks whose name matches, of either profile"
+        "--check",
+        action="append",
+        metavar="PATTERN",
+        help="only checks whose name matches, of either profile: 'A.*,B.*'; may be given again",
     )
     what.add_argument(
         "--profile",
@@ -113,9 +116,12 @@ def main(arguments: Sequence[str]) -> int:
         parser().error("--require: %s is none of %s" % (unknown[0], ", ".join(probe.NAMES)))
     profile = given.profile if given.check is None else checks.FULL
     names = [item.id for item in checks.all_checks(profile)]
-    selected = names if given.check is None else fnmatch.filter(names, given.check)
-    if not selected:
-        parser().error("--check %r matches no check; --list shows them" % given.check)
+    selected = names if given.check is None else []
+    for pattern in ",".join(given.check or ()).split(",") if given.check else ():
+        matching = fnmatch.filter(names, pattern)
+        if not matching:
+            parser().error("--check %r matches no check; --list shows them" % pattern)
+        selected += matching
     seed = int.from_bytes(os.urandom(4), "big") if given.seed is None else given.seed
     print("KTAP version 1")
     print("# kernel %s, python %s, seed %d" % (os.uname().release, sys.version.split()[0], seed))

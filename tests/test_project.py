@@ -41,7 +41,7 @@ LEVELS = (
 )
 #: What of the guest the host may import beside guest.events, by room: the list of checks, and the
 #: package itself, to find its files.
-OF_THE_GUEST = {"cli": {"guest.checks"}, "vm": {"guest"}}
+OF_THE_GUEST = {"cli": {"guest.checks"}, "manifest": {"guest.checks"}, "vm": {"guest"}}
 
 #: Each costs an emulated VM 0.1 s or more.
 EXPENSIVE = {

@@ -84,6 +84,8 @@ FULL_MODULES: Sequence[str] = (
     "subflow_options",
     "sysctls",
     "transfers",
+    "unrepaired",
+    "unrepaired_paths",
     "userspace_pm",
     "waits",
     "wakeups",
@@ -102,9 +104,14 @@ class Failed(Exception):
 
 
 class Check:
-    """A named property of the kernel. ``covers`` names functions of the kernel's selftest."""
+    """A named property of the kernel. ``covers`` names functions of the kernel's selftest.
+
+    ``bug`` says what kernels do instead, where no kernel is known to have the property. Then a
+    failure is known, and does not count.
+    """
 
     __slots__ = (
+        "bug",
         "covers",
         "families",
         "function",
@@ -127,6 +134,7 @@ class Check:
         covers: str,
         families: Sequence[str] = ("ipv4", "ipv6"),
         scenario: str = "",
+        bug: str = "",
     ) -> None:
         self.id = id
         self.function = function
@@ -137,6 +145,7 @@ class Check:
         self.covers = covers
         self.families = tuple(families)
         self.scenario = scenario  # "" for a check of a connection
+        self.bug = bug
 
     @property
     def summary(self) -> str:
@@ -174,6 +183,7 @@ def scenario_check(
     phases: Sequence[str] = ("run",),
     sides: Sequence[str] = ("both",),
     covers: str = "",
+    bug: str = "",
 ) -> Callable[[LabFunction], LabFunction]:
     """Register the decorated function of a :class:`~guest.lab.Lab` as the check ``id``.
 
@@ -193,11 +203,18 @@ def scenario_check(
                 covers,
                 families,
                 scenario,
+                bug,
             )
         )
         return function
 
     return register
+
+
+def bug_of(id: str) -> str:
+    """The bug that makes the check ``id`` fail on all kernels, or ""."""
+    item = _registry.get(id)
+    return item.bug if item is not None else ""
 
 
 def add(item: Check) -> None:

@@ -63,6 +63,20 @@ def command(
     return command
 
 
+class Patterns(argparse.Action):
+    """Patterns joined by commas: given again, an option adds to what it was given before."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before},{values}" if before else values)
+
+
 def add_manifest(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "manifest", type=Path, nargs="?", default=Path("kernels.yaml"), help=MANIFEST_HELP
@@ -74,8 +88,9 @@ def add_selection(command: argparse.ArgumentParser) -> None:
         "-k",
         dest="kernels",
         metavar="PATTERN",
+        action=Patterns,
         help="only kernels whose names match, such as 'debian-6.*,patched'; a series or its "
-        "kernels (trixie-6.12-*) are tested only if named here",
+        "kernels (trixie-6.12-*) are tested only if named here; may be given again",
     )
 
 
@@ -85,7 +100,10 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
     )
     command.add_argument(
-        "--check", metavar="PATTERN", help="only checks whose names match, such as 'mptcp_info.*'"
+        "--check",
+        metavar="PATTERN",
+        action=Patterns,
+        help="only checks whose names match, such as 'mptcp_info.*'; may be given again",
     )
     command.add_argument(
         "--seed",
@@ -136,6 +154,7 @@ def add_predicate(command: argparse.ArgumentParser, default: str = "") -> None:
     wanted.add_argument(
         "--check",
         metavar="PATTERN",
+        action=Patterns,
         help="a kernel is bad if such a check fails; for capability.NAME, if it is absent"
         + (f" (default: {default})" if default else ""),
     )

@@ -98,7 +98,10 @@ def _list_checks(_: argparse.Namespace) -> None:
             f"    needs {', '.join(check.needs)}; at {', '.join(check.phases)}; "
             f"on {', '.join(check.sides)}; with {', '.join(check.payloads)}"
         )
-        print(f"    covers {check.covers}")
+        if check.covers:
+            print(f"    covers {check.covers}")
+        if check.bug:
+            print(f"    all kernels so far: {check.bug}")
 
 
 def _list_capabilities(_: argparse.Namespace) -> None:

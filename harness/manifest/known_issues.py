@@ -14,10 +14,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Self
 
+from guest import checks as guest_checks
 from harness.manifest import known_issues_schema, positions
+from harness.manifest.fixes import kernel_version
 from harness.manifest.kernels_yaml import KernelEntry, ManifestError
 from harness.manifest.known_issues_schema import KEY
 from harness.manifest.positions import Problem, show_path
@@ -33,6 +36,11 @@ from harness.verdict.results import (
     KernelVerdict,
 )
 
+#: The kernel that the bugs of all kernels were last seen in; some of them are younger than others.
+SEEN_IN = (7, 3, 4)
+#: The last day on which bugs that no kernel is known to lack do not count: then somebody has to
+#: look at them again.
+LOOK_AGAIN = datetime.date(2027, 6, 30)
 #: Of results that came of a whole boot: in others, what did not occur may not have been tried.
 _WHOLE = (
     *(KernelVerdict.FAIL, KernelVerdict.WARNING),
@@ -188,6 +196,12 @@ def _occurs(kernel: KernelResult, issue: KnownIssue) -> bool:
     return any(map(issue.is_about, kernel.incidents)) or any(map(issue.is_about, checks))
 
 
+def _is_new(kernel: KernelResult) -> bool:
+    """Whether a bug of all kernels that it does not have is repaired in it, and not yet to come."""
+    version = kernel_version(kernel.release, f"Debian {kernel.version}")
+    return version is not None and version >= SEEN_IN
+
+
 def _listed(names: Sequence[str], most: int = 4) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
@@ -197,6 +211,22 @@ def digest(issues: Iterable[KnownIssue], name: str, today: datetime.date) -> str
     """SHA-256 of all that the result of the kernel ``name`` owes to ``issues`` on this day."""
     entries = [asdict(issue) | {"where": "", "expired": issue.expired(today)} for issue in issues]
     return hashlib.sha256(json.dumps([name, entries], default=str).encode()).hexdigest()
+
+
+@cache
+def of_all_kernels() -> tuple[KnownIssue, ...]:
+    """The bugs that no kernel is known to lack, by the checks that fail of them."""
+    return tuple(
+        KnownIssue(
+            reason=check.bug,
+            owner="docs/findings.md",
+            expires=LOOK_AGAIN,
+            where=f"`bug` of {check.id} in guest/checks",
+            check=check.id,
+        )
+        for check in guest_checks.all_checks()
+        if check.bug
+    )
 
 
 # The file.
@@ -228,8 +258,9 @@ class KnownIssues:
         return cls(datetime.datetime.now(datetime.UTC).date(), files)
 
     def of(self, entry: KernelEntry) -> tuple[KnownIssue, ...]:
-        """What the file of ``entry``, which was read, lists; of other kernels, too."""
-        return () if entry.known_issues is None else self.files[entry.known_issues]
+        """What the file of ``entry``, which was read, lists, and the bugs that all kernels have."""
+        listed = () if entry.known_issues is None else self.files[entry.known_issues]
+        return (*listed, *of_all_kernels())
 
     def idle(
         self, entries: Iterable[KernelEntry], kernels: Iterable[KernelResult], *, narrowed: bool
@@ -243,7 +274,7 @@ class KnownIssues:
             if entry.known_issues is not None:
                 named[entry.known_issues].add(entry.name)
         results = tuple(kernels)
-        return tuple(
+        listed = (
             note
             for path, names in named.items()
             for note in idle(
@@ -252,6 +283,8 @@ class KnownIssues:
                 self.today,
             )
         )
+        newest = [kernel for kernel in results if _is_new(kernel)]
+        return (*listed, *idle(of_all_kernels(), newest, self.today))
 
 
 def load(path: Path) -> tuple[KnownIssue, ...]:

@@ -140,7 +140,7 @@ def test_a_run_of_several_kernels_is_asked_for_one(
     cli.main(["matrix", "-k", "reference,image", "--family", "ipv4"])
     assert check("--against", "last:reference") == 0
     assert "against reference as kept of run" in capsys.readouterr().out
-    cli.main(["matrix", "-k", "reference,image", "--family", "ipv4"])
+    cli.main(["matrix", "-k", "reference", "-k", "image", "--family", "ipv4"])
     assert check("--against", "last:nothing") == 2
     assert "name one as last:KERNEL, of reference, image" in capsys.readouterr().err
     assert boots.booted.count("image") == 3

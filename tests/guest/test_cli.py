@@ -83,6 +83,13 @@ def test_one_family_and_one_option() -> None:
     assert all("ipv4 ip_tos." in line for line in checks)
 
 
+def test_several_patterns_add_up() -> None:
+    said = run("-4", "--check", "ip_tos.*,payload.*", "--check", "tcpinfo.size_*").stdout
+    for group in ("ip_tos", "payload", "tcpinfo"):
+        assert f"ipv4 {group}." in said
+    assert run("-4", "--check", "payload.*,nothing").returncode == 2
+
+
 def test_the_seed_is_printed_and_repeats_the_run() -> None:
     first = run("-4").stdout
     (seed,) = re.findall(r"seed (\d+)", first)

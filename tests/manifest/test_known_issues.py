@@ -245,6 +245,46 @@ def test_an_entry_that_still_holds_outweighs_one_that_has_expired() -> None:
     assert (result.verdict, result.notes) == (KernelVerdict.PASS, ())
 
 
+# Bugs that all kernels have, by the checks.
+
+BUG = known_issues.of_all_kernels()[0]
+ENTRY = KernelEntry(NAME, ImageSource(Path("bzImage")), "kernels.yaml:1")
+
+
+def of_bug(verdict: CheckVerdict) -> list[CheckResult]:
+    return [
+        replace(FAILED, key=replace(FAILED.key, family=family, id=BUG.check), verdict=verdict)
+        for family in Family
+    ]
+
+
+def test_a_bug_of_all_kernels_is_known_without_any_file() -> None:
+    result = kernel(of_bug(CheckVerdict.FAIL), *KnownIssues(TODAY).of(ENTRY))
+    assert result.verdict is KernelVerdict.PASS
+    (check,) = result.families[Family.IPV4].checks
+    assert BUG.reason in check.known
+    assert "docs/findings.md" in check.known
+
+
+def test_it_counts_once_nobody_has_looked_at_it_for_long() -> None:
+    late = known_issues.LOOK_AGAIN + datetime.timedelta(days=1)
+    failing = factories.families(*of_bug(CheckVerdict.FAIL))
+    seen = apply(failing, (), (BUG,), NAME, RELEASE, late)
+    assert seen.families[Family.IPV4].verdict is CheckVerdict.FAIL
+
+
+def test_its_repair_is_reported() -> None:
+    passing = replace(kernel(of_bug(CheckVerdict.PASS)), release="7.4.0-rc1", version="")
+    (note,) = KnownIssues(TODAY).idle([ENTRY], [passing], narrowed=True)
+    assert note.startswith(f"known issue for {BUG.check} on * no longer occurs")
+    assert f"remove the entry `bug` of {BUG.check}" in note
+
+
+def test_an_older_kernel_without_it_has_no_repair() -> None:
+    passing = replace(kernel(of_bug(CheckVerdict.PASS)), release="6.1.0-50-amd64", version="")
+    assert KnownIssues(TODAY).idle([ENTRY], [passing], narrowed=True) == ()
+
+
 # What no longer occurs.
 
 BOTH = [replace(FAILED, key=replace(FAILED.key, family=family)) for family in Family]

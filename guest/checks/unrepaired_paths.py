@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Bugs of MPTCP that mainline has not repaired, of connections with several subflows.
+
+As :mod:`guest.checks.unrepaired`: each fails on kernels that have it, which does not count.
+"""
+
+from __future__ import annotations
+
+import _socket
+
+from guest import mib, multipath, pm
+from guest.checks import equal, scenario_check
+from guest.lab import Lab, write_sysctl
+from guest.states import disconnect
+
+SCENARIO = "unrepaired_paths"
+NEEDS = ("pm_netlink", "inet_diag")
+SO_PRIORITY, SO_BINDTODEVICE, IP_TOS = 12, 25, 1
+LO = 1
+
+
+def _user_space(lab: Lab) -> tuple[multipath.Bench, multipath.Ends]:
+    bench = multipath.bench(lab)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_USER_SPACE)
+    return bench, ends
+
+
+def _two_subflows(lab: Lab, before: multipath.Setup) -> tuple[multipath.Bench, multipath.Ends]:
+    bench = multipath.bench(lab)
+    bench.clean()
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW)
+    ends = bench.connect(lab, before_connect=before)
+    lab.afterwards(bench.clean)
+    multipath.both_have(ends, 1)
+    return bench, ends
+
+
+@scenario_check(
+    "mptcp_info.local_addr_used_falls_with_remove",
+    scenario=SCENARIO,
+    needs=("pm_netlink", "pm_get_token"),
+    bug="it grows with each ANNOUNCE and never falls: mptcp_pm_nl_remove_doit() takes the address "
+    "off the list without local_addr_used--, which SUBFLOW_DESTROY does",
+)
+def local_addr_used_falls(lab: Lab) -> None:
+    """With the user-space path manager mptcpi_local_addr_used is 0 again after REMOVE."""
+    bench, ends = _user_space(lab)
+    for _ in range(2):
+        bench.pm.announce(ends.server_token, bench.server_address(2), 7)
+        bench.pm.remove(ends.server_token, 7)
+    equal("mptcpi_local_addr_used", multipath.info(ends.server).mptcpi_local_addr_used, 0)
+
+
+@scenario_check(
+    "mptcp_info.add_addr_signal_counts_an_address_once",
+    scenario=SCENARIO,
+    needs=("pm_netlink", "pm_get_token"),
+    bug="each ANNOUNCE of it counts: mptcp_pm_announced_alloc() is true for a known address, too",
+)
+def counts_an_address_once(lab: Lab) -> None:
+    """An address that is announced again counts once in mptcpi_add_addr_signal."""
+    bench, ends = _user_space(lab)
+    for number in (1, 2):
+        bench.pm.announce(ends.server_token, bench.server_address(2), 7)
+        multipath.wait_for(
+            "ANNOUNCED events", lambda: len(bench.events.of(pm.ANNOUNCED, ends.token)), number
+        )
+    signalled = multipath.info(ends.server).mptcpi_add_addr_signal
+    bench.pm.remove(ends.server_token, 7)
+    equal("mptcpi_add_addr_signal", signalled, 1)
+
+
+@scenario_check(
+    "so_bindtodevice.holds_on_a_joined_subflow",
+    scenario=SCENARIO,
+    needs=NEEDS,
+    bug="the subflow is bound to none: __mptcp_subflow_connect() sets the endpoint's device, 0 "
+    "where it has none, over that of the option",
+)
+def holds_on_a_joined_subflow(lab: Lab) -> None:
+    """A subflow that the path manager makes is bound to the device of SO_BINDTODEVICE."""
+    bench, ends = _two_subflows(lab, lambda sock: sock.setsockopt(1, SO_BINDTODEVICE, b"lo\0"))
+    found = [
+        bench.diag.tcp(*pair, interface=LO).interface for pair in multipath.addresses(ends.client)
+    ]
+    equal("the devices of the subflows", found, [LO, LO])
+
+
+@scenario_check(
+    "so_priority.holds_beside_ip_tos_on_a_subflow",
+    scenario=SCENARIO,
+    needs=(*NEEDS, "ip_tos"),
+    families=("ipv4",),
+    bug="the priority is that of the TOS: sync_socket_options() calls __ip_sock_set_tos(), which "
+    "sets the priority, last",
+)
+def holds_beside_ip_tos(lab: Lab) -> None:
+    """Where IP_TOS and then SO_PRIORITY are set before connect(), each subflow has the latter."""
+
+    def before(sock: _socket.socket) -> None:
+        sock.setsockopt(0, IP_TOS, 0x10)
+        sock.setsockopt(1, SO_PRIORITY, 3)
+
+    bench, ends = _two_subflows(lab, before)
+    found = [bench.diag.tcp(*pair).priority for pair in multipath.addresses(ends.client)]
+    equal("the priorities of the subflows", found, [3, 3])
+
+
+@scenario_check(
+    "full_info.numbers_from_one_after_disconnect",
+    scenario=SCENARIO,
+    needs=("pm_netlink", "full_info"),
+    bug="the initial subflow is number 0 and the others go on counting: mptcp_disconnect() does "
+    "not reset subflow_id",
+)
+def numbers_from_one(lab: Lab) -> None:
+    """After connect(AF_UNSPEC) the subflows of the next connection are numbered from 1 again."""
+    bench, ends = _two_subflows(lab, lambda sock: None)
+    write_sysctl(multipath.PM_TYPE, str(pm.IN_KERNEL))
+    disconnect(ends.client)
+    write_sysctl(multipath.PM_TYPE, str(pm.IN_USER_SPACE))
+    ends.client.connect((bench.server_address(1), ends.port))
+    again = multipath.Ends(ends.client, lab.accept(ends.listener), ends.listener)
+    multipath.exchange(again, b"?")
+    multipath.both_have(again, 1)
+    equal("ids in MPTCP_FULL_INFO", list(multipath.Full(again.client).ids), [1, 2])
+
+
+# The last: it leaves a wrong count behind.
+@scenario_check(
+    "proc_net_protocols.counts_past_a_port_endpoint",
+    scenario=SCENARIO,
+    needs=("pm_netlink",),
+    bug="one socket less each time: mptcp_check_listen_stop() takes the endpoint's listener off "
+    "the count, and mptcp_pm_nl_create_listen_socket() does not put it there",
+)
+def counts_past_a_port_endpoint(lab: Lab) -> None:
+    """/proc/net/protocols counts as many MPTCP sockets as before once an endpoint with a port
+    has come and gone."""
+    bench = multipath.bench(lab)
+    name = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
+    lab.pair()
+    before = mib.sockets(name)
+    bench.pm.add(bench.server_address(2), pm.SIGNAL, id=1, port=5001)
+    bench.pm.delete(1)
+    equal("MPTCP sockets", mib.sockets(name), before)
