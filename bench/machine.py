@@ -9,7 +9,7 @@ import platform
 import re
 from pathlib import Path
 
-from harness.vm import qemu
+from harness.vm.accelerator import ask_version
 
 
 def describe(program: Path) -> str:
@@ -17,7 +17,7 @@ def describe(program: Path) -> str:
     return (
         f"{len(os.sched_getaffinity(0))} x {_processor(Path('/proc/cpuinfo').read_text())}, "
         f"{_memory_gib():.0f} GiB, Linux {platform.release()}, "
-        f"QEMU {qemu.ask(program)}, virtme-ng {importlib.metadata.version('virtme-ng')}, "
+        f"QEMU {ask_version(program)}, virtme-ng {importlib.metadata.version('virtme-ng')}, "
         f"Python {platform.python_version()}"
     )
 

@@ -26,8 +26,7 @@ from harness.manifest.kernels_yaml import (
 )
 from harness.manifest.plan import Plan, Profile
 from harness.manifest.schema import Abi, EntryModel
-from harness.records.fields import Fields
-from harness.records.from_json import kernel_from_text
+from harness.records.from_json import Fields, kernel_from_text
 from harness.verdict import rounds
 from harness.verdict.results import Family, KernelResult, KernelVerdict
 from harness.verdict.rounds import Repeat

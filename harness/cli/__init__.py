@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import __version__
-from harness.cli import completion
-from harness.cli.arguments import DESCRIPTION, EPILOG
+from harness.cli.arguments import DESCRIPTION, EPILOG, add_completion
 from harness.cli.common import complain
 from harness.errors import HostError, Interrupted, UsageError
 from harness.host import programs
@@ -33,8 +32,8 @@ COMMANDS = {
     "report": ("kept_runs", "add_report"),
     "compare": ("kept_runs", "add_compare"),
     "history": ("kept_runs", "add_history"),
-    "missing-fixes": ("missing_fixes", "add"),
-    "config": ("config", "add"),
+    "missing-fixes": ("kept_runs", "add_missing_fixes"),
+    "config": ("kernels", "add_config"),
     "prepare": ("kernels", "add_prepare"),
     "list": ("kernels", "add_list"),
     "doctor": ("housekeeping", "add_doctor"),
@@ -115,7 +114,7 @@ def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    completion.add(top)
+    add_completion(top)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in first if first and first[0] in COMMANDS else COMMANDS:
         module, add = COMMANDS[name]

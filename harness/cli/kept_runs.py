@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``compare``, ``history`` and ``report``: runs that are kept."""
+"""``compare``, ``history``, ``report`` and ``missing-fixes``: runs that are kept."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.cli import arguments
-from harness.cli.common import globs, write
+from harness.cli.common import check_writable, globs, write
 from harness.errors import UsageError
 from harness.records import stored_runs, to_json
-from harness.report import compare, history, html, junit, kcidb, ktap, markdown, terminal
+from harness.report import compare, fixes, history, html, junit, kcidb, ktap, markdown, terminal
 from harness.run import workspace
 from harness.verdict import comparison
 from harness.verdict.comparison import RunDifference
-from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, RunResult
+from harness.verdict.results import (
+    EXIT_FAILED,
+    EXIT_INFRASTRUCTURE,
+    EXIT_OK,
+    KernelResult,
+    RunResult,
+)
 
 RUN_HELP = "its id or the beginning of that, 'last', its directory, or a file of --json"
 
@@ -141,3 +148,38 @@ def run_report(given: argparse.Namespace) -> int:
         return EXIT_OK
     write("--output", given.output, text, "name another file")
     return EXIT_OK
+
+
+def add_missing_fixes(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands,
+        "missing-fixes",
+        "list the fixes that each kernel lacks, as its last results show",
+        run_missing_fixes,
+    )
+    command.add_argument(
+        "kernel",
+        nargs="?",
+        default="*",
+        metavar="KERNEL",
+        help="only kernels of this name, or such as 'debian-*' (default: every kernel)",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the list to FILE")
+
+
+def run_missing_fixes(given: argparse.Namespace) -> int:
+    """List, for each kernel, the fixes that its last stored result shows to be missing."""
+    check_writable(given.json)
+    wanted = globs(given.kernel)
+    kernels = _last_results(wanted)
+    print(fixes.render(kernels, terminal.glyphs_for(sys.stdout)), end="")
+    if given.json is not None:
+        write("--json", given.json, json.dumps(fixes.to_json(kernels), indent=1) + "\n")
+    return EXIT_OK
+
+
+def _last_results(wanted: list[str]) -> list[KernelResult]:
+    try:
+        return stored_runs.last_results(workspace.store_file(), wanted)
+    except UsageError as error:
+        raise UsageError(str(error)) from None

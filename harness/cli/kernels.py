@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``prepare`` and ``list``: kernels, without a boot."""
+"""``prepare``, ``list`` and ``config``: kernels, without a boot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from guest import checks as guest_checks
 from harness import kernels
 from harness.cli import arguments
 from harness.cli.common import chosen, complain, say, stopping
-from harness.kernels import Cache, KernelUnavailable
+from harness.kernels import Cache, KernelUnavailable, kconfig
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes_table import FIXES
@@ -135,3 +135,34 @@ def add_list(commands: arguments.Commands) -> None:
         "--expand", action="store_true", help="of kernels: the ones that a series has now"
     )
     arguments.add_manifest(command)
+
+
+CONFIG_HEADER = f"""\
+# For a kernel that mptcp-harness can test; in a kernel tree:
+#   {kconfig.REMEDY}
+"""
+
+
+def add_config(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "config", "print the kernel configuration that a build needs", run_config
+    )
+    command.add_argument(
+        "--modules",
+        action="store_true",
+        help="for a kernel that can load modules; the harness needs none",
+    )
+    command.add_argument(
+        "--debug-info",
+        action="store_true",
+        help="with debug information, for source lines in traces; the build takes three times as "
+        "long, and gigabytes",
+    )
+
+
+def run_config(given: argparse.Namespace) -> int:
+    """Print the fragment."""
+    print(
+        CONFIG_HEADER + kconfig.fragment(modules=given.modules, debug_info=given.debug_info), end=""
+    )
+    return EXIT_OK

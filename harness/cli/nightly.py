@@ -19,7 +19,7 @@ from harness.bisect import bisection, candidates, changelog
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments
 from harness.cli.common import check_writable, chosen, complain, listener, say, stopping, width
-from harness.cli.testing import copy_record
+from harness.cli.matrix import copy_record
 from harness.errors import Interrupted, UsageError
 from harness.host import locks, programs
 from harness.host.files import write_atomically

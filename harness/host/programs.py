@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs of the host that must not outlive the harness. Standard library only.
+"""Programs of the host that must not outlive the harness, and the time for which it ran.
 
-Neither a death signal nor a process group alone sees to that: the one is not inherited by
-grandchildren, and for the other somebody must be left to send a signal. So each has a keeper.
+Standard library only. Neither a death signal nor a process group alone ends them in time: the
+one is not inherited by grandchildren, and for the other somebody must be left to send a signal.
+So each program has a supervisor.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +25,6 @@ from typing import IO, Self
 
 from harness.errors import Interrupted
 from harness.host import supervisor
-from harness.host.clock import RunningClock
 
 #: Seconds between looks at the request to stop.
 TICK = 0.1
@@ -194,3 +195,31 @@ def run(
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode("utf-8", "replace")
+
+
+#: Seconds between two looks at the clock in which a busy host may leave a process waiting. The
+#: clock's users look several times a second.
+LONGEST = 3.0
+
+
+class RunningClock:
+    """Monotonic seconds in which this process ran: a deadline must not count its own stops.
+
+    A process does not run while it is stopped (SIGSTOP, a debugger, a paused container) or while
+    the machine is suspended. That shows as a gap between two calls of :meth:`now`, of which a
+    moment counts. ``stopped_s`` is what did not count so far.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+        self.stopped_s = 0.0
+
+    def now(self) -> float:
+        """The time; to be called several times a second."""
+        now = self._clock()
+        gap = now - self._last
+        self._last = now
+        if gap > LONGEST:
+            self.stopped_s += gap
+        return now - self.stopped_s

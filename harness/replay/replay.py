@@ -23,7 +23,7 @@ from harness.run.request import RunRequest
 from harness.verdict.dependence import Machine, Tried
 from harness.verdict.reproduction import Again, Comparison, compare
 from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, KernelVerdict
-from harness.vm import accelerator, initramfs, qemu
+from harness.vm import accelerator, initramfs
 
 Say = Callable[[str], None]
 
@@ -240,7 +240,7 @@ class Machines:
             yield self._choice(other, kvm=kvm and usable, cpus=cpus)
 
     def _choice(self, program: Path, *, kvm: bool, cpus: int, obstacle: str = "") -> Choice:
-        shown = qemu.version(program, self.cache)
+        shown = accelerator.qemu_version(program, self.cache)
         if program != self.qemu:
             shown += f" ({program})"
         return Choice(Machine("kvm" if kvm else "tcg", cpus, shown), program, obstacle)

@@ -43,7 +43,7 @@ from harness.verdict.results import (
     merge_capabilities,
 )
 from harness.verdict.rounds import MOST
-from harness.vm import boot, commandline, decode
+from harness.vm import boot, commandline, traces
 from harness.vm.boot import BootPlan, Checking, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
 
@@ -166,11 +166,11 @@ class Attempts:
         """``attempt`` with source lines in its traces, where a vmlinux knows them."""
         images = kernels.debug_images(self._entry) if attempt.incidents else ()
         console = Path(attempt.console).read_bytes() if images else b""
-        vmlinux = next((image for image in images if decode.is_of(image, console)), None)
+        vmlinux = next((image for image in images if traces.is_vmlinux_of(image, console)), None)
         if vmlinux is None:
             return attempt
         try:
-            excerpts = decode.decode_all([i.excerpt for i in attempt.incidents], vmlinux)
+            excerpts = traces.decode_all([i.excerpt for i in attempt.incidents], vmlinux)
         except HostError as error:
             note = f"{vmlinux} could tell the source lines of the traces: {error}"
             stream = replace(attempt.stream, notes=(*attempt.stream.notes, note))

@@ -19,7 +19,7 @@ from harness.kernels import Cache
 from harness.manifest.schema import Abi
 from harness.records import prune, store
 from harness.vm import foreign_root
-from harness.vm.qemu import version as qemu_version
+from harness.vm.accelerator import qemu_version
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from harness.step.cache import Memory
 from harness.step.source import Commit, Copy, Source, Untestable
 from harness.verdict.results import KernelResult, KernelVerdict
 from harness.vm import initramfs
-from harness.vm.qemu import version as qemu_version
+from harness.vm.accelerator import qemu_version
 
 #: Below the cache: a directory for each repository, with the copy that is built,
 BUILDS = "builds"

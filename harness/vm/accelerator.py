@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM or TCG: KVM counts as usable only when it has been seen to boot.
+"""Which QEMU it is, and whether it uses KVM or TCG.
 
-A /dev/kvm that opens, and even creates VMs, can still be unable to run a stock kernel: QEMU
-then aborts at once, or reports an internal error and hangs for ever, or only hangs.
+KVM counts as usable only when it has been seen to boot. A /dev/kvm that opens, and even creates
+VMs, can still be unable to run a stock kernel: QEMU then aborts at once, or reports an internal
+error and hangs for ever, or only hangs.
 """
 
 from __future__ import annotations
@@ -22,14 +23,55 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HostError
-from harness.host import tools
-from harness.host.clock import RunningClock
+from harness.host import files, tools
 from harness.host.files import write_atomically
-from harness.host.programs import TICK, Kept
+from harness.host.programs import TICK, Kept, RunningClock
+from harness.kernels.cache import Cache
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import Accel
 from harness.vm.commandline import Unsafe
 from harness.vm.process import work_directory
+
+#: Seconds; a QEMU on a slow disk takes one.
+ANSWER_WITHIN_S = 30.0
+
+
+def qemu_version(qemu: Path, cache: Cache) -> str:
+    """The version that ``qemu`` says it has, or ``unknown`` and why.
+
+    Remembered as long as the file is not touched: to load QEMU with its libraries takes 40 ms,
+    which every run would wait for.
+    """
+    try:
+        seen = [str(qemu), files.stamp(qemu)]
+        memory = cache.directory() / "qemu.json"
+    except OSError as error:
+        return f"unknown ({error.strerror})"
+    known = files.recall(memory)
+    if isinstance(known, dict) and known.get("of") == seen and isinstance(known.get("is"), str):
+        return str(known["is"])
+    found = ask_version(qemu)
+    if not found.startswith("unknown") and files.is_settled(files.stamp(qemu)):
+        files.remember(memory, {"of": seen, "is": found})
+    return found
+
+
+def ask_version(qemu: Path) -> str:
+    """What :func:`qemu_version` gives, without a memory."""
+    try:
+        answer = subprocess.run(
+            [str(qemu), "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ANSWER_WITHIN_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown ({error})"
+    match = re.search(r"version (\S+)", answer.stdout)
+    return match[1] if match else "unknown"
+
 
 DEVICE = tools.KVM
 #: Seconds in which a kernel under a working KVM says its first words (one is plenty).

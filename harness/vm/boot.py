@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from harness.host.clock import RunningClock
+from harness.host.programs import RunningClock
 from harness.kernels.prepared import PreparedKernel
 from harness.verdict.results import Attempt, BootEnd, Incident
 from harness.vm import commandline, hang, incidents, initramfs, memory

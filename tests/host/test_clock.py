@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from harness.host.clock import LONGEST, RunningClock
+from harness.host.programs import LONGEST, RunningClock
 
 
 def times(*seconds: float) -> RunningClock:

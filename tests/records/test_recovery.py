@@ -14,7 +14,7 @@ import pytest
 
 from harness.host.tools import Standing
 from harness.kernels import Cache
-from harness.records import prune, recovery, salvage
+from harness.records import prune, recovery
 from harness.records.store import FILE, Run, Store
 
 PAGE = 4096
@@ -119,7 +119,7 @@ def test_what_only_the_log_has_is_read_too(place: Path) -> None:
     store = Store(place)
     store.begin(NEW)
     store.add(NEW.id, "k", "pass", '{"only": "in the log"}')
-    rows = list(salvage.rows(place))  # while it is open, nothing was moved into the file
+    rows = list(recovery.salvage(place))  # while it is open, nothing was moved into the file
     assert NEW.id in [row[1] for _, row in rows]
 
 
@@ -137,7 +137,7 @@ def test_values_of_every_kind_are_read(tmp_path: Path) -> None:
         database.execute("CREATE TABLE some (a, b, c, d)")
         database.executemany("INSERT INTO some VALUES (?, ?, ?, ?)", values)
     database.close()
-    read = [row for _, row in salvage.rows(tmp_path / "some") if len(row) == 4]
+    read = [row for _, row in recovery.salvage(tmp_path / "some") if len(row) == 4]
     # SQLite keeps a float without a fraction as an integer.
     assert [tuple(value for value in row) for row in read] == values
 

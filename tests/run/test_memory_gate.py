@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from harness.run.memory_gate import PAUSE, SETTLING, Gate
+from harness.run.resources import PAUSE, SETTLING, MemoryGate
 
 #: MiB
 VM = 600
@@ -25,7 +25,7 @@ class Host(threading.Event):
         self.now = 0.0
         self.said: list[str] = []
         self.meanwhile: list[Callable[[], object]] = []
-        self.gate = Gate(lambda: self.available, clock=lambda: self.now)
+        self.gate = MemoryGate(lambda: self.available, clock=lambda: self.now)
 
     def wait(self, timeout: float | None = None) -> bool:
         assert timeout == PAUSE
@@ -147,7 +147,7 @@ def test_of_many_at_once_as_many_run_as_there_is_memory_for() -> None:
     lock = threading.Lock()
     running = most = 0
 
-    def run(gate: Gate) -> None:
+    def run(gate: MemoryGate) -> None:
         nonlocal running, most
         with gate.wait(VM, threading.Event(), lambda _: None):
             with lock:
@@ -158,7 +158,7 @@ def test_of_many_at_once_as_many_run_as_there_is_memory_for() -> None:
                 running -= 1
 
     barrier = threading.Barrier(2)
-    gate = Gate(lambda: 2 * VM)
+    gate = MemoryGate(lambda: 2 * VM)
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(run, gate) for _ in range(8)]:
             future.result()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.cli import testing
+from harness.cli import matrix
 from harness.errors import UsageError
 from harness.manifest import fingerprint
 from harness.manifest.plan import Plan
@@ -50,7 +50,7 @@ BAD_ROUNDS = Rounds(
 
 
 def asked(*arguments: str) -> Repeat:
-    return testing._repeat(cli.parser().parse_args(["check", "image", *arguments]))
+    return matrix._repeat(cli.parser().parse_args(["check", "image", *arguments]))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.host.clock import RunningClock
+from harness.host.programs import RunningClock
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.plan import Plan
 from harness.verdict.results import Attempt, BootEnd, Family

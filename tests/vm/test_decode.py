@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HostError
-from harness.vm import decode
+from harness.vm import traces
 from tests.replacing import replaced
 
 VMLINUX = Path(__file__).parents[1] / "data/traced/vmlinux"
 needs_binutils = pytest.mark.skipif(
-    any(shutil.which(tool) is None for tool in decode.TOOLS), reason="binutils is not installed"
+    any(shutil.which(tool) is None for tool in traces.BINUTILS), reason="binutils is not installed"
 )
 
 
@@ -32,7 +32,7 @@ needs_binutils = pytest.mark.skipif(
     ],
 )
 def test_frame_gets_its_source_line(line: str, place: str) -> None:
-    assert decode.decode(f"before\n{line}\nafter", VMLINUX) == f"before\n{line} ({place})\nafter"
+    assert traces.decode(f"before\n{line}\nafter", VMLINUX) == f"before\n{line} ({place})\nafter"
 
 
 @needs_binutils
@@ -46,7 +46,7 @@ def test_frame_gets_its_source_line(line: str, place: str) -> None:
     ],
 )
 def test_other_lines_stay_as_they_are(line: str) -> None:
-    assert decode.decode(line, VMLINUX) == line
+    assert traces.decode(line, VMLINUX) == line
 
 
 @needs_binutils
@@ -54,20 +54,20 @@ def test_file_that_is_no_vmlinux_is_said(tmp_path: Path) -> None:
     image = tmp_path / "vmlinux"
     image.write_text("no image")
     with pytest.raises(HostError, match="nm failed"):
-        decode.decode("caller+0x5/0xa", image)
+        traces.decode("caller+0x5/0xa", image)
 
 
 @needs_binutils
 def test_several_traces_are_told_apart_as_they_were() -> None:
     texts = ["RIP: 0010:broken+0x0/0x6\nafter", "", "\n", "nothing", " caller+0x5/0xa"]
-    alone = [decode.decode(text, VMLINUX) for text in texts]
-    assert decode.decode_all(texts, VMLINUX) == alone
+    alone = [traces.decode(text, VMLINUX) for text in texts]
+    assert traces.decode_all(texts, VMLINUX) == alone
 
 
 def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(HostError, match="install binutils"):
-        decode.decode("caller+0x5/0xa", VMLINUX)
+        traces.decode("caller+0x5/0xa", VMLINUX)
 
 
 def test_vmlinux_is_known_by_the_banner_of_its_build(tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ def test_vmlinux_is_known_by_the_banner_of_its_build(tmp_path: Path) -> None:
     banner = b"Linux version 6.1.0 (me@here) (gcc 12.2) #7 SMP Mon Nov 23 12:00:00 UTC 2026"
     vmlinux.write_bytes(b"\x7fELF\0" + banner + b"\n\0more")
     console = b"SeaBIOS\r\n[    0.000000] " + banner + b"\r\n[    0.000000] Command line: x"
-    assert decode.is_of(vmlinux, console)
-    assert not decode.is_of(vmlinux, replaced(console, b"#7", b"#8"))
-    assert not decode.is_of(vmlinux, b"nothing of the kind")
+    assert traces.is_vmlinux_of(vmlinux, console)
+    assert not traces.is_vmlinux_of(vmlinux, replaced(console, b"#7", b"#8"))
+    assert not traces.is_vmlinux_of(vmlinux, b"nothing of the kind")
     vmlinux.write_bytes(b"")
-    assert not decode.is_of(vmlinux, console)
+    assert not traces.is_vmlinux_of(vmlinux, console)

@@ -7,7 +7,7 @@ import pytest
 
 from harness.host import files
 from harness.kernels import Cache
-from harness.vm import qemu
+from harness.vm import accelerator
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_version_is_asked_for_once(
 ) -> None:
     program = fake(tmp_path / "qemu", "QEMU emulator version 7.2.22 (Debian 1:7.2)")
     settle(program, monkeypatch)
-    assert [qemu.version(program, cache) for _ in range(3)] == ["7.2.22"] * 3
+    assert [accelerator.qemu_version(program, cache) for _ in range(3)] == ["7.2.22"] * 3
     assert asked(program) == 1
 
 
@@ -44,15 +44,15 @@ def test_other_qemu_in_its_place_is_asked_again(
 ) -> None:
     program = fake(tmp_path / "qemu", "QEMU emulator version 7.2.22")
     settle(program, monkeypatch)
-    qemu.version(program, cache)
+    accelerator.qemu_version(program, cache)
     fake(tmp_path / "new", "QEMU emulator version 10.0.1").replace(program)
-    assert qemu.version(program, cache) == "10.0.1"
+    assert accelerator.qemu_version(program, cache) == "10.0.1"
 
 
 def test_qemu_that_was_just_installed_is_not_remembered(tmp_path: Path, cache: Cache) -> None:
     program = fake(tmp_path / "qemu", "QEMU emulator version 7.2.22")
-    qemu.version(program, cache)
-    qemu.version(program, cache)
+    accelerator.qemu_version(program, cache)
+    accelerator.qemu_version(program, cache)
     assert asked(program) == 2
 
 
@@ -60,11 +60,11 @@ def test_qemu_that_was_just_installed_is_not_remembered(tmp_path: Path, cache: C
 def test_damaged_memory_costs_a_question(tmp_path: Path, cache: Cache, content: str) -> None:
     program = fake(tmp_path / "qemu", "QEMU emulator version 7.2.22")
     (cache.directory() / "qemu.json").write_text(content)
-    assert qemu.version(program, cache) == "7.2.22"
+    assert accelerator.qemu_version(program, cache) == "7.2.22"
 
 
 def test_qemu_that_is_gone_or_mute_is_said_to_be_unknown(tmp_path: Path, cache: Cache) -> None:
-    assert qemu.version(tmp_path / "none", cache).startswith("unknown")
-    assert qemu.version(fake(tmp_path / "mute", "hello"), cache) == "unknown"
+    assert accelerator.qemu_version(tmp_path / "none", cache).startswith("unknown")
+    assert accelerator.qemu_version(fake(tmp_path / "mute", "hello"), cache) == "unknown"
     (tmp_path / "mute").chmod(0o644)
-    assert qemu.version(tmp_path / "mute", cache).startswith("unknown")
+    assert accelerator.qemu_version(tmp_path / "mute", cache).startswith("unknown")

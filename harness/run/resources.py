@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Memory for the next VM: too many at once, and the host's OOM killer takes one of them."""
+"""What a VM needs of the host: KVM or TCG, and memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,58 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import HostError
+from harness.kernels import PreparedKernel
+from harness.manifest.kernels_yaml import Accel
+from harness.run.progress import Listener, Progress, Stage
+from harness.vm import accelerator
+from harness.vm.accelerator import Choice
+
+
+class Accelerators:
+    """The choices of one run. ``remembered`` is the file with what was found out before."""
+
+    def __init__(
+        self, qemu: Path, remembered: Path, listener: Listener, stop: threading.Event
+    ) -> None:
+        self._qemu = qemu
+        self._remembered = remembered
+        self._listener = listener
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._made: dict[tuple[Accel, str], Choice | HostError] = {}
+
+    def is_kvm(self, wanted: Accel, kernel: PreparedKernel) -> bool:
+        """Whether ``kernel`` is to be booted under KVM. Raises HostError.
+
+        What was found out by one kernel alone, which may be broken, counts for that image only.
+        """
+        of_all, of_image = (wanted, ""), (wanted, kernel.image_sha256)
+        with self._lock:
+            choice = self._made.get(of_all) or self._made.get(of_image)
+            if choice is None:
+                choice = self._choose(wanted, kernel)
+                settled = isinstance(choice, HostError) or choice.settled
+                self._made[of_all if settled else of_image] = choice
+        if isinstance(choice, HostError):
+            raise choice
+        return choice.kvm
+
+    def _choose(self, wanted: Accel, kernel: PreparedKernel) -> Choice | HostError:
+        try:
+            choice = accelerator.choose(
+                wanted, kernel, self._qemu, self._remembered, self._say, self._stop
+            )
+        except HostError as error:
+            return error
+        self._say(f"accelerator: {'KVM' if choice.kvm else 'TCG'} ({choice.why})")
+        return choice
+
+    def _say(self, text: str) -> None:
+        self._listener(Progress("", Stage.BOOTING, text))
+
 
 #: Seconds in which a VM takes the memory that it will: its kernel is up, its guest's Python runs.
 SETTLING = 5.0
@@ -14,7 +66,7 @@ SETTLING = 5.0
 PAUSE = 0.25
 
 
-class Gate:
+class MemoryGate:
     """Lets VMs in as the host's memory allows, and one in any case if no other runs.
 
     ``available`` says how many MiB can be had. A VM takes what it needs by and by: for SETTLING
