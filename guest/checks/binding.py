@@ -55,7 +55,7 @@ def bind_twice(lab: Lab) -> None:
 
 @scenario_check("bind.to_a_foreign_address_fails", scenario=SCENARIO)
 def foreign_address(lab: Lab) -> None:
-    """bind(2) to an address of nobody fails with EADDRNOTAVAIL, and the socket stays usable."""
+    """bind(2) to an address that is not local fails with EADDRNOTAVAIL; the socket stays usable."""
     sock = lab.socket()
     fails("bind()", errno.EADDRNOTAVAIL, sock.bind, (FOREIGN[lab.family], 0))
     fails("bind() once more", 0, sock.bind, (lab.address, 0))
@@ -68,7 +68,7 @@ def foreign_address(lab: Lab) -> None:
 )
 @each("FREEBIND", "TRANSPARENT")
 def freebind(lab: Lab) -> None:
-    """IP(V6)_FREEBIND and IP(V6)_TRANSPARENT let bind(2) take an address of nobody."""
+    """IP(V6)_FREEBIND and IP(V6)_TRANSPARENT allow bind(2) to an address that is not local."""
     sock = lab.socket()
     prefix = "IPV6_" if lab.family == _socket.AF_INET6 else "IP_"
     put(sock, prefix + lab.side, 1)
@@ -80,7 +80,7 @@ def freebind(lab: Lab) -> None:
 
 @scenario_check("so_reuseaddr.shares_a_port_until_listen", scenario=SCENARIO)
 def reuseaddr_shares(lab: Lab) -> None:
-    """With SO_REUSEADDR two sockets may have one port, of which one may listen."""
+    """With SO_REUSEADDR two sockets can bind one port, and one of them can listen."""
     one = bound(lab, 0, "SO_REUSEADDR")
     port = one.getsockname()[1]
     fails("bind() without it", errno.EADDRINUSE, bound, lab, port)
@@ -238,7 +238,7 @@ def no_port(lab: Lab) -> None:
 
 @scenario_check("listen.without_bind_takes_a_port", scenario=SCENARIO)
 def listen_without_bind(lab: Lab) -> None:
-    """listen(2) of a socket without a name takes a free port on all addresses."""
+    """listen(2) on an unbound socket takes a free port on all addresses."""
     sock = lab.socket()
     equal("getsockname() at first", sock.getsockname()[:2], (ANY[lab.family], 0))
     sock.listen(2)
@@ -255,7 +255,7 @@ def listen_without_bind(lab: Lab) -> None:
 
 @scenario_check("listen.backlog_bounds_what_waits", scenario=SCENARIO)
 def backlog(lab: Lab) -> None:
-    """A backlog of 1 lets two connections wait; listen(2) once more makes it larger."""
+    """A backlog of 1 queues two connections; another listen(2) can raise it."""
     listener = lab.listener(backlog=1)
     clients = [lab.socket() for _ in range(4)]
     for client in clients[:2]:
@@ -272,7 +272,7 @@ def backlog(lab: Lab) -> None:
 
 @scenario_check("accept.of_an_empty_queue", scenario=SCENARIO)
 def accept_of_nothing(lab: Lab) -> None:
-    """A nonblocking accept(2) fails with EAGAIN where nobody waits, EINVAL without listen(2)."""
+    """A nonblocking accept(2) fails with EAGAIN on an empty queue, EINVAL without listen(2)."""
     listener = lab.listener()
     equal("events of an idle listener", poll(listener), 0)
     listener.settimeout(0)
@@ -305,7 +305,7 @@ def defer_accept(lab: Lab) -> None:
 
 @scenario_check("so_bindtodevice.of_no_device_fails", scenario=SCENARIO)
 def no_device(lab: Lab) -> None:
-    """SO_BINDTODEVICE and SO_BINDTOIFINDEX of nothing fail with ENODEV, and bind to nothing."""
+    """SO_BINDTODEVICE and SO_BINDTOIFINDEX of no device fail with ENODEV and bind nothing."""
     sock = lab.socket()
     level = _socket.SOL_SOCKET
     fails("SO_BINDTODEVICE", errno.ENODEV, sock.setsockopt, level, 25, b"nosuch\0")
@@ -318,7 +318,7 @@ def no_device(lab: Lab) -> None:
 
 @scenario_check("so_bindtodevice.shares_no_port_with_all_devices", scenario=SCENARIO)
 def device_listens(lab: Lab) -> None:
-    """A socket of one device gets no port that a socket of all devices has."""
+    """A socket bound to a device cannot bind a port that a socket without a device has bound."""
     general = lab.socket()
     general.bind((ANY[lab.family], 0))
     address = (ANY[lab.family], general.getsockname()[1])
@@ -331,7 +331,7 @@ def device_listens(lab: Lab) -> None:
 
 @scenario_check("connect.again_says_eisconn", scenario=SCENARIO)
 def connect_again(lab: Lab) -> None:
-    """connect(2) of a connection, or of a listener, fails with EISCONN and changes nothing."""
+    """connect(2) on a connected or listening socket fails with EISCONN and changes nothing."""
     pair = lab.pair()
     # The first call after a nonblocking connect() says that it has worked.
     errno_of(pair.client.connect, pair.listener.getsockname())
@@ -345,7 +345,7 @@ def connect_again(lab: Lab) -> None:
 
 @scenario_check("connect.to_a_wrong_family_fails", scenario=SCENARIO)
 def wrong_family(lab: Lab) -> None:
-    """connect(2) to an address of no known family fails, and the socket stays usable."""
+    """connect(2) to an address of an unknown family fails, and the socket stays usable."""
     libc = ctypes.CDLL(None, use_errno=True)
     sock = lab.socket()
     address = struct.pack("=H26x", 99)
@@ -359,7 +359,7 @@ def wrong_family(lab: Lab) -> None:
 @scenario_check("syncookies.keep_mptcp", scenario=SCENARIO)
 @each("mptcp", "tcp")
 def syncookies(lab: Lab) -> None:
-    """With SYN cookies for every connection MPTCP clients stay MPTCP, and TCP clients TCP."""
+    """With SYN cookies for every connection, MPTCP clients get MPTCP and TCP clients get TCP."""
     lab.afterwards(lambda: write_sysctl(SYNCOOKIES, "1"))
     write_sysctl(SYNCOOKIES, "2")
     listener = lab.listener()

@@ -144,7 +144,7 @@ def unread_data_resets(lab: Lab) -> None:
 @scenario_check("close.delivers_what_was_sent", scenario="buffers")
 @each("client", "server")
 def delivers_what_was_sent(lab: Lab) -> None:
-    """close(2) with data on their way delivers them, then the end; also what fills the buffers."""
+    """close(2) delivers all data in flight, then the end of the stream, also with full buffers."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
     closer, peer = _ends(lab, pair)
     sent = fill(closer)

@@ -80,7 +80,7 @@ def ends(
 @scenario_check("fallback.carries_data_both_ways", scenario=SCENARIO)
 @each(*SIDES)
 def carries_data(lab: Lab) -> None:
-    """Large data go both ways at once, then each way alone."""
+    """A large transfer succeeds in both directions at once, then in each direction alone."""
     end, peer = ends(lab)
     exchange(end, peer, content(150_000), content(150_000, 1))
     exchange(end, peer, content(5000))
@@ -131,7 +131,7 @@ def own_half_close(lab: Lab) -> None:
 @scenario_check("fallback.close_delivers_what_was_sent", scenario=SCENARIO)
 @each(*SIDES)
 def close_delivers(lab: Lab) -> None:
-    """close(2) with data on their way delivers them, then the end, from either side."""
+    """close(2) of either end delivers all data in flight, then the end of the stream."""
     for who in (0, 1):
         both = ends(lab, small_buffers, small_buffers)
         sent = fill(both[who])
@@ -142,7 +142,7 @@ def close_delivers(lab: Lab) -> None:
 @scenario_check("fallback.reset_by_the_peer_is_reported", scenario=SCENARIO)
 @each(*SIDES)
 def reset_by_peer(lab: Lab) -> None:
-    """A reset by the peer: poll says POLLERR, recv(2) ECONNRESET, send(2) EPIPE."""
+    """After a reset by the peer poll(2) reports POLLERR, recv(2) ECONNRESET and send(2) EPIPE."""
     end, peer = ends(lab)
     exchange(end, peer, b"data", b"data")
     linger(0)(peer)
@@ -260,7 +260,7 @@ def is_not_mptcp(lab: Lab) -> None:
 @scenario_check("fallback.names_are_the_peers", scenario=SCENARIO)
 @each(*SIDES)
 def names(lab: Lab) -> None:
-    """getsockname() and getpeername() of both ends say the same."""
+    """getsockname() of each end is getpeername() of the other."""
     end, peer = ends(lab)
     equal("getsockname", end.getsockname(), peer.getpeername())
     equal("getpeername", end.getpeername(), peer.getsockname())
@@ -284,7 +284,7 @@ def end_ends_waiting(lab: Lab) -> None:
 @scenario_check("fallback.passes_options_to_tcp", scenario=SCENARIO)
 @each(*SIDES)
 def passes_options(lab: Lab) -> None:
-    """Options that MPTCP lacks, and TCP has, are TCP's after fallback: set, read, or refused."""
+    """After fallback, options that only TCP supports behave as on TCP."""
     end, _ = ends(lab)
     if lab.family == _socket.AF_INET6:
         equal("IPV6_UNICAST_HOPS", end.getsockopt(_socket.IPPROTO_IPV6, IPV6_UNICAST_HOPS), 64)
@@ -319,7 +319,7 @@ def _holds(name: str) -> Callable[[Lab], None]:
         end, _ = ends(lab, row.set)
         row.reads_back(end)
 
-    run.__doc__ = "What was set before the fallback is set on the TCP socket that is left."
+    run.__doc__ = "A value set before the fallback holds on the TCP socket."
     return run
 
 

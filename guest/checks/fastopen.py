@@ -227,7 +227,7 @@ def refused_without_waiting(lab: Lab) -> None:
 
 @scenario_check("msg_fastopen.on_a_connection_is_refused", scenario=SCENARIO, needs=NEEDS)
 def on_a_connection(lab: Lab) -> None:
-    """sendto(MSG_FASTOPEN) on a connection fails, and harms it not."""
+    """sendto(MSG_FASTOPEN) on a connection fails and leaves it intact."""
     pair = lab.pair()
     try:
         sent = pair.client.sendto(b"x", MSG_FASTOPEN, pair.listener.getsockname())
@@ -295,7 +295,7 @@ def deferred_refusal(lab: Lab) -> None:
 )
 @each("on", "off")
 def of_a_listener(lab: Lab) -> None:
-    """A listener takes data of a SYN where it has set TCP_FASTOPEN; else they come afterwards."""
+    """A listener with TCP_FASTOPEN takes the data of a SYN; without it they come later."""
     capture = wire.Capture()
 
     def allow(sock: _socket.socket) -> None:
@@ -320,7 +320,7 @@ def of_a_listener(lab: Lab) -> None:
 
 @scenario_check("tcp_fastopen.listener_is_readable_with_the_syn", scenario=SCENARIO, needs=NEEDS)
 def readable_with_the_syn(lab: Lab) -> None:
-    """accept(2) gives a connection with the SYN's data in it, which poll(2) shows at once."""
+    """accept(2) returns a connection that holds the SYN's data; poll(2) reports POLLIN at once."""
     client, server = opened(lab, content(SYN_DATA))
     has_events("of the accepted socket", server, POLLIN | POLLOUT)
     equal("getpeername", server.getpeername(), client.getsockname())

@@ -80,7 +80,7 @@ def read(end: End, info_size: int = abi.MPTCP_INFO_LAYOUT.size) -> FullInfo:
 
 @check("full_info.readable", needs=NEEDS, covers=COVERS)
 def readable(end: End) -> None:
-    """MPTCP_FULL_INFO is readable, no longer than asked for, and reaches into mptcp_info."""
+    """MPTCP_FULL_INFO is readable, not longer than requested, and includes mptcp_info."""
     answer = read(end).answer
     asked = len(answer.data)
     require("optlen", answer.length <= asked, "at most %d" % asked, answer.length, answer.data)
@@ -90,13 +90,13 @@ def readable(end: End) -> None:
 
 @check("full_info.tcpinfo_sizes", needs=NEEDS, covers=COVERS)
 def tcpinfo_sizes(end: End) -> None:
-    """size_tcpinfo_user comes back as the smaller of the kernel's size and what was asked for."""
+    """size_tcpinfo_user is set to min(size_tcpinfo_kernel, requested)."""
     _sizes(end, "tcpinfo", abi.TCP_INFO_LAYOUT.size)
 
 
 @check("full_info.sfinfo_sizes", needs=NEEDS, covers=COVERS)
 def sfinfo_sizes(end: End) -> None:
-    """size_sfinfo_user comes back as the smaller of the kernel's size and what was asked for."""
+    """size_sfinfo_user is set to min(size_sfinfo_kernel, requested)."""
     _sizes(end, "sfinfo", abi.SUBFLOW_INFO_LAYOUT.size)
 
 
@@ -125,7 +125,7 @@ def subflow_id_is_one(end: End) -> None:
 
 @check("full_info.agrees_with_mptcp_info", needs=(*NEEDS, "mptcp_info"), covers=COVERS)
 def agrees_with_mptcp_info(end: End) -> None:
-    """The embedded mptcp_info says what MPTCP_INFO says."""
+    """The embedded mptcp_info equals MPTCP_INFO."""
     before = info_of(end)
     full = read(end)
     for field in COUNTERS:
@@ -135,7 +135,7 @@ def agrees_with_mptcp_info(end: End) -> None:
 
 @check("full_info.agrees_with_tcpinfo", needs=(*NEEDS, "tcpinfo"), covers=COVERS)
 def agrees_with_tcpinfo(end: End) -> None:
-    """The tcp_info says what MPTCP_TCPINFO says."""
+    """The tcp_info equals the one of MPTCP_TCPINFO."""
     before = TCPINFO.read(end).first
     info = read(end).tcp_info
     for field in ("tcpi_state", "tcpi_bytes_sent", "tcpi_bytes_received"):
@@ -151,7 +151,7 @@ def agrees_with_subflow_addrs(end: End) -> None:
 
 @check("full_info.shorter_mptcp_info_accepted", needs=NEEDS, covers=COVERS)
 def shorter_mptcp_info_accepted(end: End) -> None:
-    """An older user space's shorter mptcp_info is filled as far as it goes."""
+    """The shorter mptcp_info of an older user space is filled up to its end."""
     whole = read(end).info.raw
     for size in (0, 1, abi.MPTCP_INFO_MIN_SIZE, abi.PACKET_STATS_SIZE):
         full = read(end, size)
@@ -162,7 +162,7 @@ def shorter_mptcp_info_accepted(end: End) -> None:
 
 @check("full_info.longer_mptcp_info_accepted", needs=(*NEEDS, "mptcp_info"), covers=COVERS)
 def longer_mptcp_info_accepted(end: End) -> None:
-    """A newer user space's longer mptcp_info is accepted, optlen cut to what was filled."""
+    """The longer mptcp_info of a newer user space is accepted; optlen is the bytes filled."""
     kernel_size = end.mptcp_info().length
     full = read(end, kernel_size + 64)
     equal("optlen", full.answer.length, MIN_SIZE + kernel_size, full.answer.data)
@@ -172,7 +172,7 @@ def longer_mptcp_info_accepted(end: End) -> None:
 
 @check("full_info.short_lengths_refused", needs=NEEDS, covers=COVERS)
 def short_lengths_refused(end: End) -> None:
-    """Every length that ends before mptcp_info is refused with EINVAL and left as it was."""
+    """Every length that ends before mptcp_info is refused with EINVAL, and optlen is unchanged."""
     for length in range(MIN_SIZE):
         full = FullInfo(end, info_size=0, length=length)
         refused("optlen %d" % length, full.answer, EINVAL, length)
@@ -180,14 +180,14 @@ def short_lengths_refused(end: End) -> None:
 
 @check("full_info.nonzero_kernel_fields_refused", needs=NEEDS, covers=COVERS)
 def nonzero_kernel_fields_refused(end: End) -> None:
-    """What is the kernel's to set must be 0: anything else is refused with EINVAL."""
+    """The fields that the kernel sets must be 0 in the request; others are refused with EINVAL."""
     for field in ("size_tcpinfo_kernel", "size_sfinfo_kernel", "num_subflows"):
         refused("%s 1" % field, FullInfo(end, **{field: 1}).answer, EINVAL)
 
 
 @check("full_info.arrays_of_none_are_left_alone", needs=NEEDS, covers=COVERS)
 def arrays_of_none_are_left_alone(end: End) -> None:
-    """With room for no element the subflows are counted and nothing is written."""
+    """With room for no element num_subflows is set and nothing is written to the arrays."""
     full = FullInfo(end, size_arrays_user=0)
     succeeded("size_arrays_user 0", full.answer)
     equal("num_subflows", full.header.num_subflows, 1, full.answer.data)

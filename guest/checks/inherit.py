@@ -246,7 +246,9 @@ def _run(row: Row) -> Callable[[Lab], None]:
                 names = sock.getsockname(), sock.getpeername()
                 row.effect(look.tcp(*names, interface=row.interface))
 
-    run.__doc__ = "It holds on the socket, accepted or connected, and on its TCP subflow."
+    run.__doc__ = (
+        "Set before connect() or on a listener, it holds on the connection and its subflow."
+    )
     return run
 
 

@@ -43,7 +43,7 @@ def is_one_byte(end: End) -> None:
 
 @check("ip_tos.length_zero_stays_zero", needs=NEEDS, phases=PHASES, covers=COVERS)
 def length_zero_stays_zero(end: End) -> None:
-    """Length 0 gives length 0."""
+    """A length of 0 succeeds and stays 0."""
     answer = succeeded("IP_TOS into 0 bytes", read_tos(end, size=0))
     equal("optlen afterwards", answer.length, 0)
 

@@ -57,7 +57,7 @@ def _pair(lab: Lab) -> Pair:
 
 @scenario_check("so_sndbuf.bounds_what_is_queued", scenario=SCENARIO, needs=("tcp_inq",))
 def sndbuf_bounds(lab: Lab) -> None:
-    """A peer that does not read stops send(2) once SO_SNDBUF is full; a larger one takes more."""
+    """send(2) blocks once SO_SNDBUF is full; a larger buffer takes more."""
     taken = []
     for size in (16_000, 80_000):
         pair = lab.pair(before_bind=putting("SO_RCVBUF", 16_000))
@@ -77,7 +77,7 @@ def sndbuf_bounds(lab: Lab) -> None:
 
 @scenario_check("so_rcvbuf.bounds_what_arrives", scenario=SCENARIO, needs=("tcp_inq",))
 def rcvbuf_bounds(lab: Lab) -> None:
-    """A receiver gets no more than SO_RCVBUF holds until it reads; a larger one gets more."""
+    """A receiver that does not read gets what SO_RCVBUF holds; a larger buffer gets more."""
     arrived = []
     for size in (16_000, 80_000):
         pair = lab.pair(before_bind=putting("SO_RCVBUF", size))
@@ -124,7 +124,7 @@ def outq_adds_up(lab: Lab) -> None:
 @scenario_check("window.opens_again", scenario=SCENARIO)
 @each(*SIDES)
 def window_opens_again(lab: Lab) -> None:
-    """A sender that a full receiver stopped goes on when all was read."""
+    """A sender that was stopped by a full receiver continues once all data is read."""
     pair = _pair(lab)
     for source, sink in ((pair.client, pair.server), (pair.server, pair.client)):
         sent = fill(source)
@@ -136,7 +136,7 @@ def window_opens_again(lab: Lab) -> None:
 @scenario_check("poll.says_pollout_when_there_is_room", scenario=SCENARIO)
 @each(*SIDES)
 def pollout_with_room(lab: Lab) -> None:
-    """POLLOUT goes when the send buffer is full, and comes back when much of it is free."""
+    """poll(2) reports no POLLOUT while the send buffer is full, and POLLOUT once enough is free."""
     pair = _pair(lab)
     equal_events("at first", pair.client, POLLOUT)
     sent = fill(pair.client)
@@ -235,7 +235,7 @@ def notsent_before(lab: Lab) -> None:
 @scenario_check("so_rcvbuf.stays_as_it_was_set", scenario=SCENARIO)
 @each("SO_RCVBUF", "SO_SNDBUF")
 def stays_as_set(lab: Lab) -> None:
-    """SO_RCVBUF and SO_SNDBUF that were set are not changed by large transfers."""
+    """Large transfers do not change SO_RCVBUF and SO_SNDBUF that a program has set."""
     set_it = putting(lab.side, 60_000)
     for stage in ("before", "connected"):
         before = set_it if stage == "before" else None
@@ -252,7 +252,7 @@ def stays_as_set(lab: Lab) -> None:
 
 @scenario_check("so_sndbuf.grows_where_it_was_not_set", scenario=SCENARIO)
 def sndbuf_of_both_ends(lab: Lab) -> None:
-    """SO_SNDBUF of both ends grows with the connection, and is not left at what it began with."""
+    """SO_SNDBUF of both ends grows with the connection beyond its initial value."""
     pair = lab.pair()
     first = get_int(lab.socket(), "SO_SNDBUF")
     exchange(pair.client, pair.server, content(300_000), content(300_000, 1))
@@ -281,7 +281,7 @@ def survives_an_outage(lab: Lab) -> None:
 
 @scenario_check("connect.works_after_it_was_unreachable", scenario=SCENARIO)
 def after_unreachable(lab: Lab) -> None:
-    """connect(2) that failed as there was no route works on the same socket once there is one."""
+    """After connect(2) failed for want of a route it works on the same socket with one."""
     listener = lab.listener()
     sock = lab.socket()
     lab.afterwards(lambda: isolation.set_loopback(True))

@@ -68,7 +68,7 @@ def readable(end: End) -> None:
 
 @check("mptcp_info.length_is_the_smaller", needs=NEEDS, covers=COVERS)
 def length_is_the_smaller(end: End) -> None:
-    """The length that comes back is the smaller of what was asked for and what there is."""
+    """optlen is set to min(requested, available)."""
     whole = end.mptcp_info().length
     for asked in (0, 1, 8, 47, 48, whole, whole + 1):
         answer = succeeded("MPTCP_INFO into %d bytes" % asked, end.mptcp_info(asked))
@@ -184,7 +184,7 @@ def bytes_acked_exact(end: End) -> None:
 
 @check("mptcp_info.token_is_kept", needs=NEEDS, covers=COVERS)
 def token_is_kept(end: End) -> None:
-    """mptcpi_token is set and stays what it was."""
+    """mptcpi_token is not 0 and does not change."""
     info = info_of(end)
     require("mptcpi_token", info.mptcpi_token != 0, "not 0", info.mptcpi_token, info.raw)
     equal("mptcpi_token", info.mptcpi_token, baseline(end).mptcpi_token, info.raw)
@@ -209,7 +209,7 @@ def subflows_total_is_one(end: End) -> None:
     covers="none",
 )
 def last_times_are_the_connections(end: End) -> None:
-    """Data was sent, received and acknowledged last since the connection was begun."""
+    """mptcpi_last_data_sent, _recv and last_ack_recv lie within the connection's lifetime."""
     info = info_of(end)
     most = int((time.monotonic() - end.began) * 1000) + LATE
     for field in ("mptcpi_last_data_sent", "mptcpi_last_data_recv", "mptcpi_last_ack_recv"):
@@ -226,7 +226,7 @@ def last_times_are_the_connections(end: End) -> None:
     covers="process_one_client",
 )
 def early_bytes_counted(end: End) -> None:
-    """rcv_nxt counts bytes that arrived before the first look at the socket, still unread."""
+    """rcv_nxt counts unread bytes that arrived before the first call on the socket."""
     expected = info_of(end.peer).mptcpi_write_seq
     info = settled_info(end, lambda i: i.mptcpi_rcv_nxt == expected)
     equal("mptcpi_rcv_nxt against the peer's write_seq", info.mptcpi_rcv_nxt, expected, info.raw)

@@ -100,7 +100,7 @@ def _echoes(option: Option) -> bool:
 
 
 def lengths(bench: Bench, option: Option) -> None:
-    """Values that are too short are refused; reading gives min(optlen, what there is) bytes."""
+    """Values that are too short are refused; reading gives min(optlen, available) bytes."""
     for state in _thorough(option):
         if not settable(option, state):
             continue
@@ -183,7 +183,7 @@ def _depends_on_kernel(option: Option, state: str) -> bool:
 
 
 def limits(bench: Bench, option: Option) -> None:
-    """Wrong lengths and values are refused; reading gives min(optlen, what there is) bytes."""
+    """Wrong lengths and values are refused; reading gives min(optlen, available) bytes."""
     lengths(bench, option)
     if option.bad:
         out_of_range(bench, option)
@@ -247,7 +247,7 @@ def _steps(bench: Bench, option: Option, fd: int, unlike: Iterable[str]) -> Iter
 
 
 def refused(bench: Bench, option: Option) -> None:
-    """Setting fails with the same error in every state, and so does reading where it is refused."""
+    """Setting, and reading where that is refused, fails with the same errno in every state."""
     value = packed(1)
     for state in REFUSED_IN:
         fd = bench.fd(state)

@@ -21,7 +21,7 @@ NEEDS = ("mptcp",)
     covers="process_one_client",
 )
 def arrives(end: End) -> None:
-    """What the client wrote arrives at the server, byte for byte."""
+    """The server reads what the client wrote, byte for byte."""
     _compare(end)
 
 
@@ -34,7 +34,7 @@ def arrives(end: End) -> None:
     covers="connect_one_server",
 )
 def survives_the_echo(end: End) -> None:
-    """What the server sent back is what the client wrote, byte for byte."""
+    """The client reads its own payload back from the server, byte for byte."""
     _compare(end)
 
 
@@ -46,7 +46,7 @@ def survives_the_echo(end: End) -> None:
     covers="process_one_client",
 )
 def ends_with_fin(end: End) -> None:
-    """The stream ends when the peer closes, and with nothing behind the payload."""
+    """The stream ends after the payload once the peer has closed."""
     equal("end of the stream", end.peer_closed, True)
     equal("bytes read", end.received, len(end.expected))
 

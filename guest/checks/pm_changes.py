@@ -176,7 +176,7 @@ STEPS = (
     ),
     Step(
         "data_after_flush",
-        "Data passes both ways after that.",
+        "Data passes both ways after the subflow has joined.",
         _exchange,
     ),
 )

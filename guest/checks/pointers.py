@@ -88,7 +88,7 @@ def _nothing_before(what: str, memory: Pages, size: int) -> None:
 
 
 def read_into(bench: Bench, level: int, option: int, request: bytes) -> None:
-    """Reading to where nothing can be written fails with EFAULT."""
+    """getsockopt() into a buffer that is not writable fails with EFAULT."""
     memory = _memory()
     fd = bench.fd("client")
     for where, address in memory.bad_for(request):
@@ -109,7 +109,7 @@ def read_into(bench: Bench, level: int, option: int, request: bytes) -> None:
 
 
 def write_from(bench: Bench, option: Option) -> None:
-    """Setting from where nothing can be read fails with EFAULT, and the old value stays."""
+    """setsockopt() from a buffer that is not readable fails with EFAULT and keeps the old value."""
     memory = _memory()
     state = "client" if settable(option, "client") else "bound"
     fd = bench.fd(state if settable(option, state) else "fresh")
@@ -172,7 +172,7 @@ _register()
 
 @scenario_check("full_info.arrays_at_bad_pointers", scenario=SCENARIO, needs=("full_info",))
 def arrays_at_bad_pointers(lab: Lab) -> None:
-    """Arrays that cannot be written to are EFAULT, unless nothing is to be written there."""
+    """Arrays that are not writable give EFAULT, unless nothing would be written to them."""
     memory = _memory()
     fd = bench_of(lab.family).fd("client")
     layout, room = abi.FULL_INFO_LAYOUT, memory.writable
@@ -202,7 +202,7 @@ def _ask(fd: int, request: bytearray) -> int:
 
 @scenario_check("mptcp_info.works_after_bad_pointers", scenario=SCENARIO, needs=("mptcp_info",))
 def works_after_bad_pointers(lab: Lab) -> None:
-    """After all bad pointers data goes both ways, and is counted."""
+    """After all bad pointers data passes both ways and is counted."""
     bench = bench_of(lab.family)
     sock, peer = bench.ends("client")
     for source, sink in ((sock, peer), (peer, sock)):

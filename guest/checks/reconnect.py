@@ -192,7 +192,7 @@ def after_a_refusal(lab: Lab) -> None:
 
 @scenario_check("disconnect.keeps_options", scenario=SCENARIO, needs=("tcp_keepalive",))
 def keeps_options(lab: Lab) -> None:
-    """Options are kept over connect(AF_UNSPEC)."""
+    """connect(AF_UNSPEC) keeps the options of the socket."""
     pair = lab.pair()
     wanted = (
         ("TCP_NODELAY", 1, 1),

@@ -198,7 +198,7 @@ def _like_tcp(name: str, calls: Sequence[str]) -> Look:
             if got != wanted and got.replace(lab.address, "LOOPBACK") not in allowed:
                 _expect(state, call, got, "as TCP: " + wanted)
 
-    look.__doc__ = "In every state %s says what it says on a TCP socket." % name
+    look.__doc__ = "In every state %s returns what it returns on a TCP socket." % name
     return look
 
 
@@ -215,7 +215,9 @@ def _own(call: str, expected: Expected) -> Look:
         if got != wanted:
             _expect(state, call, got, wanted)
 
-    look.__doc__ = "In every state %s is right, and refused after a fallback." % call
+    look.__doc__ = (
+        "In every state %s returns the right value; after a fallback it is refused." % call
+    )
     return look
 
 

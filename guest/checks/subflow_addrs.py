@@ -33,7 +33,7 @@ def remote_is_getpeername(end: End) -> None:
 
 @check("subflow_addrs.family_is_the_sockets", needs=NEEDS, covers=COVERS)
 def family_is_the_sockets(end: End) -> None:
-    """Both addresses are of the socket's family."""
+    """Both addresses have the family of the socket."""
     answer = SUBFLOW_ADDRS.read(end)
     for field in ("ss_local", "ss_remote"):
         family = abi.family_of(answer.first.bytes_of(field))
@@ -42,7 +42,7 @@ def family_is_the_sockets(end: End) -> None:
 
 @check("subflow_addrs.socket_names_agree", needs=NEEDS, covers=COVERS)
 def socket_names_agree(end: End) -> None:
-    """getsockname and getpeername give addresses of one family and length."""
+    """getsockname() and getpeername() return addresses of the same family and length."""
     local, local_length = sockopt.sockname(end.fd)
     remote, remote_length = sockopt.peername(end.fd)
     require("length of getpeername's", remote_length > 0, "more than 0", remote_length, remote)
@@ -52,7 +52,7 @@ def socket_names_agree(end: End) -> None:
 
 @check("subflow_addrs.family_alone_fits", needs=NEEDS, covers=COVERS)
 def family_alone_fits(end: End) -> None:
-    """An element of sizeof(sa_family_t) gets the family and nothing else."""
+    """An element of sizeof(sa_family_t) bytes holds only the family."""
     size = abi.SA_FAMILY_SIZE
     request = HEADER.pack(size_subflow_data=HEADER.size, size_user=size)
     # Room for the rest of an element stands behind, but is not promised.

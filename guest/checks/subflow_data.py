@@ -68,14 +68,14 @@ class Elements:
 
 
 def size_kernel_positive(option: Option, end: End) -> None:
-    """size_kernel says how large the kernel's own element is."""
+    """size_kernel is the size of the kernel's element."""
     answer = option.read(end)
     size = answer.header.size_kernel
     require("size_kernel", size > 0, "more than 0", size, answer.raw)
 
 
 def size_user_is_the_smaller(option: Option, end: End) -> None:
-    """size_user comes back as the smaller of size_kernel and what was asked for."""
+    """size_user is set to min(size_kernel, requested)."""
     answer = option.read(end)
     expected = min(answer.header.size_kernel, option.element.size)
     equal("size_user", answer.header.size_user, expected, answer.raw)
@@ -88,7 +88,7 @@ def one_subflow(option: Option, end: End) -> None:
 
 
 def length_is_header_and_one_element(option: Option, end: End) -> None:
-    """The length that comes back is the header's and one element's."""
+    """optlen is set to the size of the header and one element."""
     answer = option.read(end)
     expected = HEADER.size + answer.header.size_user
     equal("optlen afterwards", answer.length, expected, answer.raw)
@@ -104,7 +104,7 @@ def header_size_zero_refused(option: Option, end: End) -> None:
 
 
 def bare_header_accepted(option: Option, end: End) -> None:
-    """A header without room for an element is filled in."""
+    """A buffer that holds only the header gets the header."""
     answer = option.ask(end, HEADER.pack(size_subflow_data=HEADER.size))
     succeeded("a bare header", answer)
     header = HEADER.view(answer.data)
@@ -115,7 +115,7 @@ def bare_header_accepted(option: Option, end: End) -> None:
 
 
 def short_lengths_refused(option: Option, end: End) -> None:
-    """Every length shorter than the header is refused with EINVAL and left as it was."""
+    """Every length shorter than the header is refused with EINVAL, and optlen is unchanged."""
     header = bytes(HEADER.pack(size_subflow_data=HEADER.size))
     for length in range(HEADER.size):
         # The whole header is there to be read, but only `length` bytes of it are promised.
@@ -126,19 +126,19 @@ def short_lengths_refused(option: Option, end: End) -> None:
 
 
 def nonzero_size_kernel_refused(option: Option, end: End) -> None:
-    """size_kernel is the kernel's to set: anything but 0 is refused with EINVAL."""
+    """size_kernel is set by the kernel: a request other than 0 is refused with EINVAL."""
     request = HEADER.pack(size_subflow_data=HEADER.size, size_kernel=1)
     refused("size_kernel 1", option.ask(end, request), EINVAL)
 
 
 def nonzero_num_subflows_refused(option: Option, end: End) -> None:
-    """num_subflows is the kernel's to set: anything but 0 is refused with EINVAL."""
+    """num_subflows is set by the kernel: a request other than 0 is refused with EINVAL."""
     request = HEADER.pack(size_subflow_data=HEADER.size, num_subflows=1)
     refused("num_subflows 1", option.ask(end, request), EINVAL)
 
 
 def larger_header_accepted(option: Option, end: End) -> None:
-    """The larger header of a newer user space is accepted, optlen cut to what was filled."""
+    """The larger header of a newer user space is accepted; optlen is set to the bytes filled."""
     size = HEADER.size + 2
     request = HEADER.pack(size_subflow_data=size) + sockopt.unused(2)
     answer = succeeded("a header of %d bytes" % size, option.ask(end, request))
@@ -148,7 +148,7 @@ def larger_header_accepted(option: Option, end: End) -> None:
 
 
 def byte_after_odd_header(option: Option, end: End) -> None:
-    """One byte of payload follows a header of odd size."""
+    """A header of odd size is followed by one byte of the element, where there is room for one."""
     size = HEADER.size + 1
     request = HEADER.pack(size_subflow_data=size, size_user=1) + bytes(2)
     answer = succeeded("a header of %d bytes and one byte" % size, option.ask(end, request))

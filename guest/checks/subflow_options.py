@@ -212,7 +212,7 @@ def _register() -> None:
             for side in SIDES:
                 on_subflows(lab, option, side)
 
-        function.__doc__ = "%s holds on every subflow, before and after it is set." % (
+        function.__doc__ = "%s holds on every subflow, whether it joins before or after." % (
             option.name.upper()
         )
         scenario_check(

@@ -100,8 +100,10 @@ def _register() -> None:
             _default(lab, sysctl)
 
         name = "net.mptcp." + sysctl.name
-        number.__doc__ = "%s takes the values that are legal and refuses others: EINVAL." % name
-        default.__doc__ = "%s has its default in a new namespace, and a value of its own." % name
+        number.__doc__ = "%s takes every legal value and refuses others with EINVAL." % name
+        default.__doc__ = (
+            "%s has its default in a new network namespace, and can differ there." % name
+        )
         once = {"scenario": SCENARIO, "needs": sysctl.needs, "families": ("ipv4",)}
         scenario_check("sysctl.%s_bounds" % sysctl.name, **once)(number)  # type: ignore[arg-type]
         scenario_check("sysctl.%s_default" % sysctl.name, **once)(default)  # type: ignore[arg-type]

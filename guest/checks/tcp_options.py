@@ -53,7 +53,7 @@ def set_is_read_back(name: str, end: End) -> None:
 
 
 def readable(name: str, end: End) -> None:
-    """Each option is readable as one int, and off where nothing turned it on."""
+    """Each option is readable as an int, and is 0 by default."""
     for option in options.of_family(name, end.family):
         value = read(end, option)
         if option.unset is not None:

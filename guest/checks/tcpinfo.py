@@ -32,7 +32,7 @@ def sent_again(end: End) -> int:
 
 @check("tcpinfo.bytes_sent_exact", needs=("tcpinfo",), payloads=PAYLOADS, covers=TCPINFO.covers)
 def bytes_sent_exact(end: End) -> None:
-    """tcpi_bytes_sent reaches exactly the bytes written, and those sent again."""
+    """tcpi_bytes_sent is exactly the bytes written plus those retransmitted."""
 
     def surplus(info: abi.View) -> int:
         again = info.tcpi_bytes_retrans + sent_again(end)
@@ -44,7 +44,7 @@ def bytes_sent_exact(end: End) -> None:
 
 @check("tcpinfo.bytes_received_exact", needs=("tcpinfo",), payloads=PAYLOADS, covers=TCPINFO.covers)
 def bytes_received_exact(end: End) -> None:
-    """tcpi_bytes_received reaches exactly the bytes received, and those that came again."""
+    """tcpi_bytes_received is exactly the bytes received plus duplicates."""
 
     def surplus(info: abi.View) -> int:
         return info.tcpi_bytes_received - sent_again(end.peer) - end.received
@@ -63,6 +63,6 @@ def bytes_received_exact(end: End) -> None:
     covers="do_getsockopt_tcp_info, process_one_client",
 )
 def early_bytes_counted(end: End) -> None:
-    """tcpi_bytes_received counts bytes that arrived before the first look at the socket, once."""
+    """tcpi_bytes_received counts bytes that arrived before the first call on the socket, once."""
     info = settled_tcp_info(end, lambda i: i.tcpi_bytes_received == end.early)
     equal("tcpi_bytes_received", info.tcpi_bytes_received, end.early, info.raw)
