@@ -18,8 +18,8 @@ from bench.figures import Figure, Standing
 from bench.lab import Lab
 from bench.measure import Observations, Times
 from bench.runner import Failed
+from harness.errors import KernelUnavailable
 from harness.host.tools import ToolsMissing
-from harness.kernels import KernelUnavailable
 from harness.manifest.kernels_yaml import ManifestError
 from harness.report import waterfall
 from harness.verdict.results import (

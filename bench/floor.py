@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.kernels import PreparedKernel
-from harness.vm import cpio
+from harness.vm import initramfs
 
 #: loglevel and the rest are as Debian configured them; only what a console takes is asked for.
 APPEND = "console=ttyS0 panic=-1"
@@ -22,7 +22,7 @@ INIT = b"""\
 def write_initramfs(target: Path, busybox: Path, check: Path) -> None:
     """Write the archive with a statically linked ``busybox`` and the compiled ``check``."""
     with target.open("wb") as file:
-        writer = cpio.Writer(file)
+        writer = initramfs.CpioWriter(file)
         for name in ("bin", "dev"):
             writer.directory(name)
         writer.character_device("dev/console", 5, 1)

@@ -34,3 +34,14 @@ class Interrupted(HarnessError):
 
 class Malformed(ValueError):
     """Bytes that came from outside are not of their format: why, as the end of a sentence."""
+
+
+class KernelUnavailable(HostError):
+    """Nothing bootable came of a source: a sentence with what was tried, what happened, what to do.
+
+    The kernel's verdict is ``infrastructure``; ``transient`` says whether a retry makes sense.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient

@@ -104,7 +104,7 @@ def pytest_runtest_makereport(
         return report
     if not any(item.get_closest_marker(marker) for marker in ("boots", "apt")):
         return report
-    from harness.kernels.prepared import KernelUnavailable
+    from harness.errors import KernelUnavailable
 
     error = call.excinfo.value
     if isinstance(error, KernelUnavailable) and error.transient:

@@ -23,8 +23,8 @@ from bench.faults import catalogue, document, kernel, selftests, source
 from bench.faults.catalogue import Fault
 from bench.faults.shared_vm import TieredBoots
 from bench.faults.sweep import ROOT, Boots, MatrixBoots, Sweep, SweepFailed
+from harness.errors import KernelUnavailable
 from harness.host import tools
-from harness.kernels import KernelUnavailable
 from harness.kernels.cache import Cache
 
 DOCUMENT = ROOT / "docs/detection.md"

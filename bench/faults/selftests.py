@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.faults.kernel import NotBuilt
 from harness.host import tools
 from harness.host.files import write_atomically
-from harness.vm import cpio
+from harness.vm import initramfs
 
 DIRECTORY = "tools/testing/selftests/net/mptcp"
 PROGRAMS = ("mptcp_sockopt", "mptcp_inq", "mptcp_connect")
@@ -192,7 +192,7 @@ def _write(target: Path, programs: Path, faults: Sequence[str]) -> None:
     if busybox is None:
         raise NotBuilt("there is no static busybox")
     with target.open("wb") as file:
-        writer = cpio.Writer(file)
+        writer = initramfs.CpioWriter(file)
         for name in ("bin", "dev", "proc", "sys", "tmp"):
             writer.directory(name)
         writer.character_device("dev/console", 5, 1)

@@ -24,7 +24,7 @@ from bench.faults.sweep import Scope, abis, sound_for
 from harness.host import tools
 from harness.kernels.cache import Cache
 from harness.manifest.schema import Abi
-from harness.vm import cpio, foreign_root
+from harness.vm import foreign_root, initramfs
 
 #: Seconds without a line after which the guest counts as hung.
 SILENCE = 200
@@ -268,7 +268,7 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
 def _write_root(target: Path, base: Path, todo: str) -> None:
     shutil.copyfile(base, target)
     with target.open("ab") as file:
-        writer = cpio.Writer(file)
+        writer = initramfs.CpioWriter(file)
         writer.file("init", _INIT, 0o755)
         writer.file("opt/in_guest.py", Path(in_guest.__file__).read_bytes())
         writer.file("opt/faults", todo.encode())

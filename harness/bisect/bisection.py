@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from harness.bisect import continuing, predicate, search, state, testing
+from harness.bisect import commits, predicate, search, state, testing
 from harness.bisect.candidates import Candidate, Series
-from harness.bisect.evidence import Evidence, Made
 from harness.bisect.predicate import Predicate
 from harness.bisect.results import Bisection, Ending, Kernel, KernelEvidence, LogEntry
+from harness.bisect.state import Evidence, Made
 from harness.bisect.testing import Listening, Tester
 from harness.kernels import Cache
 from harness.run.request import RunRequest
@@ -268,7 +268,7 @@ class Bisect:
         good, bad = self._order[step.last_good], self._order[step.first_bad]
         assert self._predicate is not None, "the ends gave one"
         listed, notes = changes(good, bad, self._predicate)
-        command = continuing.command(good, bad, self._predicate, reverse=self._series.reversed)
+        command = commits.git_bisect(good, bad, self._predicate, reverse=self._series.reversed)
         if step.is_flaky and step.confidence < 0.95:
             notes = (*notes, "the same with a larger --confirm makes it surer; no boot is lost")
         blameless = [place for place in step.skipped if self._evidence.host_failed(place)]

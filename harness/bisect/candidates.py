@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness import kernels
-from harness.errors import UsageError
-from harness.kernels import Cache, KernelUnavailable
+from harness.errors import KernelUnavailable, UsageError
+from harness.kernels import Cache
 from harness.kernels.packages import version_key
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 

@@ -18,8 +18,8 @@ from harness.bisect.boundary_search import Vector
 from harness.bisect.candidates import Candidate
 from harness.bisect.results import Boundary, CompatibilityMap, Feature, Kernel, Kind, Untestable
 from harness.bisect.testing import Listening, Tester, on_ground, remembered
-from harness.errors import Damaged, Interrupted
-from harness.kernels import Cache, KernelUnavailable
+from harness.errors import Damaged, Interrupted, KernelUnavailable
+from harness.kernels import Cache
 from harness.manifest.expectations import parse_release
 from harness.run.request import RunRequest
 from harness.text import plural

@@ -21,7 +21,8 @@ from harness.bundle.contents import (
     Asked,
     Bundle,
 )
-from harness.kernels import KernelUnavailable, PreparedKernel, configured
+from harness.errors import KernelUnavailable
+from harness.kernels import PreparedKernel, configured
 from harness.kernels.kernel_image import recognise
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
 from harness.records import to_json

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from harness.bisect import bisection, candidates, changelog, compatibility, predicate
+from harness.bisect import bisection, candidates, commits, compatibility, predicate
 from harness.bisect.candidates import Series, between, whole
 from harness.cli import arguments
 from harness.cli.common import (
@@ -31,8 +31,8 @@ from harness.kernels import Cache
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import load
 from harness.manifest.plan import Plan, Profile
+from harness.report import bisect, terminal
 from harness.report import bisect as report
-from harness.report import boundaries, terminal
 from harness.run.request import RunRequest
 from harness.verdict.results import EXIT_OK, Family
 
@@ -111,7 +111,7 @@ def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tup
     check_pattern(given.check, profile_of(given))
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
-    changes = changelog.teller(cache, say)
+    changes = commits.teller(cache, say)
     with stopping(cache.stop) as stop:
         series = candidates.between(entries, given.good, given.bad, cache, say)
         found = bisection.bisect(
@@ -163,7 +163,7 @@ def _boundaries(
             notes=series.notes,
         )
     glyphs = terminal.glyphs_for(sys.stdout)
-    return boundaries.render(found, glyphs), boundaries.to_json(found), EXIT_OK
+    return bisect.render_map(found, glyphs), bisect.map_to_json(found), EXIT_OK
 
 
 def _series(given: argparse.Namespace, cache: Cache) -> Series:

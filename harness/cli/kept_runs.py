@@ -14,7 +14,7 @@ from harness.cli import arguments
 from harness.cli.common import check_writable, globs, write
 from harness.errors import UsageError
 from harness.records import stored_runs, to_json
-from harness.report import compare, fixes, history, html, junit, kcidb, ktap, markdown, terminal
+from harness.report import compare, details, history, html, junit, kcidb, ktap, markdown, terminal
 from harness.run import workspace
 from harness.verdict import comparison
 from harness.verdict.comparison import RunDifference
@@ -172,9 +172,9 @@ def run_missing_fixes(given: argparse.Namespace) -> int:
     check_writable(given.json)
     wanted = globs(given.kernel)
     kernels = _last_results(wanted)
-    print(fixes.render(kernels, terminal.glyphs_for(sys.stdout)), end="")
+    print(details.render_fixes(kernels, terminal.glyphs_for(sys.stdout)), end="")
     if given.json is not None:
-        write("--json", given.json, json.dumps(fixes.to_json(kernels), indent=1) + "\n")
+        write("--json", given.json, json.dumps(details.fixes_to_json(kernels), indent=1) + "\n")
     return EXIT_OK
 
 

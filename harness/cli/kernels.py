@@ -10,7 +10,8 @@ from guest import checks as guest_checks
 from harness import kernels
 from harness.cli import arguments
 from harness.cli.common import chosen, complain, say, stopping
-from harness.kernels import Cache, KernelUnavailable, kconfig
+from harness.errors import KernelUnavailable
+from harness.kernels import Cache, kconfig
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes_table import FIXES

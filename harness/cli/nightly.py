@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import nightly
-from harness.bisect import bisection, candidates, changelog
+from harness.bisect import bisection, candidates, commits
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments
 from harness.cli.common import check_writable, chosen, complain, listener, say, stopping, width
@@ -27,10 +27,10 @@ from harness.kernels import Cache
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
-from harness.nightly import unreported
+from harness.nightly import baseline
+from harness.nightly.baseline import LastReported
 from harness.nightly.regression_bisects import Ends
 from harness.nightly.results import Night
-from harness.nightly.unreported import LastReported
 from harness.records import stored_runs
 from harness.records.store import Store
 from harness.report import bisect as bisect_report
@@ -93,7 +93,7 @@ def run(given: argparse.Namespace) -> int:
         night = _night(given, cache, stop, results)
         reached = _show(night, given, notification)
         if reached and not night.run.interrupted:
-            unreported.end(results.with_name(UNREPORTED))
+            baseline.note_end(results.with_name(UNREPORTED))
     return night.status if reached else night.status or EXIT_INFRASTRUCTURE
 
 
@@ -163,7 +163,7 @@ def _begin(results: Path) -> LastReported:
         if store.damage is not None:
             complain(str(store.damage))
         newest = next((run.id for run in store.runs(1)), "")
-    return unreported.begin(results.with_name(UNREPORTED), newest)
+    return baseline.note_begin(results.with_name(UNREPORTED), newest)
 
 
 def _search(
@@ -184,7 +184,7 @@ def _search(
             output=given.output and given.output / "bisects" / ends.bad,
             store=results,
         )
-        changes = changelog.teller(cache, say)
+        changes = commits.teller(cache, say)
         series = candidates.between(entries, ends.good, ends.bad, cache, say)
         found = bisection.bisect(series, sought, request, cache, listener, say, changes, stop)
         return bisect_report.render(found).splitlines()

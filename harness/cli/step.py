@@ -15,9 +15,9 @@ from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.bisect import check_pattern
 from harness.cli.common import check_fingerprint, complain, families, profile_of, stopping
-from harness.errors import Interrupted, UsageError
+from harness.errors import Interrupted, KernelUnavailable, UsageError
 from harness.host import tools
-from harness.kernels import Cache, KernelUnavailable, kconfig
+from harness.kernels import Cache, kconfig
 from harness.manifest.plan import Plan
 from harness.report.plain import PlainProgress
 from harness.run.request import RunRequest

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.kernels import deb, image, tree, upstream
+from harness.errors import KernelUnavailable
+from harness.kernels import deb, image, upstream
 from harness.kernels.cache import Cache
-from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import (
     DebSource,
     ImageSource,
@@ -24,7 +25,6 @@ from harness.manifest.kernels_yaml import (
 __all__ = [
     "Cache",
     "Identity",
-    "KernelUnavailable",
     "PreparedKernel",
     "debug_images",
     "expand",
@@ -57,7 +57,7 @@ def _prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Pr
             _check_reachable(source)
             return image.prepare(entry.name, source, cache, say)
         case TreeSource() as source:
-            return tree.prepare(entry.name, source, cache, say)
+            return image.prepare_tree(entry.name, source, cache, say)
         case UpstreamSource() as source:
             return upstream.prepare(entry.name, source, cache, say)
 

@@ -18,12 +18,11 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from harness.errors import Interrupted
+from harness.errors import Interrupted, KernelUnavailable
 from harness.host import files, programs, tools
 from harness.kernels import mirror
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.packages import Package
-from harness.kernels.prepared import KernelUnavailable
 
 #: Seconds for which an index is not read again, and a failed attempt at it not repeated.
 FRESH = 3600

@@ -38,7 +38,7 @@ from typing import Any, TypeVar
 
 import platformdirs
 
-from harness.errors import Damaged, Interrupted
+from harness.errors import Damaged, Interrupted, KernelUnavailable
 from harness.host import locks
 from harness.host.files import (
     is_settled,
@@ -49,7 +49,6 @@ from harness.host.files import (
     user_directory,
     write_atomically,
 )
-from harness.kernels.prepared import KernelUnavailable
 
 # Part of every key: a change in what a build makes must not meet entries of an older harness.
 FORMAT = 3

@@ -12,12 +12,11 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from harness.errors import Malformed
+from harness.errors import KernelUnavailable, Malformed
 from harness.host.files import touch
 from harness.kernels import apt, compression, deb
 from harness.kernels.cache import Cache, digest
 from harness.kernels.packages import KernelPackages, Package, version_key
-from harness.kernels.prepared import KernelUnavailable
 from harness.manifest.kernels_yaml import DebSource
 
 #: Of the cache, where they are kept as they came, by package.

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import Malformed
-from harness.kernels import btf, bzimage, compression, elf, kconfig, module_files, modules
+from harness.errors import KernelUnavailable, Malformed
+from harness.kernels import compression, elf, kconfig, kernel_image, modules
 from harness.kernels.kernel_image import Image, Kind
 from harness.kernels.modules import ModuleSet
-from harness.kernels.prepared import KernelUnavailable
 from harness.text import plural
 
 #: Around the compressed configuration within a kernel (kernel/configs.c, CONFIG_IKCONFIG).
@@ -127,7 +126,7 @@ def _unpacked(image: Image) -> elf.Data | None:
     if image.kind is Kind.VMLINUX:
         return image.data
     try:
-        return bzimage.decompress(image.data, image.payload)
+        return kernel_image.decompress_payload(image.data, image.payload)
     except Malformed:
         return None  # that it is damaged is said where it is unpacked to be booted
 
@@ -155,7 +154,7 @@ def _marked(kernel: elf.Data) -> Iterator[bytes]:
 def _beside(place: Path) -> Configuration | None:
     """The .config of the tree in which ``place`` was built, unless it was changed since."""
     image = place.resolve()
-    tree = module_files.tree_of(image)
+    tree = modules.tree_of(image)
     if tree is None:
         return None
     config = tree / ".config"
@@ -169,8 +168,8 @@ def _beside(place: Path) -> Configuration | None:
 
 def _by_btf(kernel: elf.Data | None) -> Configuration | None:
     try:
-        types = elf.section(kernel, btf.SECTION) if kernel else b""
-        found = btf.structures(types, {_SOCK, _MPTCP_SOCK}) if types else {}
+        types = elf.section(kernel, elf.BTF_SECTION) if kernel else b""
+        found = elf.btf_structures(types, {_SOCK, _MPTCP_SOCK}) if types else {}
     except Malformed:
         return None
     if _SOCK not in found:  # so that others are missing means nothing

@@ -17,15 +17,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
-from harness.errors import Interrupted
+from harness.errors import Interrupted, KernelUnavailable
 from harness.host.programs import Kept
 from harness.kernels import apt, modules, packages
-from harness.kernels.assemble import assemble, prepared
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.kernel_image import RELEASE, recognise
 from harness.kernels.modules import Module, ModuleSet
 from harness.kernels.packages import KernelPackages, Package
-from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.kernels.prepared import PreparedKernel, assemble, prepared
 from harness.manifest.kernels_yaml import DebSource
 
 # Suites and packages become words of apt's configuration and command line.

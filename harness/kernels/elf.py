@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""As much of ELF64, little endian, as kernels and their modules call for (elf(5))."""
+"""As much of ELF64, little endian, as kernels and their modules call for (elf(5)), and the layout
+of a kernel's own structures, from its BTF (https://docs.kernel.org/bpf/btf.html).
+"""
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from harness.errors import Malformed
@@ -151,3 +153,69 @@ def _notes(data: bytes) -> Iterator[tuple[bytes, int]]:
         position += 12
         yield data[position : position + owner_size], kind
         position += (owner_size + 3) // 4 * 4 + (size + 3) // 4 * 4
+
+
+#: The ELF section of a vmlinux that holds it.
+BTF_SECTION = b".BTF"
+
+_BTF_MAGIC = 0xEB9F
+_BTF_HEADER = struct.Struct("<HBBIIIII")
+_BTF_TYPE = struct.Struct("<III")
+#: Bytes behind a type's common part, by kind: fixed, and for each of its vlen members.
+_BTF_EXTRA = {
+    1: (4, 0),  # INT
+    3: (12, 0),  # ARRAY
+    4: (0, 12),  # STRUCT
+    5: (0, 12),  # UNION
+    6: (0, 8),  # ENUM
+    13: (0, 8),  # FUNC_PROTO
+    14: (4, 0),  # VAR
+    15: (0, 12),  # DATASEC
+    17: (4, 0),  # DECL_TAG
+    19: (0, 12),  # ENUM64
+}
+_BTF_STRUCT = 4
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Size in bytes, and the byte offset of each named member that is no bit-field."""
+
+    size: int
+    offsets: dict[str, int]
+
+
+def btf_structures(btf: bytes, wanted: Set[str]) -> dict[str, Structure]:
+    """Those of the structures ``wanted`` that there are, by name; the first of each name."""
+    try:
+        return _btf_structures(btf, wanted)
+    except (struct.error, ValueError, IndexError) as error:
+        raise Malformed(f"its BTF is damaged ({error})") from error
+
+
+def _btf_structures(btf: bytes, wanted: Set[str]) -> dict[str, Structure]:
+    magic, _, _, header, type_at, type_length, names_at, names_length = _BTF_HEADER.unpack_from(btf)
+    if magic != _BTF_MAGIC:
+        raise ValueError(f"it starts with {magic:#x}")
+    names = btf[header + names_at : header + names_at + names_length]
+
+    def text(at: int) -> str:
+        return names[at : names.index(b"\0", at)].decode()
+
+    found: dict[str, Structure] = {}
+    at, end = header + type_at, header + type_at + type_length
+    while at < end and len(found) < len(wanted):
+        name, info, size = _BTF_TYPE.unpack_from(btf, at)
+        at += _BTF_TYPE.size
+        kind, members, flagged = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
+        fixed, each = _BTF_EXTRA.get(kind, (0, 0))
+        if kind == _BTF_STRUCT and text(name) in wanted and text(name) not in found:
+            offsets = {}
+            for i in range(members):
+                member, _, bits = struct.unpack_from("<III", btf, at + i * each)
+                width, bits = (bits >> 24, bits & 0xFFFFFF) if flagged else (0, bits)
+                if member and not width:
+                    offsets[text(member)] = bits // 8
+            found[text(name)] = Structure(size, offsets)
+        at += fixed + members * each
+    return found

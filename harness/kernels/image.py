@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The ``image`` source: a bzImage or vmlinux of the user's own, with or without modules."""
+"""The sources ``image``, a bzImage or vmlinux of the user's own, and ``tree``, a built kernel tree.
+
+A tree may also be the directory of a build with O=.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from harness.errors import KernelUnavailable
 from harness.host import files
-from harness.kernels import configured, module_files, modules
-from harness.kernels.assemble import assemble, prepared
+from harness.kernels import configured, kconfig, modules
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.elf import Data
 from harness.kernels.kernel_image import recognise
 from harness.kernels.modules import ModuleSet
-from harness.kernels.prepared import KernelUnavailable, PreparedKernel
-from harness.manifest.kernels_yaml import ImageSource
+from harness.kernels.prepared import PreparedKernel, assemble, prepared
+from harness.manifest.kernels_yaml import ImageSource, TreeSource
 
 #: Finds the modules of a release, or that there are none.
 FindModules = Callable[[str], ModuleSet]
@@ -36,7 +39,7 @@ def prepare(
 
     def find(release: str) -> ModuleSet:
         if source.modules is not None:
-            return module_files.find(source.modules, release)
+            return modules.find(source.modules, release)
         return _beside(source.image, release)
 
     return from_file(name, source.image, find, cache, say, sha256=source.sha256)
@@ -154,13 +157,48 @@ def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
 
 def _beside(given: Path, release: str) -> ModuleSet:
     image = given.resolve()
-    places = module_files.installed_below(image.parent, release)
+    places = modules.installed_below(image.parent, release)
     if image.parent.name == release:
         places = (image.parent, *places)
     if image.parent.name == "boot":
-        places = (*module_files.installed_below(image.parent.parent, release), *places)
+        places = (*modules.installed_below(image.parent.parent, release), *places)
     for place in places:
         if place.is_dir():
-            return module_files.of_directory(place)
-    tree = module_files.tree_of(image)
-    return module_files.of_tree(tree) if tree else ModuleSet(searched=places)
+            return modules.of_directory(place)
+    tree = modules.tree_of(image)
+    return modules.of_tree(tree) if tree else ModuleSet(searched=places)
+
+
+def prepare_tree(
+    name: str, source: TreeSource, cache: Cache, say: Callable[[str], None]
+) -> PreparedKernel:
+    """The kernel last built in ``source.tree``, as it is now: the tree may change afterwards."""
+    tree = source.tree
+    return from_file(
+        name,
+        _newest_image(tree),
+        lambda _: modules.of_tree(tree),
+        cache,
+        say,
+        origin=f"tree {tree}",
+        sha256=source.sha256,
+    )
+
+
+def _newest_image(tree: Path) -> Path:
+    """The newer of bzImage and vmlinux: after ``make vmlinux`` the bzImage is of an older build."""
+    if not tree.is_dir():
+        raise KernelUnavailable(f"{tree} is not a directory; give a built kernel tree")
+    images = (tree / "arch" / "x86" / "boot" / "bzImage", tree / "vmlinux")
+    built = [path for path in images if path.is_file()]
+    if built:
+        return max(built, key=lambda path: path.stat().st_mtime_ns)
+    if not (tree / "Kbuild").exists() and not modules.is_tree(tree):
+        raise KernelUnavailable(f"{tree} is not a kernel tree: it has neither Kbuild nor .config")
+    command = f"make -C {tree} -j$(nproc)"
+    if not (tree / ".config").is_file():
+        command = f"cd {tree} && {kconfig.REMEDY}"
+    raise KernelUnavailable(
+        f"{tree} has no kernel for x86-64 (arch/x86/boot/bzImage or vmlinux); build it with: "
+        f"{command}"
+    )

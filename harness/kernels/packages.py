@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from harness.kernels.prepared import KernelUnavailable
+from harness.errors import KernelUnavailable
 
 #: Of the packages of a kernel: up to 6.18 ``image`` holds all; from 6.19 on ``binary`` has the
 #: image, ``modules`` the modules and ``base`` the list of what is built in, and ``image`` is a

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What every source ends in, and how a source says that it could not."""
+"""What every source ends in: the directory of a kernel that can be booted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import HostError
+from harness.kernels import modules
+from harness.kernels.cache import Built, Entry
+from harness.kernels.kernel_image import Image, Kind, uncompressed
+from harness.kernels.modules import ModuleSet
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,36 @@ class PreparedKernel:
     notes: tuple[str, ...] = ()  # what is known before it boots, in sentences for its result
 
 
-class KernelUnavailable(HostError):
-    """Nothing bootable came of a source: a sentence with what was tried, what happened, what to do.
+def assemble(root: Path, image: Image, found: ModuleSet) -> Built:
+    """Fill ``root``, laid out as PreparedKernel says.
 
-    The kernel's verdict is ``infrastructure``; ``transient`` says whether a retry makes sense.
+    Raises KernelUnavailable when the image is damaged or the modules are not its own.
     """
+    boot = root / "boot"
+    boot.mkdir()
+    name = f"boot/{image.kind.value}-{image.release}"
+    (root / name).write_bytes(image.data)
+    boot_name = name
+    kernel = uncompressed(image)
+    if kernel is not None and image.kind is not Kind.VMLINUX:
+        boot_name = f"boot/{Kind.VMLINUX.value}-{image.release}"
+        (root / boot_name).write_bytes(kernel)
+    installed = modules.install(found.modules, root, image.release)
+    return Built(image.release, image.version, name, boot_name, installed)
 
-    def __init__(self, message: str, *, transient: bool = False) -> None:
-        super().__init__(message)
-        self.transient = transient
+
+def prepared(name: str, entry: Entry, *, origin: str, version: str = "") -> PreparedKernel:
+    """The kernel in ``entry``, as the manifest calls it; ``version`` over what the image says."""
+    return PreparedKernel(
+        name=name,
+        release=entry.built.release,
+        version=version or entry.built.version,
+        origin=origin,
+        image=entry.image,
+        image_sha256=entry.image_sha256,
+        root=entry.root,
+        boot_image=entry.boot_image,
+        modules=entry.modules,
+        modules_sha256=entry.modules_sha256,
+        notes=entry.built.notes,
+    )

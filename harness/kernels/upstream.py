@@ -10,13 +10,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.errors import Interrupted
+from harness.errors import Interrupted, KernelUnavailable
 from harness.host import files, programs, tools
-from harness.kernels import module_files, modules
-from harness.kernels.assemble import assemble, prepared
+from harness.kernels import modules
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.kernel_image import recognise
-from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.kernels.prepared import PreparedKernel, assemble, prepared
 from harness.manifest.kernels_yaml import UpstreamSource
 
 # As virtme-ng recognises one (virtme_ng/run.py); anything else it takes for a file.
@@ -91,7 +90,7 @@ def unpack(directory: Path, root: Path, what: str) -> Built:
     """Fill ``root`` from ``directory``, which holds boot/vmlinuz-* and lib/modules."""
     image = next((directory / "boot").glob("vmlinuz*"))
     recognised = recognise(image.read_bytes(), f"the image of {what}")
-    found = module_files.find(directory, recognised.release)
+    found = modules.find(directory, recognised.release)
     modules.check_event_channel(found, what)
     return assemble(root, recognised, found)
 

@@ -11,7 +11,9 @@ import itertools
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.host.files import write_atomically
 from harness.manifest.fingerprint import counting
 from harness.manifest.plan import Plan
 from harness.records.from_json import kernel_from_text
@@ -93,3 +95,36 @@ def _question(run: Run) -> list[object] | None:
         return [asked[key] if key in asked else _THEN[key] for key in ALIKE]
     except (ValueError, RecursionError, LookupError, TypeError):
         return None
+
+
+#: Characters of the note that are read; a run's name has some twenty.
+_MAX = 100
+
+
+@dataclass(frozen=True)
+class LastReported:
+    """``run`` is the newest run that may be compared with, "" if there is none.
+
+    ``unreported`` is set if a night after it ended before its report reached anybody.
+    """
+
+    run: str
+    unreported: bool = False
+
+
+def note_begin(note: Path, newest: str) -> LastReported:
+    """Note in the file ``note`` that a night begins; ``newest`` is the last run before it.
+
+    A note that an earlier night left keeps counting. Raises OSError.
+    """
+    try:
+        with note.open(encoding="utf-8", errors="replace") as file:
+            return LastReported(file.read(_MAX).strip(), unreported=True)
+    except FileNotFoundError:
+        write_atomically(note, newest)
+        return LastReported(newest)
+
+
+def note_end(note: Path) -> None:
+    """The report reached those who want it."""
+    note.unlink(missing_ok=True)

@@ -17,10 +17,9 @@ from harness.errors import HarnessError, HostError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.nightly import regression_bisects
-from harness.nightly.baseline import baselines, left_out
+from harness.nightly.baseline import LastReported, baselines, left_out
 from harness.nightly.regression_bisects import Ends
 from harness.nightly.results import Compared, Night, RegressionBisect, Selftest
-from harness.nightly.unreported import LastReported
 from harness.records.store import Store
 from harness.run import session
 from harness.run.progress import Listener

@@ -125,7 +125,7 @@ def circumstances_of(
         "format": FORMAT,
         "harness": [__version__, judging()],
         "image": kernel.image_sha256,
-        # An image boots as it is or unpacked, see harness.kernels.assemble.
+        # An image boots as it is or unpacked, see harness.kernels.prepared.
         "unpacked": kernel.boot_image.name != kernel.image.name,
         "modules": list(kernel.modules_sha256),
         "base": setting.base,

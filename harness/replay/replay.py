@@ -20,8 +20,7 @@ from harness.run import workspace
 from harness.run.attempts import Attempts, Options
 from harness.run.progress import Progress, Stage
 from harness.run.request import RunRequest
-from harness.verdict.dependence import Machine, Tried
-from harness.verdict.reproduction import Again, Comparison, compare
+from harness.verdict.reproduction import Again, Comparison, Machine, Tried, compare
 from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, KernelVerdict
 from harness.vm import accelerator, initramfs
 

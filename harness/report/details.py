@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import PurePath
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.report import fixes
-from harness.report.rounds import of_check, summary
 from harness.report.terminal import Glyphs, style_of
 from harness.text import plural
 from harness.verdict.failures import Failure, Variant, failures, lost, phrases, place
@@ -23,8 +23,12 @@ from harness.verdict.results import (
     Incident,
     KernelResult,
     KernelVerdict,
+    MissingFix,
+    RoundFailures,
+    Rounds,
     RunResult,
 )
+from harness.verdict.rounds import MOST
 
 # Of anything beyond these the number is given, and the file that holds the rest.
 MAX_REASON_LINES = 10
@@ -57,7 +61,7 @@ def kernel_details(
     if not passed:
         yield from _block(kernel.reason, MAX_REASON_LINES, 2, glyphs)
     if kernel.rounds is not None:
-        yield _indented(2, _fields([("rounds", glyphs.safe(summary(kernel.rounds)))]))
+        yield _indented(2, _fields([("rounds", glyphs.safe(rounds_summary(kernel.rounds)))]))
     yield from _missing_fixes(kernel, glyphs)
     if kernel.known or not kernel.verdict.as_expected:
         yield from _failures(run, kernel, glyphs)
@@ -73,7 +77,7 @@ def kernel_details(
 def _missing_fixes(kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
     missing = kernel.missing_fixes
     for fix in missing[:MAX_FIXES]:
-        yield _indented(2, _fields([("lacks", fixes.line(fix, glyphs))]))
+        yield _indented(2, _fields([("lacks", fix_line(fix, glyphs))]))
     if len(missing) > MAX_FIXES:
         more = plural(len(missing) - MAX_FIXES, "more fix")
         command = f"`mptcp-harness missing-fixes {glyphs.safe(kernel.name, 64)}` lists all"
@@ -110,7 +114,7 @@ def _known(text: str, glyphs: Glyphs) -> Iterator[RenderableType]:
 
 
 def _often(check: str, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
-    said = of_check(kernel.rounds, check) if kernel.rounds is not None else ""
+    said = rounds_of_check(kernel.rounds, check) if kernel.rounds is not None else ""
     if said:
         yield _indented(4, _fields([("in", glyphs.safe(said))]))
 
@@ -238,3 +242,99 @@ def _indented(indent: int, renderable: RenderableType) -> Padding:
 def _unwrapped(indent: int, text: str) -> Text:
     """One line even where the terminal is narrower: a path is to be copied."""
     return Text(" " * indent + text, no_wrap=True, overflow="ignore")
+
+
+#: Of counts that differ from place to place so many are given, and so many phrases of each.
+MAX_COUNTS = 3
+MAX_PHRASES_OF_ROUNDS = 2
+
+
+def rounds_summary(rounds: Rounds) -> str:
+    """``200 rounds, 3 failed; the first was round 17: --seed 1234 repeats it``."""
+    if rounds.done < rounds.asked < MOST:
+        said = f"{rounds.done} of {plural(rounds.asked, 'round')}"
+    else:
+        said = plural(rounds.done, "round")
+    said += f", {rounds.failed or 'none'} failed"
+    first = min(rounds.failures, key=lambda failure: failure.first, default=None)
+    if first is not None:
+        said += f"; the first was round {first.first}: --seed {first.seed} repeats it"
+    if rounds.cut is not None:
+        said += f"; cut off during {rounds.cut}"
+    return said
+
+
+def rounds_of_check(rounds: Rounds, check: str) -> str:
+    """``3 of 200 rounds (ipv4 segment established client); the first was …``; "" where none."""
+    count = rounds.by_check.get(check, 0)
+    found = [failure for failure in rounds.failures if failure.key.id == check]
+    if not found:
+        return ""
+    first = min(found, key=lambda failure: failure.first)
+    often = f"{count} of {plural(rounds.done, 'round')}" if count else "the round that was cut off"
+    said = f"{often}; first in round {first.first}, seed {first.seed}"
+    several = _by_count(found, count)
+    return f"{said}; {'; '.join(several)}" if several else said
+
+
+def _by_count(found: Sequence[RoundFailures], rounds: int) -> list[str]:
+    """Places that failed in fewer rounds than the check, the most frequent first."""
+    alike: dict[int, list[RoundFailures]] = {}
+    for failure in found:
+        if failure.count < rounds:
+            alike.setdefault(failure.count, []).append(failure)
+    return [
+        f"{phrase}: {plural(count, 'round')}"
+        for count in sorted(alike, reverse=True)[:MAX_COUNTS]
+        for phrase in phrases([place(failure.key) for failure in alike[count]])[
+            :MAX_PHRASES_OF_ROUNDS
+        ]
+    ]
+
+
+FIXES_SCHEMA = 1
+#: Checks that are named for a fix; more are counted.
+MOST_CHECKS = 3
+
+
+def fix_line(fix: MissingFix, glyphs: Glyphs) -> str:
+    """``8c3963375988 (6.15) mptcp: sockopt: fix getting IPV6_V6ONLY: ipv6_v6only.get``."""
+    shown = ", ".join(glyphs.safe(check, 64) for check in fix.checks[:MOST_CHECKS])
+    more = len(fix.checks) - MOST_CHECKS
+    rest = f" and {plural(more, 'more check')}" if more > 0 else ""
+    title = glyphs.safe(fix.title, 120)
+    return f"{glyphs.safe(fix.commit, 40)} ({glyphs.safe(fix.fixed_in, 16)}) {title}: {shown}{rest}"
+
+
+def render_fixes(kernels: Sequence[KernelResult], glyphs: Glyphs) -> str:
+    """A section for each kernel: the fixes that its checks show to be missing."""
+    return "\n".join(text for kernel in kernels for text in _fixes_of(kernel, glyphs)) + "\n"
+
+
+def _fixes_of(kernel: KernelResult, glyphs: Glyphs) -> Iterator[str]:
+    name, release = glyphs.safe(kernel.name, 64), glyphs.safe(kernel.release, 64)
+    if not kernel.families:
+        yield f"{name}: not tested ({glyphs.safe(kernel.verdict)})"
+        return
+    count = plural(len(kernel.missing_fixes), "fix")
+    yield f"{name} ({release}): {count} missing"
+    for fix in kernel.missing_fixes:
+        yield f"  {fix_line(fix, glyphs)}"
+
+
+def fixes_to_json(kernels: Sequence[KernelResult]) -> dict[str, Any]:
+    """``schema`` (1) and ``kernels``: {name, release, version, verdict, missing_fixes: [{commit,
+    title, fixed_in, checks}]}. Keys are added, never renamed."""
+    return {
+        "schema": FIXES_SCHEMA,
+        "kernels": [
+            {
+                "name": kernel.name,
+                "release": kernel.release,
+                "version": kernel.version,
+                "verdict": kernel.verdict.value,
+                "missing_fixes": [asdict(fix) for fix in kernel.missing_fixes],
+            }
+            for kernel in kernels
+        ],
+    }

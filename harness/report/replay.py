@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from harness.replay.replay import Row
 from harness.text import plural, printable
-from harness.verdict.dependence import Conclusion, Follows, Machine, Tried
-from harness.verdict.reproduction import Again, Symptom
+from harness.verdict.reproduction import Again, Conclusion, Follows, Machine, Symptom, Tried
 
 #: Symptoms that are named; more are counted.
 MOST = 6

@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from harness import kernels
-from harness.errors import HostError
+from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
-from harness.kernels import Cache, KernelUnavailable, PreparedKernel
+from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.reuse import Answer
 from harness.run import attempts, resources

@@ -15,9 +15,9 @@ from importlib import resources
 from pathlib import Path
 
 from harness import kernels
-from harness.errors import HostError
+from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
-from harness.kernels import Cache, KernelUnavailable, PreparedKernel
+from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan, Profile

@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 
 from harness.errors import HarnessError, Malformed
-from harness.kernels import btf, bzimage, elf
+from harness.kernels import elf, kernel_image
 
 NAME = "mptcp_selftest"
 #: The file and line that the WARNING gives as its place.
@@ -70,8 +70,8 @@ class Layout:
     """What a module has to know of its kernel."""
 
     vermagic: bytes
-    module: btf.Structure
-    bug_entry: btf.Structure
+    module: elf.Structure
+    bug_entry: elf.Structure
     versions: bytes  # what __versions has to hold; nothing without CONFIG_MODVERSIONS
 
     @classmethod
@@ -80,8 +80,8 @@ class Layout:
         data = _uncompressed(image)
         vermagic = re.search(re.escape(release.encode()) + rb" (?:\w+ )*(?=\0)", data)
         try:
-            described = elf.section(data, btf.SECTION)
-            found = btf.structures(described, _NEEDED.keys()) if described else {}
+            described = elf.section(data, elf.BTF_SECTION)
+            found = elf.btf_structures(described, _NEEDED.keys()) if described else {}
             versions = _versions(data)
         except (Malformed, struct.error) as error:
             raise NoModule(f"{image} does not say how struct module is laid out: {error}") from None
@@ -96,10 +96,10 @@ class Layout:
 def _uncompressed(image: Path) -> bytes:
     """The kernel in ``image``, whether or not QEMU could start it without its decompressor."""
     data = image.read_bytes()
-    if not bzimage.is_bzimage(data):
+    if not kernel_image.is_bzimage(data):
         return data
     try:
-        kernel = bzimage.decompress(data, bzimage.header(data).payload)
+        kernel = kernel_image.decompress_payload(data, kernel_image.setup_header(data).payload)
     except Malformed as error:
         raise NoModule(f"{image} cannot be decompressed: {error}") from None
     if kernel is None:
@@ -199,7 +199,7 @@ def _modinfo(layout: Layout) -> bytes:
     return b"".join(key.encode() + b"=" + value + b"\0" for key, value in fields.items())
 
 
-def _add_bug_table(sections: _Sections, code: Code, entry: btf.Structure) -> None:
+def _add_bug_table(sections: _Sections, code: Code, entry: elf.Structure) -> None:
     """What report_bug() in lib/bug.c looks up; each place is relative to its own field."""
     content = bytearray(entry.size)
     struct.pack_into("<H", content, entry.offsets["flags"], _BUGFLAG_WARNING)

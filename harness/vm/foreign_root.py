@@ -15,11 +15,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.errors import HostError
+from harness.errors import HostError, KernelUnavailable
 from harness.kernels import apt, deb
 from harness.kernels.cache import Cache
 from harness.kernels.packages import Package
-from harness.kernels.prepared import KernelUnavailable
 from harness.manifest.schema import Abi
 from harness.vm import initramfs
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -23,13 +24,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
+from typing import BinaryIO
 
 import guest
 from harness.errors import HostError
 from harness.host import files
 from harness.kernels.modules import ON_DEMAND
 from harness.kernels.prepared import PreparedKernel
-from harness.vm import cpio
 
 CHECKER = "opt/guest"  # its __main__.py is run as a file: a directory needs runpy
 #: What the checker is asked to do. Not on the kernel's command line, which takes 2 KiB.
@@ -139,7 +140,7 @@ def built(cache: Path, identity: str, build: Callable[[Path], None]) -> Path:
             root, archive = Path(scratch, "root"), Path(scratch, "archive")
             build(root)
             with archive.open("wb") as file:
-                writer = cpio.Writer(file)
+                writer = CpioWriter(file)
                 writer.tree(root)
                 # The kernel opens it for init before anything is mounted.
                 writer.character_device("dev/console", 5, 1)
@@ -168,7 +169,7 @@ def write(
     """
     shutil.copyfile(base, target)
     with target.open("ab") as file:
-        writer = cpio.Writer(file)
+        writer = CpioWriter(file)
         for number, module in enumerate(kernel.modules):
             # INIT, or the checker, loads them in the order of their names.
             place = "on_demand" if module.stem in ON_DEMAND else "modules"
@@ -207,7 +208,7 @@ def _key(identity: str) -> str:
     digest = hashlib.sha256(identity.encode())
     # What is laid out, and how, is written here.
     checker = Path(guest.__file__).parent
-    for source in (Path(__file__), Path(cpio.__file__), *_sources(checker)):
+    for source in (Path(__file__), Path(__file__), *_sources(checker)):
         digest.update(f"{source.name}\n".encode())
         digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()[:32]
@@ -330,3 +331,59 @@ def _copy(source: Path, target: Path, mode: int = 0o644) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(os.path.realpath(source), target)
     target.chmod(mode)
+
+
+_ALIGNMENT = 4
+
+
+class CpioWriter:
+    """Writes one archive to ``file``; everything belongs to root and has no date."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._inode = 0
+
+    def directory(self, name: str, mode: int = 0o755) -> None:
+        self._entry(name, stat.S_IFDIR | mode, links=2)
+
+    def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        self._entry(name, stat.S_IFREG | mode, content)
+
+    def symlink(self, name: str, target: str) -> None:
+        self._entry(name, stat.S_IFLNK | 0o777, os.fsencode(target))
+
+    def character_device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
+        self._entry(name, stat.S_IFCHR | mode, device=(major, minor))
+
+    def tree(self, root: Path) -> None:
+        """All that is below ``root``, in a fixed order: directories, files and symbolic links."""
+        for path in sorted(root.rglob("*")):
+            name = str(path.relative_to(root))
+            if path.is_symlink():
+                self.symlink(name, str(path.readlink()))
+            elif path.is_dir():
+                self.directory(name, stat.S_IMODE(path.stat().st_mode))
+            else:
+                self.file(name, path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
+
+    def close(self) -> None:
+        """End the archive; the file stays open."""
+        self._entry("TRAILER!!!", 0)
+
+    def _entry(
+        self,
+        name: str,
+        mode: int,
+        content: bytes = b"",
+        links: int = 1,
+        device: tuple[int, int] = (0, 0),
+    ) -> None:
+        encoded = os.fsencode(name) + b"\0"
+        self._inode += 1
+        fields = (
+            *(self._inode, mode, 0, 0, links, 0, len(content)),  # uid, gid and mtime are 0
+            *(0, 0, *device, len(encoded), 0),
+        )
+        header = b"070701" + b"".join(b"%08x" % field for field in fields)
+        for part in (header + encoded, content):
+            self._file.write(part + bytes(-len(part) % _ALIGNMENT))

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from harness.errors import Malformed
-from harness.kernels import bzimage, elf
+from harness.kernels import elf, kernel_image
 from harness.kernels.prepared import PreparedKernel
 from harness.vm.commandline import Machine, Unsafe
 
@@ -61,6 +61,10 @@ def _loaded_size(image: Path) -> int:
     with image.open("rb") as file:
         start = file.read(4096)
     try:
-        return bzimage.loaded_size(start) if bzimage.is_bzimage(start) else elf.loaded_size(start)
+        return (
+            kernel_image.loaded_size_of_bzimage(start)
+            if kernel_image.is_bzimage(start)
+            else elf.loaded_size(start)
+        )
     except Malformed:
         return 0  # that it is damaged is said elsewhere

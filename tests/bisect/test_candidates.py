@@ -12,8 +12,8 @@ import pytest
 
 from harness.bisect import candidates
 from harness.bisect.candidates import Candidate, Series
-from harness.errors import UsageError
-from harness.kernels import Cache, KernelUnavailable, apt
+from harness.errors import KernelUnavailable, UsageError
+from harness.kernels import Cache, apt
 from harness.kernels.packages import Package
 from harness.manifest.kernels_yaml import DebSource, KernelEntry, UpstreamSource
 from tests.kernels.conftest import DATA

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.bisect import changelog
+from harness.bisect import commits
 from harness.bisect.candidates import Candidate
-from harness.bisect.changelog import entries_between
-from harness.errors import HostError
-from harness.kernels import Cache, KernelUnavailable, apt
+from harness.bisect.commits import entries_between
+from harness.errors import HostError, KernelUnavailable
+from harness.kernels import Cache, apt
 from harness.kernels import changelog as logs
 from harness.kernels.changelog import Changes
 from harness.kernels.packages import Package
@@ -183,7 +183,7 @@ def test_other_subjects_do_not(subject: str, between: Between) -> None:
     ],
 )
 def test_a_check_is_looked_for_by_its_option(check: str | None, words: tuple[str, ...]) -> None:
-    assert changelog.words_of(check) == words
+    assert commits.words_of(check) == words
 
 
 def test_the_checked_option_counts_wherever_it_is_named(between: Between) -> None:

@@ -12,8 +12,7 @@ import pytest
 from harness.bisect import state
 from harness.bisect.compatibility import Search
 from harness.bisect.results import CompatibilityMap
-from harness.errors import Damaged, Interrupted
-from harness.kernels import KernelUnavailable
+from harness.errors import Damaged, Interrupted, KernelUnavailable
 from harness.verdict.results import KernelResult
 from tests.bisect.simulated import COUNT, NAMES, SERIES, Guests, Laboratory, told
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.bisect import state
-from harness.bisect.evidence import Evidence, Made
 from harness.bisect.predicate import Checks, Outcome
-from harness.bisect.state import Record
+from harness.bisect.state import Evidence, Made, Record
 from harness.errors import Busy, Damaged
 from harness.verdict.results import KernelVerdict
 from tests.replacing import replaced

@@ -31,7 +31,7 @@ from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from harness.manifest.plan import Plan
 from harness.verdict import judge
 from harness.verdict.results import Attempt, BootEnd, Family, KernelVerdict
-from harness.vm import boot, cpio, initramfs
+from harness.vm import boot, initramfs
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import PORT, Machine, Request
 from tests.boots.conftest import Harness
@@ -140,14 +140,14 @@ def with_init(base: Path, text: str, place: Path) -> Path:
     root = place / "base.cpio"
     shutil.copyfile(base, root)
     with root.open("ab") as file:
-        archive = cpio.Writer(file)
+        archive = initramfs.CpioWriter(file)
         archive.file("init", text.encode(), 0o755)
         archive.close()
     return root
 
 
 def without(base: Path, name: str, place: Path) -> Path:
-    """``base`` without the file ``name``; see harness.vm.cpio for the format."""
+    """``base`` without the file ``name``; see harness.vm.initramfs for the format."""
     data = base.read_bytes()
     kept = bytearray()
     at = 0

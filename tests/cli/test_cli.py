@@ -17,8 +17,8 @@ import pytest
 
 from harness import cli, kernels
 from harness.cli.arguments import EPILOG, seconds_of
-from harness.errors import UsageError
-from harness.kernels import KernelUnavailable, deb
+from harness.errors import KernelUnavailable, UsageError
+from harness.kernels import deb
 from harness.kernels import packages as apt_packages
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records import stored_runs

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guest import abi
-from harness.kernels import Cache, btf, elf, prepare
+from harness.kernels import Cache, elf, prepare
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
 #: Suites, and what their kernels have: sizes of mptcp_info (None: not built in) and tcp_info.
@@ -33,7 +33,7 @@ FORMER_PADDING = {
 }
 
 
-def compare(layout: abi.Layout, kernel: btf.Structure) -> None:
+def compare(layout: abi.Layout, kernel: elf.Structure) -> None:
     """Every field that the kernel has stands where our one definition says."""
     ours = {name: at for name, at in layout.offsets.items() if not name.startswith("_")}
     shared = ours.keys() & kernel.offsets.keys()
@@ -48,7 +48,7 @@ def compare(layout: abi.Layout, kernel: btf.Structure) -> None:
 def test_offsets_are_those_of_a_real_kernel(suite: str, cache: Cache) -> None:
     source = DebSource(suite, "linux-image-amd64")
     kernel = prepare(KernelEntry("btf", source, "here"), cache, lambda _: None)
-    found = btf.structures(elf.section(kernel.boot_image.read_bytes(), btf.SECTION), NAMES)
+    found = elf.btf_structures(elf.section(kernel.boot_image.read_bytes(), elf.BTF_SECTION), NAMES)
     info_size, tcp_size = GENERATIONS[suite]
     assert found["tcp_info"].size == tcp_size
     assert found["mptcp_info"].size == info_size if info_size else "mptcp_info" not in found
@@ -62,7 +62,7 @@ def test_offsets_are_those_of_the_running_kernel() -> None:
     own = Path("/sys/kernel/btf/vmlinux")
     if not own.exists():
         pytest.skip(f"the running kernel has no {own}")
-    found = btf.structures(own.read_bytes(), NAMES)
+    found = elf.btf_structures(own.read_bytes(), NAMES)
     assert "mptcp_info" in found
     for layout in abi.LAYOUTS:
         if layout.name in found:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import KernelUnavailable
 from harness.host import programs, tools
 from harness.kernels import apt
 from harness.kernels.cache import Cache
 from harness.kernels.packages import Package
-from harness.kernels.prepared import KernelUnavailable
 from tests.kernels.conftest import FakeApt, Said, stopped_after
 from tests.processes import is_gone, read_pid
 from tests.replacing import replaced

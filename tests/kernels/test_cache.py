@@ -17,11 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HostError
+from harness.errors import HostError, KernelUnavailable
 from harness.host import files
 from harness.kernels import cache as cache_module
 from harness.kernels.cache import Built, Cache, digest
-from harness.kernels.prepared import KernelUnavailable
 from tests.kernels.conftest import Said
 
 MODULES = ("modules/virtio.ko", "modules/a_needs_virtio.ko")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import KernelUnavailable
 from harness.kernels.cache import Built, Cache, Entry
-from harness.kernels.prepared import KernelUnavailable
 
 CONTENT = b"an image"
 

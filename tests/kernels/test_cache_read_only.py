@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness import kernels
-from harness.kernels import Cache, KernelUnavailable, apt
+from harness.errors import KernelUnavailable
+from harness.kernels import Cache, apt
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from tests.kernels import builders
 from tests.kernels.conftest import FakeApt, Said

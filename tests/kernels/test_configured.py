@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from harness import kernels
-from harness.kernels import image, tree
+from harness.errors import KernelUnavailable
+from harness.kernels import image
 from harness.kernels.cache import Cache
 from harness.kernels.kconfig import OPTIONS, REMEDY, fragment
-from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
 from harness.run.request import RunRequest
 from tests import fake_boots
@@ -107,7 +108,7 @@ def test_a_tree_is_looked_at_like_an_image(cache: Cache, say: Said, tmp_path: Pa
         {".config": config(PCI="n"), "arch/x86/boot/bzImage": builders.bzimage()},
     )
     with pytest.raises(KernelUnavailable, match="CONFIG_PCI"):
-        tree.prepare("mine", TreeSource(source), cache, say)
+        image.prepare_tree("mine", TreeSource(source), cache, say)
 
 
 def test_the_image_is_believed_over_the_tree(cache: Cache, say: Said, tmp_path: Path) -> None:

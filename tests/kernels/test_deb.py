@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import KernelUnavailable
 from harness.kernels import deb
 from harness.kernels.cache import Cache, file_sha256
-from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE

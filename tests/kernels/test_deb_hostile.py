@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.errors import KernelUnavailable
 from harness.kernels import deb, modules
-from harness.kernels.prepared import KernelUnavailable
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
 from tests.kernels.conftest import needs

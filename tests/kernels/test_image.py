@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import KernelUnavailable
 from harness.host import files
-from harness.kernels import image, module_files, tree
+from harness.kernels import image, modules
 from harness.kernels.cache import Cache, file_sha256
-from harness.kernels.prepared import KernelUnavailable, PreparedKernel
+from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, TreeSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
@@ -313,7 +314,7 @@ def test_an_image_that_may_not_be_read_is_refused(
 
 
 def from_tree(cache: Cache, say: Said, path: Path) -> PreparedKernel:
-    return tree.prepare("tree", TreeSource(path), cache, say)
+    return image.prepare_tree("tree", TreeSource(path), cache, say)
 
 
 def test_a_built_tree_is_a_kernel_with_its_modules(
@@ -399,6 +400,6 @@ def test_a_tree_that_is_a_file_is_refused(cache: Cache, say: Said, bzimage: Path
 def test_a_configuration_is_read_without_its_comments(built_tree: Path) -> None:
     with (built_tree / ".config").open("a") as config:
         config.write('# CONFIG_IPV6 is not set\nCONFIG_LOCALVERSION="-mine"\n')
-    config_read = module_files.read_config(built_tree)
+    config_read = modules.read_config(built_tree)
     assert config_read["CONFIG_LOCALVERSION"] == '"-mine"'
     assert "CONFIG_IPV6" not in config_read

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.errors import KernelUnavailable
 from harness.kernels import elf
 from harness.kernels.kernel_image import Kind, recognise, uncompressed
-from harness.kernels.prepared import KernelUnavailable
 from tests.kernels.builders import COMPRESSIONS, PVH_NOTE, RELEASE, bzimage, vmlinux
 from tests.kernels.builders import elf as build_elf
 

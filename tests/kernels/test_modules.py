@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import KernelUnavailable
 from harness.kernels import modules
 from harness.kernels.modules import Module, ModuleSet
-from harness.kernels.prepared import KernelUnavailable
 from tests.kernels import builders
 from tests.kernels.builders import MODULES, RELEASE
 

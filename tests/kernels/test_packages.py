@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.errors import KernelUnavailable
 from harness.kernels import apt, packages
 from harness.kernels.packages import Package
-from harness.kernels.prepared import KernelUnavailable
 from tests.kernels.conftest import DATA, needs
 
 Index = dict[str, Package]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness import kernels
-from harness.kernels import Cache, KernelUnavailable, apt, deb, image, upstream
+from harness.errors import KernelUnavailable
+from harness.kernels import Cache, apt, deb, image, upstream
 from harness.kernels.cache import Built
 from harness.manifest.kernels_yaml import (
     DebSource,

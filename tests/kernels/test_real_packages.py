@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness import kernels
-from harness.kernels import Cache, KernelUnavailable, PreparedKernel, modules
+from harness.errors import KernelUnavailable
+from harness.kernels import Cache, PreparedKernel, modules
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from tests.kernels.conftest import Said
 

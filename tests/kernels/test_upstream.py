@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import KernelUnavailable
 from harness.host import tools
 from harness.kernels import upstream
 from harness.kernels.cache import Cache
-from harness.kernels.prepared import KernelUnavailable
 from harness.manifest.kernels_yaml import UpstreamSource
 from tests.kernels import builders
 from tests.kernels.conftest import Said, needs, stopped_after

@@ -19,9 +19,9 @@ from harness.errors import HostError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, ManifestError
 from harness.nightly import regression_bisects
+from harness.nightly.baseline import LastReported
 from harness.nightly.regression_bisects import Ends, NotBisected
 from harness.nightly.results import Night
-from harness.nightly.unreported import LastReported
 from harness.records.store import FILE, Store
 from harness.report import nightly as report
 from harness.report.terminal import ASCII

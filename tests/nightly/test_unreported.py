@@ -10,9 +10,9 @@ import pytest
 
 from harness import cli, nightly
 from harness.cli.nightly import UNREPORTED
-from harness.nightly import unreported
+from harness.nightly import baseline
+from harness.nightly.baseline import LastReported
 from harness.nightly.results import Night, Selftest
-from harness.nightly.unreported import LastReported
 from tests import factories
 
 MANIFEST = """
@@ -61,7 +61,7 @@ def test_an_interrupted_night_told_too_little(note: Path, monkeypatch: pytest.Mo
 
 def test_the_first_night_that_nobody_was_told_of_counts(tmp_path: Path) -> None:
     note = tmp_path / UNREPORTED
-    assert unreported.begin(note, "first") == LastReported("first")
-    assert unreported.begin(note, "second") == LastReported("first", unreported=True)
-    unreported.end(note)
-    assert unreported.begin(note, "third") == LastReported("third")
+    assert baseline.note_begin(note, "first") == LastReported("first")
+    assert baseline.note_begin(note, "second") == LastReported("first", unreported=True)
+    baseline.note_end(note)
+    assert baseline.note_begin(note, "third") == LastReported("third")

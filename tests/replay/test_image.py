@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
-from harness.kernels import Cache, KernelUnavailable, PreparedKernel
+from harness.errors import KernelUnavailable, UsageError
+from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import DebSource
 from harness.replay import image
 from tests.kernels import builders

@@ -15,7 +15,7 @@ from harness.bisect.results import (
     Kind,
     Untestable,
 )
-from harness.report.boundaries import ASSUMPTION, render, to_json
+from harness.report.bisect import ASSUMPTION, map_to_json, render_map
 from harness.report.terminal import ASCII, UNICODE
 from harness.verdict.results import Family
 
@@ -53,7 +53,7 @@ MAP = CompatibilityMap(
 
 
 def test_a_map_is_a_table_for_each_boundary_and_what_it_cost() -> None:
-    assert render(MAP, ASCII) == (
+    assert render_map(MAP, ASCII) == (
         "54 kernels from debian-6.1 (6.1.0-50-amd64, 6.1.176-1) to mine (7.3.4)\n"
         "\n"
         "after bookworm-6.1-6.1.0-56-amd64 (6.1.192-2), "
@@ -70,7 +70,7 @@ def test_a_map_is_a_table_for_each_boundary_and_what_it_cost() -> None:
 
 
 def test_ends_that_agree_are_said_in_words() -> None:
-    shown = render(replace(MAP, boundaries=()), ASCII)
+    shown = render_map(replace(MAP, boundaries=()), ASCII)
     assert "nothing that is looked at differs between the oldest and the newest" in shown
 
 
@@ -78,18 +78,18 @@ def test_what_could_not_be_tested_stands_with_its_boundary_and_with_its_reason()
     dead = Kernel("dead", "6.1.999")
     boundary = Boundary(LAST, FIRST, CHANGES, (dead,))
     lost = Untestable(dead, "boot-failure: no root")
-    shown = render(replace(MAP, boundaries=(boundary,), untestable=(lost,)), ASCII)
+    shown = render_map(replace(MAP, boundaries=(boundary,), untestable=(lost,)), ASCII)
     assert "could not be tested: 6.1.999)" in shown
     assert "  dead (6.1.999): boot-failure: no root\n" in shown
 
 
 def test_what_is_beyond_the_tested_ends_is_said_to_be_unknown() -> None:
-    shown = render(replace(MAP, newest_tested=FIRST), ASCII)
+    shown = render_map(replace(MAP, newest_tested=FIRST), ASCII)
     assert "note: nothing is known of what is newer than trixie-6.12-6.12.90" in shown
 
 
 def test_results_of_earlier_runs_are_counted_apart() -> None:
-    shown = render(replace(MAP, booted=3, known=9), ASCII)
+    shown = render_map(replace(MAP, booted=3, known=9), ASCII)
     assert "3 of 54 kernels booted, 9 results of earlier runs used" in shown
 
 
@@ -107,13 +107,13 @@ def test_nothing_of_a_guest_reaches_a_terminal_unescaped(glyphs: object) -> None
         notes=(evil,),
         directory=evil,
     )
-    shown = render(found, glyphs)  # type: ignore[arg-type]
+    shown = render_map(found, glyphs)  # type: ignore[arg-type]
     assert not set("\x1b\u202e") & set(shown)
     assert "\nfake" not in shown
 
 
 def test_the_record_for_scripts_has_every_change_in_each_family() -> None:
-    record = json.loads(to_json(MAP))
+    record = json.loads(map_to_json(MAP))
     assert (record["schema"], record["booted"], record["kernels"]) == (1, 12, 54)
     (boundary,) = record["boundaries"]
     assert boundary["last"]["version"] == "6.1.192-2"

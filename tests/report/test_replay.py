@@ -5,8 +5,15 @@ from __future__ import annotations
 
 from harness.replay.replay import Row
 from harness.report.replay import line, summary, table
-from harness.verdict.dependence import Conclusion, Follows, Machine, Tried
-from harness.verdict.reproduction import Again, Comparison, Symptom
+from harness.verdict.reproduction import (
+    Again,
+    Comparison,
+    Conclusion,
+    Follows,
+    Machine,
+    Symptom,
+    Tried,
+)
 from harness.verdict.results import KernelVerdict
 
 MACHINE = Machine("tcg", 1, "7.2")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from harness import kernels
-from harness.errors import HostError
+from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
-from harness.kernels import Cache, KernelUnavailable, PreparedKernel
+from harness.kernels import Cache, PreparedKernel
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes import Fix
 from harness.manifest.kernels_yaml import (

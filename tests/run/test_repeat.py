@@ -18,7 +18,7 @@ from harness.manifest.plan import Plan
 from harness.records import reuse
 from harness.records.store import FILE, Store
 from harness.report import plain, table
-from harness.report.rounds import of_check, summary
+from harness.report.details import rounds_of_check, rounds_summary
 from harness.run.progress import Progress, Stage
 from harness.verdict.results import (
     BootEnd,
@@ -199,22 +199,24 @@ def test_a_failure_says_in_how_many_rounds_and_which_seed_repeats_it() -> None:
 
 
 def test_places_that_failed_less_often_are_told_apart() -> None:
-    assert of_check(BAD_ROUNDS, "mptcp_info.x").endswith("ipv4 segment established server: 1 round")
+    assert rounds_of_check(BAD_ROUNDS, "mptcp_info.x").endswith(
+        "ipv4 segment established server: 1 round"
+    )
 
 
 def test_a_check_that_never_failed_has_nothing_to_say() -> None:
-    assert of_check(BAD_ROUNDS, "mptcp_info.y") == ""
+    assert rounds_of_check(BAD_ROUNDS, "mptcp_info.y") == ""
 
 
 def test_a_round_that_was_cut_off_is_said() -> None:
     cut = replace(GOOD_ROUNDS, cut=CutRound(57, 64, "ipv6 stream checks"))
-    assert summary(cut) == (
+    assert rounds_summary(cut) == (
         "57 of 200 rounds, none failed; cut off during ipv6 stream checks in round 57, seed 64"
     )
 
 
 def test_a_repeat_without_end_does_not_speak_of_a_million() -> None:
-    assert summary(Rounds(asked=MOST, done=57)) == "57 rounds, none failed"
+    assert rounds_summary(Rounds(asked=MOST, done=57)) == "57 rounds, none failed"
 
 
 def test_progress_without_a_terminal_tells_of_rounds_now_and_then() -> None:

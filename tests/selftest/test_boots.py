@@ -15,7 +15,7 @@ from guest import events
 from guest import faults as guest_faults
 from harness import selftest
 from harness.errors import UsageError
-from harness.kernels import Cache, btf, elf
+from harness.kernels import Cache, elf
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.schema import Abi
@@ -44,8 +44,8 @@ PANIC = Fault("panic", KernelVerdict.CRASH, "sysrq triggered", IncidentKind.PANI
 EARLY_END = Fault("early-end", KernelVerdict.LOST, "without its closing event")
 LAYOUT = Layout(
     vermagic=b"6.12.9 SMP preempt mod_unload ",
-    module=btf.Structure(1280, {"name": 24, "init": 304}),
-    bug_entry=btf.Structure(12, {"bug_addr_disp": 0, "file_disp": 4, "line": 8, "flags": 10}),
+    module=elf.Structure(1280, {"name": 24, "init": 304}),
+    bug_entry=elf.Structure(12, {"bug_addr_disp": 0, "file_disp": 4, "line": 8, "flags": 10}),
     versions=b"",
 )
 GOOD = Row("panic", "crash (panic)", "crash (panic)", KernelVerdict.CRASH, 3.14)
@@ -158,7 +158,7 @@ def test_the_entry_points_to_the_trap() -> None:
 
 
 def test_a_kernel_without_places_in_its_bug_table_gets_none() -> None:
-    bare = replace(LAYOUT, bug_entry=btf.Structure(6, {"bug_addr_disp": 0, "flags": 4}))
+    bare = replace(LAYOUT, bug_entry=elf.Structure(6, {"bug_addr_disp": 0, "flags": 4}))
     built = module.build(Code.WARN, bare)
     assert elf.section(built, b"__bug_table") == struct.pack("<iH", 0, 1)
     assert len(elf.section(built, b".rela__bug_table")) == 24

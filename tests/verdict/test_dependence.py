@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.verdict.dependence import Follows, Machine, Tried, conclude
-from harness.verdict.reproduction import Again
+from harness.verdict.reproduction import Again, Follows, Machine, Tried, conclude
 
 #: A boot by a letter.
 LETTERS = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HostError
-from harness.kernels import Cache, KernelUnavailable, apt, deb
+from harness.errors import HostError, KernelUnavailable
+from harness.kernels import Cache, apt, deb
 from harness.kernels.packages import Package
 from harness.manifest.schema import Abi
 from harness.vm import foreign_root, initramfs

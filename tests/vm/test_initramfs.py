@@ -13,7 +13,7 @@ import pytest
 
 from harness.host import tools
 from harness.kernels.prepared import PreparedKernel
-from harness.vm import cpio, initramfs
+from harness.vm import initramfs
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 def test_an_archive_is_what_cpio_reads() -> None:
     file = io.BytesIO()
-    writer = cpio.Writer(file)
+    writer = initramfs.CpioWriter(file)
     writer.directory("d")
     writer.file("d/odd", b"12345", 0o755)
     writer.symlink("d/link", "odd")
