@@ -6,6 +6,7 @@
     nox -s selftest     prove on a real kernel that panics, hangs and lies are seen, 2 minutes
     nox -s bisect_demo  let git bisect find a bad commit in a kernel tree, half an hour
     nox -s faults       put faults into a kernel and see which checks catch them, two hours
+    nox -s coverage     which lines of net/mptcp the checks run, and which the kernel's selftests
     nox -s nightly      selftest, matrix, comparison with the last run, bisects of what is new
     nox -s docs         build the documentation as a site and a man page, check its links
     nox -s bench        measure speed against virtme-ng and QEMU alone, 20 minutes
@@ -106,6 +107,15 @@ def faults(session: nox.Session) -> None:
     install_host_tools(session, (*host_tools.missing(), *toolchain.missing()))
     install(session, "-e", ".")
     session.run("python", "-m", "bench.faults", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Which lines and branches of net/mptcp the checks run, and the kernel's own selftests."""
+    install_host_tools(session, (*host_tools.missing(), *toolchain.missing()))
+    install(session, "-e", ".")
+    command = ("python", "-m", "bench.faults", "--coverage")
+    session.run(*command, *session.posargs, interrupt_timeout=PATIENCE)
 
 
 @nox.session

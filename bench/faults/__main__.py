@@ -3,6 +3,8 @@
 
     python -m bench.faults                      all faults: docs/detection.md
     python -m bench.faults --only tos_live,…    these faults, whatever is known of them
+    python -m bench.faults --selftests          the kernel's own selftests with all faults
+    python -m bench.faults --coverage           lines and branches of net/mptcp that are run
     python -m bench.faults --build              only build the kernel, and say where it is
 
 Takes Debian's newest kernel source, puts the faults of bench/faults/data into it, builds one small
@@ -14,20 +16,24 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import platformdirs
 
+from bench.coverage import figures, measure
+from bench.coverage.counters import NoCounters
 from bench.faults import catalogue, document, kernel, selftests, source
 from bench.faults.catalogue import Fault
 from bench.faults.shared_vm import TieredBoots
 from bench.faults.sweep import ROOT, Boots, MatrixBoots, Sweep, SweepFailed
-from harness.errors import KernelUnavailable
+from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
 from harness.kernels.cache import Cache
 
 DOCUMENT = ROOT / "docs/detection.md"
+OUTCOMES = "outcomes.json"
+Say = Callable[[str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,31 +46,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     given.directory.mkdir(parents=True, exist_ok=True)
     try:
         faults = catalogue.load()
-        applied = catalogue.applied(faults)
-        made = (applied, given.directory, Cache(), say, given.build_jobs)
-        built = kernel.prepare(*made)
-        say(f"the kernel is {built.image}")
-        if given.build:
-            return 0
-        chosen = [f for f in applied if not given.only or f.name in given.only]
-        if unknown := set(given.only) - {fault.name for fault in chosen}:
-            raise SweepFailed(f"no fault is named {', '.join(sorted(unknown))}")
-        kept = given.directory / "selftests.json"
-        if given.selftests:
-            programs = selftests.build(built.tree, given.directory)
-            names = [fault.name for fault in chosen]
-            selftests.keep(kept, selftests.run_all(built.image, programs, names, say))
-        sweep = Sweep(_boots(built, chosen, given), given.directory / "outcomes.json", say)
-        sweep.run(chosen, again=bool(given.only) or given.again)
-        document.write(given.output, faults, sweep.outcomes, built, selftests.recall(kept))
-        say(document.summary(applied, sweep.outcomes))
+        if given.coverage:
+            _measure(given, faults, say)
+        else:
+            _sweep(given, faults, say)
     except (catalogue.BadCatalogue, kernel.NotBuilt, source.NotApplied, SweepFailed) as error:
         print(f"faults: {error}", file=sys.stderr)
         return 1
-    except KernelUnavailable as error:
+    except (NoCounters, KernelUnavailable, HostError) as error:
         print(f"faults: {error}", file=sys.stderr)
         return 3
     return 0
+
+
+def _sweep(given: argparse.Namespace, faults: Sequence[Fault], say: Say) -> None:
+    applied = catalogue.applied(faults)
+    built = kernel.prepare(applied, given.directory, Cache(), say, given.build_jobs)
+    say(f"the kernel is {built.image}")
+    if given.build:
+        return
+    chosen = [f for f in applied if not given.only or f.name in given.only]
+    if unknown := set(given.only) - {fault.name for fault in chosen}:
+        raise SweepFailed(f"no fault is named {', '.join(sorted(unknown))}")
+    sweep = Sweep(_boots(built, chosen, given), given.directory / OUTCOMES, say)
+    if given.selftests:
+        programs = selftests.build(built.tree, given.directory)
+        names = [fault.name for fault in chosen]
+        selftests.keep(selftests.run_all(built.image, programs, names, say))
+    else:
+        sweep.run(chosen, again=bool(given.only) or given.again)
+    kept = (selftests.recall(), figures.recall())
+    document.write(given.output, faults, sweep.outcomes, built, *kept)
+    say(document.summary(applied, sweep.outcomes))
+
+
+def _measure(given: argparse.Namespace, faults: Sequence[Fault], say: Say) -> None:
+    """Boots no fault: of the document only the section on coverage is written."""
+    cache, directory = Cache(), given.directory
+    package = kernel.newest(cache, say)
+    built = measure.build(package, directory, cache, say, given.build_jobs)
+    verdict, by_checks = measure.with_checks(built, directory / "coverage-checks", cache, say)
+    found, by_selftests = measure.with_selftests(built, directory, say)
+    say(f"selftests: {', '.join(found[0].failed) or 'none'} failed")
+    name = f"{package.name} {package.version}"
+    measured = figures.Measured(name, verdict, figures.of(by_checks), figures.of(by_selftests))
+    figures.keep(measured)
+    idle = directory / "never-run.txt"
+    idle.write_text("\n".join(figures.never_run(by_checks, built.tree)) + "\n")
+    say(f"lines that no check runs: {idle}")
+    given.output.write_text(document.with_coverage(given.output.read_text(), measured))
 
 
 def _boots(built: kernel.FaultKernel, chosen: Sequence[Fault], given: argparse.Namespace) -> Boots:
@@ -99,7 +129,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "group miss",
     )
     what.add_argument(
-        "--selftests", action="store_true", help="run the kernel's own selftests, too"
+        "--selftests",
+        action="store_true",
+        help="run the kernel's own selftests instead of the checks",
+    )
+    what.add_argument(
+        "--coverage",
+        action="store_true",
+        help="no faults: measure which lines and branches of net/mptcp the checks run, and which\n"
+        "the kernel's own selftests",
     )
     what.add_argument("--build", action="store_true", help="only build the kernel")
     what.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="VMs at a time")

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from bench.coverage import figures
+from bench.coverage.figures import Measured
 from bench.faults.catalogue import GROUPS, Fault, applied
 from bench.faults.kernel import FaultKernel
 from bench.faults.selftests import Found
@@ -15,6 +17,7 @@ from bench.faults.sweep import SOUND, Outcome, Scope
 
 #: Checks that are named for each fault; the rest is counted.
 SHOWN = 3
+_COVERAGE = "## Lines and branches of net/mptcp"
 _COMMIT = "https://git.kernel.org/linus/"
 _INTRODUCTION = """\
 <!-- SPDX-License-Identifier: GPL-2.0-only -->
@@ -41,14 +44,40 @@ Of the checks that catch a fault, those are named that catch the fewest other fa
 """
 
 
+class Selftests:
+    """What the kernel's own selftests catch; those that fail without a fault catch nothing."""
+
+    def __init__(self, found: Iterable[Found]) -> None:
+        self._found = {each.fault: each for each in found}
+        self.sound = set(self._found[SOUND].failed) if SOUND in self._found else set[str]()
+
+    def tried(self, faults: Iterable[Fault]) -> list[Fault]:
+        return [fault for fault in faults if fault.name in self._found]
+
+    def catch(self, fault: Fault) -> bool:
+        return bool(self._failed(fault) or self._found[fault.name].died)
+
+    def cell(self, fault: Fault) -> str:
+        """What catches ``fault``, for a table."""
+        if fault.name not in self._found:
+            return "not run"
+        died = self._found[fault.name].died
+        parts = [_code(sorted(self._failed(fault)))] if self._failed(fault) else []
+        return "; ".join([*parts, *([f"the VM {died}"] if died else [])]) or "nothing"
+
+    def _failed(self, fault: Fault) -> set[str]:
+        return set(self._found[fault.name].failed) - self.sound
+
+
 def write(
     path: Path,
     faults: Sequence[Fault],
     outcomes: Mapping[str, Outcome],
     kernel: FaultKernel,
     selftests: Sequence[Found] = (),
+    coverage: Measured | None = None,
 ) -> None:
-    path.write_text(text(faults, outcomes, kernel, selftests))
+    path.write_text(text(faults, outcomes, kernel, selftests, coverage))
 
 
 def text(
@@ -56,22 +85,36 @@ def text(
     outcomes: Mapping[str, Outcome],
     kernel: FaultKernel,
     selftests: Sequence[Found] = (),
+    coverage: Measured | None = None,
 ) -> str:
     """The document as Markdown."""
     used = applied(faults)
     booted = [fault for fault in used if fault.name in outcomes]
     introduction = _INTRODUCTION.format(count=len(used), real=sum(bool(f.commit) for f in used))
+    theirs = Selftests(selftests)
     return "\n".join(
         [
             introduction,
             *_run(used, booted, outcomes, kernel),
-            *_totals(booted, outcomes),
-            *_selftests(selftests),
+            *_totals(booted, outcomes, theirs),
+            *_selftests(used, theirs),
+            *_coverage(coverage),
             *_missed(booted, outcomes),
             *_dropped(faults),
-            *_table(booted, outcomes),
+            *_table(booted, outcomes, theirs),
         ]
     )
+
+
+def with_coverage(document: str, coverage: Measured) -> str:
+    """``document`` with a new section on coverage; the rest stays as it is."""
+    new = "\n".join(_coverage(coverage))
+    start = document.find(f"{_COVERAGE}\n")
+    if start >= 0:
+        end = document.find("\n## ", start)
+        return f"{document[:start]}{new}{document[end:] if end >= 0 else ''}"
+    before = document.find("## Not caught\n")
+    return f"{document[:before]}{new}\n{document[before:]}"
 
 
 def summary(faults: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> str:
@@ -113,15 +156,26 @@ def _run(
     return [*lines, ""]
 
 
-def _totals(booted: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> list[str]:
-    lines = ["## Totals", "", "| group | deterministic | need luck |", "|---|---:|---:|"]
+def _totals(
+    booted: Sequence[Fault], outcomes: Mapping[str, Outcome], selftests: Selftests
+) -> list[str]:
+    lines = ["## Totals", "", "| group | deterministic | need luck | the kernel's selftests |"]
+    lines.append("|---|---:|---:|---:|")
     for group in GROUPS:
         members = [fault for fault in booted if fault.group == group]
         if members:
-            lines.append(f"| {group} {_shares(members, outcomes)}")
-    lines.append(f"| **all** {_shares(booted, outcomes)}")
+            lines.append(f"| {group} {_shares(members, outcomes)} {_theirs(members, selftests)} |")
+    lines.append(f"| **all** {_shares(booted, outcomes)} {_theirs(booted, selftests)} |")
     real = [fault for fault in booted if fault.commit]
-    return [*lines, "", f"Of the bugs that Linux had: {_share(real, outcomes)}.", ""]
+    said = f"Of the bugs that Linux had: {_share(real, outcomes)}"
+    if selftests.tried(real):
+        said += f"; the kernel's selftests: {_theirs(real, selftests)}"
+    return [*lines, "", f"{said}.", ""]
+
+
+def _theirs(members: Sequence[Fault], selftests: Selftests) -> str:
+    tried = selftests.tried(members)
+    return _part(sum(map(selftests.catch, tried)), len(tried))
 
 
 def _shares(members: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> str:
@@ -131,31 +185,48 @@ def _shares(members: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _share(members: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> str:
-    if not members:
-        return "-"
-    caught = sum(outcomes[fault.name].caught for fault in members)
-    return f"{caught} of {len(members)} ({100 * caught / len(members):.0f} %)"
+    return _part(sum(outcomes[fault.name].caught for fault in members), len(members))
 
 
-def _selftests(found: Sequence[Found]) -> list[str]:
-    """What the kernel's own selftests catch; they must pass without a fault."""
-    sound = {name for each in found if each.fault == SOUND for name in each.failed}
-    tried = [each for each in found if each.fault != SOUND]
+def _part(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({100 * part / whole:.0f} %)" if whole else "-"
+
+
+def _selftests(used: Sequence[Fault], selftests: Selftests) -> list[str]:
+    tried = selftests.tried(used)
     if not tried:
         return []
-    caught = {each.fault: set(each.failed) - sound for each in tried}
-    names = [name for name, failed in caught.items() if failed]
-    died = [each.fault for each in tried if each.died]
     lines = [
         "## The kernel's own selftests",
         "",
-        f"`mptcp_sockopt`, `mptcp_inq` and `mptcp_connect` of the same source, IPv4 and IPv6, were"
-        f" run with {len(tried)} of the faults, and caught {len(names) + len(died)}.",
+        "`mptcp_sockopt`, `mptcp_inq`, `mptcp_diag` and `mptcp_connect` of the same source, run",
+        "over IPv4 and IPv6 as bench/faults/data/selftests.sh says. A fault is caught if a run",
+        f"fails, and fails again. They were run with {len(tried)} faults, and caught "
+        f"{sum(map(selftests.catch, tried))}.",
     ]
-    if sound:
-        lines.append(f"Without a fault {_code(sorted(sound))} failed: they catch nothing here.")
-    lines += ["", *(f"* `{name}`: {_code(sorted(caught[name]))}" for name in names)]
-    return [*lines, *(f"* `{name}`: the VM did not survive it" for name in died), ""]
+    if selftests.sound:
+        failed = _code(sorted(selftests.sound))
+        lines.append(f"Without a fault {failed} failed: they catch nothing here.")
+    return [*lines, ""]
+
+
+def _coverage(measured: Measured | None) -> list[str]:
+    if measured is None:
+        return []
+    return [
+        _COVERAGE,
+        "",
+        "`nox -s coverage` builds the same source without faults, with CONFIG_GCOV_KERNEL for",
+        "net/mptcp, and boots it twice: with all checks in both families, and with the kernel's",
+        "own selftests. Branches are those of gcov: each way out of a condition, in each copy that",
+        "the compiler made.",
+        "",
+        f"* Source: {measured.kernel}.",
+        f"* The boot with the checks has the verdict `{measured.verdict}`.",
+        "",
+        *figures.table(measured),
+        "",
+    ]
 
 
 def _missed(booted: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -180,7 +251,9 @@ def _dropped(faults: Iterable[Fault]) -> list[str]:
     return [*lines, *(f"* `{fault.name}`: {fault.dropped}" for fault in dropped), ""]
 
 
-def _table(booted: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> list[str]:
+def _table(
+    booted: Sequence[Fault], outcomes: Mapping[str, Outcome], selftests: Selftests
+) -> list[str]:
     catches = Counter(check for fault in booted for check in outcomes[fault.name].checks)
     lines = ["## Every fault", "", _LEGEND]
     for group in GROUPS:
@@ -188,19 +261,21 @@ def _table(booted: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> list[str
         if not members:
             continue
         lines += [f"### {group[0].upper()}{group[1:]}", ""]
-        lines += ["| fault | what a program sees | caught by |", "|---|---|---|"]
-        lines += [_row(fault, outcomes[fault.name], catches) for fault in members]
+        lines += ["| fault | what a program sees | caught by | the kernel's selftests |"]
+        lines += ["|---|---|---|---|"]
+        lines += [_row(fault, outcomes[fault.name], catches, selftests) for fault in members]
         lines.append("")
     return lines
 
 
-def _row(fault: Fault, outcome: Outcome, catches: Counter[str]) -> str:
+def _row(fault: Fault, outcome: Outcome, catches: Counter[str], selftests: Selftests) -> str:
     name = f"`{fault.name}`"
     if fault.commit:
         name += f" ([{fault.commit}]({_COMMIT}{fault.commit}))"
     if fault.luck:
         name += ", luck"
-    return f"| {name} | {_cell(fault.sees)} | {_caught_by(outcome, catches)} |"
+    theirs = selftests.cell(fault)
+    return f"| {name} | {_cell(fault.sees)} | {_caught_by(outcome, catches)} | {theirs} |"
 
 
 def _caught_by(outcome: Outcome, catches: Counter[str]) -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The kernel's own selftests of MPTCP against the same faults, for comparison.
 
-``mptcp_sockopt``, ``mptcp_inq`` and ``mptcp_connect`` are compiled from the same source and run in
-one VM, in which the faults are switched on in turn; after a crash or hang another VM goes on with
-the next fault. ``mptcp_diag`` only prints what it is told, and is left out.
+``mptcp_sockopt``, ``mptcp_inq``, ``mptcp_diag`` and ``mptcp_connect`` are compiled from the same
+source and run in one VM, in which the faults are switched on in turn; after a crash or hang another
+VM goes on with the next fault. What is run is in data/selftests.sh.
 """
 
 from __future__ import annotations
@@ -13,55 +13,28 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+from bench.faults.catalogue import DATA
 from bench.faults.kernel import NotBuilt
 from harness.host import tools
 from harness.host.files import write_atomically
 from harness.vm import initramfs
 
 DIRECTORY = "tools/testing/selftests/net/mptcp"
-PROGRAMS = ("mptcp_sockopt", "mptcp_inq", "mptcp_connect")
+PROGRAMS = ("mptcp_sockopt", "mptcp_inq", "mptcp_diag", "mptcp_connect")
 #: Seconds without a line after which the VM counts as hung.
 SILENCE = 180
 _MARK = "@@"
-_INIT = """\
-#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mount -t tmpfs tmp /tmp
-ip link set dev lo up
-switch=/sys/module/mptcp/parameters/fault
-dd if=/dev/urandom of=/tmp/sent bs=1024 count=300 2>/dev/null
-try() {{ name=$1; shift; timeout -s KILL 20 "$@" >/tmp/said 2>&1; echo "{mark} $fault $name $?"; }}
-transfer() {{
-	rm -f /tmp/got
-	timeout -s KILL 20 mptcp_connect $1 -l -p 10000 -s MPTCP -t 10 $2 </tmp/sent >/tmp/got &
-	pid=$!
-	for i in 1 2 3 4 5 6 7 8 9; do
-		cat /proc/net/tcp /proc/net/tcp6 | grep -q ':2710 .* 0A ' && break; sleep 0.2
-	done
-	timeout -s KILL 20 mptcp_connect $1 -p 10000 -s MPTCP -t 10 $2 </tmp/sent >/tmp/back || return 1
-	wait $pid && cmp -s /tmp/sent /tmp/got && cmp -s /tmp/sent /tmp/back
-}}
-for fault in $(cat /faults); do
-	echo $fault >$switch
-	echo "{mark} $fault on $(cat $switch)"
-	try mptcp_sockopt mptcp_sockopt
-	try mptcp_sockopt mptcp_sockopt -6
-	for args in "" -6; do
-		try mptcp_inq mptcp_inq $args -t mptcp -r mptcp
-	done
-	transfer "" 127.0.0.1 2>/dev/null >/dev/null; echo "{mark} $fault mptcp_connect $?"
-	transfer "" ::1 2>/dev/null >/dev/null; echo "{mark} $fault mptcp_connect $?"
-	echo none >$switch
-done
-echo "{mark} end"
-poweroff -f
-"""
+_APPEND = "console=ttyS0 panic=-1 loglevel=5"
+#: Init of their VM: what is run, and how.
+SCRIPT = DATA / "selftests.sh"
+#: Committed, so that docs/detection.md says what they catch wherever it is written.
+KEPT = Path(__file__).with_name("selftests.json")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -91,30 +64,41 @@ def build(tree: Path, directory: Path) -> Path:
 
 
 def run_all(
-    image: Path, programs: Path, faults: Sequence[str], say: Callable[[str], None]
+    image: Path,
+    programs: Path,
+    faults: Sequence[str],
+    say: Say,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
+    on_line: Say = lambda _: None,
 ) -> list[Found]:
-    """What the programs say of each of ``faults``; "none" comes first and is among the results."""
+    """What the programs say of each of ``faults``; "none" comes first and is among the results.
+
+    ``extra`` are files of the VM's root; ``on_line`` gets each line of the console.
+    Raises NotBuilt.
+    """
     left = ["none", *faults]
     found: list[Found] = []
     while left:
-        done, died = _boot(image, programs, left)
+        lines = _boot(image, programs, left, extra, on_line)
+        done, died = read(lines)
         found += done
         left = left[len(done) :]
-        if died and left:
-            say(f"selftests: the VM {died} with {left[0]}")
-            found.append(Found(left.pop(0), died=died))
-        elif not died and left:
+        if left and not died:
             raise NotBuilt(f"the selftests' VM ended before {left[0]}")
+        if left:
+            say(f"selftests: the VM {died} with {left[0]}, {len(left)} faults are left")
+            found.append(Found(left.pop(0), died=died))
     return found
 
 
-def keep(path: Path, found: Sequence[Found]) -> None:
+def keep(found: Sequence[Found], path: Path = KEPT) -> None:
     """Add ``found`` to what ``path`` has."""
     known = {each.fault: each for each in recall(path)} | {each.fault: each for each in found}
-    write_atomically(path, json.dumps([asdict(each) for each in known.values()], indent=1) + "\n")
+    lines = [json.dumps(asdict(known[name])) for name in sorted(known)]
+    write_atomically(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
-def recall(path: Path) -> list[Found]:
+def recall(path: Path = KEPT) -> list[Found]:
     """What was kept in ``path``; nothing where there is no such file."""
     if not path.exists():
         return []
@@ -122,39 +106,43 @@ def recall(path: Path) -> list[Found]:
     return [Found(each["fault"], tuple(each["failed"]), each["died"]) for each in kept]
 
 
-def _boot(image: Path, programs: Path, faults: Sequence[str]) -> tuple[list[Found], str]:
-    """One VM: the faults that it came through, and how it ended otherwise."""
+def _boot(
+    image: Path,
+    programs: Path,
+    faults: Sequence[str],
+    extra: Mapping[str, bytes],
+    on_line: Say,
+) -> list[str]:
+    """The console of one VM."""
     initramfs = programs / f"initramfs.{os.getpid()}"
-    _write(initramfs, programs, faults)
+    _write(initramfs, programs, faults, extra)
     qemu = tools.find("qemu-system-x86_64")
     if qemu is None:
         raise NotBuilt("there is no QEMU")
     command = [
         *(str(qemu), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-machine", "q35,accel=tcg", "-cpu", "max", "-m", "512M", "-serial", "stdio"),
-        *(
-            "-kernel",
-            str(image),
-            "-initrd",
-            str(initramfs),
-            "-append",
-            "console=ttyS0 panic=-1 loglevel=5",
-        ),
+        *("-kernel", str(image), "-initrd", str(initramfs), "-append", _APPEND),
     ]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    lines: list[str] = []
     try:
-        return _read(_lines(process))
+        for line in _lines(process):
+            lines.append(line)
+            on_line(line)
+        return lines
     finally:
         process.kill()
         process.wait()
         initramfs.unlink()
 
 
-def _read(lines: Iterator[str]) -> tuple[list[Found], str]:
+def read(lines: Iterable[str]) -> tuple[list[Found], str]:
+    """The faults that a VM came through, and how it ended otherwise."""
     done: list[Found] = []
     fault, failed = "", []  # type: tuple[str, list[str]]
     for line in lines:
-        words = line.partition(_MARK)[2].split()
+        words = line.partition(f"{_MARK} ")[2].split()
         if "Kernel panic" in line or "BUG: " in line:
             return done, "crashed"
         if not words:
@@ -187,7 +175,7 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
         yield from (line.decode("utf-8", "replace") for line in full)
 
 
-def _write(target: Path, programs: Path, faults: Sequence[str]) -> None:
+def _write(target: Path, programs: Path, faults: Sequence[str], extra: Mapping[str, bytes]) -> None:
     busybox = tools.find_static_busybox()
     if busybox is None:
         raise NotBuilt("there is no static busybox")
@@ -200,5 +188,7 @@ def _write(target: Path, programs: Path, faults: Sequence[str]) -> None:
         for name in PROGRAMS:
             writer.file(f"bin/{name}", (programs / name).read_bytes(), 0o755)
         writer.file("faults", "\n".join(faults).encode() + b"\n", 0o644)
-        writer.file("init", _INIT.format(mark=_MARK).encode(), 0o755)
+        writer.file("init", SCRIPT.read_bytes(), 0o755)
+        for name, content in extra.items():
+            writer.file(name, content)
         writer.close()

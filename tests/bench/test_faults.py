@@ -590,31 +590,60 @@ def test_the_document_counts_by_group_and_by_luck() -> None:
         "three": outcome("three", charged="a.slow", verdict="crash"),
     }
     text = document.text(faults, outcomes, KERNEL)
-    assert "| states | 1 of 2 (50 %) | 1 of 1 (100 %) |" in text
+    assert "| states | 1 of 2 (50 %) | 1 of 1 (100 %) | - |" in text
     assert "| `two` | states | It is wrong. | no check sees it |" in text
     assert "* `four`: nobody sees it" in text
-    assert "| `three`, luck | It is wrong. | crash in `a.slow` |" in text
+    assert "| `three`, luck | It is wrong. | crash in `a.slow` | not run |" in text
 
 
 def test_what_the_selftests_say_is_read_from_the_console() -> None:
     lines = ["noise", "@@ one on one", "@@ one mptcp_sockopt 0", "@@ one mptcp_inq 1"]
-    found, died = selftests._read(iter([*lines, "@@ two on two", "@@ two mptcp_inq 0", "@@ end"]))
+    found, died = selftests.read([*lines, "@@ two on two", "@@ two mptcp_inq 0", "@@ end"])
     assert found == [Found("one", ("mptcp_inq",)), Found("two")]
     assert not died
-    found, died = selftests._read(iter([*lines, "Kernel panic - not syncing"]))
+    found, died = selftests.read([*lines, "Kernel panic - not syncing"])
     assert (found, died) == ([], "crashed")
 
 
 def test_selftests_that_fail_without_a_fault_catch_nothing(tmp_path: Path) -> None:
     path = tmp_path / "selftests.json"
-    selftests.keep(path, [Found("none", ("mptcp_inq",)), Found("one", ("mptcp_inq",))])
+    selftests.keep([Found("none", ("mptcp_inq",)), Found("one", ("mptcp_inq",))], path)
     selftests.keep(
-        path, [Found("two", ("mptcp_inq", "mptcp_sockopt")), Found("six", died="crashed")]
+        [Found("two", ("mptcp_inq", "mptcp_sockopt")), Found("six", died="crashed")], path
     )
-    text = document.text([fault(name="one")], {}, KERNEL, selftests.recall(path))
-    assert "were run with 3 of the faults, and caught 2." in text
-    assert "* `two`: `mptcp_sockopt`" in text
-    assert "* `six`: the VM did not survive it" in text
+    faults = [fault(name=name) for name in ("one", "two", "six", "ten")]
+    outcomes = {each.name: outcome(each.name, "a.good") for each in faults}
+    text = document.text(faults, outcomes, KERNEL, selftests.recall(path))
+    assert "They were run with 3 faults, and caught 2." in text
+    assert "| states | 4 of 4 (100 %) | - | 2 of 3 (67 %) |" in text
+    rows = {
+        line.split("`")[1]: line.split(" | ")[-1] for line in text.splitlines() if "a.g" in line
+    }
+    assert rows == {
+        "one": "nothing |",
+        "two": "`mptcp_sockopt` |",
+        "six": "the VM crashed |",
+        "ten": "not run |",
+    }
+
+
+def test_the_rest_of_the_selftests_is_run_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consoles = [
+        ["@@ none on", "@@ none mptcp_inq 0", "@@ one on", "Kernel panic - not syncing"],
+        ["@@ two on", "@@ two mptcp_inq 1", "@@ end"],
+    ]
+    booted: list[list[str]] = []
+
+    def boot(image: Path, programs: Path, faults: Sequence[str], *rest: object) -> list[str]:
+        booted.append(list(faults))
+        return consoles.pop(0)
+
+    monkeypatch.setattr(selftests, "_boot", boot)
+    found = selftests.run_all(Path("bzImage"), tmp_path, ["one", "two"], lambda _: None)
+    assert found == [Found("none"), Found("one", died="crashed"), Found("two", ("mptcp_inq",))]
+    assert booted == [["none", "one", "two"], ["two"]]
 
 
 def test_the_narrowest_check_is_named_first() -> None:
