@@ -69,7 +69,8 @@ def tests(session: nox.Session) -> None:
         return
     # Those that boot keep all processors busy on their own.
     slow = "boots or apt"
-    session.run("pytest", "-m", f"not ({slow})", "-n", "auto", interrupt_timeout=PATIENCE)
+    units = ("-m", f"not ({slow})", "-n", "auto", "--dist", "worksteal")
+    session.run("pytest", *units, interrupt_timeout=PATIENCE)
     session.run("pytest", "-m", slow, interrupt_timeout=PATIENCE)
 
 

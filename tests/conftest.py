@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 IPPROTO_MPTCP = 262
 
 # In CI the same examples each time: what fails there fails again, and on the change that broke it.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None)
+# Elsewhere others each time, so that few in each run become many. HYPOTHESIS_PROFILE=thorough
+# takes minutes.
+settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=25)
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=500)
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +50,8 @@ def all_required() -> bool:
 
 
 def pytest_configure() -> None:
-    if os.environ.get("CI", "").lower() in ("true", "1"):
-        settings.load_profile("ci")
+    in_ci = os.environ.get("CI", "").lower() in ("true", "1")
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if in_ci else "quick"))
 
 
 @functools.cache

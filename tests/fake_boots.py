@@ -37,7 +37,7 @@ from harness.verdict.results import (
 )
 from harness.vm import accelerator, boot, initramfs
 
-#: So many that fifty kills come before the last.
+#: So many that all kills of a test come before the last.
 MANY = 400
 _KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")
 GOOD = Attempt(

@@ -247,7 +247,13 @@ def run_a_marked_test(directory: Path, **environment: str) -> str:
             *("addopts=", str(directory)),
         ],
         cwd=ROOT,
-        env={**kept, "PATH": str(directory), "PYTEST_ADDOPTS": "", **environment},
+        env={
+            **kept,
+            "PATH": str(directory),
+            "PYTEST_ADDOPTS": "",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            **environment,
+        },
         capture_output=True,
         text=True,
     )

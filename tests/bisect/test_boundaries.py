@@ -136,7 +136,7 @@ def test_a_series_of_none_is_no_boot() -> None:
     jobs=st.integers(1, 5),
     width=st.integers(1, 9),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None)
 def test_every_boundary_is_exact_and_none_is_missed(
     count: int, places: set[int], dead: set[int], jobs: int, width: int
 ) -> None:
@@ -153,7 +153,7 @@ def test_every_boundary_is_exact_and_none_is_missed(
     ),
     jobs=st.integers(1, 5),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None)
 def test_no_kernel_is_booted_twice_whatever_the_results(
     truth: list[Mapping[Feature, str] | None], jobs: int
 ) -> None:

@@ -36,7 +36,7 @@ def play(
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 4, 7])
 def test_every_fault_is_found_within_the_promised_rounds(jobs: int) -> None:
-    for count in range(2, 70):
+    for count in (*range(2, 20), 32, 33, 50, 69):
         bound = math.ceil(round(math.log(count) / math.log(jobs + 1), 9))
         assert search.rounds_at_most(count, jobs) <= bound
         for first_bad in range(1, count):

@@ -136,7 +136,7 @@ def test_a_checker_is_of_python_sources(
     assert f"{name} is no source of a checker" in said
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_anywhere_is_refused_in_a_sentence_or_does_no_harm(
     failing: Failing, data: st.DataObject

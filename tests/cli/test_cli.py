@@ -44,12 +44,15 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["list checks", "--help"])
 @pytest.mark.parametrize(
-    ("output", "said"),
-    [(">&-", "standard output is closed"), (">/dev/full", "No space left on device; look at")],
+    ("command", "output", "said", "unbuffered"),
+    [
+        ("list checks", ">&-", "standard output is closed", ""),
+        ("list checks", ">/dev/full", "No space left on device; look at", ""),
+        ("list checks", ">/dev/full", "No space left on device; look at", "1"),
+        ("--help", ">/dev/full", "No space left on device; look at", ""),
+    ],
 )
-@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_cannot_be_written_is_said(
     command: str, output: str, said: str, unbuffered: str
 ) -> None:

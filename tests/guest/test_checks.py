@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import ctypes
+import functools
 import struct
 from collections.abc import Iterator
 
@@ -321,10 +322,15 @@ def test_a_sound_kernel_passes(family: str) -> None:
     assert found["pass"]
 
 
+@functools.cache
+def capabilities() -> dict[str, probe.Finding]:
+    return probe.capabilities(_socket.AF_INET)
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault, noticing = FAULTS[name]
-    probed = probe.capabilities(_socket.AF_INET)
+    probed = capabilities()
     for check in guest_checks.all_checks(guest_checks.QUICK):
         lacking = [need for need in check.needs if not probed[need].present]
         if check.id in noticing and lacking:

@@ -213,7 +213,6 @@ SOUND = sound()
 
 @settings(
     deadline=None,
-    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(st.lists(st.tuples(st.integers(0, 511), st.integers(1, 255)), min_size=1, max_size=6))

@@ -136,7 +136,7 @@ def dpkg_says(first: str, operator: str, second: str) -> bool:
 
 
 @needs("dpkg")
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(VERSION, VERSION)
 def test_versions_sort_as_dpkg_says(first: str, second: str) -> None:
     key = packages.version_key

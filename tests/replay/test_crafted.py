@@ -96,7 +96,6 @@ def test_a_module_of_another_kernel_is_refused(
 
 
 @settings(
-    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -205,7 +205,8 @@ def test_a_stop_ends_the_trial(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("device")
 def test_the_qemu_of_a_trial_does_not_outlive_it(tmp_path: Path) -> None:
-    ask(tmp_path, f"sleep 60 & echo $! > {tmp_path}/pid; wait")
+    # Not over by itself while it is waited for, and given up soon, as it says its first words.
+    ask(tmp_path, f"echo 'Linux version 6.12'; sleep 600 & echo $! > {tmp_path}/pid; wait")
     assert is_gone(read_pid(tmp_path / "pid"))
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
-from itertools import product, zip_longest
+from itertools import cycle, product, zip_longest
 
 import pytest
 from hypothesis import given, settings
@@ -74,9 +75,9 @@ def test_a_report_in_the_words_of_the_kernel_is_recognised(name: str, stamped: b
 
 
 @pytest.mark.parametrize("prefix", ["", "[    1.234567] ", "<4>[    1.234567][  T123] "])
-@pytest.mark.parametrize("line", HARMLESS.splitlines())
-def test_what_is_said_on_a_good_boot_is_no_incident(prefix: str, line: str) -> None:
-    assert scan(f"{prefix}Linux version 6.6.1\n{prefix}{line}\n".encode()) == ()
+def test_what_is_said_on_a_good_boot_is_no_incident(prefix: str) -> None:
+    for line in HARMLESS.splitlines():
+        assert scan(f"{prefix}Linux version 6.6.1\n{prefix}{line}\n".encode()) == (), line
 
 
 @pytest.mark.parametrize("line", PROGRAM.splitlines())
@@ -84,7 +85,6 @@ def test_a_program_that_sounds_like_a_kernel_is_no_incident(line: str) -> None:
     assert scan(CONSOLES["clean-6.1"] + f"{line}\r\n".encode()) == ()
 
 
-@pytest.mark.parametrize("name", CONSOLES)
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -101,17 +101,16 @@ def test_a_program_that_sounds_like_a_kernel_is_no_incident(line: str) -> None:
         pytest.param(lambda c: substituted(rb"(?m)^\[", b"ok: true [", c), id="output before"),
     ],
 )
-def test_the_shape_of_the_console_hides_and_adds_nothing(
-    name: str, spoil: Callable[[bytes], bytes]
-) -> None:
-    assert told(scan(spoil(CONSOLES[name]))) == EXPECTED.get(name, [])
+def test_the_shape_of_the_console_hides_and_adds_nothing(spoil: Callable[[bytes], bytes]) -> None:
+    for name, console in CONSOLES.items():
+        assert told(scan(spoil(console))) == EXPECTED.get(name, []), name
 
 
 ESCAPES = [b"\x1b[0m", b"\x1b[1;31m", b"\x1b[2K", b"\x1b]0;title\x07", b"\x1b(B"]
 NOISE = st.sampled_from([*ESCAPES, b"\0", b"\x07", b"\xff", b"\xc3\xa9", b"\xf0\x9f", b"\x80\x80"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     name=st.sampled_from(list(CONSOLES)),
     noise=st.lists(st.tuples(st.floats(0, 1), NOISE), min_size=1, max_size=40),
@@ -138,17 +137,18 @@ def _outside_escapes(console: bytes, at: int) -> int:
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("other", [b"hello world\r\n", b"\r\nprogress 12%\r\n", b"ok"])
-def test_a_headline_cut_in_two_by_a_program_is_still_found(name: str, other: bytes) -> None:
+def test_a_headline_cut_in_two_by_a_program_is_still_found(name: str) -> None:
     console = CONSOLES[name]
     (kind, *_), *_ = EXPECTED[name]
     start, end = headline(name)
-    for at in range(start, end):
+    others = cycle([b"hello world\r\n", b"\r\nprogress 12%\r\n", b"ok"])
+    for at, other in zip(range(start, end), others, strict=False):
         incidents = scan(console[:at] + other + console[at:])
         assert incidents, console[start:at]
         assert any(one.kind.is_crash for one in incidents) or not kind.is_crash
 
 
+@functools.cache
 def headline(name: str) -> tuple[int, int]:
     """Where the message that gave the first incident its kind begins and ends, stamp and all."""
     console = CONSOLES[name]
@@ -260,7 +260,7 @@ def test_of_too_many_incidents_the_crash_is_kept() -> None:
 
 
 def test_a_panic_is_found_behind_any_number_of_made_up_reports() -> None:
-    words = map("".join, product("ghijklmnopqrstuvwxyz", repeat=3))
+    words = map("".join, product("ghijklmnop", repeat=3))
     flood = "".join(f"[    1.000000] BUG: {word}\n" for word in words)
     incidents = scan(flood.encode() + CONSOLES["panic-7.3"])
     assert len(incidents) <= MAX_INCIDENTS
