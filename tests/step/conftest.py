@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,40 @@ from harness import cli
 from tests.step.support import CHECK, GOOD, VNG, Boots, Tree
 
 
-@pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
-    tree = Tree(tmp_path / "linux", tmp_path / "diary")
-    tree.diary.mkdir()
+def unsupervised(
+    command: Sequence[str], environment: Mapping[str, str], *, directory: Path, **_: object
+) -> subprocess.CompletedProcess[str]:
+    """In place of programs.run(): git's own processes are short, and there are hundreds."""
+    return subprocess.run(
+        command,
+        env=dict(environment),
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+
+
+@pytest.fixture(scope="session")
+def first_commit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kernel tree with one commit, to be copied: git needs four processes to make it."""
+    directory = tmp_path_factory.mktemp("first-commit")
+    tree = Tree(directory / "linux", directory)
     for name in ("Kbuild", "Makefile", "arch/x86/Kconfig", "net/mptcp/Kconfig"):
         tree.write("", Path(name))
     tree.write("*.o\n/arch/x86/boot/bzImage\n.config", Path(".gitignore"))
-    tree.git("init", "--quiet")
+    tree.git("init", "--quiet", "--template=")
     tree.commit(GOOD)
+    return tree.path
+
+
+@pytest.fixture
+def tree(first_commit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    tree = Tree(tmp_path / "linux", tmp_path / "diary")
+    tree.diary.mkdir()
+    shutil.copytree(first_commit, tree.path)
+    monkeypatch.setattr("harness.step.source.programs.run", unsupervised)
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "vng").write_text(VNG)
