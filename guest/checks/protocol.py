@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import _socket
 import struct
-import sys
 
 from guest import wire
 from guest.checks import Failed, equal, require, scenario_check
 from guest.checks.closing import linger
 from guest.flow import at_end, content, exchange, read_to_end, same
+from guest.keys import dss_checksum, first_seq, token_of
 from guest.lab import TCP, wait_until, write_sysctl
 from guest.multipath import info
 from guest.setting import put
@@ -29,23 +29,6 @@ CHECKSUM = "net.mptcp.checksum_enabled"
 #: Flags in the fourth byte of MP_CAPABLE: A, checksums; H, HMAC-SHA256.
 CHECKSUM_REQUIRED, SHA256 = 0x80, 0x01
 VERSION = 1
-#: hashlib.py loads OpenSSL; the C module below it has another name since Python 3.12.
-_hash = __import__("_sha2" if sys.version_info >= (3, 12) else "_sha256")
-
-
-def _sha256(data: bytes) -> bytes:
-    digest: bytes = _hash.sha256(data).digest()
-    return digest
-
-
-def token_of(key: bytes) -> int:
-    """The token of a key: the first 32 bits of its SHA-256 (RFC 8684, 3.2)."""
-    return int.from_bytes(_sha256(key)[:4], "big")
-
-
-def first_seq(key: bytes) -> int:
-    """The sequence number of the first byte that the owner of ``key`` sends."""
-    return (int.from_bytes(_sha256(key)[-8:], "big") + 1) % 2**64
 
 
 class Keys:
@@ -141,14 +124,9 @@ def _follow(segments: Sequence[Segment], first: int, data: bytes, checksums: boo
 
 
 def _checksum(first: int, found: Map, data: bytes) -> int:
-    """The checksum of RFC 8684, 3.3.1: over the mapping's numbers and its data."""
-    head = struct.pack("!QIHH", (first + found.at) % 2**64, found.subflow_seq, found.length, 0)
-    body = head + data[found.at : found.at + found.length]
-    body += b"\0" * (len(body) % 2)
-    total: int = sum(struct.unpack("!%dH" % (len(body) // 2), body))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    seq = (first + found.at) % 2**64
+    covered = data[found.at : found.at + found.length]
+    return dss_checksum(seq, found.subflow_seq, found.length, covered)
 
 
 @scenario_check("dss.maps_all_data", scenario=SCENARIO, needs=NEEDS)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel sends to a peer on the wire that acknowledges late, elsewhere or not at all."""
+
+from __future__ import annotations
+
+import _socket
+
+from guest import mib, multipath, wire
+from guest.checks import Failed, equal, require, scenario_check
+from guest.checks.peer_data import FIVE, NEXT, established, receive
+from guest.flow import content, same
+from guest.lab import wait_until
+from guest.peer import Flow, Peer
+from guest.scenarios import Scenario, declare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
+
+    from guest.lab import Lab
+    from guest.wire import Segment
+
+SCENARIO = declare(Scenario("peer_sends", waits=True)).name
+NEEDS = ("packet_socket",)
+STATS = (*NEEDS, "packet_stats")
+#: A host that is slow may let a timer expire before what is checked can be seen.
+TRIES = 3
+
+
+def payloads(flow: Flow, since: int = 0) -> Sequence[Segment]:
+    return [s for s in flow.received()[since:] if s.payload]
+
+
+def sent(flow: Flow) -> int:
+    """How many bytes came on ``flow``, each once."""
+    found = payloads(flow)
+    return max([(s.seq + len(s.payload) - found[0].seq) % 2**32 for s in found], default=0)
+
+
+def carrier(flows: Sequence[Flow], data: bytes) -> Flow:
+    """The flow on which ``data`` came."""
+
+    def look() -> Sequence[Flow]:
+        return [flow for flow in flows if any(s.payload == data for s in flow.received())]
+
+    found = wait_until(look, 10.0)
+    if not found:
+        raise Failed("data on some subflow", repr(data), "none")
+    return found[0]
+
+
+@scenario_check("retransmission.of_unacked_data", scenario=SCENARIO, needs=STATS)
+def unacked_data(lab: Lab) -> None:
+    """Data that TCP acknowledges and DATA_ACK does not come again, and count as retransmitted."""
+    one, flows, sock = established(lab, joins=1)
+    since = mib.Since()
+    sock.sendall(NEXT)
+    first = carrier(flows, NEXT)
+    counts = [flow.seen() for flow in flows]
+    first.acknowledge()
+
+    def again() -> bool:
+        return any(payloads(flow, count) for flow, count in zip(flows, counts))
+
+    equal("the data once more", wait_until(again, 20.0), True)
+    multipath.wait_for(
+        "mptcpi_bytes_retrans is 5 or more",
+        lambda: multipath.info(sock).mptcpi_bytes_retrans >= 5,
+        True,
+    )
+    equal("mptcpi_bytes_sent", multipath.info(sock).mptcpi_bytes_sent, 5)
+    require("MPTCPRetrans", since.of("MPTCPRetrans") > 0, "1 or more", since.of("MPTCPRetrans"))
+    equal("mptcpi_bytes_acked", multipath.info(sock).mptcpi_bytes_acked, 0)
+    one.consumed = 5
+    for flow in flows:
+        flow.acknowledge()
+    multipath.wait_for("mptcpi_bytes_acked", multipath.field(sock, "mptcpi_bytes_acked"), 5)
+
+
+@scenario_check("retransmission.of_the_data_fin", scenario=SCENARIO, needs=STATS)
+def unacked_fin(lab: Lab) -> None:
+    """A DATA_FIN that is not acknowledged comes again, and mptcpi_retransmits counts that."""
+    one, (flow,), sock = established(lab, joins=0)
+    sock.shutdown(_socket.SHUT_WR)
+
+    def fins() -> int:
+        return sum(bool(s.dss and s.dss.fin) for s in flow.received())
+
+    equal("a DATA_FIN three times", wait_until(lambda: fins() >= 3, 20.0), True)
+    multipath.wait_for(
+        "mptcpi_retransmits is 1 or more",
+        lambda: multipath.info(sock).mptcpi_retransmits >= 1,
+        True,
+    )
+    one.consumed = 1
+    flow.acknowledge()
+    before = fins()
+    flow.send_data(NEXT, at=5)
+    same("data after that", receive(sock, 5), NEXT)
+    require("DATA_FINs once acked", fins() <= before + 1, "at most %d" % (before + 1), fins())
+
+
+@scenario_check("reinjection.when_a_subflow_ends", scenario=SCENARIO, needs=NEEDS)
+def when_a_subflow_ends(lab: Lab) -> None:
+    """What was in flight on a subflow that ends is sent on another at once, not by a timer."""
+    seen: object = None
+    for _ in range(TRIES):
+        _, flows, sock = established(lab, joins=1)
+        since = mib.Since()
+        sock.sendall(NEXT)
+        first = carrier(flows, NEXT)
+        other = flows[0] if first is flows[1] else flows[1]
+        first.send(wire.ACK | wire.RST)
+        other.expect("the data on the other subflow", lambda s: s.payload == NEXT)
+        seen = since.of("MPTCPRetrans")
+        if seen == 0:
+            return
+    equal("MPTCPRetrans", seen, 0)
+
+
+def narrow(lab: Lab) -> tuple[Flow, _socket.socket]:
+    """A connection to a peer with a window of 1000 bytes."""
+    one = Peer(lab)
+    one.window = 1000
+    listener = lab.listener()
+    flow = one.connect(listener)
+    sock = lab.accept(listener)
+    flow.send_data(FIVE, at=0)
+    same("the first data", receive(sock, 5), FIVE)
+    return flow, sock
+
+
+@scenario_check("window.update_lets_data_go", scenario=SCENARIO, needs=NEEDS)
+def window_update(lab: Lab) -> None:
+    """Data that wait for the peer's window go at once when it opens, without a probe."""
+    seen: object = None
+    for _ in range(TRIES):
+        flow, sock = narrow(lab)
+        sock.sendall(content(3000))
+        wait_until(lambda: sent(flow) >= 1000)  # noqa: B023
+        equal("bytes within the window", sent(flow), 1000)
+        since = mib.Since()
+        flow.window = 5000
+        flow.acknowledge()
+        wait_until(lambda: sent(flow) >= 3000, 10.0)  # noqa: B023
+        equal("bytes within the larger window", sent(flow), 3000)
+        seen = {name: since.of(name) for name in ("WinProbe", "MPTCPRetrans")}
+        if not any(since.of(name) for name in ("WinProbe", "MPTCPRetrans")):
+            return
+    equal("counters that moved", seen, {"WinProbe": 0, "MPTCPRetrans": 0})

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernel's client at a peer on the wire: what it asks for, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import _socket
+
+from guest import diag, keys, mib, multipath, peer, pm, wire
+from guest.checks import equal, scenario_check
+from guest.checks.peer_data import NEXT, counted, receive
+from guest.checks.peer_joins import MPTCP_SPECIFIC, with_reason
+from guest.checks.peer_signals import clean
+from guest.flow import same
+from guest.lab import write_sysctl
+from guest.peer import Flow, Peer
+from guest.scenarios import Scenario, declare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guest.lab import Lab
+    from guest.wire import Segment
+
+SCENARIO = "peer_serves"
+WIRE = ("packet_socket",)
+NEEDS = ("packet_socket", "userspace_pm", "inet_diag")
+ENDPOINT = 6
+
+
+def connected(lab: Lab, checksums: bool = False) -> tuple[Peer, Flow, _socket.socket]:
+    """A connection of the kernel's client, fully established. The peer's stream is at 5."""
+    one = Peer(lab, checksums=checksums)
+    sock = lab.socket()
+    flow = one.serve(sock)
+    if checksums:
+        subflow_seq = (flow.seq - flow.isn) % 2**32
+        right = keys.dss_checksum(one.seq(0), subflow_seq, 5, NEXT)
+        flow.send_data(NEXT, at=0, checksum=right)
+    else:
+        flow.send_data(NEXT, at=0)
+    same("the first data", receive(sock, 5), NEXT)
+    return one, flow, sock
+
+
+@scenario_check("mp_capable.checksums_of_the_server", scenario=SCENARIO, needs=WIRE)
+def checksums_of_server(lab: Lab) -> None:
+    """A client without checksums uses them where the server's SYN/ACK asks for them."""
+    one, flow, sock = connected(lab, checksums=True)
+    equal("mptcpi_csum_enabled", multipath.info(sock).mptcpi_csum_enabled, 1)
+    asked = flow.received()[0].mptcp(wire.MP_CAPABLE) or b""
+    equal("A flag in the SYN", asked[3] & peer.CHECKSUM_REQUIRED, 0)
+    sock.sendall(b"checked")
+    found = flow.expect("data", lambda s: s.payload == b"checked").dss
+    first = keys.first_seq(one.remote_key)
+    right = keys.dss_checksum(first, found.subflow_seq or 0, 7, b"checked") if found else 0
+    equal("checksum", found and found.checksum, right)
+
+
+@scenario_check("mp_capable.checksums_are_asked_for", scenario=SCENARIO, needs=WIRE)
+def checksums_asked(lab: Lab) -> None:
+    """A client with net.mptcp.checksum_enabled asks for checksums in its SYN."""
+    write_sysctl("net.mptcp.checksum_enabled", "1")
+    lab.afterwards(lambda: write_sysctl("net.mptcp.checksum_enabled", "0"))
+    _, flow, sock = connected(lab, checksums=True)
+    asked = flow.received()[0].mptcp(wire.MP_CAPABLE) or b""
+    equal("A flag in the SYN", asked[3] & peer.CHECKSUM_REQUIRED, peer.CHECKSUM_REQUIRED)
+    equal("mptcpi_csum_enabled", multipath.info(sock).mptcpi_csum_enabled, 1)
+
+
+@scenario_check("mp_capable.deny_flag", scenario=SCENARIO, needs=WIRE, sides=("0", "1"))
+def deny_flag(lab: Lab) -> None:
+    """net.mptcp.allow_join_initial_addr_port=0 sets the C flag in the SYN."""
+    write_sysctl("net.mptcp.allow_join_initial_addr_port", lab.side)
+    lab.afterwards(lambda: write_sysctl("net.mptcp.allow_join_initial_addr_port", "1"))
+    _, flow, _ = connected(lab)
+    asked = flow.received()[0].mptcp(wire.MP_CAPABLE) or b""
+    wanted = peer.DENY_JOIN_ID0 if lab.side == "0" else 0
+    equal("C flag in the SYN", asked[3] & peer.DENY_JOIN_ID0, wanted)
+
+
+@scenario_check(
+    "mp_capable.odd_answers_fall_back",
+    scenario=SCENARIO,
+    needs=WIRE,
+    sides=("none", "version", "hash", "extension", "size"),
+)
+def odd_answers(lab: Lab) -> None:
+    """A SYN/ACK without MP_CAPABLE, or with one of another version, hash or size, falls back."""
+    key = bytes(8)
+    options = {
+        "none": b"",
+        "version": peer.option(wire.MP_CAPABLE, 0, b"\x01", key),
+        "hash": peer.option(wire.MP_CAPABLE, 1, b"\x02", key),
+        "extension": peer.option(wire.MP_CAPABLE, 1, b"\x41", key),
+        "size": peer.option(wire.MP_CAPABLE, 1, b"\x01", key, key),
+    }
+    since = mib.Since()
+    one, sock = Peer(lab), lab.socket()
+    flow = one.listen()
+    sock.setblocking(False)
+    sock.connect_ex((one.address, flow.port))
+    one.take_syn(flow)
+    one.answer(flow, options[lab.side])
+    third = flow.expect("a third segment", lambda s: not s.has(wire.SYN))
+    equal("options of MPTCP in it", third.option(wire.OPTION_MPTCP), None)
+    counted(since, "MPCapableFallbackSYNACK", 1)
+    counted(since, "MPCapableSYNACKRX", 0)
+    sock.settimeout(5)
+    flow.send(wire.ACK | wire.PSH, payload=NEXT)
+    same("data as TCP", receive(sock, 5), NEXT)
+
+
+@scenario_check("mp_capable.answered_without_mptcp", scenario=SCENARIO, needs=WIRE)
+def answered_without(lab: Lab) -> None:
+    """A client whose first segments are answered without MPTCP falls back and goes on."""
+    since = mib.Since()
+    one, sock = Peer(lab), lab.socket()
+    flow = one.serve(sock)
+    flow.send(wire.ACK | wire.PSH, payload=NEXT)
+    same("data as TCP", receive(sock, 5), NEXT)
+    counted(since, "MPCapableDataFallback", 1)
+    seen = flow.seen()
+    sock.sendall(b"answer")
+    answer = flow.expect("an answer", lambda s: s.payload == b"answer", seen)
+    equal("options of MPTCP in it", answer.option(wire.OPTION_MPTCP), None)
+
+
+def joining(
+    lab: Lab, flags: int = pm.SUBFLOW
+) -> tuple[multipath.Bench, Peer, Flow, Flow, Segment, _socket.socket]:
+    """A connection of the kernel's client that joins from an endpoint: the SYN of the join."""
+    bench = clean(lab)
+    bench.events.forget()
+    bench.pm.add(bench.client_address(2), flags, id=ENDPOINT)
+    one, flow, sock = connected(lab)
+    two = one.second(flow)
+    two.remote = (bench.client_address(2), 0)
+    return bench, one, flow, two, one.take_syn(two), sock
+
+
+@scenario_check("join.asked_for_by_an_endpoint", scenario=SCENARIO, needs=NEEDS, sides=("0", "1"))
+def asked_by_endpoint(lab: Lab) -> None:
+    """A join asks with the peer's token, the endpoint's id and backup, and proves its key."""
+    flags = pm.SUBFLOW | (pm.BACKUP if lab.side == "1" else 0)
+    bench, one, _, two, syn, sock = joining(lab, flags)
+    asked = syn.mptcp(wire.MP_JOIN) or b""
+    equal("MP_JOIN", (len(asked), asked[2] & 0xF, asked[3]), (12, int(lab.side), ENDPOINT), asked)
+    equal("token", int.from_bytes(asked[4:8], "big"), keys.token_of(one.key), asked)
+    one.answer(two, one.answer_of_join(syn))
+    third = two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
+    equal("HMAC", third[4:24], one.hmac_of_third(syn), third)
+    two.acknowledge()
+    multipath.subflows(sock, 1)
+    token = multipath.info(sock).mptcpi_token
+    multipath.wait_for("events", lambda: len(bench.events.of(pm.SUB_ESTABLISHED, token)), 1)
+    told = bench.events.of(pm.SUB_ESTABLISHED, token)[0]
+    ids = (told.number("loc_id"), told.number("rem_id"))
+    equal("ids in the event", ids, (ENDPOINT, 0))
+
+
+@scenario_check("join.answered_with_backup", scenario=SCENARIO, needs=NEEDS)
+def answered_with_backup(lab: Lab) -> None:
+    """A join that is answered with the B flag is a backup: counted, flagged, without data."""
+    since = mib.Since()
+    bench, one, flow, two, syn, sock = joining(lab)
+    one.answer(two, one.answer_of_join(syn, id=9, backup=True))
+    two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
+    two.acknowledge()
+    multipath.subflows(sock, 1)
+    counted(since, "MPJoinSynAckBackupRx", 1)
+    ulp = bench.diag.tcp(two.remote, (one.address, two.port)).ulp
+    flags = ulp.flags & (diag.BKUP_LOC | diag.BKUP_REM) if ulp else -1
+    equal("backup flags", (flags, ulp and ulp.id_rem), (diag.BKUP_REM, 9))
+    sock.sendall(NEXT)
+    flow.expect("data on the first subflow", lambda s: s.payload == NEXT)
+    equal("data on the backup", [s for s in two.received() if s.payload], [])
+
+
+@scenario_check("join.answer_is_checked", scenario=SCENARIO, needs=NEEDS, sides=("hmac", "option"))
+def answer_is_checked(lab: Lab) -> None:
+    """A join that is answered with a wrong HMAC, or without MP_JOIN, is reset and counted."""
+    since = mib.Since()
+    _, one, flow, two, syn, sock = joining(lab)
+    right = one.answer_of_join(syn)
+    wrong = right[:4] + bytes([right[4] ^ 1]) + right[5:]
+    one.answer(two, wrong if lab.side == "hmac" else b"")
+    with_reason(two.expect("a reset", lambda s: s.has(wire.RST)), MPTCP_SPECIFIC)
+    counted(since, "MPJoinSynAckHMacFailure", int(lab.side == "hmac"))
+    counted(since, "MPJoinSynAckNoMPJoin", int(lab.side == "option"))
+    counted(since, "MPJoinSynAckRx", 0)
+    multipath.subflows(sock, 0)
+    flow.send_data(NEXT, at=5)
+    same("data on the first subflow", receive(sock, 5), NEXT)
+
+
+@scenario_check("join.third_segment_comes_again", scenario=SCENARIO, needs=NEEDS)
+def third_again(lab: Lab) -> None:
+    """The third segment of a join comes again until it is acknowledged; data do not go before."""
+    _, one, flow, two, syn, sock = joining(lab)
+    one.answer(two, one.answer_of_join(syn))
+    two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
+    seen = two.seen()
+    two.expect_option("MP_JOIN once more", wire.MP_JOIN, seen)
+    flow.send(wire.ACK | wire.RST)
+    sock.sendall(NEXT)
+    equal("data before the ACK", [s for s in two.received() if s.payload], [])
+    two.acknowledge()
+    two.expect("data", lambda s: s.payload == NEXT)
+
+
+BLACKHOLE = declare(Scenario("blackhole", waits=True)).name
+
+
+@scenario_check("blackhole.is_detected", scenario=BLACKHOLE, needs=(*WIRE, "blackhole"))
+def blackhole(lab: Lab) -> None:
+    """Where only a SYN without MPTCP is answered the next connections are made without MPTCP."""
+    try:
+        write_sysctl("net.mptcp.syn_retrans_before_tcp_fallback", "0")
+    except FileNotFoundError:
+        pass  # 6.12 to 6.15 send three SYNs with MPTCP before the one without
+    since = mib.Since()
+    one, sock = Peer(lab), lab.socket()
+    flow = one.listen()
+    sock.setblocking(False)
+    sock.connect_ex((one.address, flow.port))
+    one.take_syn(flow)
+    seen = flow.seen()
+    again = flow.expect("a SYN without MPTCP", lambda s: not s.option(wire.OPTION_MPTCP), seen, 3)
+    equal("SYN", again.flags, wire.SYN)
+    counted(since, "MPCapableSYNTXDrop", 1)
+    one.answer(flow, b"")
+    flow.expect("a third segment", lambda s: not s.has(wire.SYN))
+    counted(since, "Blackhole", 1)
+    other, later = lab.socket(), one.listen()
+    other.setblocking(False)
+    other.connect_ex((one.address, later.port))
+    equal("option of the next SYN", one.take_syn(later).option(wire.OPTION_MPTCP), None)
+    counted(since, "MPCapableSYNTXDisabled", 1)
+    write_sysctl("net.mptcp.blackhole_timeout", "0")
+    other, later = lab.socket(), one.listen()
+    other.setblocking(False)
+    other.connect_ex((one.address, later.port))
+    option = one.take_syn(later).mptcp(wire.MP_CAPABLE)
+    equal("MP_CAPABLE with blackhole_timeout=0", option is not None, True)
