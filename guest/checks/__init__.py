@@ -75,6 +75,7 @@ FULL_MODULES: Sequence[str] = (
     "pm_announces",
     "pm_changes",
     "pm_endpoints",
+    "pm_events",
     "pm_kinds",
     "pm_special",
     "pointers",

@@ -82,12 +82,29 @@ def priority(lab: Lab) -> None:
         equal("backup flags", flags, diag.BKUP_REM if backup else 0)
         if not backup:
             continue
-        seen = other.seen()
+        seen, unused = other.seen(), which.seen()
         sock.sendall(NEXT)
         other.expect("data on the other subflow", lambda s: s.payload == NEXT, seen)
+        equal("data on the backup", [s for s in which.received()[unused:] if s.payload], [])
         one.consumed += 5
         other.acknowledge()
     counted(since, "MPPrioRx", 3)
+
+
+@scenario_check("mp_prio.a_backup_is_used_alone", scenario=SCENARIO, needs=NEEDS)
+def used_alone(lab: Lab) -> None:
+    """Data goes on a backup subflow when there is no other, and when the other has gone."""
+    clean(lab)
+    one, (first, two), sock = established(lab, joins=1)
+    two.acknowledge(peer.priority(True))
+    first.send(wire.ACK | wire.RST)
+    sock.sendall(NEXT)
+    two.expect("data on the backup", lambda s: s.payload == NEXT)
+    one.consumed = 5
+    seen = two.seen()
+    two.acknowledge()
+    sock.sendall(b"more")
+    two.expect("more data on the backup", lambda s: s.payload == b"more", seen)
 
 
 def _backup_flags(bench: multipath.Bench, lab: Lab, flow: Flow) -> int:

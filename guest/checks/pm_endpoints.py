@@ -239,7 +239,7 @@ def limits_too_high(lab: Lab) -> None:
     """A limit that is too high is refused with EINVAL, and neither of the two changes."""
     bench = clean(lab)
     bench.pm.set_limits(1, 2)
-    for wanted in ((1000, 1), (2, 1000), (2, 256), (0xFFFFFFFF, 1)):
+    for wanted in ((1000, 1), (2, 1000), (2, 256), (0xFFFFFFFF, 1), (65, 2), (1, 65)):
         refused("limits %d, %d" % wanted, lambda: bench.pm.set_limits(*wanted), EINVAL)  # noqa: B023
         equal("limits", bench.pm.limits(), (1, 2))
 
