@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import _socket
 
-from guest import mib, multipath, wire
+from guest import mib, multipath, pm, wire
+from guest.calls import POLLHUP, POLLIN, POLLRDHUP, has_events
 from guest.checks import Failed, equal, require, scenario_check
-from guest.checks.peer_data import FIVE, NEXT, established, receive
+from guest.checks.peer_data import FIVE, NEXT, counted, established, receive
 from guest.flow import content, same
-from guest.lab import wait_until
+from guest.lab import wait_until, write_sysctl
 from guest.peer import Flow, Peer
 from guest.scenarios import Scenario, declare
 
@@ -25,6 +26,7 @@ NEEDS = ("packet_socket",)
 STATS = (*NEEDS, "packet_stats")
 #: A host that is slow may let a timer expire before what is checked can be seen.
 TRIES = 3
+TCP_NODELAY = 1
 
 
 def payloads(flow: Flow, since: int = 0) -> Sequence[Segment]:
@@ -148,3 +150,102 @@ def window_update(lab: Lab) -> None:
         if not any(since.of(name) for name in ("WinProbe", "MPTCPRetrans")):
             return
     equal("counters that moved", seen, {"WinProbe": 0, "MPTCPRetrans": 0})
+
+
+@scenario_check("stale.subflow_is_left_and_recovers", scenario=SCENARIO, needs=NEEDS)
+def stale(lab: Lab) -> None:
+    """A subflow that loses more than net.mptcp.stale_loss_cnt times is left until it acks again."""
+    write_sysctl("net.mptcp.stale_loss_cnt", "1")
+    lab.afterwards(lambda: write_sysctl("net.mptcp.stale_loss_cnt", "4"))
+    one, flows, sock = established(lab, joins=1)
+    sock.setsockopt(_socket.IPPROTO_TCP, TCP_NODELAY, 1)  # what comes again must not hold back more
+    since = mib.Since()
+    sock.sendall(NEXT)
+    lost = carrier(flows, NEXT)
+    other = flows[0] if lost is flows[1] else flows[1]
+    multipath.wait_for("SubflowStale", lambda: since.of("SubflowStale"), 1, 30.0)
+    other.expect("the data on the other subflow", lambda s: s.payload == NEXT)
+    one.consumed = 5
+    other.acknowledge()
+    seen, before = other.seen(), lost.seen()
+    sock.sendall(b"later")
+    other.expect("later data on the other subflow", lambda s: s.payload == b"later", seen)
+    equal(
+        "later data on the stale one",
+        [s for s in payloads(lost, before) if s.payload == b"later"],
+        [],
+    )
+    one.consumed = 10
+    other.acknowledge()
+    lost.acknowledge()
+    sock.sendall(b"last")
+    carrier(flows, b"last")
+    counted(since, "SubflowRecover", 1)
+
+
+@scenario_check("stale.never_with_a_count_of_zero", scenario=SCENARIO, needs=NEEDS)
+def never_stale(lab: Lab) -> None:
+    """With net.mptcp.stale_loss_cnt=0 no subflow is stale; the data comes on the other, too."""
+    write_sysctl("net.mptcp.stale_loss_cnt", "0")
+    lab.afterwards(lambda: write_sysctl("net.mptcp.stale_loss_cnt", "4"))
+    _, flows, sock = established(lab, joins=1)
+    since = mib.Since()
+    sock.sendall(NEXT)
+    lost = carrier(flows, NEXT)
+    other = flows[0] if lost is flows[1] else flows[1]
+    other.expect("the data on the other subflow", lambda s: s.payload == NEXT)
+    equal("SubflowStale", since.of("SubflowStale"), 0)
+
+
+@scenario_check(
+    "data_fin.simultaneous", scenario=SCENARIO, needs=NEEDS, sides=("ack_last", "fin_last")
+)
+def simultaneous(lab: Lab) -> None:
+    """If both ends close, TCP's FINs follow when both DATA_FINs are acknowledged, not before."""
+    one, (flow,), sock = established(lab, joins=0)
+    sock.shutdown(_socket.SHUT_WR)
+    flow.expect("a DATA_FIN", lambda s: s.dss and s.dss.fin)
+    if lab.side == "ack_last":
+        flow.send_fin(at=5)
+    one.consumed = 1
+    if lab.side == "ack_last":
+        flow.expect_ack("an acknowledgement of the DATA_FIN", 6)
+    equal("FINs before", [s for s in flow.received() if s.has(wire.FIN)], [])
+    flow.acknowledge()
+    if lab.side == "fin_last":
+        flow.send_data(NEXT, at=5)
+        same("data after the DATA_FIN", receive(sock, 5), NEXT)
+        equal("FINs before", [s for s in flow.received() if s.has(wire.FIN)], [])
+        flow.send_fin(at=10)
+    flow.expect("a FIN", lambda s: s.has(wire.FIN))
+    equal("the end", receive(sock, 1), b"")
+    has_events("after both ends", sock, POLLHUP | POLLRDHUP | POLLIN)
+
+
+INACTIVE = "peer_inactive"
+
+
+@scenario_check("userspace_pm.needs_a_listener", scenario=INACTIVE, needs=(*NEEDS, "userspace_pm"))
+def needs_listener(lab: Lab) -> None:
+    """While nobody listens to events, the user-space path manager takes no join and no ADD_ADDR."""
+    write_sysctl(multipath.PM_TYPE, "1")
+    lab.afterwards(lambda: write_sysctl(multipath.PM_TYPE, "0"))
+    one, (first,), sock = established(lab, joins=0)
+    since = mib.Since()
+    flow, nonce = one.start_join(3)
+    flow.send(options=one.third(nonce, flow.expect_option("MP_JOIN", wire.MP_JOIN)))
+    flow.expect("a reset of the join", lambda s: s.has(wire.RST))
+    counted(since, "MPJoinRejected", 1)
+    first.send(options=one.add_addr(6, lab.address, port=9))
+    counted(since, "AddAddrDrop", 1)
+    first.send_data(NEXT, at=5)
+    same("data after it", receive(sock, 5), NEXT)
+    equal("EchoAddTx", since.of("EchoAddTx"), 0)
+    manager = pm.PathManager()
+    lab.afterwards(manager.close)
+    events = pm.Events(manager)
+    lab.afterwards(events.close)
+    one.join(4).send_data(NEXT, at=10)
+    same("data on a join with a listener", receive(sock, 5), NEXT)
+    first.send(options=one.add_addr(7, lab.address, port=9))
+    counted(since, "EchoAddTx", 1)

@@ -257,6 +257,10 @@ def one_id(lab: Lab) -> None:
     equal("mptcpi_add_addr_signal", signalled(), 0)
     wait_until(lambda: bench.events.of(pm.REMOVED, ends.server_token))
     bench.pm.announce(ends.token, second, 2)
+
+    def told(kind: int) -> Sequence[Event]:
+        return bench.events.of(kind, ends.server_token)
+
     multipath.wait_for(
         "ANNOUNCED",
         lambda: [
