@@ -48,6 +48,14 @@ def poll(sock: _socket.socket, timeout_s: float = 0.0, events: int = ALL_EVENTS)
     return poll_each([(sock, events)], timeout_s)[0]
 
 
+def poll_fd(fd: int, timeout_s: float, events: int) -> int:
+    """The events of poll(2) of any descriptor."""
+    buffer = ctypes.create_string_buffer(_POLLFD.pack(fd, events, 0), _POLLFD.size)
+    if _libc.poll(buffer, ctypes.c_ulong(1), int(timeout_s * 1000)) < 0:
+        raise OSError(ctypes.get_errno(), "poll failed")
+    return int(_POLLFD.unpack(buffer.raw)[2])
+
+
 def poll_each(
     wanted: Sequence[tuple[_socket.socket, int]], timeout_s: float = 0.0
 ) -> Sequence[int]:

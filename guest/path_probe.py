@@ -9,7 +9,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from guest import diag, mib, multipath, netlink, pm, topology, wire
+from guest import diag, mib, multipath, netlink, pm, stall, topology, wire
 from guest.checks import errno_name
 from guest.lab import MPTCP, TCP
 from guest.probe import Finding
@@ -39,11 +39,14 @@ def capabilities() -> dict[str, Finding]:
         "mptcp_diag": _asked(lambda: _dump(MPTCP), "mptcp_diag"),
         "sock_destroy": _destroy(),
         "packet_socket": _asked(_packet_socket, "a packet socket"),
+        "userfaultfd": _asked(stall.probe, "a page that is missing"),
         "pm_netlink": _asked(lambda: pm.PathManager().close(), "the netlink family mptcp_pm"),
     }
     for name, sysctl in BY_SYSCTL.items():
         present = os.path.exists(SYSCTLS + sysctl)
         found[name] = Finding(present, "" if present else "no net.mptcp." + sysctl)
+    cookies = os.path.exists("/proc/sys/net/ipv4/tcp_syncookies")
+    found["syncookies"] = Finding(cookies, "" if cookies else "no net.ipv4.tcp_syncookies")
     established = "MPCurrEstab" in mib.counters()
     found["curr_estab"] = Finding(established, "" if established else "no counter MPCurrEstab")
     if found["pm_netlink"].present:

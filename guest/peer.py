@@ -22,6 +22,7 @@ import _socket
 import ctypes
 import os
 import struct
+import time
 
 from guest import keys, wire
 from guest.checks import Failed
@@ -220,6 +221,8 @@ class Peer:
         self.checksums = checksums
         #: The window that subflows are made with.
         self.window = WINDOW
+        #: Seconds that it takes to answer a SYN/ACK: the kernel's timers get longer by that.
+        self.delay_s = 0.0
         #: What it acknowledges of the kernel's stream, in bytes.
         self.consumed = 0
         self.capture = wire.Capture()
@@ -285,6 +288,7 @@ class Peer:
         flow.send(wire.SYN, _MAXIMUM + self._capable())
         answer = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)
         self.remote_key = answer[4:12]
+        time.sleep(self.delay_s)
         flow.send(options=self._capable(self.key, self.remote_key))
         return flow
 
@@ -374,6 +378,7 @@ class Peer:
         """A further subflow of the connection."""
         flow, nonce = self.start_join(id, backup, source=source)
         answer = flow.expect_option("MP_JOIN in the SYN/ACK", wire.MP_JOIN)
+        time.sleep(self.delay_s)
         flow.send(options=self.third(nonce, answer))
         flow.expect("an ACK of the join", lambda one: not one.has(wire.SYN))
         return flow

@@ -69,6 +69,7 @@ FULL_MODULES: Sequence[str] = (
     "options",
     "peer_data",
     "peer_joins",
+    "peer_owned",
     "peer_sends",
     "peer_serves",
     "peer_signals",

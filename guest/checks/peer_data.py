@@ -18,8 +18,6 @@ from guest.peer import Flow, Peer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
-
     from guest.lab import Lab
 
 SCENARIO = "peer_data"
@@ -27,19 +25,20 @@ NEEDS = ("packet_socket",)
 FIVE, NEXT = b"hello", b"world"
 
 
-def served(lab: Lab, before: Optional[multipath.Setup] = None) -> tuple[Peer, Flow, _socket.socket]:
+def served(lab: Lab, delay_s: float = 0.0) -> tuple[Peer, Flow, _socket.socket]:
     """A peer, its first subflow, and the kernel's socket."""
     one = Peer(lab)
-    listener = lab.listener(before=before)
+    one.delay_s = delay_s
+    listener = lab.listener()
     flow = one.connect(listener)
     return one, flow, lab.accept(listener)
 
 
 def established(
-    lab: Lab, joins: int = 1, before: Optional[multipath.Setup] = None
+    lab: Lab, joins: int = 1, delay_s: float = 0.0
 ) -> tuple[Peer, list[Flow], _socket.socket]:
     """The same with data on the first subflow, and ``joins`` more subflows. The stream is at 5."""
-    one, flow, sock = served(lab, before)
+    one, flow, sock = served(lab, delay_s)
     flow.send_data(FIVE, at=0)
     same("the first data", receive(sock, 5), FIVE)
     flows = [flow, *(one.join(id) for id in range(3, 3 + joins))]

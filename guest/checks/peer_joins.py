@@ -172,7 +172,7 @@ def another_port(lab: Lab) -> None:
     equal("mptcpi_subflows", multipath.info(sock).mptcpi_subflows, 0)
 
 
-@scenario_check("join.with_syncookies", scenario=SCENARIO, needs=NEEDS)
+@scenario_check("join.with_syncookies", scenario=SCENARIO, needs=(*NEEDS, "syncookies"))
 def with_syncookies(lab: Lab) -> None:
     """With net.ipv4.tcp_syncookies=2 connections and joins are made from the cookie."""
     write_sysctl("net.ipv4.tcp_syncookies", "2")

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 SCENARIO = declare(Scenario("peer_sends", waits=True)).name
 NEEDS = ("packet_socket",)
 STATS = (*NEEDS, "packet_stats")
-#: A host that is slow may let a timer expire before what is checked can be seen.
+#: A host that is slow may let a timer expire before what is checked can be seen: seconds by which
+#: the timers of each try are longer.
+DELAYS_S = (0.0, 0.3, 1.0)
 TRIES = 3
 TCP_NODELAY = 1
 
@@ -106,8 +108,8 @@ def unacked_fin(lab: Lab) -> None:
 def when_a_subflow_ends(lab: Lab) -> None:
     """What was in flight on a subflow that ends is sent on another at once, not by a timer."""
     seen: object = None
-    for _ in range(TRIES):
-        _, flows, sock = established(lab, joins=1)
+    for delay_s in DELAYS_S:
+        _, flows, sock = established(lab, joins=1, delay_s=delay_s)
         since = mib.Since()
         sock.sendall(NEXT)
         first = carrier(flows, NEXT)
@@ -120,9 +122,10 @@ def when_a_subflow_ends(lab: Lab) -> None:
     equal("MPTCPRetrans", seen, 0)
 
 
-def narrow(lab: Lab) -> tuple[Flow, _socket.socket]:
+def narrow(lab: Lab, delay_s: float) -> tuple[Flow, _socket.socket]:
     """A connection to a peer with a window of 1000 bytes."""
     one = Peer(lab)
+    one.delay_s = delay_s
     one.window = 1000
     listener = lab.listener()
     flow = one.connect(listener)
@@ -136,8 +139,8 @@ def narrow(lab: Lab) -> tuple[Flow, _socket.socket]:
 def window_update(lab: Lab) -> None:
     """Data that wait for the peer's window go at once when it opens, without a probe."""
     seen: object = None
-    for _ in range(TRIES):
-        flow, sock = narrow(lab)
+    for delay_s in DELAYS_S:
+        flow, sock = narrow(lab, delay_s)
         sock.sendall(content(3000))
         wait_until(lambda: sent(flow) >= 1000)  # noqa: B023
         equal("bytes within the window", sent(flow), 1000)

@@ -9,7 +9,7 @@ from guest import diag, keys, mib, multipath, peer, pm, wire
 from guest.checks import equal, scenario_check
 from guest.checks.peer_data import NEXT, counted, receive
 from guest.checks.peer_joins import MPTCP_SPECIFIC, with_reason
-from guest.checks.peer_sends import TRIES
+from guest.checks.peer_sends import TRIES, carrier
 from guest.checks.peer_signals import clean
 from guest.flow import same
 from guest.lab import write_sysctl
@@ -228,14 +228,11 @@ def initial_endpoint(lab: Lab) -> None:
         told = flow.expect_option("MP_PRIO", wire.MP_PRIO, seen)
         equal("B flag of MP_PRIO", told[2] & 1, backup, told)
         counted(since, "MPPrioTx", number)
-        seen = flow.seen()
-        target = two if backup else flow
-        sock.sendall(b"%05d" % number)
-        target.expect("data", lambda s: s.payload == b"%05d" % number)  # noqa: B023
-        other = flow if backup else two
-        equal(
-            "data on the backup", [s for s in other.received() if s.payload == b"%05d" % number], []
-        )
+        data = b"%05d" % number
+        sock.sendall(data)
+        target = carrier([two] if backup else [flow, two], data)
+        strayed = [s for s in flow.received() if s.payload == data and backup]
+        equal("data on the backup", strayed, [])
         one.consumed += 5
         target.acknowledge()
 

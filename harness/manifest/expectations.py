@@ -107,6 +107,8 @@ OF_SCENARIOS = frozenset(
         "pm_netlink",
         "scheduler",
         "sock_destroy",
+        "syncookies",
+        "userfaultfd",
         "userspace_pm",
     }
 )
