@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SCENARIO = "peer_data"
 NEEDS = ("packet_socket",)
 FIVE, NEXT = b"hello", b"world"
+TCP_NODELAY = 1
 
 
 def served(lab: Lab, delay_s: float = 0.0) -> tuple[Peer, Flow, _socket.socket]:
@@ -31,7 +32,27 @@ def served(lab: Lab, delay_s: float = 0.0) -> tuple[Peer, Flow, _socket.socket]:
     one.delay_s = delay_s
     listener = lab.listener()
     flow = one.connect(listener)
-    return one, flow, lab.accept(listener)
+    return one, flow, at_once(lab.accept(listener))
+
+
+def at_once(sock: _socket.socket) -> _socket.socket:
+    """``sock``, which sends small data at once: what is not acknowledged holds nothing back."""
+    sock.setsockopt(_socket.IPPROTO_TCP, TCP_NODELAY, 1)
+    return sock
+
+
+class Straying:
+    """Data on a subflow that must carry none, unless a slow host's timers sent it again."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._since = mib.Since()
+        self._flow = flow
+        self._seen = flow.seen()
+
+    def none(self) -> None:
+        found = [s for s in self._flow.received()[self._seen :] if s.payload]
+        if not self._since.of("MPTCPRetrans"):
+            equal("segments with data on the backup", len(found), 0)
 
 
 def established(

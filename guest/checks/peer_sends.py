@@ -27,8 +27,6 @@ STATS = (*NEEDS, "packet_stats")
 #: A host that is slow may let a timer expire before what is checked can be seen: seconds by which
 #: the timers of each try are longer.
 DELAYS_S = (0.0, 0.3, 1.0)
-TRIES = 3
-TCP_NODELAY = 1
 
 
 def payloads(flow: Flow, since: int = 0) -> Sequence[Segment]:
@@ -161,7 +159,6 @@ def stale(lab: Lab) -> None:
     write_sysctl("net.mptcp.stale_loss_cnt", "1")
     lab.afterwards(lambda: write_sysctl("net.mptcp.stale_loss_cnt", "4"))
     one, flows, sock = established(lab, joins=1)
-    sock.setsockopt(_socket.IPPROTO_TCP, TCP_NODELAY, 1)  # what comes again must not hold back more
     since = mib.Since()
     sock.sendall(NEXT)
     lost = carrier(flows, NEXT)

@@ -105,13 +105,13 @@ def closed(lab: Lab) -> None:
 
 @scenario_check("endpoint.signal_does_not_join", scenario=SCENARIO, needs=NEEDS)
 def signal_does_not_join(lab: Lab) -> None:
-    """A signal endpoint announces its address and makes no subflow, now and when one is added."""
+    """Signal endpoints announce their addresses and make no subflow; subflow ones after them do."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(2), pm.SIGNAL, id=2)
-    bench.pm.add(bench.client_address(3), pm.SUBFLOW, id=3)
+    bench.pm.add(bench.client_address(4), pm.SIGNAL, id=4)
+    bench.pm.add(bench.client_address(3), pm.SUBFLOW, id=5)
     ends = bench.connect(lab)
     multipath.both_have(ends, 1)
-    bench.pm.add(bench.client_address(4), pm.SIGNAL, id=4)
     multipath.wait_for(
         "mptcpi_add_addr_signal", multipath.field(ends.client, "mptcpi_add_addr_signal"), 2
     )
