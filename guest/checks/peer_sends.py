@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import _socket
 
-from guest import mib, multipath, pm, wire
+from guest import mib, multipath, wire
 from guest.calls import POLLHUP, POLLIN, POLLRDHUP, has_events
 from guest.checks import Failed, equal, require, scenario_check
 from guest.checks.peer_data import FIVE, NEXT, counted, established, receive
@@ -220,32 +220,3 @@ def simultaneous(lab: Lab) -> None:
     flow.expect("a FIN", lambda s: s.has(wire.FIN))
     equal("the end", receive(sock, 1), b"")
     has_events("after both ends", sock, POLLHUP | POLLRDHUP | POLLIN)
-
-
-INACTIVE = "peer_inactive"
-
-
-@scenario_check("userspace_pm.needs_a_listener", scenario=INACTIVE, needs=(*NEEDS, "userspace_pm"))
-def needs_listener(lab: Lab) -> None:
-    """While nobody listens to events, the user-space path manager takes no join and no ADD_ADDR."""
-    write_sysctl(multipath.PM_TYPE, "1")
-    lab.afterwards(lambda: write_sysctl(multipath.PM_TYPE, "0"))
-    one, (first,), sock = established(lab, joins=0)
-    since = mib.Since()
-    flow, nonce = one.start_join(3)
-    flow.send(options=one.third(nonce, flow.expect_option("MP_JOIN", wire.MP_JOIN)))
-    flow.expect("a reset of the join", lambda s: s.has(wire.RST))
-    counted(since, "MPJoinRejected", 1)
-    first.send(options=one.add_addr(6, lab.address, port=9))
-    counted(since, "AddAddrDrop", 1)
-    first.send_data(NEXT, at=5)
-    same("data after it", receive(sock, 5), NEXT)
-    equal("EchoAddTx", since.of("EchoAddTx"), 0)
-    manager = pm.PathManager()
-    lab.afterwards(manager.close)
-    events = pm.Events(manager)
-    lab.afterwards(events.close)
-    one.join(4).send_data(NEXT, at=10)
-    same("data on a join with a listener", receive(sock, 5), NEXT)
-    first.send(options=one.add_addr(7, lab.address, port=9))
-    counted(since, "EchoAddTx", 1)
