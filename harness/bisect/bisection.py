@@ -54,7 +54,9 @@ def bisect(
             asked,
             journal,
         ),
-        testing.on_ground(entries, request, asked, journal.seed, cache, listening, stop) as booting,
+        testing.in_workspace(
+            entries, request, asked, journal.seed, cache, listening, stop
+        ) as booting,
     ):
         run = Bisect(series, wanted, booting, journal, booting.jobs, request.confirm, say, stop)
         return replace(run.run(changes), directory=str(booting.directory))
@@ -178,7 +180,7 @@ class Bisect:
         counts = self._counts()
         ends = [self._order[good].entry.name, self._order[bad].entry.name]
         for place, name in zip((good, bad), ends, strict=True):
-            if not counts[place].told:
+            if not counts[place].conclusive:
                 why = f"{name} could not be tested: {self._evidence.why(place)}; name another"
                 return self._no_answer(Ending.UNTESTABLE, why)
         shows, lacks = counts[good].bad > 0, not counts[bad].bad

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise, zip_longest
 
-from harness.bisect.results import Change, Feature, Kind
+from harness.bisect.results import BoundaryKind, Feature, SeriesChange
 from harness.manifest.expectations import CAPABILITIES, Version
 from harness.verdict.judge import CAPABILITY
 from harness.verdict.results import (
@@ -49,7 +49,7 @@ class Gap:
 
     old: int
     new: int
-    changes: tuple[Change, ...]
+    changes: tuple[SeriesChange, ...]
 
 
 def vector(result: KernelResult) -> Vector | None:
@@ -68,37 +68,37 @@ def vector(result: KernelResult) -> Vector | None:
             else:
                 verdicts.setdefault(check.key.id, []).append(check.verdict)
         for id, seen in verdicts.items():
-            found[Feature(Kind.CHECK, id, family)] = worst(seen).value
+            found[Feature(BoundaryKind.CHECK, id, family)] = worst(seen).value
     return found
 
 
 def _of_capability(family: Family, check: CheckResult) -> Iterator[tuple[Feature, str]]:
     """A check of a capability fails by what was expected; what is compared is what is there."""
     name = check.key.id.removeprefix(CAPABILITY)
-    feature = Feature(Kind.CAPABILITY, name, family)
+    feature = Feature(BoundaryKind.CAPABILITY, name, family)
     failed_present = check.verdict is CheckVerdict.FAIL and check.got.startswith(PRESENT)
     if check.verdict is CheckVerdict.PASS or failed_present:
         yield feature, PRESENT
         detail = check.got.removeprefix(f"{PRESENT}: ") if failed_present else check.detail
         if _SIZE.fullmatch(detail):
-            yield Feature(Kind.SIZE, name, family), detail
+            yield Feature(BoundaryKind.SIZE, name, family), detail
     elif check.verdict in (CheckVerdict.FAIL, CheckVerdict.UNSUPPORTED):
         yield feature, ABSENT
     else:
         yield feature, check.verdict.value
 
 
-def changes(old: Vector, new: Vector) -> tuple[Change, ...]:
+def changes(old: Vector, new: Vector) -> tuple[SeriesChange, ...]:
     """What differs, in the order of features; a size comes and goes with its capability."""
     found = []
     for feature in sorted(old.keys() | new.keys()):
         before, after = old.get(feature, NOT_SAID), new.get(feature, NOT_SAID)
         if before == after:
             continue
-        capability = replace(feature, kind=Kind.CAPABILITY)
-        if feature.kind is Kind.SIZE and old.get(capability) != new.get(capability):
+        capability = replace(feature, kind=BoundaryKind.CAPABILITY)
+        if feature.kind is BoundaryKind.SIZE and old.get(capability) != new.get(capability):
             continue
-        found.append(Change(feature, before, after))
+        found.append(SeriesChange(feature, before, after))
     return tuple(found)
 
 

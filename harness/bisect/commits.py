@@ -15,7 +15,7 @@ from harness.bisect.predicate import Checks, Predicate
 from harness.bisect.results import LogEntry
 from harness.errors import HostError, KernelUnavailable
 from harness.kernels import Cache, changelog
-from harness.kernels.changelog import Changes, Entry
+from harness.kernels.changelog import ChangelogEntry, Changes
 from harness.kernels.packages import version_key
 from harness.manifest.kernels_yaml import DebSource, UpstreamSource
 from harness.verdict.judge import CAPABILITY
@@ -103,7 +103,7 @@ def words_of(check_pattern: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _concerning(entries: Sequence[Entry], words: Sequence[str]) -> list[tuple[str, str]]:
+def _concerning(entries: Sequence[ChangelogEntry], words: Sequence[str]) -> list[tuple[str, str]]:
     named = "|".join(re.escape(word) for word in words)
     option = re.compile(rf"(?<![A-Za-z0-9])(?:MPTCP_)?(?:{named})(?![A-Za-z0-9_])")
     return [
@@ -114,7 +114,7 @@ def _concerning(entries: Sequence[Entry], words: Sequence[str]) -> list[tuple[st
     ]
 
 
-def _notes_on_entries(entries: Sequence[Entry], unreached: str) -> list[str]:
+def _notes_on_entries(entries: Sequence[ChangelogEntry], unreached: str) -> list[str]:
     notes = []
     mainline = [e.version for e in entries if any(_MAINLINE.match(item) for item in e.items)]
     if mainline:

@@ -16,8 +16,15 @@ from dataclasses import dataclass, replace
 from harness.bisect import boundary_search, state
 from harness.bisect.boundary_search import Vector
 from harness.bisect.candidates import Candidate
-from harness.bisect.results import Boundary, CompatibilityMap, Feature, Kernel, Kind, Untestable
-from harness.bisect.testing import Listening, Tester, on_ground, remembered
+from harness.bisect.results import (
+    Boundary,
+    BoundaryKind,
+    CompatibilityMap,
+    Feature,
+    Kernel,
+    UntestableKernel,
+)
+from harness.bisect.testing import Listening, Tester, in_workspace, remembered
 from harness.errors import Damaged, Interrupted, KernelUnavailable
 from harness.kernels import Cache
 from harness.manifest.expectations import parse_release
@@ -67,7 +74,7 @@ def draw(
         search = Search(candidates, journal, say, notes)
         if search.is_complete:
             return search.map()
-        with on_ground(entries, request, asked, journal.seed, cache, listening, stop) as booting:
+        with in_workspace(entries, request, asked, journal.seed, cache, listening, stop) as booting:
             return replace(search.run(booting, booting.jobs), directory=str(booting.directory))
 
 
@@ -147,7 +154,7 @@ class Search:
                 for gap in boundary_search.gaps(self._vectors())
             ),
             untestable=tuple(
-                Untestable(self._kernel(place), observed.reason)
+                UntestableKernel(self._kernel(place), observed.reason)
                 for place, observed in sorted(self._observed.items())
                 if observed.vector is None
             ),
@@ -223,7 +230,7 @@ def _observed(record: state.Record) -> Observed:
     if record["features"] is not None:
         vector = {}
         for kind, name, family, value in record["features"]:
-            vector[Feature(Kind(kind), name, Family(family))] = value
+            vector[Feature(BoundaryKind(kind), name, Family(family))] = value
             texts += [name, value]
     if not all(isinstance(flag, bool) for flag in flags):
         raise TypeError("a flag is none")

@@ -101,7 +101,7 @@ class Bisection:
         return _STATUS.get(self.ending, EXIT_FAILED)
 
 
-class Kind(StrEnum):
+class BoundaryKind(StrEnum):
     CAPABILITY = "capability"  # values: present, absent
     SIZE = "size"  # values: what the kernel says, such as "96 bytes"
     CHECK = "check"  # values: a CheckVerdict, the worst of the check in the family
@@ -111,13 +111,13 @@ class Kind(StrEnum):
 class Feature:
     """Something of a kernel that may change; ``name`` is a capability's or a check's id."""
 
-    kind: Kind
+    kind: BoundaryKind
     name: str
     family: Family
 
 
 @dataclass(frozen=True)
-class Change:
+class SeriesChange:
     feature: Feature
     old: str
     new: str
@@ -132,12 +132,12 @@ class Boundary:
 
     last: Kernel
     first: Kernel
-    changes: tuple[Change, ...]
+    changes: tuple[SeriesChange, ...]
     untestable: tuple[Kernel, ...] = ()
 
 
 @dataclass(frozen=True)
-class Untestable:
+class UntestableKernel:
     """A kernel that could not be tested, and why."""
 
     kernel: Kernel
@@ -160,7 +160,7 @@ class CompatibilityMap:
     oldest_tested: Kernel
     newest_tested: Kernel
     boundaries: tuple[Boundary, ...]
-    untestable: tuple[Untestable, ...]
+    untestable: tuple[UntestableKernel, ...]
     booted: int
     known: int
     rounds: int

@@ -12,7 +12,7 @@ What is assumed, for the confidence:
   STABLE p is 1; else any p is as likely as any other. So k good boots of a bad kernel have the
   likelihood (1 - p)^k, averaged over what the bad boots let p be.
 - A good kernel is seen as bad in one of 1 / FALSE_BAD boots.
-- Boots that told nothing say nothing about f.
+- Boots that showed nothing say nothing about f.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ UNREASONABLE = 0.001
 
 @dataclass(frozen=True)
 class Boots:
-    """The evidence on one kernel: how many of its boots were good, bad, and told nothing."""
+    """The evidence on one kernel: how many of its boots were good, bad, and showed nothing."""
 
     good: int = 0
     bad: int = 0
     silent: int = 0
 
     @property
-    def told(self) -> int:
+    def conclusive(self) -> int:
         return self.good + self.bad
 
     @property
     def made(self) -> int:
-        return self.told + self.silent
+        return self.conclusive + self.silent
 
     @property
     def is_untestable(self) -> bool:
-        return self.silent > 0 and not self.told
+        return self.silent > 0 and not self.conclusive
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def step(evidence: Sequence[Boots], jobs: int, wanted: int = 1) -> Step:
         tuple(range(last_good + 1, first_bad)),
         confidence,
         sum(boots.bad for boots in bad_ones),
-        sum(boots.told for boots in bad_ones),
+        sum(boots.conclusive for boots in bad_ones),
     )
 
 
@@ -149,9 +149,9 @@ def _spread(places: Sequence[int], count: int) -> list[int]:
 
 
 def _masses(evidence: Sequence[Boots]) -> dict[tuple[int, int], float]:
-    """The probability that the fault begins between two neighbours of those that told something."""
-    told = [place for place, boots in enumerate(evidence) if boots.told]
-    pairs = list(itertools.pairwise(told))
+    """The probability that the fault begins between two neighbours that showed something."""
+    conclusive = [place for place, boots in enumerate(evidence) if boots.conclusive]
+    pairs = list(itertools.pairwise(conclusive))
     logs = [
         math.log(first_bad - last_good) + _log_likelihood(evidence, first_bad)
         for last_good, first_bad in pairs
@@ -187,13 +187,12 @@ def _plain_contradiction(evidence: Sequence[Boots]) -> Contradiction | None:
 def _unlikely(evidence: Sequence[Boots], first_bad: int) -> Contradiction | None:
     """What is beyond all chance, even if the fault begins at ``first_bad``."""
     after = evidence[first_bad:]
-    rate = sum(boots.bad for boots in after) / max(1, sum(boots.told for boots in after))
-    limit = UNREASONABLE / sum(1 for boots in evidence if boots.told)
+    rate = sum(boots.bad for boots in after) / max(1, sum(boots.conclusive for boots in after))
+    limit = UNREASONABLE / sum(1 for boots in evidence if boots.conclusive)
     for place, boots in enumerate(evidence):
-        if place < first_bad and boots.bad and _at_least(boots.bad, boots.told) < limit:
-            why = (
-                f"{{0}} is bad in {boots.bad} of {boots.told} boots, and the first should be {{1}}"
-            )
+        if place < first_bad and boots.bad and _at_least(boots.bad, boots.conclusive) < limit:
+            often = f"{boots.bad} of {boots.conclusive} boots"
+            why = f"{{0}} is bad in {often}, and the first should be {{1}}"
             return Contradiction(why, (place, first_bad))
         if place >= first_bad and not boots.bad and (1 - rate) ** boots.good < limit:
             why = (

@@ -21,7 +21,8 @@ from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records import resume, reuse
 from harness.records.store import Run, Store
-from harness.run import session, workspace
+from harness.run import session
+from harness.run import workspace as workspaces
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix
 from harness.run.progress import Listener, Progress, Stage
@@ -52,12 +53,12 @@ class Tester(Protocol):
 
 
 class Booting:
-    """Boots on one ground; made by :func:`on_ground`."""
+    """Boots in one workspace; made by :func:`in_workspace`."""
 
     def __init__(
         self,
         entries: Sequence[KernelEntry],
-        ground: workspace.Ground,
+        workspace: workspaces.Workspace,
         store: Store,
         options: Options,
         cache: Cache,
@@ -66,7 +67,7 @@ class Booting:
         first: Run,
     ) -> None:
         self._entries = entries
-        self._ground = ground
+        self._workspace = workspace
         self._store = store
         self._options = options
         self._cache = cache
@@ -74,7 +75,7 @@ class Booting:
         self._stop = stop
         self._first = first
         self._boots: Counter[str] = Counter()
-        self._passes: dict[int, session.Keeper] = {}
+        self._passes: dict[int, session.Recorder] = {}
         self._told: set[str] = set()  # of what concerns no single kernel
 
     @property
@@ -84,7 +85,7 @@ class Booting:
 
     @property
     def directory(self) -> Path:
-        return self._ground.directory
+        return self._workspace.directory
 
     def test(
         self,
@@ -96,13 +97,13 @@ class Booting:
         """As in :class:`Tester`. Raises HostError, OSError."""
         number = 1 + max(self._boots[entry.name] for entry in entries)
         self._boots.update({entry.name: number - self._boots[entry.name] for entry in entries})
-        keeper = self._pass(number)
+        recorder = self._pass(number)
         options = replace(
             self._options,
-            directory=Path(keeper.run.directory),
+            directory=Path(recorder.run.directory),
             jobs=min(self._options.jobs, len(entries)),
             request=replace(self._options.request, reuse=stored),
-            on_boot=keeper.bundles.booting,
+            on_boot=recorder.bundles.booting,
         )
         with self._listening([entry.name for entry in entries]) as shown:
 
@@ -113,7 +114,7 @@ class Booting:
                     self._told.add(progress.detail)
 
             def keep(result: KernelResult, circumstances: str) -> None:
-                trouble = keeper.keep(result, circumstances)
+                trouble = recorder.keep(result, circumstances)
                 if trouble:
                     listener(Progress("", Stage.DONE, trouble))
                 on_result(result)
@@ -122,29 +123,29 @@ class Booting:
 
     def finish(self) -> None:
         """What was to be booted has been."""
-        for keeper in self._passes.values():
-            self._store.finish(keeper.run.id)
+        for recorder in self._passes.values():
+            self._store.finish(recorder.run.id)
 
-    def _pass(self, number: int) -> session.Keeper:
+    def _pass(self, number: int) -> session.Recorder:
         """A kernel has one result in a run: each further boot of it is in a run of its own."""
         if number not in self._passes:
-            directory, identity = self._ground.directory, self._first.id
+            directory, identity = self._workspace.directory, self._first.id
             if number > 1:
                 directory, identity = directory / f"boot-{number}", f"{identity}-{number}"
                 directory.mkdir()
-            about = session.about_run(self._ground)
+            about = session.about_run(self._workspace)
             run = replace(
                 self._first, id=identity, directory=str(directory), about=json.dumps(about)
             )
             self._store.begin(run)
             bundles = Bundles(directory, self._entries, about)
-            self._passes[number] = session.Keeper(run, self._store, bundles)
+            self._passes[number] = session.Recorder(run, self._store, bundles)
         return self._passes[number]
 
 
 def guest_root(cache: Cache) -> str:
     """The key of the guest's root, and so of the checker in it. Raises HostError."""
-    _, busybox = workspace.find_tools()
+    _, busybox = workspaces.find_tools()
     try:
         return initramfs.prepare(cache.root, busybox).stem
     except OSError as error:
@@ -168,7 +169,7 @@ def remembered(
     ``request``. Raises HostError, and as :func:`harness.bisect.state.opened` does.
     """
     asked = question(candidates, request, what, guest_root(cache))
-    beside = request.store or workspace.store_file()
+    beside = request.store or workspaces.store_file()
     place = state.place(beside.with_name(kind), asked)
     with state.opened(place, asked, request.seed(), say, fresh=fresh) as journal:
         yield asked, journal
@@ -196,7 +197,7 @@ def question(
 
 
 @contextlib.contextmanager
-def on_ground(
+def in_workspace(
     entries: Sequence[KernelEntry],
     request: RunRequest,
     asked: str,
@@ -212,14 +213,16 @@ def on_ground(
     known = KnownIssues.read(entries)
     first = session.new_run(asked, seed)
     with (
-        workspace.ground(
+        workspaces.opened(
             request.output, cache, first.id, abis={entry.abi for entry in entries}
-        ) as ground,
-        Store(request.store or workspace.store_place(request.output)) as store,
+        ) as workspace,
+        Store(request.store or workspaces.store_place(request.output)) as store,
     ):
         each_once = replace(request, confirm=0)  # further boots are the bisect's to ask for
-        options = session.options_on(ground, store, entries, each_once, known, seed, evidence=True)
-        booting = Booting(entries, ground, store, options, cache, listening, stop, first)
+        options = session.options_in(
+            workspace, store, entries, each_once, known, seed, evidence=True
+        )
+        booting = Booting(entries, workspace, store, options, cache, listening, stop, first)
         yield booting
         if not stop.is_set():
             booting.finish()

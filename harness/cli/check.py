@@ -245,7 +245,7 @@ def run_shell(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> in
 
 
 @contextlib.contextmanager
-def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.Plan]:
+def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.ShellPlan]:
     qemu, busybox = workspace.find_tools()
     with cache.scratch():  # nothing is pruned that is used
         base = foreign_root.prepare(given.abi or entry.abi, cache, busybox, complain)
@@ -254,7 +254,7 @@ def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterat
             given.accel or entry.accel, kernel, qemu, cache.root / "kvm.json", complain
         )
         machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
-        yield shell.Plan(kernel, base, qemu, machine, HOW)
+        yield shell.ShellPlan(kernel, base, qemu, machine, HOW)
 
 
 def _terminal() -> shell.Terminal:

@@ -89,8 +89,8 @@ def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: 
     )
     check_writable(given.json)
     names = [entry.name for entry in entries]
-    with stopping(cache.stop) as stop, listener(names) as told:
-        return session.run(entries, request, cache, told, stop)
+    with stopping(cache.stop) as stop, listener(names) as listening:
+        return session.run(entries, request, cache, listening, stop)
 
 
 def _repeat(given: argparse.Namespace) -> Repeat:

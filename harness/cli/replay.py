@@ -12,7 +12,7 @@ from harness.cli import arguments
 from harness.cli.common import complain, say, stopping
 from harness.kernels import Cache
 from harness.report import replay as report
-from harness.run import workspace
+from harness.run import workspace as workspaces
 from harness.verdict.reproduction import conclude
 from harness.verdict.results import EXIT_INTERRUPTED
 
@@ -63,10 +63,10 @@ def run(given: argparse.Namespace) -> int:
     say(_about(found))
     with (
         stopping(cache.stop) as stop,
-        workspace.ground(given.output, cache, abis=[found.entry.abi], say=say) as ground,
+        workspaces.opened(given.output, cache, abis=[found.entry.abi], say=say) as workspace,
     ):
         tried = replay.run(
-            *(found, request, ground, cache, say),
+            *(found, request, workspace, cache, say),
             lambda row: print(report.line(row), flush=True),
             stop,
         )
@@ -75,7 +75,7 @@ def run(given: argparse.Namespace) -> int:
         print("", report.table(tried, conclude(tried)), sep="\n")
     else:
         print(report.summary(tried))
-    say(f"consoles and events: {ground.directory}")
+    say(f"consoles and events: {workspace.directory}")
     if stopped:
         complain("interrupted: not every boot was made")
         return EXIT_INTERRUPTED

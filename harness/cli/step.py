@@ -22,7 +22,7 @@ from harness.manifest.plan import Plan
 from harness.report.plain import PlainProgress
 from harness.run.request import RunRequest
 from harness.step.build import Recipe
-from harness.step.step import Answer, Step, StepRequest
+from harness.step.step import Step, StepAnswer, StepRequest
 from harness.text import printable
 from harness.verdict.results import EXIT_INTERRUPTED, Family
 
@@ -140,6 +140,6 @@ def _read(path: Path) -> str:
         raise UsageError(f"--config {path}: it cannot be read ({error})") from error
 
 
-def _show(answer: Answer) -> None:
+def _show(answer: StepAnswer) -> None:
     for line in f"{WORD[answer.outcome]}: {answer.commit}: {answer.why}".splitlines():
         print(printable(line), flush=True)

@@ -30,15 +30,15 @@ from harness.host import supervisor
 TICK = 0.1
 #: Seconds between two words about a program that goes on.
 SAY_EVERY = 30.0
-#: The exit status of a command whose keeper was killed by someone else.
+#: The exit status of a command whose supervisor was killed by someone else.
 _KILLED = 128 + signal.SIGKILL
 
 
-class Kept:
-    """A command under its keeper: started on entry, gone on exit with all it started.
+class Supervised:
+    """A command under its supervisor: started on entry, gone on exit with all it started.
 
-    ``exited`` is a descriptor that is readable once the command, or its keeper, has ended. Should
-    the harness die, the directory ``removing`` goes with the command.
+    ``exited`` is a descriptor that is readable once the command, or its supervisor, has ended.
+    Should the harness die, the directory ``removing`` goes with the command.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Kept:
             lifeline, our_end = os.pipe()
             theirs.callback(os.close, lifeline)
             ours.callback(os.close, our_end)
-            # Not -m: the keeper must start in milliseconds, without our packages.
+            # Not -m: the supervisor must start in milliseconds, without our packages.
             keep = [sys.executable, "-I", "-S", str(supervisor.__file__)]
             self._process = subprocess.Popen(
                 [*keep, str(status), str(self._removing or ""), *self._command],
@@ -97,8 +97,8 @@ class Kept:
         self._open.close()
 
     def kill(self) -> None:
-        """End the whole group at once. Its leader, the keeper, is not waited for before the exit
-        of this context, so that the number of the group cannot have become a stranger's."""
+        """End the whole group at once. Its leader, the supervisor, is not waited for before the
+        exit of this context, so that the number of the group cannot have become a stranger's."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -143,8 +143,8 @@ class Kept:
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         self.kill()
-        # Not the keeper alone: its orphans are our children, see adopt_orphans, and where we are
-        # the first process of a container.
+        # Not the supervisor alone: its orphans are our children, see adopt_orphans, and where we
+        # are the first process of a container.
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.waitid(os.P_PGID, process.pid, os.WEXITED)
@@ -154,8 +154,8 @@ class Kept:
 def adopt_orphans() -> None:
     """Become the parent of those in our groups whose own has ended (PR_SET_CHILD_SUBREAPER).
 
-    :class:`Kept` collects them. Else the first process of a container, which is often none that
-    cares, would have four dead children more with each boot.
+    :class:`Supervised` collects them. Else the first process of a container, which is often none
+    that cares, would have four dead children more with each boot.
     """
     set_child_subreaper = 36
     ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
@@ -179,7 +179,7 @@ def run(
     seconds; the command and all it started are gone then.
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        with Kept(
+        with Supervised(
             command,
             environment,
             output=output,

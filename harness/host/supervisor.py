@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs a command that must not outlive the harness: ``keeper.py STATUS DIRECTORY COMMAND…``.
+"""Runs a command that must not outlive the harness: ``supervisor.py STATUS DIRECTORY COMMAND…``.
 
 virtme-ng is a Python program that starts a shell that starts a Python program that starts QEMU,
 so a death signal set on the first would leave the last behind. This process leads the group of
@@ -8,8 +8,8 @@ harness dies, SIGKILL included, and in whatever namespace of process ids, the pi
 whole group goes, and after it the directory DIRECTORY ("" for none) in which it worked.
 
 The command's exit status goes, as one byte, to the descriptor STATUS. This process stays until
-the harness kills the group: so nothing of it is left in between without a keeper, and its number
-is nobody else's.
+the harness kills the group: so nothing of it is left in between without a supervisor, and its
+number is nobody else's.
 
 Standard library, and imported by nobody.
 """
@@ -73,12 +73,12 @@ def _tell(status: int, code: int) -> None:
 
 def _is_successor() -> bool:
     """Whether this is now another process, outside of the group, which has been killed."""
-    keeper = os.pidfd_open(os.getpid())
+    supervisor = os.pidfd_open(os.getpid())
     successor = os.fork()
     if successor:
         os.setpgid(successor, successor)
         return False
-    _wait_for(keeper)
+    _wait_for(supervisor)
     return True
 
 

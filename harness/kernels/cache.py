@@ -77,7 +77,7 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A verified entry of the cache."""
 
     built: Built
@@ -205,7 +205,7 @@ class Cache:
             began = [path.stat().st_mtime for path in _owned(tmp) if path.is_dir()]
             yield min(began, default=float("inf"))
 
-    def existing(self, key: str) -> Entry | None:
+    def existing(self, key: str) -> CacheEntry | None:
         """The entry ``key``, if there is a sound one."""
         place = self.directory("kernels") / key
         try:
@@ -213,7 +213,9 @@ class Cache:
         except Damaged:
             return None
 
-    def entry(self, key: str, build: Callable[[Path], Built], say: Callable[[str], None]) -> Entry:
+    def entry(
+        self, key: str, build: Callable[[Path], Built], say: Callable[[str], None]
+    ) -> CacheEntry:
         """The entry ``key``, made by ``build`` (given an empty root to fill) if there is none.
 
         Of several that ask for the same key, one builds and the others wait for it.
@@ -249,7 +251,7 @@ class Cache:
                     "use another cache directory"
                 ) from damage
 
-    def _load(self, place: Path) -> Entry:
+    def _load(self, place: Path) -> CacheEntry:
         entry = _load(place, self.trusts)
         touch(place / RECORD)
         return entry
@@ -347,7 +349,7 @@ def _refuse_links(place: Path) -> None:
             raise Damaged(f"{within}{place.name} is a symbolic link")
 
 
-def _load(place: Path, trusting: bool) -> Entry:
+def _load(place: Path, trusting: bool) -> CacheEntry:
     try:
         _refuse_links(place)
         record = json.loads((place / RECORD).read_text())
@@ -360,7 +362,7 @@ def _load(place: Path, trusting: bool) -> Entry:
         modules_sha256 = tuple(files[f"root/{name}"]["sha256"] for name in built.modules)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise Damaged(f"{type(error).__name__}: {error}") from error
-    return Entry(built, place / "root", image_sha256, modules_sha256)
+    return CacheEntry(built, place / "root", image_sha256, modules_sha256)
 
 
 def _verify(place: Path, files: dict[str, dict[str, Any]], trusting: bool) -> None:

@@ -48,7 +48,7 @@ class ChangeLog:
 
 
 @dataclass
-class Entry:
+class ChangelogEntry:
     """What a version of the package changed: an item for each commit or remark, on one line."""
 
     version: str
@@ -149,16 +149,16 @@ def _holders(kernel: KernelPackages, suite: str, cache: Cache) -> Iterator[Packa
             yield package
 
 
-def entries(text: str) -> Iterator[Entry]:
+def entries(text: str) -> Iterator[ChangelogEntry]:
     """The entries of a change log, in its order: newest first. What is none is passed over."""
-    entry: Entry | None = None
+    entry: ChangelogEntry | None = None
     indent = -1
     for line in (line[:_LINE_LIMIT] for line in text.splitlines()):
         head = _HEAD.fullmatch(line)
         if head:
             if entry is not None:
                 yield entry
-            entry, indent = Entry(head[2]), -1
+            entry, indent = ChangelogEntry(head[2]), -1
             continue
         if entry is None:
             continue
@@ -181,7 +181,7 @@ def is_between(version: str, older: str, newer: str) -> bool:
     return _order(older) < _order(version) <= _order(newer)
 
 
-def reaches(found: Iterable[Entry], version: str) -> bool:
+def reaches(found: Iterable[ChangelogEntry], version: str) -> bool:
     """Whether an entry is of ``version`` or of an older one."""
     return any(_order(entry.version) <= _order(version) for entry in found)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.errors import KernelUnavailable, Malformed
 from harness.kernels import compression, elf, kconfig, kernel_image, modules
-from harness.kernels.kernel_image import Image, Kind
+from harness.kernels.kernel_image import Image, ImageKind
 from harness.kernels.modules import ModuleSet
 from harness.text import plural
 
@@ -123,7 +123,7 @@ def _whole(source: str, text: str) -> Configuration | None:
 
 def _unpacked(image: Image) -> elf.Data | None:
     """The ELF file within ``image``; None if it is compressed as Python cannot read."""
-    if image.kind is Kind.VMLINUX:
+    if image.kind is ImageKind.VMLINUX:
         return image.data
     try:
         return kernel_image.decompress_payload(image.data, image.payload)

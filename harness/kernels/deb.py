@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from harness.errors import Interrupted, KernelUnavailable
-from harness.host.programs import Kept
+from harness.host.programs import Supervised
 from harness.kernels import apt, modules, packages
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.kernel_image import RELEASE, recognise
@@ -207,7 +207,9 @@ def members(
         read, write = os.pipe()
         source = stack.enter_context(os.fdopen(read, "rb", buffering=0))
         with os.fdopen(write, "wb") as output:
-            program = stack.enter_context(Kept(command, os.environ, output=output, errors=errors))
+            program = stack.enter_context(
+                Supervised(command, os.environ, output=output, errors=errors)
+            )
         try:
             with tarfile.open(
                 fileobj=source, mode="r|", bufsize=_PIPE_BUFFER, tarinfo=_Header

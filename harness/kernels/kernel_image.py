@@ -106,7 +106,7 @@ _COMPRESSED = {
 _INSTEAD = "; give an x86-64 bzImage (arch/x86/boot/bzImage, vmlinuz-*) or vmlinux"
 
 
-class Kind(Enum):
+class ImageKind(Enum):
     BZIMAGE = "vmlinuz"
     VMLINUX = "vmlinux"
 
@@ -116,7 +116,7 @@ class Image:
     """A complete x86-64 kernel image. ``version`` is what it says of itself behind the release."""
 
     what: str  # for messages: "the image in linux-image-6.1.0-50-amd64", or its path
-    kind: Kind
+    kind: ImageKind
     release: str
     version: str
     data: elf.Data
@@ -131,7 +131,7 @@ def recognise(data: elf.Data, what: str) -> Image:
     try:
         if is_bzimage(data):
             header = setup_header(data)
-            return _image(what, Kind.BZIMAGE, header.banner, data, header.payload)
+            return _image(what, ImageKind.BZIMAGE, header.banner, data, header.payload)
         if data[:4] == elf.MAGIC:
             return _vmlinux(data, what)
     except Malformed as error:
@@ -144,7 +144,7 @@ def uncompressed(image: Image) -> elf.Data | None:
 
     That saves 2.5 s of 6.1's boot under emulation. Raises KernelUnavailable for a damaged one.
     """
-    if image.kind is Kind.VMLINUX:
+    if image.kind is ImageKind.VMLINUX:
         return image.data
     try:
         kernel = decompress_payload(image.data, image.payload)
@@ -170,10 +170,10 @@ def _vmlinux(data: elf.Data, what: str) -> Image:
     if not elf.has_pvh_entry(data):
         raise Malformed("it was built without CONFIG_PVH, by which QEMU starts a vmlinux")
     banner = found[1].decode("ascii", "replace")
-    return _image(what, Kind.VMLINUX, banner, data, slice(0, 0))
+    return _image(what, ImageKind.VMLINUX, banner, data, slice(0, 0))
 
 
-def _image(what: str, kind: Kind, banner: str, data: elf.Data, payload: slice) -> Image:
+def _image(what: str, kind: ImageKind, banner: str, data: elf.Data, payload: slice) -> Image:
     release, _, version = banner.strip().partition(" ")
     if not re.fullmatch(RELEASE, release):
         raise KernelUnavailable(f"{what} names no usable release of itself ({release[:64]!r})")

@@ -19,7 +19,7 @@ _ONE_LINE = re.compile(r"\s*deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<rest>[^\s\[]
 
 
 @dataclass(frozen=True)
-class Source:
+class AptSource:
     """One source of packages. ``signed_by`` is as it stands there, empty where it does not."""
 
     uri: str
@@ -48,7 +48,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
             fields[last] = value.strip()
 
 
-def parse_sources(text: str) -> Iterator[Source]:
+def parse_sources(text: str) -> Iterator[AptSource]:
     """The binary sources that are enabled in a ``.sources`` file."""
     for fields in stanzas(text):
         enabled = fields.get("enabled", "yes").lower() not in ("no", "false", "without", "off", "0")
@@ -57,10 +57,10 @@ def parse_sources(text: str) -> Iterator[Source]:
         for uri in fields.get("uris", "").split():
             for suite in fields.get("suites", "").split():
                 components = tuple(fields.get("components", "").split())
-                yield Source(uri, suite, components, fields.get("signed-by", ""))
+                yield AptSource(uri, suite, components, fields.get("signed-by", ""))
 
 
-def parse_list(text: str) -> Iterator[Source]:
+def parse_list(text: str) -> Iterator[AptSource]:
     """The binary sources in a ``.list`` file."""
     for line in text.splitlines():
         found = _ONE_LINE.fullmatch(line.split("#")[0])
@@ -70,15 +70,15 @@ def parse_list(text: str) -> Iterator[Source]:
         options = [option.partition("=") for option in (found["options"] or "").split()]
         signed_by = " ".join(value for name, _, value in options if name.lower() == "signed-by")
         if rest:
-            yield Source(uri, rest[0], tuple(rest[1:]), signed_by)
+            yield AptSource(uri, rest[0], tuple(rest[1:]), signed_by)
 
 
-def configured(config: str) -> list[Source]:
+def configured(config: str) -> list[AptSource]:
     """The host's sources. ``config`` is what ``apt-config shell`` prints for LIST and PARTS."""
     settings = dict(
         part.split("=", 1) for part in shlex.split(config, comments=True) if "=" in part
     )
-    found: list[Source] = []
+    found: list[AptSource] = []
     files = [Path(settings["LIST"])] if "LIST" in settings else []
     if "PARTS" in settings and Path(settings["PARTS"]).is_dir():
         files += sorted(Path(settings["PARTS"]).iterdir())
@@ -91,7 +91,7 @@ def configured(config: str) -> list[Source]:
     return found
 
 
-def choose(sources: Iterable[Source], suite: str) -> str | None:
+def choose(sources: Iterable[AptSource], suite: str) -> str | None:
     """The URI from which ``suite`` can be had: Debian's archive, or its security archive.
 
     Others serve suites of the same names: an entry that names Debian's key counts most, then

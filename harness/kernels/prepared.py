@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.kernels import modules
-from harness.kernels.cache import Built, Entry
-from harness.kernels.kernel_image import Image, Kind, uncompressed
+from harness.kernels.cache import Built, CacheEntry
+from harness.kernels.kernel_image import Image, ImageKind, uncompressed
 from harness.kernels.modules import ModuleSet
 
 
@@ -44,14 +44,14 @@ def assemble(root: Path, image: Image, found: ModuleSet) -> Built:
     (root / name).write_bytes(image.data)
     boot_name = name
     kernel = uncompressed(image)
-    if kernel is not None and image.kind is not Kind.VMLINUX:
-        boot_name = f"boot/{Kind.VMLINUX.value}-{image.release}"
+    if kernel is not None and image.kind is not ImageKind.VMLINUX:
+        boot_name = f"boot/{ImageKind.VMLINUX.value}-{image.release}"
         (root / boot_name).write_bytes(kernel)
     installed = modules.install(found.modules, root, image.release)
     return Built(image.release, image.version, name, boot_name, installed)
 
 
-def prepared(name: str, entry: Entry, *, origin: str, version: str = "") -> PreparedKernel:
+def prepared(name: str, entry: CacheEntry, *, origin: str, version: str = "") -> PreparedKernel:
     """The kernel in ``entry``, as the manifest calls it; ``version`` over what the image says."""
     return PreparedKernel(
         name=name,

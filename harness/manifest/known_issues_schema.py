@@ -72,7 +72,7 @@ def _patterns(value: object) -> object:
     return value
 
 
-class EntryModel(BaseModel):
+class IssueModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fingerprint: Annotated[str, _text("the fingerprint of a report, or a pattern of one")] = ""
@@ -88,10 +88,10 @@ class EntryModel(BaseModel):
     expires: Annotated[datetime.date, PlainValidator(_date)]
 
 
-class FileModel(BaseModel):
+class IssuesFileModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    known_issues: tuple[EntryModel, ...]
+    known_issues: tuple[IssueModel, ...]
 
 
 _ENTRY_SHAPE = "a mapping with 'check' or 'fingerprint', and 'reason', 'owner' and 'expires'"
@@ -105,14 +105,14 @@ _SHAPES = {
 }
 
 
-def validate(document: Document) -> tuple[FileModel | None, list[Problem]]:
+def validate(document: Document) -> tuple[IssuesFileModel | None, list[Problem]]:
     """The typed file and, in no order, everything that is wrong with it; None where it has no type.
 
     The keys of an entry are compared as they were written, so that those errors come with others.
     """
     problems = [*document.problems, *_cross_check(document)]
     try:
-        return FileModel.model_validate(document.data), problems
+        return IssuesFileModel.model_validate(document.data), problems
     except ValidationError as error:
         found = error.errors(include_url=False)
         return None, problems + [_problem(document, one) for one in found]
@@ -123,7 +123,7 @@ def _problem(document: Document, found: Any) -> Problem:
     path: DataPath = found["loc"]
     last = str(path[-1]) if path else ""
     if found["type"] == "extra_forbidden":
-        model = FileModel if len(path) == 1 else EntryModel
+        model = IssuesFileModel if len(path) == 1 else IssueModel
         return _at_key(document, path, "unknown key" + nearest(last, model.model_fields))
     if found["type"] == "missing":
         text = f"the key {last!r} is missing; expected {_SHAPES[last]}"

@@ -25,7 +25,7 @@ from harness.run import session
 from harness.run.progress import Listener
 from harness.run.request import RunRequest
 from harness.selftest import FAULTS
-from harness.selftest.faults import Row, line
+from harness.selftest.faults import FaultRow, line
 from harness.verdict import comparison
 from harness.verdict.results import RunResult
 
@@ -109,7 +109,7 @@ def _selftest(request: NightRequest, cache: Cache, say: Say, stop: threading.Eve
         output=request.output and request.output / "selftest",
     )
 
-    def show(row: Row) -> None:
+    def show(row: FaultRow) -> None:
         for text in line(row).splitlines():
             say(text)
 

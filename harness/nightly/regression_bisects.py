@@ -12,7 +12,7 @@ from harness.bisect.predicate import Predicate
 from harness.errors import HarnessError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
-from harness.verdict.comparison import CAPABILITY, Difference, Kind
+from harness.verdict.comparison import CAPABILITY, ChangeKind, Difference
 from harness.verdict.results import KernelResult
 
 
@@ -32,7 +32,9 @@ class Ends:
 
 def sought(difference: Difference) -> Predicate:
     """What became worse: the checks that newly fail, else a new incident, else anything."""
-    worse = [c.check for c in difference.changes if c.kind in (Kind.FAILING, Kind.COUNTING)]
+    worse = [
+        c.check for c in difference.changes if c.kind in (ChangeKind.FAILING, ChangeKind.COUNTING)
+    ]
     lost = [CAPABILITY + change.name for change in difference.capabilities if change.is_lost]
     checks = list(dict.fromkeys([*lost, *worse]))
     if checks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.selftest.faults import NONE, Row
+from harness.selftest.faults import NONE, FaultRow
 from harness.verdict.comparison import Difference
 from harness.verdict.results import (
     EXIT_FAILED,
@@ -22,7 +22,7 @@ from harness.verdict.results import (
 class Selftest:
     """The selftest's ``rows``, of ``wanted``; ``trouble`` is why there are none, if so."""
 
-    rows: tuple[Row, ...] = ()
+    rows: tuple[FaultRow, ...] = ()
     wanted: int = 0
     seconds: float = 0.0
     trouble: str = ""

@@ -24,7 +24,7 @@ from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues, digest
 from harness.manifest.plan import Plan
 from harness.records.from_json import kernel_from_text
-from harness.records.store import Kept, Store
+from harness.records.store import Store, StoredResult
 from harness.verdict.results import EarlierRun, KernelResult, KernelVerdict, Timing
 
 #: Of the keys: what another harness kept is found by none.
@@ -159,7 +159,7 @@ def judging() -> str:
     return digest.hexdigest()
 
 
-def _shown(kept: Kept) -> frozenset[tuple[str, str]] | None:
+def _shown(kept: StoredResult) -> frozenset[tuple[str, str]] | None:
     """What came of each check, and the incidents: two that fail may fail differently."""
     try:
         result = kernel_from_text(kept.record())
@@ -180,7 +180,7 @@ def _tells(result: KernelResult) -> bool:
 
 
 def _renewed(
-    result: KernelResult, kept: Kept, entry: KernelEntry, kernel: PreparedKernel
+    result: KernelResult, kept: StoredResult, entry: KernelEntry, kernel: PreparedKernel
 ) -> KernelResult:
     """``result`` as one of this run: its boots and their times were another's."""
     run = kept.run

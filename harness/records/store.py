@@ -90,7 +90,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredResult:
     """One kernel's result; ``packed`` is what harness.records.to_json makes of it, by zlib."""
 
     run: Run
@@ -195,11 +195,11 @@ class Store:
         """The last run that was asked for the same."""
         return next(iter(self._runs("WHERE asked = ? ORDER BY number DESC LIMIT 1", asked)), None)
 
-    def results(self, run_id: str) -> list[Kept]:
+    def results(self, run_id: str) -> list[StoredResult]:
         """The results of a run, in the order in which they came."""
         return self._results("WHERE runs.id = ? ORDER BY results.rowid", run_id)
 
-    def in_circumstances(self, key: str, limit: int) -> list[Kept]:
+    def in_circumstances(self, key: str, limit: int) -> list[StoredResult]:
         """The last results that came about in the same circumstances, newest first."""
         return self._results(
             "WHERE circumstances = ? ORDER BY results.rowid DESC LIMIT ?", key, limit
@@ -329,13 +329,13 @@ class Store:
         rows = self._do(lambda database: database.execute(statement, values).fetchall())
         return [_run(row) for row in rows]
 
-    def _results(self, which: str, *values: str | int) -> list[Kept]:
+    def _results(self, which: str, *values: str | int) -> list[StoredResult]:
         statement = (
             f"SELECT kernel, results.finished, verdict, record, {_RUN}"  # noqa: S608
             f" FROM results JOIN runs ON runs.number = results.run {which}"
         )
         rows = self._do(lambda database: database.execute(statement, values).fetchall())
-        return [Kept(_run(row[4:]), *row[:4]) for row in rows]
+        return [StoredResult(_run(row[4:]), *row[:4]) for row in rows]
 
     def _unusable(self, error: Exception) -> HostError:
         return HostError(

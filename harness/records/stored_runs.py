@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.records.from_json import kernel_from_text, run_from_text
-from harness.records.store import Kept, Run, Store
+from harness.records.store import Run, Store, StoredResult
 from harness.verdict.results import KernelResult, KernelVerdict, RunResult
 
 LAST = "last"
@@ -192,7 +192,7 @@ def _before(store: Store, run: Run) -> RunResult:
     )
 
 
-def _load(head: Run, results: Iterable[Kept]) -> RunResult:
+def _load(head: Run, results: Iterable[StoredResult]) -> RunResult:
     found = {kept.kernel: _kernel(kept) for kept in results}
     asked = [name for name in _kernels(head) if name in found]
     kernels = tuple(found[name] for name in [*asked, *(n for n in found if n not in asked)])
@@ -214,7 +214,7 @@ def _load(head: Run, results: Iterable[Kept]) -> RunResult:
     )
 
 
-def _kernel(kept: Kept) -> KernelResult:
+def _kernel(kept: StoredResult) -> KernelResult:
     try:
         result = kernel_from_text(kept.record())
         if result.verdict != kept.verdict or result.name != kept.kernel:

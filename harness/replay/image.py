@@ -15,7 +15,7 @@ from harness.bundle import Bundle
 from harness.errors import Damaged, KernelUnavailable, UsageError
 from harness.host import files
 from harness.kernels import Cache, PreparedKernel, image, modules, prepared
-from harness.kernels.cache import RECORD, Entry, file_sha256
+from harness.kernels.cache import RECORD, CacheEntry, file_sha256
 from harness.kernels.modules import ModuleSet
 from harness.manifest.kernels_yaml import (
     DebSource,
@@ -105,7 +105,7 @@ def _prepared(bundle: Bundle, cache: Cache) -> PreparedKernel | None:
     return None
 
 
-def _cached(bundle: Bundle, cache: Cache) -> Iterator[Entry]:
+def _cached(bundle: Bundle, cache: Cache) -> Iterator[CacheEntry]:
     """Sound entries of the cache with the image."""
     for record in sorted(cache.directory("kernels").glob(f"*/{RECORD}")):
         noted: Any = files.recall(record)

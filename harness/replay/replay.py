@@ -16,11 +16,11 @@ from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.replay import image
-from harness.run import workspace
+from harness.run import workspace as workspaces
 from harness.run.attempts import Attempts, Options
 from harness.run.progress import Progress, Stage
 from harness.run.request import RunRequest
-from harness.verdict.reproduction import Again, Comparison, Machine, Tried, compare
+from harness.verdict.reproduction import Again, Comparison, MachineUsed, Tried, compare
 from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, KernelVerdict
 from harness.vm import accelerator, initramfs
 
@@ -40,10 +40,10 @@ class ReplayRequest:
 def run(
     bundle: Bundle,
     request: ReplayRequest,
-    ground: workspace.Ground,
+    workspace: workspaces.Workspace,
     cache: Cache,
     say: Say,
-    on_row: Callable[[Row], object],
+    on_row: Callable[[ReplayRow], object],
     stop: threading.Event,
 ) -> tuple[Tried, ...]:
     """Boot the kernel of ``bundle`` again; what is missing once ``stop`` is set has no boots.
@@ -53,14 +53,14 @@ def run(
     """
     qemu = check_qemu(request.qemu) if request.qemu else None
     kernel = image.find(bundle, request.image, cache, say)
-    machines = Machines(kernel, ground.qemu, cache, say, stop)
+    machines = Machines(kernel, workspace.qemu, cache, say, stop)
     cpus = bundle.entry.cpus
     if request.vary:
-        other = qemu or another_qemu(ground.qemu)
+        other = qemu or another_qemu(workspace.qemu)
         choices = tuple(machines.varied(bundle.kvm, cpus, other))
     else:
-        choices = (replace(machines, qemu=qemu or ground.qemu).as_it_failed(bundle.kvm, cpus),)
-    replay = _Replay(bundle, kernel, ground, _checker(bundle, ground, say), say, stop)
+        choices = (replace(machines, qemu=qemu or workspace.qemu).as_it_failed(bundle.kvm, cpus),)
+    replay = _Replay(bundle, kernel, workspace, _checker(bundle, workspace, say), say, stop)
     return tuple(replay.on(choice, request.times, on_row) for choice in choices)
 
 
@@ -79,21 +79,21 @@ class _Replay:
         self,
         bundle: Bundle,
         kernel: PreparedKernel,
-        ground: workspace.Ground,
+        workspace: workspaces.Workspace,
         extra: Mapping[str, bytes],
         say: Say,
         stop: threading.Event,
     ) -> None:
         self._bundle = bundle
         self._kernel = kernel
-        self._ground = ground
+        self._workspace = workspace
         self._extra = extra
         self._say = say
         self._stop = stop
-        self._entry, self._known = _known_issues(bundle, ground.directory)
+        self._entry, self._known = _known_issues(bundle, workspace.directory)
         _compare_expectations(bundle, say)
 
-    def on(self, choice: Choice, times: int, on_row: Callable[[Row], object]) -> Tried:
+    def on(self, choice: MachineChoice, times: int, on_row: Callable[[ReplayRow], object]) -> Tried:
         """``times`` boots on the machine of ``choice``, one after another."""
         machine = choice.machine
         if choice.obstacle:
@@ -107,7 +107,7 @@ class _Replay:
             again.append(row.comparison.again)
         return Tried(machine, tuple(again))
 
-    def _boot(self, choice: Choice, number: int) -> Row | None:
+    def _boot(self, choice: MachineChoice, number: int) -> ReplayRow | None:
         machine = choice.machine
         entry = replace(self._entry, cpus=machine.cpus)
         directory = self._directory(choice, number)
@@ -116,7 +116,7 @@ class _Replay:
         if result is None:
             return None
         last = result.attempts[-1].console if result.attempts else ""
-        return Row(
+        return ReplayRow(
             machine=machine,
             number=number,
             verdict=result.verdict,
@@ -126,16 +126,16 @@ class _Replay:
             console=str(directory / last) if last else "",
         )
 
-    def _directory(self, choice: Choice, number: int) -> Path:
-        other = "" if choice.qemu == self._ground.qemu else "-other-qemu"
+    def _directory(self, choice: MachineChoice, number: int) -> Path:
+        other = "" if choice.qemu == self._workspace.qemu else "-other-qemu"
         name = f"{choice.machine.accel}-{choice.machine.cpus}{other}-{number}"
-        return self._ground.directory / name
+        return self._workspace.directory / name
 
-    def _options(self, choice: Choice, directory: Path) -> Options:
+    def _options(self, choice: MachineChoice, directory: Path) -> Options:
         asked = self._bundle.asked
         return Options(
             directory=directory,
-            roots=self._ground.roots,
+            roots=self._workspace.roots,
             qemu=choice.qemu,
             seed=asked.seed,
             jobs=1,
@@ -149,11 +149,11 @@ class _Replay:
             self._say(progress.detail)
 
 
-def _checker(bundle: Bundle, ground: workspace.Ground, say: Say) -> dict[str, bytes]:
+def _checker(bundle: Bundle, workspace: workspaces.Workspace, say: Say) -> dict[str, bytes]:
     """What has to be put into the guest's root so that it has the checker of ``bundle``."""
     installed = initramfs.checker()
     if bundle.checker == installed:
-        if bundle.versions.get("guest") != ground.base.stem:
+        if bundle.versions.get("guest") != workspace.base.stem:
             say("the guest's root differs from the failing boot's, in its Python or busybox")
         return {}
     names = {**installed, **bundle.checker}
@@ -194,10 +194,10 @@ PLACES = ("/usr/local/bin", "/usr/bin", "/opt/qemu/bin", "/usr/local/qemu/bin")
 
 
 @dataclass(frozen=True)
-class Choice:
+class MachineChoice:
     """One machine, and the ``qemu`` of it; ``obstacle`` says why it cannot be had, if so."""
 
-    machine: Machine
+    machine: MachineUsed
     qemu: Path
     obstacle: str = ""
 
@@ -216,7 +216,7 @@ class Machines:
     say: Callable[[str], None]
     stop: threading.Event
 
-    def as_it_failed(self, kvm: bool, cpus: int) -> Choice:
+    def as_it_failed(self, kvm: bool, cpus: int) -> MachineChoice:
         """As near to it as can be had; ``say`` is told of what is not."""
         if kvm:
             usable, why = self._kvm()
@@ -225,7 +225,7 @@ class Machines:
                 kvm = False
         return self._choice(self.qemu, kvm=kvm, cpus=cpus)
 
-    def varied(self, kvm: bool, cpus: int, other: Path | None) -> Iterator[Choice]:
+    def varied(self, kvm: bool, cpus: int, other: Path | None) -> Iterator[MachineChoice]:
         """Both accelerators, one and two processors, and QEMU ``other``, the failing one first."""
         usable, why = self._kvm()
         obstacle = "" if usable else f"KVM was not tried, for {why}"
@@ -238,11 +238,11 @@ class Machines:
         if other is not None:
             yield self._choice(other, kvm=kvm and usable, cpus=cpus)
 
-    def _choice(self, program: Path, *, kvm: bool, cpus: int, obstacle: str = "") -> Choice:
+    def _choice(self, program: Path, *, kvm: bool, cpus: int, obstacle: str = "") -> MachineChoice:
         shown = accelerator.qemu_version(program, self.cache)
         if program != self.qemu:
             shown += f" ({program})"
-        return Choice(Machine("kvm" if kvm else "tcg", cpus, shown), program, obstacle)
+        return MachineChoice(MachineUsed("kvm" if kvm else "tcg", cpus, shown), program, obstacle)
 
     def _kvm(self) -> tuple[bool, str]:
         """Whether KVM is to be tried, and if not, why."""
@@ -276,10 +276,10 @@ def another_qemu(first: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReplayRow:
     """One boot, the ``number``-th on its machine. ``console`` is "" where nothing was booted."""
 
-    machine: Machine
+    machine: MachineUsed
     number: int
     verdict: KernelVerdict
     reason: str

@@ -12,12 +12,12 @@ from typing import Any
 from harness.bisect.results import (
     Bisection,
     Boundary,
-    Change,
+    BoundaryKind,
     CompatibilityMap,
     Ending,
     Kernel,
     KernelEvidence,
-    Kind,
+    SeriesChange,
 )
 from harness.report.terminal import Glyphs
 from harness.text import plural, printable
@@ -155,30 +155,33 @@ def _boundary(boundary: Boundary, glyphs: Glyphs) -> Iterator[str]:
         yield f"  {what:{width}}  {old} -> {new}"
 
 
-def _rows(changes: Iterable[Change]) -> Iterator[_Row]:
+def _rows(changes: Iterable[SeriesChange]) -> Iterator[_Row]:
     """What both families share stands in one row; so do checks that lacked a capability.
 
     A dozen checks are ``unsupported`` up to the kernel that brings what they need: that is told
     once for each option, any other change of a check by its name.
     """
-    by_change: dict[tuple[Kind, str, str, str], set[Family]] = {}
-    order = list(Kind)
+    by_change: dict[tuple[BoundaryKind, str, str, str], set[Family]] = {}
+    order = list(BoundaryKind)
     for change in sorted(changes, key=lambda c: (order.index(c.feature.kind), c.feature)):
         feature = change.feature
         key = (feature.kind, feature.name, change.old, change.new)
         by_change.setdefault(key, set()).add(feature.family)
-    grouped: dict[tuple[Kind, str, str, str, str], list[str]] = {}
+    grouped: dict[tuple[BoundaryKind, str, str, str, str], list[str]] = {}
     for (kind, name, old, new), families in by_change.items():
         where = "" if len(families) == len(Family) else f" ({', '.join(sorted(families))})"
         option = name
-        if kind is Kind.CHECK and {old, new} == {CheckVerdict.UNSUPPORTED, CheckVerdict.PASS}:
+        if kind is BoundaryKind.CHECK and {old, new} == {
+            CheckVerdict.UNSUPPORTED,
+            CheckVerdict.PASS,
+        }:
             option = name.partition(".")[0] + ".*"
         grouped.setdefault((kind, option, where, old, new), []).append(name)
     for (kind, option, where, old, new), names in grouped.items():
         what = option
         if option not in names:
             what = f"{option}, {plural(len(names), 'check')}" if len(names) > 1 else names[0]
-        if kind is Kind.SIZE:
+        if kind is BoundaryKind.SIZE:
             what = f"size of {option}"
         yield _Row(what + where, old, new)
 

@@ -11,8 +11,8 @@ from harness.text import plural
 from harness.verdict.comparison import (
     CapabilityChange,
     Change,
+    ChangeKind,
     Difference,
-    Kind,
     Pace,
     RunDifference,
 )
@@ -25,7 +25,7 @@ MAX_PHRASES = 6
 MAX_INCIDENTS = 10
 MAX_EXCERPT_LINES = 12
 #: Kinds of which each check is told with its places and words; of the others the names are enough.
-TOLD = (Kind.FAILING, Kind.LOST, Kind.ERROR, Kind.COUNTING)
+TOLD = (ChangeKind.FAILING, ChangeKind.LOST, ChangeKind.ERROR, ChangeKind.COUNTING)
 
 
 def render(difference: Difference, glyphs: Glyphs) -> str:
@@ -59,7 +59,7 @@ def _counts(difference: Difference) -> Iterator[str]:
         if changes:
             count = len({change.name for change in changes})
             yield f"{count} {'capability' if count == 1 else 'capabilities'} {what}"
-    for kind in Kind:
+    for kind in ChangeKind:
         count = sum(change.kind is kind for change in difference.changes)
         if count:
             yield f"{plural(count, 'check')} {kind}"
@@ -88,7 +88,7 @@ def _body(difference: Difference, glyphs: Glyphs) -> Iterator[str]:
     yield from _capabilities("capabilities lost", difference.lost, glyphs)
     yield from _capabilities("capabilities gained", difference.gained, glyphs)
     yield from _capabilities("answers changed", difference.altered, glyphs)
-    for kind in Kind:
+    for kind in ChangeKind:
         yield from _kind(kind, [c for c in difference.changes if c.kind is kind], glyphs)
     yield from _incidents("new incidents", difference.new_incidents, glyphs, excerpts=True)
     yield from _incidents("incidents gone", difference.gone_incidents, glyphs, excerpts=False)
@@ -142,7 +142,7 @@ def _capabilities(title: str, changes: Sequence[CapabilityChange], glyphs: Glyph
         yield f"    {glyphs.safe(change.name, 64)}{families}{shown}{standing}"
 
 
-def _kind(kind: Kind, changes: Sequence[Change], glyphs: Glyphs) -> Iterator[str]:
+def _kind(kind: ChangeKind, changes: Sequence[Change], glyphs: Glyphs) -> Iterator[str]:
     if not changes:
         return
     if kind not in TOLD:

@@ -32,7 +32,7 @@ CHECK_LETTERS = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """What one run said: ``word`` is the verdict, ``image`` the kernel's SHA-256.
 
     ``good`` is None where nothing was learned. ``flaky`` is set where boots of that one run
@@ -52,25 +52,25 @@ class Line:
     """A kernel, or a check of it, over runs, oldest first; None where a run does not have it."""
 
     name: str
-    entries: tuple[Entry | None, ...]
+    entries: tuple[RunEntry | None, ...]
 
     @property
-    def told(self) -> tuple[Entry, ...]:
+    def conclusive(self) -> tuple[RunEntry, ...]:
         return tuple(entry for entry in self.entries if entry and entry.good is not None)
 
     @property
-    def change(self) -> tuple[Entry, Entry] | None:
+    def change(self) -> tuple[RunEntry, RunEntry] | None:
         """The last two neighbours that differ, of the runs that learned something."""
-        pairs = list(zip(self.told, self.told[1:], strict=False))
+        pairs = list(zip(self.conclusive, self.conclusive[1:], strict=False))
         return next((pair for pair in reversed(pairs) if pair[0].word != pair[1].word), None)
 
     @property
     def flaky(self) -> bool:
         """Whether the very same image was once good and once bad."""
-        if any(entry.flaky for entry in self.told):
+        if any(entry.flaky for entry in self.conclusive):
             return True
         by_image: dict[str, set[bool | None]] = {}
-        for entry in self.told:
+        for entry in self.conclusive:
             if entry.image:
                 by_image.setdefault(entry.image, set()).add(entry.good)
         return any(len(seen) > 1 for seen in by_image.values())
@@ -139,10 +139,10 @@ def _text(lines: Sequence[Line], runs: Sequence[RunResult], glyphs: Glyphs) -> I
 
 
 def _since(line: Line, glyphs: Glyphs) -> str:
-    if not line.told:
+    if not line.conclusive:
         return "never tested"
     if line.change is None:
-        return f"always {line.told[-1].word}"
+        return f"always {line.conclusive[-1].word}"
     before, after = line.change
     then = f"{glyphs.safe(after.run.started, 32)}, run {glyphs.safe(after.run.id, 64)}"
     image = "" if not before.image or before.image != after.image else ", with the same image"
@@ -157,10 +157,10 @@ def _kernel_of(run: RunResult, name: str) -> KernelResult | None:
     return next((kernel for kernel in run.kernels if kernel.name == name), None)
 
 
-def _kernel_entry(run: RunResult, kernel: KernelResult) -> Entry:
+def _kernel_entry(run: RunResult, kernel: KernelResult) -> RunEntry:
     infrastructure = kernel.verdict is KernelVerdict.INFRASTRUCTURE
     confirmed = kernel.confirmed
-    return Entry(
+    return RunEntry(
         run,
         kernel.verdict,
         KERNEL_LETTERS[kernel.verdict],
@@ -170,7 +170,7 @@ def _kernel_entry(run: RunResult, kernel: KernelResult) -> Entry:
     )
 
 
-def _check_entry(run: RunResult, kernel: KernelResult, check_id: str) -> Entry | None:
+def _check_entry(run: RunResult, kernel: KernelResult, check_id: str) -> RunEntry | None:
     verdicts = [
         check.verdict
         for family in kernel.families.values()
@@ -182,4 +182,4 @@ def _check_entry(run: RunResult, kernel: KernelResult, check_id: str) -> Entry |
     verdict = worst(verdicts)
     # What never came says nothing about this check: the kernel may have crashed in another.
     good = None if verdict is CheckVerdict.LOST else not verdict.is_bad
-    return Entry(run, verdict, CHECK_LETTERS[verdict], good, kernel.image_sha256)
+    return RunEntry(run, verdict, CHECK_LETTERS[verdict], good, kernel.image_sha256)

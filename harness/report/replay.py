@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.replay.replay import Row
+from harness.replay.replay import ReplayRow
 from harness.text import plural, printable
-from harness.verdict.reproduction import Again, Conclusion, Follows, Machine, Symptom, Tried
+from harness.verdict.reproduction import Again, Conclusion, Follows, MachineUsed, Symptom, Tried
 
 #: Symptoms that are named; more are counted.
 MOST = 6
 
 
-def line(row: Row) -> str:
+def line(row: ReplayRow) -> str:
     """``row`` as a line; what is not as it was stands on lines of its own."""
     comparison = row.comparison
     head = f"{machine(row.machine)}, boot {row.number}: {row.verdict}: "
@@ -33,7 +33,7 @@ def line(row: Row) -> str:
     return text
 
 
-def machine(of: Machine) -> str:
+def machine(of: MachineUsed) -> str:
     return f"{of.accel.upper()}, {plural(of.cpus, 'processor')}, QEMU {printable(of.qemu)}"
 
 
@@ -79,5 +79,5 @@ def table(tried: Sequence[Tried], conclusion: Conclusion) -> str:
         else f"the failure follows {conclusion.follows.value}"
     )
     lines += ["", f"{verdict}: {printable(conclusion.why)}"]
-    lines += [f"  {printable(text)}" for text in conclusion.untold]
+    lines += [f"  {printable(text)}" for text in conclusion.unknown]
     return "\n".join(lines)

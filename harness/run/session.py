@@ -24,7 +24,7 @@ from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records import resume, reuse, stored_runs, to_json
 from harness.records.store import Run, Store
-from harness.run import workspace
+from harness.run import workspace as workspaces
 from harness.run.attempts import Options, unexpected
 from harness.run.matrix import Matrix, default_jobs
 from harness.run.progress import Listener, Progress, Stage
@@ -47,7 +47,7 @@ def run(
     """
     known = KnownIssues.read(entries)
     asked = resume.asked(entries, request.plan, request.settings())
-    place = request.store or workspace.store_place(request.output)
+    place = request.store or workspaces.store_place(request.output)
     old = resume.interrupted(place, asked) if request.resume else None
     if old is not None and request.output and request.output.absolute() != Path(old.directory):
         raise UsageError(
@@ -56,7 +56,7 @@ def run(
         )
     begun = old or new_run(asked, request.seed())
     with (
-        workspace.ground(
+        workspaces.opened(
             request.output,
             cache,
             begun.id,
@@ -73,7 +73,7 @@ def run(
 
 
 class _Session:
-    """A run on its ``ground``, with the store open and the directory locked."""
+    """A run in its ``workspace``, with the store open and the directory locked."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class _Session:
         request: RunRequest,
         known: KnownIssues,
         begun: Run,
-        ground: workspace.Ground,
+        workspace: workspaces.Workspace,
         kept: Store,
         listener: Listener,
     ) -> None:
@@ -89,12 +89,14 @@ class _Session:
         self._request = request
         self._known = known
         self._begun = begun
-        self._ground = ground
+        self._workspace = workspace
         self._store = kept
         self._listener = listener
-        self._about = about_run(ground)
-        bundles = Bundles(ground.directory, entries, self._about, with_image=request.bundle_image)
-        self._keeper = Keeper(begun, kept, bundles)
+        self._about = about_run(workspace)
+        bundles = Bundles(
+            workspace.directory, entries, self._about, with_image=request.bundle_image
+        )
+        self._recorder = Recorder(begun, kept, bundles)
         self._notes: list[str] = []
         self._done: dict[str, KernelResult] = {}
 
@@ -119,12 +121,12 @@ class _Session:
         resume.check_alike(self._begun, self._about)
         self._done = resume.finished(self._store, self._begun, self._say)
         for name, result in self._done.items():
-            self._keeper.write(result)
+            self._recorder.write(result)
             detail = f"from the interrupted run {self._begun.id}"
             self._listener(Progress(name, Stage.DONE, detail, verdict=result.verdict))
         for entry in self._entries:
             if entry.name not in self._done:  # what was cut off is no attempt
-                shutil.rmtree(self._keeper.place(entry.name).parent, ignore_errors=True)
+                shutil.rmtree(self._recorder.place(entry.name).parent, ignore_errors=True)
         self._notes.append(
             f"interrupted, and resumed at {_now()}: {len(self._done)} of "
             f"{len(self._entries)} kernels had a result"
@@ -139,16 +141,16 @@ class _Session:
         return self._record(results, startup)
 
     def _options(self, missing: Sequence[KernelEntry]) -> Options:
-        options = options_on(
-            self._ground, self._store, missing, self._request, self._known, self._begun.seed
+        options = options_in(
+            self._workspace, self._store, missing, self._request, self._known, self._begun.seed
         )
-        return replace(options, on_boot=self._keeper.bundles.booting)
+        return replace(options, on_boot=self._recorder.bundles.booting)
 
     def _keep(self, result: KernelResult, circumstances: str) -> None:
         if result.is_unfinished:  # to be shown, but not to be found by --resume
-            self._keeper.write(result)
+            self._recorder.write(result)
             return
-        trouble = self._keeper.keep(result, circumstances)
+        trouble = self._recorder.keep(result, circumstances)
         if trouble:
             self._notes.append(trouble)
             self._say(trouble)
@@ -176,14 +178,16 @@ class _Session:
             accel=", ".join(sorted({result.accel for result in found if result.accel})),
             seed=self._begun.seed,
             kernels=found,
-            directory=str(self._ground.directory),
+            directory=str(self._workspace.directory),
             interrupted=interrupted,
             missing=missing,
             startup_s=startup_s,
             notes=tuple(self._notes),
         )
-        texts = (self._keeper.place(kernel.name).read_text() for kernel in found)
-        write_atomically(self._ground.directory / stored_runs.RECORD, to_json.join(record, texts))
+        texts = (self._recorder.place(kernel.name).read_text() for kernel in found)
+        write_atomically(
+            self._workspace.directory / stored_runs.RECORD, to_json.join(record, texts)
+        )
         return record
 
     def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:
@@ -198,7 +202,7 @@ class _Session:
 
 
 @dataclass(frozen=True)
-class Keeper:
+class Recorder:
     """Where the results of ``run`` go: the store, its directory, and ``bundles`` of bad ones."""
 
     run: Run
@@ -236,8 +240,8 @@ class Keeper:
         write_atomically(place, text)
 
 
-def options_on(
-    ground: workspace.Ground,
+def options_in(
+    workspace: workspaces.Workspace,
     store: Store,
     entries: Sequence[KernelEntry],
     request: RunRequest,
@@ -246,13 +250,13 @@ def options_on(
     *,
     evidence: bool = False,
 ) -> Options:
-    """How ``entries`` are tested on ``ground``; ``evidence`` is as in reuse.Results."""
-    about = about_run(ground)
+    """How ``entries`` are tested in ``workspace``; ``evidence`` is as in reuse.Results."""
+    about = about_run(workspace)
     setting = reuse.Setting(request.plan, about["guest"], about["QEMU"], about["virtme-ng"], known)
     return Options(
-        directory=ground.directory,
-        roots=ground.roots,
-        qemu=ground.qemu,
+        directory=workspace.directory,
+        roots=workspace.roots,
+        qemu=workspace.qemu,
         seed=seed,
         jobs=request.jobs or default_jobs(entries),
         request=request,
@@ -261,12 +265,12 @@ def options_on(
     )
 
 
-def about_run(ground: workspace.Ground) -> dict[str, str]:
-    """What a run on ``ground`` notes about itself in the store."""
+def about_run(workspace: workspaces.Workspace) -> dict[str, str]:
+    """What a run in ``workspace`` notes about itself in the store."""
     return {
         "harness": f"{__version__} {reuse.judging()[:16]}",
-        "guest": ground.base.stem,
-        "QEMU": ground.qemu_version,
+        "guest": workspace.base.stem,
+        "QEMU": workspace.qemu_version,
         "virtme-ng": importlib.metadata.version("virtme-ng"),
         "host": f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors",
     }
@@ -275,7 +279,7 @@ def about_run(ground: workspace.Ground) -> dict[str, str]:
 def new_run(asked: str, seed: int) -> Run:
     """A run that begins now, for what was ``asked``."""
     return Run(
-        id=workspace.identity_of_now(),
+        id=workspaces.identity_of_now(),
         started=_now(),
         asked=asked,
         seed=seed,

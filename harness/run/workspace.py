@@ -23,7 +23,7 @@ from harness.vm.accelerator import qemu_version
 
 
 @dataclass(frozen=True)
-class Ground:
+class Workspace:
     """What every boot of a run stands on."""
 
     directory: Path  # of the run
@@ -38,14 +38,14 @@ class Ground:
 
 
 @contextlib.contextmanager
-def ground(
+def opened(
     output: Path | None,
     cache: Cache,
     identity: str = "",
     resumed: Path | None = None,
     abis: Iterable[Abi] = (),
     say: Callable[[str], None] = lambda _: None,
-) -> Iterator[Ground]:
+) -> Iterator[Workspace]:
     """Tools found, the guest's root built, a directory made: nothing is pruned that is used.
 
     ``resumed`` is the directory of a run that is resumed, ``abis`` are those of its kernels.
@@ -68,7 +68,7 @@ def ground(
                 "it and its directory writable, and room on the disk, or give another place "
                 "(--output, --cache, XDG_STATE_HOME)"
             ) from error
-        yield Ground(directory, roots, qemu, qemu_version(qemu, cache))
+        yield Workspace(directory, roots, qemu, qemu_version(qemu, cache))
 
 
 def find_tools() -> tuple[Path, Path]:

@@ -21,12 +21,12 @@ from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan, Profile
-from harness.run import workspace
+from harness.run import workspace as workspaces
 from harness.run.attempts import Attempts, Options
 from harness.run.matrix import default_jobs
 from harness.run.request import RunRequest
 from harness.selftest import module
-from harness.selftest.faults import FAULTS, NONE, Fault, Row, describe
+from harness.selftest.faults import FAULTS, NONE, Fault, FaultRow, describe
 from harness.verdict.results import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
@@ -68,9 +68,9 @@ def run(
     request: SelftestRequest,
     cache: Cache,
     say: Say,
-    on_row: Callable[[Row], object],
+    on_row: Callable[[FaultRow], object],
     stop: threading.Event,
-) -> tuple[Row, ...]:
+) -> tuple[FaultRow, ...]:
     """Boot the newest of ``entries`` that passes with each fault; the first row is of no fault.
 
     ``say`` gets what is done, ``on_row`` each row in the faults' order as soon as it is there.
@@ -78,9 +78,9 @@ def run(
     Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
     """
     abis = {entry.abi for entry in entries}
-    with workspace.ground(request.output, cache, abis=abis, say=say) as ground:
+    with workspaces.opened(request.output, cache, abis=abis, say=say) as workspace:
         try:
-            subject, first = _good_kernel(entries, request, ground, cache, say, stop)
+            subject, first = _good_kernel(entries, request, workspace, cache, say, stop)
             if first is None:
                 return ()
             on_row(first)
@@ -92,7 +92,7 @@ def run(
     return tuple(rows)
 
 
-def exit_status(rows: Sequence[Row], request: SelftestRequest) -> int:
+def exit_status(rows: Sequence[FaultRow], request: SelftestRequest) -> int:
     """0 only when every fault was detected that this kernel can have; 3 if boots failed."""
     bad = [row for row in rows if not row.ok]
     if any(row.verdict is not KernelVerdict.INFRASTRUCTURE for row in bad):
@@ -103,20 +103,20 @@ def exit_status(rows: Sequence[Row], request: SelftestRequest) -> int:
 def _good_kernel(
     entries: Sequence[KernelEntry],
     request: SelftestRequest,
-    ground: workspace.Ground,
+    workspace: workspaces.Workspace,
     cache: Cache,
     say: Say,
     stop: threading.Event,
-) -> tuple[_Subject, Row | None]:
+) -> tuple[_Subject, FaultRow | None]:
     """The newest kernel that passes, or the last that was tried; no row once ``stop`` is set."""
     prepared = _prepare(entries, request, cache, say)
     for place, (entry, kernel) in enumerate(prepared):
         wanted = request.accel or entry.accel
         remembered = cache.root / "kvm.json"
-        choice = accelerator.choose(wanted, kernel, ground.qemu, remembered, say, stop)
+        choice = accelerator.choose(wanted, kernel, workspace.qemu, remembered, say, stop)
         say(f"{entry.name}: {kernel.release} under {'KVM' if choice.kvm else 'TCG'} ({choice.why})")
         jobs = request.jobs or default_jobs([entry] * len(FAULTS))
-        subject = _Subject(entry, kernel, ground, choice.kvm, jobs, stop)
+        subject = _Subject(entry, kernel, workspace, choice.kvm, jobs, stop)
         last = request.exact or place == len(prepared) - 1
         if not last and (why := subject.withstands(request.faults)):
             say(f"{entry.name}: {why}; so the next older kernel is tried")
@@ -152,9 +152,9 @@ def _version(release: str) -> tuple[int, ...]:
 def _strike(
     subject: _Subject,
     faults: Sequence[Fault],
-    on_row: Callable[[Row], object],
+    on_row: Callable[[FaultRow], object],
     stop: threading.Event,
-) -> list[Row]:
+) -> list[FaultRow]:
     """A row for each of ``faults``, ``subject.jobs`` boots at a time."""
     rows = []
     with ThreadPoolExecutor(subject.jobs, "selftest") as booters:
@@ -176,12 +176,12 @@ class _Subject:
 
     entry: KernelEntry
     kernel: PreparedKernel
-    ground: workspace.Ground
+    workspace: workspaces.Workspace
     kvm: bool
     jobs: int
     stop: threading.Event
 
-    def row(self, fault: Fault) -> Row | None:
+    def row(self, fault: Fault) -> FaultRow | None:
         """Boot with ``fault``, as the matrix boots and judges; None when stopped."""
         if self.stop.is_set():
             return None
@@ -190,8 +190,8 @@ class _Subject:
             options = self._options(fault)
         except module.NoModule as error:
             passed = KernelVerdict.PASS
-            return Row(fault.name, fault.expected, "-", passed, 0.0, impossible=str(error))
-        least = memory.needed_mib(self.kernel, self.ground.roots[self.entry.abi])
+            return FaultRow(fault.name, fault.expected, "-", passed, 0.0, impossible=str(error))
+        least = memory.needed_mib(self.kernel, self.workspace.roots[self.entry.abi])
         mib = max(fault.memory_mib or self.entry.memory_mib, least)
         entry = replace(self.entry, memory_mib=mib)
         attempts = Attempts(entry, self.kernel, self.kvm, options, lambda _: None, self.stop)
@@ -199,7 +199,7 @@ class _Subject:
         if result is None or self.stop.is_set():
             return None
         console = result.attempts[-1].console if result.attempts else ""
-        return Row(
+        return FaultRow(
             fault=fault.name,
             expected=fault.expected,
             got=describe(result.verdict, (incident.kind for incident in result.incidents)),
@@ -243,9 +243,9 @@ class _Subject:
             total=math.inf,
         )
         return Options(
-            directory=self.ground.directory / fault.name,
-            roots=self.ground.roots,
-            qemu=self.ground.qemu,
+            directory=self.workspace.directory / fault.name,
+            roots=self.workspace.roots,
+            qemu=self.workspace.qemu,
             seed=secrets.randbits(32),
             jobs=self.jobs,
             request=RunRequest(plan=plan),

@@ -101,7 +101,7 @@ def select(names: str | None) -> tuple[Fault, ...]:
 
 
 @dataclass(frozen=True)
-class Row:
+class FaultRow:
     """What became of one fault. ``objection`` is empty if all is as expected.
 
     ``impossible`` says why it cannot be provoked in this kernel, if so; nothing is wrong then.
@@ -122,7 +122,7 @@ class Row:
         return not self.objection
 
 
-def line(row: Row) -> str:
+def line(row: FaultRow) -> str:
     """``row`` as a line; what is wrong with it stands on lines of its own."""
     standing = "not possible" if row.impossible else "ok" if row.ok else "NOT OK"
     text = f"{row.fault:17} {row.expected:21} {row.got:21} {row.seconds:7.1f} {standing}"
@@ -133,7 +133,7 @@ def line(row: Row) -> str:
     return text
 
 
-def summary(rows: Sequence[Row], wanted: int, seconds: float) -> str:
+def summary(rows: Sequence[FaultRow], wanted: int, seconds: float) -> str:
     """The last line: ``wanted`` is how many rows there should be, that of no fault included."""
     bad = [row.fault for row in rows if not row.ok]
     impossible = [row for row in rows if row.impossible]

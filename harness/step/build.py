@@ -148,7 +148,7 @@ class Build:
     def _vng(self, environment: dict[str, str], *arguments: str) -> None:
         with self._log.open("ab") as log:
             try:
-                with programs.Kept(
+                with programs.Supervised(
                     ["vng", *arguments],
                     environment,
                     output=log,

@@ -55,7 +55,7 @@ class StepRequest:
 
 
 @dataclass(frozen=True)
-class Answer:
+class StepAnswer:
     """What a commit is. ``why`` is for people, and may hold what a guest or a compiler said."""
 
     outcome: Outcome
@@ -85,7 +85,7 @@ class Step:
         self._listener = listener
         self._stop = stop
 
-    def run(self) -> Answer:
+    def run(self) -> StepAnswer:
         """Judge what is checked out.
 
         Raises Interrupted, and HostError where nothing can be learned from any commit.
@@ -106,11 +106,11 @@ class Step:
             try:
                 tree = copy.patched(commit.tree, self._request.patches)
             except Untestable as refused:
-                return Answer(Outcome.UNTESTABLE, commit, str(refused))
+                return StepAnswer(Outcome.UNTESTABLE, commit, str(refused))
             images = self._cache.directory(BUILDS, IMAGES)
             state = workspace.runs_directory().with_name(prune.STEPS_IN) / prune.COMMITS
             judged = self._judge(_Subject(place, copy, commit, tree, lock), Memory(images, state))
-        return Answer(judged.outcome, commit, judged.why)
+        return StepAnswer(judged.outcome, commit, judged.why)
 
     def _judge(self, subject: _Subject, memory: Memory) -> Judged:
         key = self._request.recipe.key(subject.tree)

@@ -26,7 +26,7 @@ from harness.verdict.results import (
 CAPABILITY = "capability."
 
 
-class Kind(StrEnum):
+class ChangeKind(StrEnum):
     """How a check's result changed; worst first."""
 
     FAILING = "newly failing"
@@ -46,7 +46,7 @@ class Change:
     Each place is the result before and the one after, of the same key.
     """
 
-    kind: Kind
+    kind: ChangeKind
     check: str
     places: tuple[tuple[CheckResult, CheckResult], ...]
     compared: int
@@ -57,11 +57,11 @@ class Change:
 
         What was lost or in error and is so in another way is not: it was wrong before.
         """
-        if self.kind in (Kind.FAILING, Kind.COUNTING):
+        if self.kind in (ChangeKind.FAILING, ChangeKind.COUNTING):
             return True
-        if self.kind in (Kind.LOST, Kind.ERROR):
+        if self.kind in (ChangeKind.LOST, ChangeKind.ERROR):
             return any(not before.weight.is_bad for before, _ in self.places)
-        if self.kind is Kind.UNSUPPORTED:
+        if self.kind is ChangeKind.UNSUPPORTED:
             return any(before.verdict is CheckVerdict.PASS for before, _ in self.places)
         return False
 
@@ -294,35 +294,35 @@ def runs(before: RunResult, after: RunResult) -> RunDifference:
     )
 
 
-def kind_of(before: CheckResult, after: CheckResult) -> Kind | None:
+def kind_of(before: CheckResult, after: CheckResult) -> ChangeKind | None:
     """How a check changed at one place; None if it did not."""
     if after.known:
-        return None if before.verdict is after.verdict else Kind.KNOWN
+        return None if before.verdict is after.verdict else ChangeKind.KNOWN
     if before.verdict is after.verdict:
-        return Kind.COUNTING if before.known else None
+        return ChangeKind.COUNTING if before.known else None
     match after.verdict:
         case CheckVerdict.FAIL:
-            return Kind.FAILING
+            return ChangeKind.FAILING
         case CheckVerdict.LOST:
-            return Kind.LOST
+            return ChangeKind.LOST
         case CheckVerdict.ERROR:
-            return Kind.ERROR
+            return ChangeKind.ERROR
         case CheckVerdict.UNSUPPORTED:
-            return Kind.UNSUPPORTED
+            return ChangeKind.UNSUPPORTED
         case CheckVerdict.PASS:
-            return Kind.PASSING if before.verdict.is_bad else Kind.SUPPORTED
+            return ChangeKind.PASSING if before.verdict.is_bad else ChangeKind.SUPPORTED
 
 
 def _changes(common: Iterable[tuple[CheckResult, CheckResult]]) -> tuple[Change, ...]:
     """The worst kinds first, each with its checks in the order of the plan."""
     compared: dict[str, int] = {}
-    found: dict[tuple[Kind, str], list[tuple[CheckResult, CheckResult]]] = {}
+    found: dict[tuple[ChangeKind, str], list[tuple[CheckResult, CheckResult]]] = {}
     for before, after in common:
         compared[after.key.id] = compared.get(after.key.id, 0) + 1
         kind = kind_of(before, after)
         if kind is not None and not _is_told_by_capability(before, after):
             found.setdefault((kind, after.key.id), []).append((before, after))
-    order = list(Kind)
+    order = list(ChangeKind)
     changes = [
         Change(kind, check, tuple(places), compared[check])
         for (kind, check), places in found.items()

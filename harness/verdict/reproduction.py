@@ -123,7 +123,7 @@ class Follows(Enum):
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineUsed:
     """What is varied; ``qemu`` is its path and version, for people."""
 
     accel: str
@@ -138,22 +138,22 @@ class Tried:
     Where there is none, ``obstacle`` says why, if not that it was interrupted.
     """
 
-    machine: Machine
+    machine: MachineUsed
     again: tuple[Again, ...] = ()
     obstacle: str = ""
 
     @property
-    def told(self) -> tuple[Again, ...]:
+    def conclusive(self) -> tuple[Again, ...]:
         return tuple(again for again in self.again if again is not Again.UNTESTED)
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """``why`` is a sentence, ``untold`` are others, on what there is no evidence for."""
+    """``why`` is a sentence, ``unknown`` are others, on what there is no evidence for."""
 
     follows: Follows
     why: str
-    untold: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Side:
 
 
 #: What is varied: how it is called, and its value on a machine.
-_FACTORS: tuple[tuple[str, Follows, Callable[[Machine], str]], ...] = (
+_FACTORS: tuple[tuple[str, Follows, Callable[[MachineUsed], str]], ...] = (
     ("accelerator", Follows.ENVIRONMENT, lambda machine: machine.accel.upper()),
     ("QEMU", Follows.ENVIRONMENT, lambda machine: machine.qemu),
     ("number of processors", Follows.TIMING, lambda machine: str(machine.cpus)),
@@ -194,27 +194,27 @@ def conclude(tried: Sequence[Tried]) -> Conclusion:
     Where one of the rows about sides fits by fewer than ENOUGH boots on a side, or two of them
     fit, it is unclear.
     """
-    untold = _untold(tried)
-    boots = [again for one in tried for again in one.told]
+    unknown = _unknown(tried)
+    boots = [again for one in tried for again in one.conclusive]
     hits = sum(again.is_it for again in boots)
     count = f"{hits} of {len(boots)} boots"
     if not boots:
-        return Conclusion(Follows.UNCLEAR, "no boot told anything", untold)
+        return Conclusion(Follows.UNCLEAR, "no boot told anything", unknown)
     if not hits:
         other = ", though others did" if any(again.failed for again in boots) else ""
         why = (
             f"it was reproduced in none of {len(boots)} boots{other}: give --times a larger number"
         )
-        return Conclusion(Follows.UNCLEAR, why, untold)
+        return Conclusion(Follows.UNCLEAR, why, unknown)
     if hits == len(boots):
-        if sum(bool(one.told) for one in tried) < 2:
+        if sum(bool(one.conclusive) for one in tried) < 2:
             why = f"it came again in {count}, all of them on one kind of machine"
-            return Conclusion(Follows.UNCLEAR, why, untold)
-        return Conclusion(Follows.KERNEL, f"it came again in {count}", untold)
-    return _uneven(tried, count, untold)
+            return Conclusion(Follows.UNCLEAR, why, unknown)
+        return Conclusion(Follows.KERNEL, f"it came again in {count}", unknown)
+    return _uneven(tried, count, unknown)
 
 
-def _uneven(tried: Sequence[Tried], count: str, untold: tuple[str, ...]) -> Conclusion:
+def _uneven(tried: Sequence[Tried], count: str, unknown: tuple[str, ...]) -> Conclusion:
     """It came again in some boots and not in others."""
     fitting = [
         (name, follows, sides)
@@ -223,29 +223,29 @@ def _uneven(tried: Sequence[Tried], count: str, untold: tuple[str, ...]) -> Conc
     ]
     if not fitting:
         why = f"it came again in {count}, with the same kernel and the same seed"
-        return Conclusion(Follows.TIMING, why, untold)
+        return Conclusion(Follows.TIMING, why, unknown)
     name, follows, sides = fitting[0]
     shown = ", ".join(f"{value}: {s.hits} of {s.boots}" for value, s in sides.items())
     why = f"it goes by the {name} ({shown})"
     if len(fitting) > 1:
         why = f"it goes by the {name} ({shown}), or by the {fitting[1][0]}"
-        return Conclusion(Follows.UNCLEAR, why, untold)
+        return Conclusion(Follows.UNCLEAR, why, unknown)
     if min(side.boots for side in sides.values()) < ENOUGH:
         why = f"perhaps {why}, but that may be chance: give --times a larger number"
-        return Conclusion(Follows.UNCLEAR, why, untold)
-    return Conclusion(follows, why, untold)
+        return Conclusion(Follows.UNCLEAR, why, unknown)
+    return Conclusion(follows, why, unknown)
 
 
-def _sides(tried: Sequence[Tried], value: Callable[[Machine], str]) -> dict[str, _Side]:
+def _sides(tried: Sequence[Tried], value: Callable[[MachineUsed], str]) -> dict[str, _Side]:
     sides: dict[str, _Side] = {}
     for one in tried:
-        for again in one.told:
+        for again in one.conclusive:
             side = sides.get(value(one.machine), _Side(0, 0))
             sides[value(one.machine)] = _Side(side.boots + 1, side.hits + again.is_it)
     return sides
 
 
-def _untold(tried: Sequence[Tried]) -> tuple[str, ...]:
+def _unknown(tried: Sequence[Tried]) -> tuple[str, ...]:
     """What was not varied, and why not."""
     found = []
     for name, _, value in _FACTORS:

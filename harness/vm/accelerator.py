@@ -25,7 +25,7 @@ from pathlib import Path
 from harness.errors import HostError
 from harness.host import files, tools
 from harness.host.files import write_atomically
-from harness.host.programs import TICK, Kept, RunningClock
+from harness.host.programs import TICK, RunningClock, Supervised
 from harness.kernels.cache import Cache
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import Accel
@@ -225,7 +225,7 @@ def _try(kernel: PreparedKernel, qemu: Path, stop: threading.Event) -> Trial:
         console = work / "console"
         with (
             console.open("wb") as output,
-            Kept(
+            Supervised(
                 command,
                 os.environ,
                 output=output,
@@ -240,7 +240,7 @@ def _try(kernel: PreparedKernel, qemu: Path, stop: threading.Event) -> Trial:
         return judge(_read(console), status, kernel)
 
 
-def _watch(kept: Kept, console: Path, stop: threading.Event) -> int | None:
+def _watch(kept: Supervised, console: Path, stop: threading.Event) -> int | None:
     """Wait until the trial has shown what it can; QEMU's status, None where it had not ended."""
     clock = RunningClock()
     started = clock.now()

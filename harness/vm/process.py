@@ -17,7 +17,7 @@ from typing import Self
 
 from harness.errors import Busy
 from harness.host import locks
-from harness.host.programs import Kept
+from harness.host.programs import Supervised
 from harness.host.tools import Finding, Standing
 from harness.vm import commandline
 
@@ -30,7 +30,7 @@ TMPDIR_REMEDY = "set TMPDIR to a directory with a short, plain path, on a disk w
 
 
 class VmProcess:
-    """virtme-ng under its keeper: started on entry, gone on exit with all it started.
+    """virtme-ng under its supervisor: started on entry, gone on exit with all it started.
 
     ``console`` (standard error of all of them, where the serial console goes) and ``events``
     (the guest's port, once QEMU has connected) are read without blocking; ``exited`` is readable
@@ -59,7 +59,7 @@ class VmProcess:
             os.set_blocking(self.console, False)
             with os.fdopen(console, "wb") as errors:
                 self._kept = stack.enter_context(
-                    Kept(
+                    Supervised(
                         self._arguments,
                         self._environment,
                         output=subprocess.DEVNULL,
@@ -111,7 +111,7 @@ def read_available(descriptor: int) -> bytes | None:
 def work_directory() -> Iterator[Path]:
     """A new directory with a short, harmless path: it holds a socket, and virtme-ng sees it.
 
-    Those that other harnesses left when they, and the keepers of their VMs, were killed are
+    Those that other harnesses left when they, and the supervisors of their VMs, were killed are
     removed. Raises commandline.Unsafe where there is no place for it.
     """
     parent = _parent()

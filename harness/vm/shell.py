@@ -51,7 +51,7 @@ echo "{greeting}"
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShellPlan:
     """What is booted; ``base`` as in a BootPlan."""
 
     kernel: PreparedKernel
@@ -72,7 +72,7 @@ class Terminal:
     name: str = "vt100"
 
 
-def run(plan: Plan, terminal: Terminal, stop: threading.Event) -> None:
+def run(plan: ShellPlan, terminal: Terminal, stop: threading.Event) -> None:
     """Boot, and connect ``terminal`` until the VM ends, the user leaves it, or ``stop`` is set.
 
     Raises :class:`HostError`, and OSError where the host's disk fails.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.bisect import boundary_search
 from harness.bisect.boundary_search import Vector
-from harness.bisect.results import Change, Feature, Kind
+from harness.bisect.results import BoundaryKind, Feature, SeriesChange
 from harness.manifest.expectations import Version, parse_release
 from harness.verdict.results import CheckVerdict, Family, KernelResult, KernelVerdict
 from tests import factories
@@ -20,11 +20,11 @@ from tests.bisect.debian import KERNELS
 
 VERSIONS = [parse_release(release) for release, _ in KERNELS]
 JOBS = pytest.mark.parametrize("jobs", [1, 2, 3, 4, 8])
-FULL_INFO = Feature(Kind.CAPABILITY, "full_info", Family.IPV4)
-TCP_MAXSEG = Feature(Kind.CAPABILITY, "tcp_maxseg", Family.IPV4)
-MPTCP_INFO = Feature(Kind.SIZE, "mptcp_info", Family.IPV4)
-TCPINFO = Feature(Kind.SIZE, "tcpinfo", Family.IPV4)
-CHECK = Feature(Kind.CHECK, "mptcp_info.readable", Family.IPV4)
+FULL_INFO = Feature(BoundaryKind.CAPABILITY, "full_info", Family.IPV4)
+TCP_MAXSEG = Feature(BoundaryKind.CAPABILITY, "tcp_maxseg", Family.IPV4)
+MPTCP_INFO = Feature(BoundaryKind.SIZE, "mptcp_info", Family.IPV4)
+TCPINFO = Feature(BoundaryKind.SIZE, "tcpinfo", Family.IPV4)
+CHECK = Feature(BoundaryKind.CHECK, "mptcp_info.readable", Family.IPV4)
 
 
 def real(version: Version | None) -> dict[Feature, str]:
@@ -62,11 +62,11 @@ class Search:
             for place in planned:
                 self.tested[place] = truth[place]
 
-    def found(self) -> list[tuple[int, int, tuple[Change, ...]]]:
+    def found(self) -> list[tuple[int, int, tuple[SeriesChange, ...]]]:
         return [(gap.old, gap.new, gap.changes) for gap in boundary_search.gaps(self.tested)]
 
 
-def all_of(truth: Sequence[Vector | None]) -> list[tuple[int, int, tuple[Change, ...]]]:
+def all_of(truth: Sequence[Vector | None]) -> list[tuple[int, int, tuple[SeriesChange, ...]]]:
     """What testing every kernel finds."""
     gaps = boundary_search.gaps(dict(enumerate(truth)))
     return [(gap.old, gap.new, gap.changes) for gap in gaps]
@@ -74,7 +74,9 @@ def all_of(truth: Sequence[Vector | None]) -> list[tuple[int, int, tuple[Change,
 
 def steps(count: int, *places: int) -> list[Vector]:
     """A series in which something else changes at each of ``places``."""
-    features = {place: Feature(Kind.CHECK, f"check.{place}", Family.IPV4) for place in places}
+    features = {
+        place: Feature(BoundaryKind.CHECK, f"check.{place}", Family.IPV4) for place in places
+    }
     return [
         {feature: "fail" if kernel >= place else "pass" for place, feature in features.items()}
         for kernel in range(count)
@@ -218,7 +220,7 @@ def test_a_kernel_whose_checks_did_not_run_to_their_end_cannot_be_compared(
 
 
 def test_a_kernel_without_mptcp_can_be_compared() -> None:
-    mptcp = Feature(Kind.CAPABILITY, "mptcp", Family.IPV6)
+    mptcp = Feature(BoundaryKind.CAPABILITY, "mptcp", Family.IPV6)
     assert told(factories.debian_5_10())[mptcp] == "absent"
 
 
@@ -253,12 +255,12 @@ def test_a_capability_counts_by_what_is_there_not_by_what_is_expected(
 
 
 def test_a_size_that_comes_with_its_capability_is_no_change_of_its_own() -> None:
-    capability = replace(MPTCP_INFO, kind=Kind.CAPABILITY)
+    capability = replace(MPTCP_INFO, kind=BoundaryKind.CAPABILITY)
     old, new = {capability: "absent"}, {capability: "present", MPTCP_INFO: "48 bytes"}
-    assert boundary_search.changes(old, new) == (Change(capability, "absent", "present"),)
+    assert boundary_search.changes(old, new) == (SeriesChange(capability, "absent", "present"),)
 
 
 def test_a_size_that_is_no_longer_told_is_a_change() -> None:
-    capability = replace(MPTCP_INFO, kind=Kind.CAPABILITY)
+    capability = replace(MPTCP_INFO, kind=BoundaryKind.CAPABILITY)
     old, new = {capability: "present", MPTCP_INFO: "48 bytes"}, {capability: "present"}
-    assert boundary_search.changes(old, new) == (Change(MPTCP_INFO, "48 bytes", "not said"),)
+    assert boundary_search.changes(old, new) == (SeriesChange(MPTCP_INFO, "48 bytes", "not said"),)

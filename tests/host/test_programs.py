@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs under a keeper: small real ones, which end as they should or are ended."""
+"""Programs under a supervisor: small real ones, which end as they should or are ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from harness.errors import Interrupted
 from harness.host import programs
-from harness.host.programs import Kept
+from harness.host.programs import Supervised
 from harness.vm.process import read_available
 from tests.processes import descriptors, has_ended, is_gone, read_pid, wait_until
 
@@ -133,7 +133,7 @@ def test_nothing_stays_open() -> None:
     assert descriptors() == before
 
 
-def test_nothing_stays_open_of_a_keeper_that_cannot_be_started(tmp_path: Path) -> None:
+def test_nothing_stays_open_of_a_supervisor_that_cannot_be_started(tmp_path: Path) -> None:
     before = descriptors()
     with pytest.raises(FileNotFoundError):
         run("true", directory=tmp_path / "nonexistent")
@@ -159,7 +159,8 @@ def test_what_a_program_left_behind_ends_with_a_harness_that_does_not_leave(
     script = f"sleep 60 & echo $! > {tmp_path}/pid"
     waits = f"""
         null = subprocess.DEVNULL
-        with programs.Kept(["sh", "-c", {script!r}], os.environ, output=null, errors=null) as kept:
+        command = ["sh", "-c", {script!r}]
+        with programs.Supervised(command, os.environ, output=null, errors=null) as kept:
             kept.wait(threading.Event(), 30)
             print(flush=True)
             time.sleep(60)
@@ -178,7 +179,7 @@ def test_the_number_of_the_group_is_nobody_elses_until_the_group_is_killed() -> 
     reading, writing = os.pipe()
     with (
         os.fdopen(reading) as output,
-        Kept(["sh", "-c", "echo $PPID"], os.environ, output=writing, errors=writing) as kept,
+        Supervised(["sh", "-c", "echo $PPID"], os.environ, output=writing, errors=writing) as kept,
     ):
         os.close(writing)
         kept.wait(NEVER, 30)
@@ -188,10 +189,10 @@ def test_the_number_of_the_group_is_nobody_elses_until_the_group_is_killed() -> 
         assert os.waitid(os.P_PID, group, os.WEXITED | os.WNOWAIT)  # a zombie has its number still
 
 
-def test_a_keeper_that_was_killed_is_seen() -> None:
+def test_a_supervisor_that_was_killed_is_seen() -> None:
     script = "kill -KILL $PPID; sleep 60"
     null = subprocess.DEVNULL
-    with Kept(["sh", "-c", script], os.environ, output=null, errors=null) as kept:
+    with Supervised(["sh", "-c", script], os.environ, output=null, errors=null) as kept:
         assert kept.wait(NEVER, 30) == 128 + signal.SIGKILL
 
 

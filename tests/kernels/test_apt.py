@@ -298,8 +298,8 @@ def test_the_state_of_a_suite_stays_locked_while_an_apt_of_a_killed_harness_work
     command = [sys.executable, "-c", index, str(cache.root), str(keyring)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as harness:
         method = read_pid(pid)
-        keeper = os.getpgid(method)
-        os.kill(keeper, signal.SIGSTOP)
+        supervisor = os.getpgid(method)
+        os.kill(supervisor, signal.SIGSTOP)
         harness.kill()
         harness.wait()
         cache.stop.set()
@@ -307,5 +307,5 @@ def test_the_state_of_a_suite_stays_locked_while_an_apt_of_a_killed_harness_work
             with pytest.raises(KernelUnavailable, match="interrupted"), cache.lock("apt-bookworm"):
                 pass
         finally:
-            os.killpg(keeper, signal.SIGKILL)
+            os.killpg(supervisor, signal.SIGKILL)
     assert is_gone(method)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import KernelUnavailable
-from harness.kernels.cache import Built, Cache, Entry
+from harness.kernels.cache import Built, Cache, CacheEntry
 
 CONTENT = b"an image"
 
@@ -19,7 +19,7 @@ def build(root: Path) -> Built:
     return Built("6.1", "v", "boot/vmlinuz", "boot/vmlinuz")
 
 
-def entry(cache: Cache) -> Entry:
+def entry(cache: Cache) -> CacheEntry:
     return Cache(cache.root).entry("key", build, lambda _: None)
 
 
@@ -32,7 +32,7 @@ def outside(tmp_path: Path) -> Path:
     return place
 
 
-def assert_whole(found: Entry, outside: Path) -> None:
+def assert_whole(found: CacheEntry, outside: Path) -> None:
     assert found.image.read_bytes() == CONTENT
     assert not found.image.is_symlink()
     assert found.root.resolve() == found.root

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.errors import KernelUnavailable
 from harness.kernels import elf
-from harness.kernels.kernel_image import Kind, recognise, uncompressed
+from harness.kernels.kernel_image import ImageKind, recognise, uncompressed
 from tests.kernels.builders import COMPRESSIONS, PVH_NOTE, RELEASE, bzimage, vmlinux
 from tests.kernels.builders import elf as build_elf
 
@@ -24,13 +24,13 @@ def refusal(data: bytes) -> str:
 
 def test_a_bzimage_names_its_release_and_build() -> None:
     image = recognise(bzimage(), "x")
-    assert (image.kind, image.release) == (Kind.BZIMAGE, RELEASE)
+    assert (image.kind, image.release) == (ImageKind.BZIMAGE, RELEASE)
     assert image.version == "(builder@host) #1 SMP Tue"
 
 
 def test_a_vmlinux_names_its_release_and_build() -> None:
     image = recognise(vmlinux("6.6.0-rc1+"), "x")
-    assert (image.kind, image.release) == (Kind.VMLINUX, "6.6.0-rc1+")
+    assert (image.kind, image.release) == (ImageKind.VMLINUX, "6.6.0-rc1+")
     assert image.version == "(builder@host) (gcc 12) #1 SMP Tue"
 
 

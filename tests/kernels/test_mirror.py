@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.kernels import mirror
-from harness.kernels.mirror import Source
+from harness.kernels.mirror import AptSource
 from tests.replacing import replaced
 
 DEB822 = """\
@@ -66,11 +66,11 @@ def test_a_sources_file_gives_each_enabled_binary_source() -> None:
 def test_a_list_file_gives_each_binary_source_with_its_options() -> None:
     uri, key = "http://mirror.example.org/debian", "/keys/Debian.gpg"
     found = [source for source in mirror.parse_list(ONE_LINE) if "cdrom" not in source.uri]
-    assert found == [Source(uri, "bookworm", ("main",), key)]
+    assert found == [AptSource(uri, "bookworm", ("main",), key)]
 
 
-def source(uri: str, suite: str, component: str = "main", signed_by: str = "") -> Source:
-    return Source(uri, suite, (component,), signed_by)
+def source(uri: str, suite: str, component: str = "main", signed_by: str = "") -> AptSource:
+    return AptSource(uri, suite, (component,), signed_by)
 
 
 THIRD = source("http://third.example.org/repo", "bookworm")
@@ -108,7 +108,7 @@ def test_a_list_of_mirrors_is_taken_as_it_is() -> None:
         pytest.param(SECURITY, id="security only"),
     ],
 )
-def test_other_sources_are_no_archive_of_debian(other: Source) -> None:
+def test_other_sources_are_no_archive_of_debian(other: AptSource) -> None:
     assert mirror.choose([other], "bookworm") is None
 
 

@@ -13,7 +13,7 @@ from harness.kernels import Cache
 from harness.nightly import night
 from harness.nightly.results import Night
 from harness.records.store import FILE
-from harness.selftest.faults import Row
+from harness.selftest.faults import FaultRow
 from harness.verdict.results import KernelVerdict
 from tests.fake_boots import Outcomes
 from tests.replacing import replaced
@@ -22,7 +22,7 @@ MANIFEST = """
 kernels:
   - {name: stable, deb: {suite: trixie, package: linux-image-amd64}}
 """
-SEEN = Row("panic", "crash", "crash", KernelVerdict.CRASH, 3.0)
+SEEN = FaultRow("panic", "crash", "crash", KernelVerdict.CRASH, 3.0)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_each_fault_of_the_selftest_is_said_as_it_is_seen(
 ) -> None:
     said: list[str] = []
 
-    def run(*given: object) -> tuple[Row, ...]:
+    def run(*given: object) -> tuple[FaultRow, ...]:
         given[4](SEEN)  # type: ignore[operator]
         assert any("panic" in text for text in said)
         return (SEEN,)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.nightly.results import Compared, Night, Selftest
-from harness.selftest.faults import Row
+from harness.selftest.faults import FaultRow
 from harness.verdict import comparison
 from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict
 from tests import factories
@@ -21,7 +21,7 @@ OTHER = factories.failing(
 ANOTHER_CHECK = replace(GOOD, families=factories.families(factories.check("other.check")))
 ANOTHER_CHECK_FAILS = factories.failing(GOOD, factories.check("other.check", CheckVerdict.FAIL))
 UNTESTED = KernelResult.infrastructure(GOOD.name, "the disk is full")
-SEEN = Row("panic", "crash", "crash", KernelVerdict.CRASH, 3.0)
+SEEN = FaultRow("panic", "crash", "crash", KernelVerdict.CRASH, 3.0)
 MISSED = replace(SEEN, got="pass", verdict=KernelVerdict.PASS, objection="a panic passed")
 NO_BOOT = replace(MISSED, verdict=KernelVerdict.INFRASTRUCTURE)
 

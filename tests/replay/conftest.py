@@ -18,7 +18,7 @@ from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.plan import Plan
 from harness.manifest.schema import Abi
 from harness.replay import ReplayRequest
-from harness.replay.replay import Row
+from harness.replay.replay import ReplayRow
 from harness.run import workspace
 from harness.verdict.reproduction import Tried
 from harness.verdict.results import Attempt, BootEnd, CheckVerdict, KernelResult
@@ -53,7 +53,7 @@ class Bench:
     image: Path = field(init=False)
     plans: list[BootPlan] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ReplayRow] = field(default_factory=list)
     #: What comes of each boot; the last of all further ones.
     outcomes: list[Attempt] = field(default_factory=lambda: [BAD])
     checker: dict[str, bytes] = field(default_factory=initramfs.checker)
@@ -100,9 +100,9 @@ class Bench:
         directory.mkdir(exist_ok=True)
         qemu = self.directory / "qemu-system-x86_64"
         qemu.touch()
-        ground = workspace.Ground(directory, {Abi.NATIVE: Path("base.cpio")}, qemu, "7.2")
+        place = workspace.Workspace(directory, {Abi.NATIVE: Path("base.cpio")}, qemu, "7.2")
         return replay.run(
-            *(bundle or self.bundle(), ReplayRequest(**request), ground, self.cache),  # type: ignore[arg-type]
+            *(bundle or self.bundle(), ReplayRequest(**request), place, self.cache),  # type: ignore[arg-type]
             *(self.said.append, self.rows.append, threading.Event()),
         )
 

@@ -8,12 +8,12 @@ import pytest
 
 from harness.bisect.results import (
     Boundary,
-    Change,
+    BoundaryKind,
     CompatibilityMap,
     Feature,
     Kernel,
-    Kind,
-    Untestable,
+    SeriesChange,
+    UntestableKernel,
 )
 from harness.report.bisect import ASSUMPTION, map_to_json, render_map
 from harness.report.terminal import ASCII, UNICODE
@@ -25,17 +25,17 @@ FIRST = Kernel("trixie-6.12-6.12.90+deb13-amd64", "6.12.90+deb13-amd64", "6.12.9
 NEW = Kernel("mine", "7.3.4", "")
 
 
-def both(kind: Kind, name: str, old: str, new: str) -> list[Change]:
-    return [Change(Feature(kind, name, family), old, new) for family in Family]
+def both(kind: BoundaryKind, name: str, old: str, new: str) -> list[SeriesChange]:
+    return [SeriesChange(Feature(kind, name, family), old, new) for family in Family]
 
 
 CHANGES = (
-    *both(Kind.CAPABILITY, "full_info", "absent", "present"),
-    *both(Kind.SIZE, "mptcp_info", "48 bytes", "96 bytes"),
-    *both(Kind.CHECK, "full_info.readable", "unsupported", "pass"),
-    *both(Kind.CHECK, "full_info.sizes", "unsupported", "pass"),
-    *both(Kind.CHECK, "ip_tos.kept", "unsupported", "pass"),
-    *both(Kind.CHECK, "payload.arrives", "pass", "fail")[:1],
+    *both(BoundaryKind.CAPABILITY, "full_info", "absent", "present"),
+    *both(BoundaryKind.SIZE, "mptcp_info", "48 bytes", "96 bytes"),
+    *both(BoundaryKind.CHECK, "full_info.readable", "unsupported", "pass"),
+    *both(BoundaryKind.CHECK, "full_info.sizes", "unsupported", "pass"),
+    *both(BoundaryKind.CHECK, "ip_tos.kept", "unsupported", "pass"),
+    *both(BoundaryKind.CHECK, "payload.arrives", "pass", "fail")[:1],
 )
 MAP = CompatibilityMap(
     kernels=54,
@@ -77,7 +77,7 @@ def test_ends_that_agree_are_said_in_words() -> None:
 def test_what_could_not_be_tested_stands_with_its_boundary_and_with_its_reason() -> None:
     dead = Kernel("dead", "6.1.999")
     boundary = Boundary(LAST, FIRST, CHANGES, (dead,))
-    lost = Untestable(dead, "boot-failure: no root")
+    lost = UntestableKernel(dead, "boot-failure: no root")
     shown = render_map(replace(MAP, boundaries=(boundary,), untestable=(lost,)), ASCII)
     assert "could not be tested: 6.1.999)" in shown
     assert "  dead (6.1.999): boot-failure: no root\n" in shown
@@ -97,13 +97,13 @@ def test_results_of_earlier_runs_are_counted_apart() -> None:
 def test_nothing_of_a_guest_reaches_a_terminal_unescaped(glyphs: object) -> None:
     evil = "\x1b[2J\nfake: pass\u202e"
     kernel = Kernel(evil, evil, evil)
-    change = Change(Feature(Kind.CHECK, evil, Family.IPV4), evil, evil)
+    change = SeriesChange(Feature(BoundaryKind.CHECK, evil, Family.IPV4), evil, evil)
     found = replace(
         MAP,
         oldest=kernel,
         newest=kernel,
         boundaries=(Boundary(kernel, kernel, (change,), (kernel,)),),
-        untestable=(Untestable(kernel, evil),),
+        untestable=(UntestableKernel(kernel, evil),),
         notes=(evil,),
         directory=evil,
     )

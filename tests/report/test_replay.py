@@ -3,27 +3,27 @@
 
 from __future__ import annotations
 
-from harness.replay.replay import Row
+from harness.replay.replay import ReplayRow
 from harness.report.replay import line, summary, table
 from harness.verdict.reproduction import (
     Again,
     Comparison,
     Conclusion,
     Follows,
-    Machine,
+    MachineUsed,
     Symptom,
     Tried,
 )
 from harness.verdict.results import KernelVerdict
 
-MACHINE = Machine("tcg", 1, "7.2")
+MACHINE = MachineUsed("tcg", 1, "7.2")
 SAME = Symptom("check ipv4 a.b", "ipv4 a.b")
 NEW = Symptom("incident f00d", "WARNING at \x1b[2Jnet/x.c [f00d]")
 
 
-def row(again: Again, **found: tuple[Symptom, ...]) -> Row:
+def row(again: Again, **found: tuple[Symptom, ...]) -> ReplayRow:
     comparison = Comparison(again, **found)
-    return Row(
+    return ReplayRow(
         MACHINE, 2, KernelVerdict.FAIL, "a.b: it \x1bbroke", comparison, 6.25, "/run/console"
     )
 
@@ -69,7 +69,7 @@ def test_boots_that_told_nothing_are_no_all_clear() -> None:
 def test_what_was_not_tried_stands_in_the_table() -> None:
     tried = [
         Tried(MACHINE, (Again.SAME, Again.OTHER)),
-        Tried(Machine("kvm", 1, "7.2"), (), "KVM was not tried, for it is missing"),
+        Tried(MachineUsed("kvm", 1, "7.2"), (), "KVM was not tried, for it is missing"),
     ]
     conclusion = Conclusion(Follows.KERNEL, "it came again", ("KVM was not tried",))
     assert table(tried, conclusion).splitlines() == [

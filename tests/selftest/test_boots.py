@@ -19,9 +19,9 @@ from harness.kernels import Cache, elf
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.schema import Abi
-from harness.run.workspace import Ground
+from harness.run.workspace import Workspace
 from harness.selftest import Fault, SelftestRequest, boots, faults, module
-from harness.selftest.faults import Row
+from harness.selftest.faults import FaultRow
 from harness.selftest.module import Code, Layout
 from harness.verdict.results import (
     EXIT_FAILED,
@@ -48,13 +48,13 @@ LAYOUT = Layout(
     bug_entry=elf.Structure(12, {"bug_addr_disp": 0, "file_disp": 4, "line": 8, "flags": 10}),
     versions=b"",
 )
-GOOD = Row("panic", "crash (panic)", "crash (panic)", KernelVerdict.CRASH, 3.14)
-BAD = Row(
+GOOD = FaultRow("panic", "crash (panic)", "crash (panic)", KernelVerdict.CRASH, 3.14)
+BAD = FaultRow(
     *("early-end", "lost", "pass", KernelVerdict.PASS, 4.0),
     objection="expected lost; the reason given: none",
     console="/runs/1/kernels/new/early-end/console.log",
 )
-IMPOSSIBLE = Row(
+IMPOSSIBLE = FaultRow(
     "oops", "crash (oops)", "-", KernelVerdict.PASS, 0.0, impossible="it has no modules"
 )
 
@@ -203,9 +203,9 @@ def test_a_kernel_that_no_fault_can_be_made_in_is_passed_over(
     monkeypatch.setattr(accelerator, "choose", lambda *_: accelerator.Choice(False, "no KVM"))
     monkeypatch.setattr(boots._Subject, "row", lambda *_: GOOD)
     said: list[str] = []
-    ground = Ground(tmp_path, {Abi.NATIVE: tmp_path}, tmp_path, "7.2")
+    workspace = Workspace(tmp_path, {Abi.NATIVE: tmp_path}, tmp_path, "7.2")
     subject, _ = boots._good_kernel(
-        [], SelftestRequest(), ground, Cache(tmp_path / "cache"), said.append, threading.Event()
+        [], SelftestRequest(), workspace, Cache(tmp_path / "cache"), said.append, threading.Event()
     )
     assert subject.entry.name == "6.12.9"
     assert said[1].endswith("; so the next older kernel is tried")
@@ -299,7 +299,7 @@ def test_a_reason_cannot_act_on_the_terminal() -> None:
     ],
     ids=["seen", "not seen", "not done", "not possible", "no good kernel"],
 )
-def test_the_last_line_sums_up(rows: list[Row], wanted: int, said: str) -> None:
+def test_the_last_line_sums_up(rows: list[FaultRow], wanted: int, said: str) -> None:
     assert faults.summary(rows, wanted, 12.3) == said
 
 
@@ -324,7 +324,7 @@ def test_the_last_line_sums_up(rows: list[Row], wanted: int, said: str) -> None:
         "all missing",
     ],
 )
-def test_only_all_seen_exits_with_0(rows: list[Row], status: int) -> None:
+def test_only_all_seen_exits_with_0(rows: list[FaultRow], status: int) -> None:
     assert selftest.exit_status(rows, SelftestRequest(faults=(PANIC,))) == status
 
 
@@ -337,7 +337,9 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.entry = KernelEntry("k", ImageSource(directory / "k"), "here", memory_mib=512)
         self.kernel = Outcomes(directory).prepare(self.entry)
-        self.ground = Ground(directory / "run", {Abi.NATIVE: directory}, Path("/bin/true"), "7.2")
+        self.workspace = Workspace(
+            directory / "run", {Abi.NATIVE: directory}, Path("/bin/true"), "7.2"
+        )
         self.plans: list[BootPlan] = []
         self.outcomes: list[Attempt] = []
 
@@ -348,8 +350,10 @@ class Bench:
         outcome = self.outcomes[min(len(self.plans), len(self.outcomes)) - 1]
         return replace(outcome, number=plan.number, console=place, events=place, accel="tcg")
 
-    def row(self, fault: Fault) -> Row:
-        subject = boots._Subject(self.entry, self.kernel, self.ground, False, 1, threading.Event())
+    def row(self, fault: Fault) -> FaultRow:
+        subject = boots._Subject(
+            self.entry, self.kernel, self.workspace, False, 1, threading.Event()
+        )
         row = subject.row(fault)
         assert row is not None
         return row

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.verdict import comparison
-from harness.verdict.comparison import Kind
+from harness.verdict.comparison import ChangeKind
 from harness.verdict.results import (
     CheckResult,
     CheckVerdict,
@@ -60,24 +60,24 @@ def test_a_kernel_does_not_differ_from_itself() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "kind", "worse"),
     [
-        (PASS, FAIL, Kind.FAILING, True),
-        (UNSUPPORTED, FAIL, Kind.FAILING, True),
-        (LOST, FAIL, Kind.FAILING, True),
-        (ERROR, FAIL, Kind.FAILING, True),
-        (PASS, LOST, Kind.LOST, True),
-        (UNSUPPORTED, LOST, Kind.LOST, True),
-        (FAIL, LOST, Kind.LOST, False),
-        (PASS, ERROR, Kind.ERROR, True),
-        (FAIL, ERROR, Kind.ERROR, False),
-        (PASS, UNSUPPORTED, Kind.UNSUPPORTED, True),
-        (FAIL, UNSUPPORTED, Kind.UNSUPPORTED, False),
-        (FAIL, PASS, Kind.PASSING, False),
-        (LOST, PASS, Kind.PASSING, False),
-        (UNSUPPORTED, PASS, Kind.SUPPORTED, False),
+        (PASS, FAIL, ChangeKind.FAILING, True),
+        (UNSUPPORTED, FAIL, ChangeKind.FAILING, True),
+        (LOST, FAIL, ChangeKind.FAILING, True),
+        (ERROR, FAIL, ChangeKind.FAILING, True),
+        (PASS, LOST, ChangeKind.LOST, True),
+        (UNSUPPORTED, LOST, ChangeKind.LOST, True),
+        (FAIL, LOST, ChangeKind.LOST, False),
+        (PASS, ERROR, ChangeKind.ERROR, True),
+        (FAIL, ERROR, ChangeKind.ERROR, False),
+        (PASS, UNSUPPORTED, ChangeKind.UNSUPPORTED, True),
+        (FAIL, UNSUPPORTED, ChangeKind.UNSUPPORTED, False),
+        (FAIL, PASS, ChangeKind.PASSING, False),
+        (LOST, PASS, ChangeKind.PASSING, False),
+        (UNSUPPORTED, PASS, ChangeKind.SUPPORTED, False),
     ],
 )
 def test_a_check_that_changed_is_told_by_its_kind(
-    before: CheckVerdict, after: CheckVerdict, kind: Kind, worse: bool
+    before: CheckVerdict, after: CheckVerdict, kind: ChangeKind, worse: bool
 ) -> None:
     difference = comparison.kernels(
         with_checks(factories.check(verdict=before)), with_checks(factories.check(verdict=after))
@@ -113,14 +113,14 @@ def test_what_fails_in_both_is_named_and_not_new() -> None:
 def test_a_failure_that_is_known_is_not_newly_wrong() -> None:
     known = replace(factories.check(verdict=FAIL), known=KNOWN)
     difference = comparison.kernels(with_checks(factories.check()), with_checks(known))
-    assert [change.kind for change in difference.changes] == [Kind.KNOWN]
+    assert [change.kind for change in difference.changes] == [ChangeKind.KNOWN]
     assert not difference.is_worse
 
 
 def test_a_failure_that_is_known_no_longer_makes_the_kernel_worse() -> None:
     known = replace(factories.check(verdict=FAIL), known=KNOWN)
     difference = comparison.kernels(with_checks(known), with_checks(factories.check(verdict=FAIL)))
-    assert [change.kind for change in difference.changes] == [Kind.COUNTING]
+    assert [change.kind for change in difference.changes] == [ChangeKind.COUNTING]
     assert difference.is_worse
 
 
@@ -205,7 +205,7 @@ def test_a_capability_that_the_guest_did_not_tell_is_lost_as_a_check_not_as_a_ca
         capabilities(full_info=(PASS, "")), capabilities(full_info=(LOST, "the guest did not say"))
     )
     assert difference.lost == ()
-    assert [change.kind for change in difference.changes] == [Kind.LOST]
+    assert [change.kind for change in difference.changes] == [ChangeKind.LOST]
     assert difference.is_worse
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.verdict.reproduction import Again, Follows, Machine, Tried, conclude
+from harness.verdict.reproduction import Again, Follows, MachineUsed, Tried, conclude
 
 #: A boot by a letter.
 LETTERS = {
@@ -20,7 +20,7 @@ LETTERS = {
 def tried(where: str, boots: str) -> Tried:
     """``tcg 2 q`` with boots by their letters; ``-`` is an obstacle."""
     accel, cpus, qemu = where.split()
-    machine = Machine(accel, int(cpus), qemu)
+    machine = MachineUsed(accel, int(cpus), qemu)
     if boots == "-":
         return Tried(machine, (), "KVM was not tried, for it is missing")
     return Tried(machine, tuple(LETTERS[letter] for letter in boots))
@@ -71,7 +71,7 @@ def test_a_failure_follows(boots: dict[str, str], follows: Follows) -> None:
 
 def test_what_was_not_varied_is_said() -> None:
     one_qemu = {"tcg 1 q": "sss", "tcg 2 q": "sss", "kvm 1 q": "-", "kvm 2 q": "-"}
-    assert conclude([tried(*item) for item in one_qemu.items()]).untold == (
+    assert conclude([tried(*item) for item in one_qemu.items()]).unknown == (
         "whether it depends on the accelerator cannot be told",
         "whether it depends on the QEMU cannot be told",
         "KVM was not tried, for it is missing",

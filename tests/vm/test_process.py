@@ -121,11 +121,11 @@ def test_a_work_directory_of_which_all_were_killed_goes_with_the_next_start(
     harness: subprocess.Popen[bytes], temporary: Path, tmp_path: Path
 ) -> None:
     sleeper = read_pid(tmp_path / "pid")
-    keeper = os.getpgid(sleeper)
-    os.kill(keeper, signal.SIGSTOP)  # so that it does not come to remove it
+    supervisor = os.getpgid(sleeper)
+    os.kill(supervisor, signal.SIGSTOP)  # so that it does not come to remove it
     harness.kill()
     harness.wait()
-    os.killpg(keeper, signal.SIGKILL)
+    os.killpg(supervisor, signal.SIGKILL)
     assert is_gone(sleeper)
     (abandoned,) = temporary.iterdir()
     with work_directory() as new:
