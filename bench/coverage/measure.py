@@ -76,14 +76,14 @@ def with_checks(
         "opt/dump.sh": DUMP.read_bytes(),
     }
     shutil.rmtree(work, ignore_errors=True)
-    with workspace.ground(work, cache) as ground:
+    with workspace.opened(work, cache) as place:
         prepared = kernels.prepare(entry, cache, say)
         remembered = cache.root / "kvm.json"
-        choice = accelerator.choose(Accel.AUTO, prepared, ground.qemu, remembered, say, stop)
+        choice = accelerator.choose(Accel.AUTO, prepared, place.qemu, remembered, say, stop)
         options = Options(
-            directory=ground.directory,
-            roots=ground.roots,
-            qemu=ground.qemu,
+            directory=place.directory,
+            roots=place.roots,
+            qemu=place.qemu,
             seed=1,
             jobs=2 * tools.processors(),  # makes the deadlines longer
             request=RunRequest(),
@@ -94,7 +94,7 @@ def with_checks(
         say(f"checks: {result.verdict}: {result.reason}")
         if not result.attempts or not result.attempts[-1].console:
             raise NoCounters(f"the boot with the checks: {result.reason}")
-        console = (ground.directory / result.attempts[-1].console).read_text(errors="replace")
+        console = (place.directory / result.attempts[-1].console).read_text(errors="replace")
     found = counters.read_console(console.splitlines())
     return result.verdict.value, counters.read(kernel.tree, found, work / "gcov")
 

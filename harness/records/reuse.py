@@ -119,6 +119,7 @@ def circumstances_of(
     Where a kernel lies is not among it, its name only where known issues may go by that.
     """
     known = setting.known.of(entry)
+    named = "" if entry.known_issues is None else entry.name
     expected = entry.expected(kernel.release)
     settings = fingerprint.members(entry)
     return {
@@ -135,7 +136,7 @@ def circumstances_of(
         "plan": fingerprint.members(setting.plan),
         "accel": "kvm" if kvm else "tcg",
         "expect": {name: [e.present, e.strict] for name, e in expected.items()},
-        "known_issues": digest(known, entry.name, setting.known.today) if known else None,
+        "known_issues": digest(known, named, setting.known.today) if known else None,
     }
 
 
