@@ -32,7 +32,9 @@ GROUPS = (
     "32-bit programs",
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,40}")
-_FAULT_KEYS = {"name", "group", "sees", "edits", "commit", "luck", "dropped", "missed", "abi"}
+_FAULT_KEYS = {
+    *("name", "group", "sees", "edits", "commit", "title", "luck", "dropped", "missed", "abi"),
+}
 _EDIT_KEYS = {"file", "in", "at", "skip", "with", "before", "after", "nth"}
 
 
@@ -56,8 +58,9 @@ class Edit:
 class Fault:
     """``luck``: it shows only with a race, a loss or an order of packets that is not certain.
 
-    ``commit`` is the repair of the bug that it mimics; ``dropped`` says why it is not applied,
-    ``missed`` why no check can be expected to catch it; ``abi`` is of the program that sees it.
+    ``commit`` and ``title`` are those of the repair of the bug that it mimics; ``dropped`` says why
+    it is not applied, ``missed`` why no check can be expected to catch it; ``abi`` is of the
+    program that sees it.
     """
 
     name: str
@@ -65,10 +68,16 @@ class Fault:
     sees: str
     edits: tuple[Edit, ...]
     commit: str = ""
+    title: str = ""
     luck: bool = False
     dropped: str = ""
     missed: str = ""
     abi: Abi = Abi.NATIVE
+
+    @property
+    def real(self) -> bool:
+        """Whether Linux had this bug."""
+        return bool(self.commit or self.title)
 
 
 def load(directory: Path = DATA) -> tuple[Fault, ...]:
@@ -114,6 +123,7 @@ def _fault(given: Mapping[str, Any], content: Mapping[str, Any], where: str) -> 
         sees=given["sees"],
         edits=tuple(_edit(edit, file, name, place) for edit in given["edits"]),
         commit=given.get("commit", ""),
+        title=given.get("title", ""),
         luck=given.get("luck", False),
         dropped=given.get("dropped", ""),
         missed=given.get("missed", ""),

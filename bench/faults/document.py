@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.coverage import figures
 from bench.coverage.figures import Measured
-from bench.faults.catalogue import GROUPS, Fault, applied
+from bench.faults.catalogue import DATA, GROUPS, Fault, applied
 from bench.faults.kernel import FaultKernel
 from bench.faults.selftests import Found
 from bench.faults.sweep import SOUND, Outcome, Scope
@@ -18,6 +18,8 @@ from bench.faults.sweep import SOUND, Outcome, Scope
 #: Checks that are named for each fault; the rest is counted.
 SHOWN = 3
 _COVERAGE = "## Lines and branches of net/mptcp"
+#: What was measured apart from this sweep, as Markdown: a section of the document.
+MEASURED = DATA / "measured.md"
 _COMMIT = "https://git.kernel.org/linus/"
 _INTRODUCTION = """\
 <!-- SPDX-License-Identifier: GPL-2.0-only -->
@@ -30,7 +32,7 @@ runs the checks on it without a fault and with each. A fault is caught if a chec
 does not fail without it, or if the kernel crashes, warns or hangs and that is charged to a check.
 
 The faults are data: bench/faults/data. {real} of them are bugs that Linux had; their commit is that
-of the repair. A fault that needs luck shows only with a race, a loss or an order of packets that
+of the repair, as far as it is known. A fault that needs luck shows only with a race, a loss or an order of packets that
 no program can force.
 """
 #: Why a fault is missed, by the checks that were run with it.
@@ -90,13 +92,14 @@ def text(
     """The document as Markdown."""
     used = applied(faults)
     booted = [fault for fault in used if fault.name in outcomes]
-    introduction = _INTRODUCTION.format(count=len(used), real=sum(bool(f.commit) for f in used))
+    introduction = _INTRODUCTION.format(count=len(used), real=sum(f.real for f in used))
     theirs = Selftests(selftests)
     return "\n".join(
         [
             introduction,
             *_run(used, booted, outcomes, kernel),
             *_totals(booted, outcomes, theirs),
+            MEASURED.read_text(),
             *_selftests(used, theirs),
             *_coverage(coverage),
             *_missed(booted, outcomes),
@@ -166,7 +169,7 @@ def _totals(
         if members:
             lines.append(f"| {group} {_shares(members, outcomes)} {_theirs(members, selftests)} |")
     lines.append(f"| **all** {_shares(booted, outcomes)} {_theirs(booted, selftests)} |")
-    real = [fault for fault in booted if fault.commit]
+    real = [fault for fault in booted if fault.real]
     said = f"Of the bugs that Linux had: {_share(real, outcomes)}"
     if selftests.tried(real):
         said += f"; the kernel's selftests: {_theirs(real, selftests)}"
