@@ -30,7 +30,7 @@ PATIENCE_S, SHORT_PATIENCE_S = 6.0, 0.5
 class Step:
     """One step. ``act`` gets the running :class:`Script`; None of an expectation: not looked at.
 
-    ``flags`` are the subflows' flags in diag, each a set of (local id, remote id, flags).
+    ``silent`` are kinds of events of which there must be no other than those of ``events``.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Step:
         counters: Optional[dict[str, int]] = None,
         events: Optional[Callable[[Script], Events]] = None,
         needs: Sequence[str] = (),
+        silent: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.says = says
@@ -52,6 +53,7 @@ class Step:
         self.counters = counters
         self.events = events
         self.needs = needs
+        self.silent = silent
 
 
 class Outcome:
@@ -115,14 +117,14 @@ class Script:
             as_said = as_said and outcome.counters == _shown(step.counters, since)
         if step.events is not None:
             outcome.expected_events = _sorted(step.events(self))
-            outcome.events = self._events(outcome.expected_events)
+            outcome.events = self._events(outcome.expected_events, step.silent)
             as_said = as_said and list(outcome.events) == list(outcome.expected_events)
         return as_said
 
-    def _events(self, expected: Events) -> Events:
+    def _events(self, expected: Events, silent: Sequence[int]) -> Events:
         """The events of this connection, each with what is expected of its kind."""
         sides = {self.ends.token: CLIENT, self.ends.server_token: SERVER, None: "none"}
-        keys: dict[object, set[str]] = {}
+        keys: dict[object, set[str]] = {kind: {"kind", "side"} for kind in silent}
         for one in expected:
             keys.setdefault(one["kind"], set()).update(one)
         found = []

@@ -32,8 +32,8 @@ runs the checks on it without a fault and with each. A fault is caught if a chec
 does not fail without it, or if the kernel crashes, warns or hangs and that is charged to a check.
 
 The faults are data: bench/faults/data. {real} of them are bugs that Linux had; their commit is that
-of the repair, as far as it is known. A fault that needs luck shows only with a race, a loss or an order of packets that
-no program can force.
+of the repair, as far as it is known. A fault that needs luck shows only with a race, a loss or an
+order of packets that no program can force.
 """
 #: Why a fault is missed, by the checks that were run with it.
 _WHY = {
@@ -275,6 +275,8 @@ def _row(fault: Fault, outcome: Outcome, catches: Counter[str], selftests: Selft
     name = f"`{fault.name}`"
     if fault.commit:
         name += f" ([{fault.commit}]({_COMMIT}{fault.commit}))"
+    elif fault.title:
+        name += f" ({_cell(fault.title)})"
     if fault.luck:
         name += ", luck"
     theirs = selftests.cell(fault)

@@ -78,6 +78,7 @@ FULL_MODULES: Sequence[str] = (
     "pm_endpoints",
     "pm_events",
     "pm_kinds",
+    "pm_returns",
     "pm_special",
     "pointers",
     "protocol",

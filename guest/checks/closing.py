@@ -24,8 +24,10 @@ from guest.calls import (
     has_events,
 )
 from guest.checks import equal, require, scenario_check
+from guest.diag import ESTABLISHED
 from guest.flow import arrive, at_end, content, exchange, fill, read_to_end, same, small_buffers
 from guest.lab import wait_until
+from guest.multipath import tcp_infos
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -214,6 +216,20 @@ def shutdown_both(lab: Lab) -> None:
     at_end("recv after SHUT_RDWR", closer)
     at_end("recv of the peer", peer)
     equal_events("of the peer", peer, POLLIN | POLLOUT | POLLRDHUP)
+
+
+@scenario_check("shutdown.closes_the_subflows", scenario=SCENARIO, needs=("tcpinfo",))
+def shutdown_closes_the_subflows(lab: Lab) -> None:
+    """Once both ends have shut down and acknowledged that, the TCP subflows are closed, too."""
+    pair = lab.pair()
+    exchange(pair.client, pair.server, b"forth", b"back")
+    pair.client.shutdown(SHUT_WR)
+    at_end("recv of the server", pair.server)
+    pair.server.shutdown(SHUT_WR)
+    at_end("recv of the client", pair.client)
+    for name, sock in (("client", pair.client), ("server", pair.server)):
+        closed = wait_until(lambda sock=sock: tcp_infos(sock)[0].tcpi_state != ESTABLISHED)  # type: ignore[misc]
+        require("subflow of the " + name, closed, "closing or closed", "established")
 
 
 @scenario_check("shutdown.end_follows_all_data", scenario=SCENARIO)

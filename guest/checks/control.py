@@ -7,10 +7,10 @@ import _socket
 import struct
 import time
 
-from guest.calls import POLLRDHUP, poll
+from guest.calls import POLLRDHUP, errno_of, poll
 from guest.checks import Failed, equal, require, scenario_check
 from guest.flow import MSG_PEEK, arrive, at_end, content, same
-from guest.lab import wait_until
+from guest.lab import MPTCP, TCP, wait_until
 from guest.setting import IPPROTO_TCP, SOL_SOCKET
 
 TYPE_CHECKING = False
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 SCENARIO = "flags"
 TCP_INQ = 36  # also the type of the control message, TCP_CM_INQ
-SOF_RX_SOFTWARE, SOF_SOFTWARE = 1 << 3, 1 << 4
+SO_TIMESTAMPING = 37
+SOF_RX_SOFTWARE, SOF_SOFTWARE, SOF_OPT_ID = 1 << 3, 1 << 4, 1 << 7
+EINVAL = 22
 #: Seconds that a timestamp may be outside of the time in which the data were sent and read.
 CLOCK_SLACK_S = 0.1
 
@@ -127,6 +129,20 @@ for _stamp in STAMPS:
     scenario_check("%s.set_before_the_connection" % _stamp.name, scenario="inherit")(
         _before_connect(_stamp)
     )
+
+
+@scenario_check(
+    "so_timestamping.refusals_are_returned", scenario=SCENARIO, phases=("bound", "listening")
+)
+def refusals_are_returned(lab: Lab) -> None:
+    """SO_TIMESTAMPING that TCP refuses before there is a connection fails with EINVAL here, too."""
+    for protocol in (TCP, MPTCP):
+        sock = lab.socket(protocol)
+        sock.bind((lab.address, 0))
+        if lab.phase == "listening":
+            sock.listen(1)
+        got = errno_of(sock.setsockopt, SOL_SOCKET, SO_TIMESTAMPING, _FLAGS | SOF_OPT_ID)
+        equal("SO_TIMESTAMPING of protocol %d" % protocol, got, EINVAL)
 
 
 def inq(sock: _socket.socket, size: int, flags: int = 0) -> tuple[bytes, Optional[int]]:

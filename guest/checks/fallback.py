@@ -10,7 +10,7 @@ from __future__ import annotations
 import _socket
 import errno
 
-from guest import abi, sockopt
+from guest import abi, mib, sockopt
 from guest.calls import (
     POLLERR,
     POLLHUP,
@@ -150,6 +150,20 @@ def reset_by_peer(lab: Lab) -> None:
     has_events("after the peer's reset", end, POLLOUT | POLLERR | POLLHUP)
     fails("recv after the peer's reset", errno.ECONNRESET, end.recv, 16)
     fails("send after the peer's reset", errno.EPIPE, end.send, b"x")
+
+
+@scenario_check("fallback.is_freed_by_a_reset_after_close", scenario=SCENARIO)
+def freed_by_a_reset(lab: Lab) -> None:
+    """A closed socket is freed when the peer resets its connection."""
+    protocol = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
+    before = mib.sockets(protocol)
+    end, peer = ends(lab)
+    exchange(end, peer, b"data", b"data")
+    arrive(end, peer, b"unread")
+    end.close()
+    peer.close()
+    wait_until(lambda: mib.sockets(protocol) == before)
+    equal("MPTCP sockets", mib.sockets(protocol), before)
 
 
 @scenario_check("fallback.linger_zero_resets", scenario=SCENARIO)
@@ -299,6 +313,10 @@ def passes_options(lab: Lab) -> None:
         args = (IPPROTO_TCP, TCP_ULP, b"tls")
         fails("TCP_ULP", errno.ENOPROTOOPT, end.setsockopt, *args)
         fails("TCP_REPAIR", errno.ENOPROTOOPT, end.setsockopt, IPPROTO_TCP, TCP_REPAIR, 1)
+    else:
+        # An accepted socket that fell back is a TCP socket, and a program's: no subflow of MPTCP.
+        args = (IPPROTO_TCP, TCP_ULP, b"mptcp")
+        fails("TCP_ULP", errno.EOPNOTSUPP, end.setsockopt, *args)
 
 
 @scenario_check("fallback.siocoutq_counts_unacked_bytes", scenario=SCENARIO, needs=("tcp_inq",))

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import _socket
 
-from guest import diag, multipath, pm, topology
+from guest import diag, mib, multipath, pm, topology
 from guest.checks import Failed, equal, scenario_check
 from guest.checks.userspace_pm import must_refuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Optional
+
     from guest.lab import Lab
 
 SCENARIO = "mixed_families"
@@ -157,3 +159,58 @@ def v6only_socket_takes_no_ipv4(lab: Lab) -> None:
     target = (far, ends.port)
     must_refuse("create", lambda: bench.pm.create(ends.token, near, C_ID, target), EINVAL)
     equal("mptcpi_subflows", multipath.info(ends.client).mptcpi_subflows, 0)
+
+
+@scenario_check("mixed.ipv4_socket_joins_no_ipv6", scenario=SCENARIO, needs=NEEDS,
+                families=("ipv4",))  # fmt: skip
+def ipv4_socket_joins_no_ipv6(lab: Lab) -> None:
+    """An IPv6 address that is announced to an AF_INET socket is echoed, and not joined."""
+    _announced_in_vain(lab, V6, None)
+
+
+@scenario_check("mixed.v6only_socket_joins_no_ipv4", scenario=SCENARIO, needs=NEEDS,
+                families=("ipv6",))  # fmt: skip
+def v6only_socket_joins_no_ipv4(lab: Lab) -> None:
+    """An IPv4 address that is announced to an IPV6_V6ONLY socket is echoed, and not joined."""
+    _announced_in_vain(lab, V4, lambda sock: sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1))
+
+
+def _announced_in_vain(lab: Lab, other: int, before: Optional[multipath.Setup]) -> None:
+    bench = multipath.bench(lab)
+    bench.clean()
+    bench.quiet()
+    bench.story("other addresses", lambda: bench.loopback.add_paths(other))
+    ends = bench.connect(lab, before_connect=before)
+    since = mib.Since()
+    bench.pm.announce(ends.server_token, topology.server_address(other, 2), S_ID)
+    multipath.moved(since, {"AddAddrTx": 1, "AddAddr": 1, "EchoAddTx": 1, "EchoAdd": 1})
+    info = multipath.info(ends.client)
+    equal("mptcpi_subflows", info.mptcpi_subflows, 0)
+    equal("mptcpi_add_addr_accepted", info.mptcpi_add_addr_accepted, 0)
+
+
+@scenario_check("mixed.destroyed_by_two_names", scenario=SCENARIO, needs=NEEDS,
+                families=("ipv4",), phases=("local_mapped", "remote_mapped"))  # fmt: skip
+def destroyed_by_two_names(lab: Lab) -> None:
+    """SUBFLOW_DESTROY finds an IPv4 subflow of an AF_INET6 socket where one of its addresses is
+    written as an IPv6 one."""
+    bench = multipath.bench(lab)
+    ends = connect(lab, pm.IN_USER_SPACE)
+    target = (bench.server_address(1), ends.port)
+    bench.pm.create(ends.token, bench.client_address(2), C_ID, target)
+    multipath.both_have(ends, 1)
+    # The initial one, which is an AF_INET6 socket; the other is found by its IPv4 addresses.
+    local, remote = multipath.addresses(ends.client)[0]
+    plain = [(one[0].replace("::ffff:", ""), one[1]) for one in (local, remote)]
+    written = [(topology.mapped(one[0]), one[1]) for one in plain]
+    if lab.phase == "local_mapped":
+        bench.pm.destroy(ends.token, written[0], plain[1])
+    else:
+        bench.pm.destroy(ends.token, plain[0], written[1])
+    multipath.wait_for("subflows", lambda: len(_open(ends.client)), 1)
+    multipath.exchange(ends, DATA)
+
+
+def _open(sock: _socket.socket) -> list[int]:
+    states = [one.tcpi_state for one in multipath.tcp_infos(sock)]
+    return [state for state in states if state == diag.ESTABLISHED]

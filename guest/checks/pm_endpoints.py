@@ -126,6 +126,14 @@ def wrong_flags_refused(lab: Lab) -> None:
     equal("ids afterwards", ids(bench), [])
 
 
+@scenario_check("pm.unknown_flags_ignored", scenario=SCENARIO, needs=NEEDS)
+def unknown_flags_ignored(lab: Lab) -> None:
+    """Flags that the kernel does not know are not kept."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(1), pm.SUBFLOW | 1 << 30, id=1)
+    equal("flags", bench.pm.get(1).flags, pm.SUBFLOW)
+
+
 @scenario_check("pm.incomplete_addresses_refused", scenario=SCENARIO, needs=NEEDS)
 def incomplete_addresses_refused(lab: Lab) -> None:
     """An endpoint without a family, of another family, or without an address is refused."""

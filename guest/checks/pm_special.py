@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 SCENARIO = "pm_special"
 NEEDS = ("userspace_pm", "inet_diag")
-EINVAL = 22
+EINVAL, ERANGE, EADDRINUSE, ECONNREFUSED = 22, 34, 98, 111
+#: Endpoints; an RM_ADDR has room for eight ids.
+MANY = 10
+SO_REUSEADDR = 2
+SYNCOOKIES = "net.ipv4.tcp_syncookies"
+DROP_TIMESTAMPS = "/proc/sys/net/mptcp/add_addr_v6_port_drop_ts"
 DATA = bytes(range(256)) * 32
 LO = 1
 
@@ -241,3 +246,165 @@ def deny_join_endpoints_join_announced(lab: Lab) -> None:
     local, remote = multipath.addresses(ends.client)[1]
     equal("local address", local[0], bench.client_address(2))
     equal("remote address", remote[0], bench.server_address(2))
+
+
+@scenario_check("add_addr.of_an_address_in_use", scenario=SCENARIO, needs=NEEDS)
+def of_an_address_in_use(lab: Lab) -> None:
+    """An announced address to which there is a subflow gets no other one, nor is it counted."""
+    bench = clean(lab)
+    ends = bench.connect(lab)
+    since = mib.Since()
+    bench.pm.announce(ends.server_token, bench.server_address(1), 7)
+    multipath.moved(since, {"AddAddrTx": 1, "AddAddr": 1, "EchoAddTx": 1, "EchoAdd": 1})
+    info = multipath.info(ends.client)
+    equal("mptcpi_subflows", info.mptcpi_subflows, 0)
+    equal("mptcpi_add_addr_accepted", info.mptcpi_add_addr_accepted, 0)
+
+
+@scenario_check("add_addr.initial_address_of_a_mesh", scenario=SCENARIO, needs=NEEDS)
+def initial_address_of_a_mesh(lab: Lab) -> None:
+    """A fullmesh endpoint with the initial address joins an announced address as id 0."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(1), pm.SUBFLOW | pm.FULLMESH, id=4)
+    ends = bench.connect(lab)
+    bench.pm.announce(ends.server_token, bench.server_address(2), 7)
+    multipath.both_have(ends, 1)
+    told = [
+        (one.number("loc_id"), one.number("rem_id"))
+        for one in bench.events.of(pm.SUB_ESTABLISHED, ends.token)
+    ]
+    equal("local and remote id", told, [(0, 7)])
+
+
+@scenario_check("limits.lowered", scenario=SCENARIO, needs=NEEDS)
+def limits_lowered(lab: Lab) -> None:
+    """After RM_ADDR as many addresses are accepted as the limit of then allows."""
+    bench = clean(lab)
+    ends = bench.connect(lab)
+    for id, path in ((7, 2), (8, 3)):
+        bench.pm.announce(ends.server_token, bench.server_address(path), id)
+        multipath.both_have(ends, id - 6)
+    bench.pm.set_limits(add_addrs=1)
+    bench.pm.remove(ends.server_token, 8)
+    multipath.both_have(ends, 1)
+    since = mib.Since()
+    bench.pm.announce(ends.server_token, bench.server_address(4), 9)
+    multipath.moved(since, {"AddAddrTx": 1, "AddAddr": 1, "EchoAddTx": 1, "EchoAdd": 1})
+    equal("mptcpi_add_addr_accepted", multipath.info(ends.client).mptcpi_add_addr_accepted, 1)
+
+
+@scenario_check("limits.room_after_a_subflow", scenario=SCENARIO, needs=NEEDS)
+def room_after_a_subflow(lab: Lab) -> None:
+    """A server at its limit takes another subflow once one is closed."""
+    bench = clean(lab)
+    bench.pm.set_limits(subflows=1)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_KERNEL)
+    target = (bench.server_address(1), ends.port)
+    for path in (2, 3):
+        bench.pm.create(ends.token, bench.client_address(path), path, target)
+        multipath.both_have(ends, 1)
+        bench.pm.destroy(ends.token, *multipath.addresses(ends.client)[-1])
+        multipath.both_have(ends, 0)
+
+
+@scenario_check("endpoint.port_is_for_joins", scenario=SCENARIO, needs=NEEDS)
+def port_is_for_joins(lab: Lab) -> None:
+    """The port of a signal endpoint takes joins only: a connection of its own is refused."""
+    bench = clean(lab)
+    probe = lab.socket(TCP)
+    probe.bind((bench.server_address(4), 0))
+    target = probe.getsockname()[:2]
+    probe.close()
+    bench.pm.add(target[0], pm.SIGNAL, id=9, port=target[1])
+    for protocol in (TCP, MPTCP):
+        equal("connect()", errno_of(lab.socket(protocol).connect, target), ECONNREFUSED)
+
+
+@scenario_check("listener_event.not_if_listen_fails", scenario=SCENARIO,
+                needs=(*NEEDS, "listener_events"))  # fmt: skip
+def not_if_listen_fails(lab: Lab) -> None:
+    """listen(2) that fails sends no event LISTENER_CREATED."""
+    bench = clean(lab)
+    first, second = lab.socket(), lab.socket()
+    for sock in (first, second):
+        sock.setsockopt(1, SO_REUSEADDR, 1)
+    first.bind((bench.server_address(1), 0))
+    second.bind(first.getsockname()[:2])
+    first.listen(1)
+    equal("second listen()", errno_of(second.listen, 1), EADDRINUSE)
+    port = first.getsockname()[1]
+    told = [one.port("sport") for one in bench.events.of(pm.LISTENER_CREATED)]
+    equal("ports of the events", told, [port])
+
+
+@scenario_check("flush.of_many_endpoints", scenario=SCENARIO, needs=NEEDS)
+def flush_of_many_endpoints(lab: Lab) -> None:
+    """A flush takes back every announced address, also of more than one RM_ADDR has room for."""
+    bench = clean(lab)
+    count = 0
+    while count < MANY:
+        address = topology.server_address(lab.family, count + 2)
+        refusal = errno_of(lambda: bench.pm.add(address, pm.SIGNAL, id=count + 1))  # noqa: B023
+        if refusal:
+            equal("refusal of a ninth endpoint", (count, refusal in (ERANGE, EINVAL)), (8, True))
+            break  # before 7.0 there may be eight
+        count += 1
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_KERNEL)
+    signalled = multipath.field(ends.server, "mptcpi_add_addr_signal")
+    multipath.wait_for("mptcpi_add_addr_signal", signalled, count)
+    bench.pm.flush()
+    equal("mptcpi_add_addr_signal", signalled(), 0)
+
+
+@scenario_check("add_addr.port_beside_timestamps", scenario=SCENARIO, needs=NEEDS)
+def port_beside_timestamps(lab: Lab) -> None:
+    """An address with a port is announced beside TCP's timestamps; where an IPv6 one needs their
+    room, and the kernel cannot leave them out, it counts as dropped."""
+    bench = clean(lab)
+    since = mib.Since()
+    ends = bench.connect(lab)
+    bench.pm.announce(ends.server_token, bench.server_address(2), 7, port=4321)
+    if lab.family == _socket.AF_INET6 and not os.path.exists(DROP_TIMESTAMPS):
+        if "AddAddrTxDrop" in since.start:
+            multipath.wait_for("AddAddrTxDrop", lambda: since.of("AddAddrTxDrop"), 1)
+        return
+    told = wait_until(lambda: bench.events.of(pm.ANNOUNCED, ends.token))
+    equal("announced ports", [one.port("dport") for one in told], [4321])
+
+
+@scenario_check("deny_join.told_when_created", scenario=SCENARIO, needs=NEEDS)
+def deny_join_told_when_created(lab: Lab) -> None:
+    """The server's event CREATED says already that the client denies joins of its address."""
+    bench = clean(lab)
+    write_sysctl("net.mptcp.allow_join_initial_addr_port", "0")
+    lab.afterwards(lambda: write_sysctl("net.mptcp.allow_join_initial_addr_port", "1"))
+    ends = bench.connect(lab)
+    found = bench.events.of(pm.CREATED, ends.server_token)
+    flags = [(one.number("flags") or 0) & pm.DENY_JOIN_ID0 for one in found]
+    equal("flag of the event", flags, [pm.DENY_JOIN_ID0])
+
+
+@scenario_check("join.with_syn_cookies", scenario=SCENARIO, needs=NEEDS)
+def join_with_syn_cookies(lab: Lab) -> None:
+    """Joins that SYN cookies answer have the ids of their addresses, and are backups as asked."""
+    bench = clean(lab)
+    bench.pm.add(bench.server_address(2), pm.SIGNAL | pm.BACKUP, id=7)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_KERNEL)
+    write_sysctl(SYNCOOKIES, "2")
+    lab.afterwards(lambda: write_sysctl(SYNCOOKIES, "1"))
+    for path, id, remote, flags in ((2, 3, 2, 0), (3, 4, 1, pm.BACKUP)):
+        target = (bench.server_address(remote), ends.port)
+        bench.pm.create(ends.token, bench.client_address(path), id, target, flags)
+    multipath.both_have(ends, 2)
+    multipath.exchange(ends, DATA)
+    expected = [(3, 7, diag.BKUP_REM), (4, 0, diag.BKUP_LOC)]
+    equal("client's ids and backup flags", backups(bench, ends.client), expected)
+    expected = [(7, 3, diag.BKUP_LOC), (0, 4, diag.BKUP_REM)]
+    equal("server's ids and backup flags", backups(bench, ends.server), expected)
+
+
+def backups(bench: multipath.Bench, sock: _socket.socket) -> list[tuple[int, int, int]]:
+    """Local id, remote id and backup flags of each joined subflow."""
+    found = [bench.diag.tcp(*pair).ulp for pair in multipath.addresses(sock)[1:]]
+    both = diag.BKUP_LOC | diag.BKUP_REM
+    return [(one.id_loc, one.id_rem, one.flags & both) for one in found if one]

@@ -121,6 +121,19 @@ def close_timeout(lab: Lab) -> None:
         require("end", wait_until(lambda: ended(sock)), "an error or the end", "still open")  # noqa: B023
 
 
+@scenario_check("failures.closed_without_subflows", scenario=SCENARIO, needs=DESTROY)
+def closed_without_subflows(lab: Lab) -> None:
+    """close(2) of a connection that has lost its last subflow frees the socket at once."""
+    bench, ends = multipath.bench(lab), connect(lab)
+    bench.diag.destroy(record(lab, ends, 1))
+    initial = lambda: multipath.tcp_infos(ends.client)[0].tcpi_state  # noqa: E731
+    multipath.wait_for("state of the initial subflow", initial, diag.CLOSE)
+    protocol = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
+    before = mib.sockets(protocol)
+    ends.client.close()
+    multipath.wait_for("MPTCP sockets", lambda: mib.sockets(protocol), before - 1)
+
+
 def ended(sock: _socket.socket) -> bool:
     """Whether ``sock`` has come to its end, in whatever way; reads nothing else."""
     sock.setblocking(False)

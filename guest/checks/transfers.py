@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import _socket
+import struct
 
+from guest import netlink
 from guest.calls import SIOCINQ, SIOCOUTQ, ioctl
 from guest.checks import equal, scenario_check
 from guest.flow import MSG_PEEK, at_end, content, exchange, read, same, small_buffers
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from guest.lab import Pair
 
 SCENARIO = "transfers"
+#: rtnetlink: RTM_NEWLINK, IFLA_GSO_MAX_SIZE and IFLA_GSO_IPV4_MAX_SIZE.
+NEW_LINK, GSO_MAX, GSO_IPV4_MAX = 16, 41, 63
+LARGE_GSO = 180_000
 CHECKSUM = "net.mptcp.checksum_enabled"
 
 
@@ -41,6 +46,30 @@ def large(lab: Lab) -> None:
     pair = lab.pair()
     exchange(pair.client, pair.server, content(400_000), content(400_000, 1))
     _counted(pair, 400_000, 400_000)
+
+
+@scenario_check("transfer.over_a_device_of_large_gso", scenario=SCENARIO, needs=("packet_stats",))
+def large_gso(lab: Lab) -> None:
+    """Over a device that takes packets of more than 64 KiB, if it can, data arrive as sent."""
+    if not _max_gso(LARGE_GSO):
+        return  # such a device there cannot be
+    lab.afterwards(lambda: _max_gso(1 << 16))
+    pair = lab.pair()
+    exchange(pair.client, pair.server, content(3_000_000), content(3_000_000, 1))
+    _counted(pair, 3_000_000, 3_000_000)
+
+
+def _max_gso(size: int) -> bool:
+    """Set the largest packets that lo takes, of either family; whether the kernel allows it."""
+    route = netlink.Netlink(netlink.ROUTE)
+    sizes = [netlink.attribute(kind, netlink.u32(size)) for kind in (GSO_MAX, GSO_IPV4_MAX)]
+    try:
+        route.request(NEW_LINK, struct.pack("=BxHiII", 0, 0, 1, 0, 0) + b"".join(sizes))
+    except netlink.Refused:
+        return False
+    finally:
+        route.close()
+    return True
 
 
 @scenario_check("transfer.through_small_buffers", scenario=SCENARIO, needs=("packet_stats",))

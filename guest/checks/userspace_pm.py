@@ -350,3 +350,13 @@ def signal_subflow_refused(lab: Lab) -> None:
     local = bench.client_address(2)
     must_refuse("signal", lambda: bench.pm.create(ends.token, local, 2, target, pm.SIGNAL), EINVAL)
     equal("mptcpi_subflows", multipath.info(ends.client).mptcpi_subflows, 0)
+
+
+@scenario_check("userspace_pm.destroy_needs_ports", scenario="userspace_pm", needs=NEEDS)
+def destroy_needs_ports(lab: Lab) -> None:
+    """SUBFLOW_DESTROY without one of the ports is refused with EINVAL."""
+    bench, ends = multipath.bench(lab), shared(lab)
+    local, remote = multipath.addresses(ends.client)[0]
+    for pair in (((local[0], 0), remote), (local, (remote[0], 0))):
+        must_refuse("destroy", lambda: bench.pm.destroy(ends.token, *pair), EINVAL)  # noqa: B023
+    multipath.exchange(ends, b"still there")

@@ -183,7 +183,7 @@ FIXES: tuple[Fix, ...] = (
         "c558246ee73e",
         "mptcp: add statistics for mptcp socket in use",
         fixed="6.3",
-        checks=("counters.sockets_in_use",),
+        checks=("counters.sockets_in_use", "failures.closed_without_subflows"),
     ),
     Fix(
         "0d7336f8f06d",

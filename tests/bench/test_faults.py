@@ -664,3 +664,14 @@ def test_outcomes_survive_being_kept(tmp_path: Path) -> None:
 def test_every_file_of_data_is_toml() -> None:
     for path in catalogue.DATA.glob("*.toml"):
         tomllib.loads(path.read_text())
+
+
+def test_a_bug_that_linux_had_may_have_a_title_alone() -> None:
+    titled = replace(fault(name="one"), title="mptcp: fix one")
+    text = document.text([titled, fault(name="two")], {"one": outcome("one", "a.b")}, KERNEL)
+    assert "Of the bugs that Linux had: 1 of 1 (100 %)." in text
+    assert "| `one` (mptcp: fix one) |" in text
+
+
+def test_the_document_has_what_was_measured_before() -> None:
+    assert document.MEASURED.read_text() in document.text([], {}, KERNEL)

@@ -103,6 +103,20 @@ def without_events(kind: int) -> Callable[[], None]:
     return fault
 
 
+def told_twice(kind: int) -> Callable[[], None]:
+    """Each event of that kind comes a second time, which no step has to say that it expects."""
+
+    def fault() -> None:
+        real = pm.Events.read
+
+        def read(self: pm.Events) -> list[pm.Event]:
+            return [one for one in real(self) for _ in range(1 + (one.kind == kind))]
+
+        pm.Events.read = read  # type: ignore[method-assign]
+
+    return fault
+
+
 def ulp_says(name: str, value: object) -> Callable[[], None]:
     """Every subflow has this in its ULP info."""
 
@@ -152,6 +166,14 @@ FAULTS = [
     ("pm_changes.delete", counted_twice("RmAddr"), "MPTcpExt"),
     ("pm_changes.delete", without_events(pm.REMOVED), "events"),
     ("pm_changes.set_backup", ulp_says("flags", 0), "backup flag"),
+    ("initial_address.returns_twice", off_by_one("mptcpi_local_addr_used"), "client's MPTCP_INFO"),
+    ("initial_address.id_zero_is_gone", counted_twice("RmAddrTx"), "MPTcpExt"),
+    ("announced_address.returns", without_events(pm.ANNOUNCED), "events"),
+    ("closed_address.returns_after_a_flush", without_events(pm.SUB_ESTABLISHED), "events"),
+    ("commanded_address.goes", told_twice(pm.SUB_CLOSED), "events"),
+    ("limits.lowered", off_by_one("mptcpi_add_addr_accepted"), "mptcpi_add_addr_accepted"),
+    ("join.with_syn_cookies", ulp_says("id_rem", 0), "ids and backup flags"),
+    ("flush.of_many_endpoints", off_by_one("mptcpi_add_addr_signal"), "mptcpi_add_addr_signal"),
     ("add_addr.accept", off_by_one("mptcpi_add_addr_accepted"), "client's MPTCP_INFO"),
     ("add_addr.accept", without_events(pm.ANNOUNCED), "events"),
     ("signals.delete", off_by_one("mptcpi_add_addr_signal"), "mptcpi_add_addr_signal"),
@@ -181,6 +203,10 @@ def test_a_step_that_fails_leaves_the_others_to_be_judged() -> None:
     broken = without_events(pm.SUB_PRIORITY)
     assert run("pm_changes.set_backup", broken) == "events"
     assert run("pm_changes.delete", broken) is None
+
+
+def test_an_event_of_a_kind_that_must_be_silent_fails_the_step() -> None:
+    assert run("initial_address.returns_twice", told_twice(pm.SUB_ESTABLISHED)) == "events"
 
 
 def test_a_story_that_fails_fails_each_check_of_it_with_its_reason() -> None:
