@@ -18,12 +18,22 @@ from guest.peer import Flow, Peer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Sequence
+
+    from guest.checks import LabFunction
     from guest.lab import Lab
 
 SCENARIO = "peer_data"
 NEEDS = ("packet_socket",)
 FIVE, NEXT = b"hello", b"world"
 TCP_NODELAY = 1
+
+
+def in_one_family(
+    id: str, scenario: str, needs: Sequence[str], sides: Sequence[str] = ("both",)
+) -> Callable[[LabFunction], LabFunction]:
+    """As scenario_check, for what is the same in both families: the data path."""
+    return scenario_check(id, scenario=scenario, needs=needs, sides=sides, families=("ipv4",))
 
 
 def served(lab: Lab, delay_s: float = 0.0) -> tuple[Peer, Flow, _socket.socket]:
@@ -98,7 +108,7 @@ def got_bytes(sock: _socket.socket, expected: int) -> None:
         multipath.wait_for("mptcpi_bytes_received", lambda: received(sock), expected)
 
 
-@scenario_check("reorder.two_subflows", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("reorder.two_subflows", SCENARIO, NEEDS)
 def reorder(lab: Lab) -> None:
     """Data out of order over two subflows waits for the gap, then counts, polls and is acked."""
     since = mib.Since()
@@ -118,7 +128,7 @@ def reorder(lab: Lab) -> None:
     got_bytes(sock, 20)
 
 
-@scenario_check("reorder.overlapping_segments", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("reorder.overlapping_segments", SCENARIO, NEEDS)
 def overlapping(lab: Lab) -> None:
     """Segments that overlap out of order give each byte once, and count as duplicates."""
     since = mib.Since()
@@ -134,7 +144,7 @@ def overlapping(lab: Lab) -> None:
     require("DuplicateData", since.of("DuplicateData") > 0, "1 or more", since.of("DuplicateData"))
 
 
-@scenario_check("duplicates.partial_repeat", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("duplicates.partial_repeat", SCENARIO, NEEDS)
 def partial_repeat(lab: Lab) -> None:
     """Of a segment that begins with bytes that came before only the new ones are delivered."""
     _, (one, two), sock = established(lab)
@@ -146,7 +156,7 @@ def partial_repeat(lab: Lab) -> None:
     one.expect_ack("a DATA_ACK of all data", 18)
 
 
-@scenario_check("duplicates.full_repeat", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("duplicates.full_repeat", SCENARIO, NEEDS)
 def full_repeat(lab: Lab) -> None:
     """A segment that came before is acknowledged, counted as a duplicate, and not delivered."""
     since = mib.Since()
@@ -160,7 +170,7 @@ def full_repeat(lab: Lab) -> None:
     two.expect_ack("a DATA_ACK of all data", 10)
 
 
-@scenario_check("window.data_beyond_is_dropped", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("window.data_beyond_is_dropped", SCENARIO, NEEDS)
 def beyond_window(lab: Lab) -> None:
     """Data beyond the window is dropped and counted, and can come again."""
     since = mib.Since()
@@ -172,7 +182,7 @@ def beyond_window(lab: Lab) -> None:
     same("data within the window", receive(sock, 5), NEXT)
 
 
-@scenario_check("data_fin.before_the_data", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("data_fin.before_the_data", SCENARIO, NEEDS)
 def fin_before_data(lab: Lab) -> None:
     """A DATA_FIN that comes while data is missing ends the stream once they have come."""
     _, (one, two), sock = established(lab)
@@ -185,7 +195,7 @@ def fin_before_data(lab: Lab) -> None:
     one.expect_ack("an acknowledgement of the DATA_FIN", 11, seen)
 
 
-@scenario_check("data_fin.with_data", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("data_fin.with_data", SCENARIO, NEEDS)
 def fin_with_data(lab: Lab) -> None:
     """A DATA_FIN in the mapping of the last data ends the stream after them; 11 is acked."""
     _, (one, two), sock = established(lab)
@@ -199,7 +209,7 @@ def fin_with_data(lab: Lab) -> None:
     equal("data after the peer's DATA_FIN", back, [b"the other way"])
 
 
-@scenario_check("data_fin.out_of_order_with_data", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("data_fin.out_of_order_with_data", SCENARIO, NEEDS)
 def fin_out_of_order(lab: Lab) -> None:
     """Data with a DATA_FIN that come before other data end the stream after all of it."""
     _, (one, two), sock = established(lab)
@@ -210,7 +220,7 @@ def fin_out_of_order(lab: Lab) -> None:
     one.expect_ack("an acknowledgement of the DATA_FIN", 15)
 
 
-@scenario_check("dss.one_mapping_of_many_segments", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("dss.one_mapping_of_many_segments", SCENARIO, NEEDS)
 def long_mapping(lab: Lab) -> None:
     """One mapping covers several segments, which need no option of their own."""
     _, (one,), sock = established(lab, joins=0)
@@ -222,7 +232,7 @@ def long_mapping(lab: Lab) -> None:
     one.expect_ack("a DATA_ACK of all data", 45)
 
 
-@scenario_check("dss.numbers_of_32_bits", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("dss.numbers_of_32_bits", SCENARIO, NEEDS)
 def short_numbers(lab: Lab) -> None:
     """Mappings and acknowledgements of 32 bits are understood, and answered with 32 bits."""
     one, (flow,), sock = established(lab, joins=0)
@@ -236,7 +246,7 @@ def short_numbers(lab: Lab) -> None:
     flow.expect("a DATA_ACK of 32 bits", lambda s: s.dss and s.dss.ack == short)
 
 
-@scenario_check("dss.without_mapping_resets", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("dss.without_mapping_resets", SCENARIO, NEEDS)
 def without_mapping(lab: Lab) -> None:
     """Data without a mapping resets a joined subflow: MP_TCPRST, reason 6; the others go on."""
     _, (one, two), sock = established(lab)
@@ -249,7 +259,7 @@ def without_mapping(lab: Lab) -> None:
     same("data on the other subflow", receive(sock, 5), NEXT)
 
 
-@scenario_check("dss.wrong_subflow_sequence_resets", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("dss.wrong_subflow_sequence_resets", SCENARIO, NEEDS)
 def wrong_subflow_sequence(lab: Lab) -> None:
     """A mapping of other bytes of the subflow than it came with resets a joined subflow."""
     since = mib.Since()
@@ -264,7 +274,7 @@ def wrong_subflow_sequence(lab: Lab) -> None:
     same("data on the other subflow", receive(sock, 5), NEXT)
 
 
-@scenario_check("dss.other_mapping_within_one_resets", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("dss.other_mapping_within_one_resets", SCENARIO, NEEDS)
 def other_mapping(lab: Lab) -> None:
     """A second mapping for bytes that have one already resets a joined subflow."""
     since = mib.Since()
@@ -278,7 +288,7 @@ def other_mapping(lab: Lab) -> None:
     same("data on the other subflow", receive(sock, 5), NEXT)
 
 
-@scenario_check("infinite_mapping.falls_back", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("infinite_mapping.falls_back", SCENARIO, NEEDS)
 def infinite_mapping(lab: Lab) -> None:
     """An infinite mapping on the only subflow makes the connection go on as TCP: both ways."""
     since = mib.Since()
@@ -300,7 +310,7 @@ def infinite_mapping(lab: Lab) -> None:
     at_end("the end of the stream", sock)
 
 
-@scenario_check("dss.first_data_without_mapping_falls_back", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("dss.first_data_without_mapping_falls_back", SCENARIO, NEEDS)
 def first_without_mapping(lab: Lab) -> None:
     """First data without an option of MPTCP make the connection fall back: both ways go on."""
     since = mib.Since()
@@ -313,7 +323,7 @@ def first_without_mapping(lab: Lab) -> None:
     equal("options of MPTCP in it", answer.option(wire.OPTION_MPTCP), None)
 
 
-@scenario_check("dss.ack_of_unsent_is_ignored", scenario=SCENARIO, needs=(*NEEDS, "mptcp_info"))
+@in_one_family("dss.ack_of_unsent_is_ignored", SCENARIO, (*NEEDS, "mptcp_info"))
 def unsent_ack(lab: Lab) -> None:
     """A DATA_ACK beyond what was sent acknowledges nothing; the right one does."""
     one, (flow,), sock = established(lab, joins=0)
@@ -328,9 +338,7 @@ def unsent_ack(lab: Lab) -> None:
     multipath.wait_for("mptcpi_snd_una", multipath.field(sock, "mptcpi_snd_una"), start + 5)
 
 
-@scenario_check(
-    "mp_fastclose.ends_calls", scenario=SCENARIO, needs=NEEDS, sides=("ack", "reset", "wrong_key")
-)
+@in_one_family("mp_fastclose.ends_calls", SCENARIO, NEEDS, ("ack", "reset", "wrong_key"))
 def fastclose(lab: Lab) -> None:
     """MP_FASTCLOSE with the right key ends recv(2) with ECONNRESET, on an ACK or a reset."""
     since = mib.Since()

@@ -12,8 +12,8 @@ import errno
 
 from guest import mib, multipath, peer, wire
 from guest.calls import POLLOUT, SIOCOUTQ, Worker, errno_of, has_events, ioctl
-from guest.checks import equal, scenario_check
-from guest.checks.peer_data import NEXT, counted, established, got_bytes, receive
+from guest.checks import equal
+from guest.checks.peer_data import NEXT, counted, established, got_bytes, in_one_family, receive
 from guest.flow import at_end, content, same
 from guest.lab import wait_until
 from guest.stall import StalledCall
@@ -33,7 +33,7 @@ def readable(flow: Flow, sock: _socket.socket) -> None:
     flow.send_data(b"!", at=5)
 
 
-@scenario_check("owned.join_works_afterwards", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.join_works_afterwards", SCENARIO, NEEDS)
 def join(lab: Lab) -> None:
     """A subflow that joins during a call is counted after it, and carries data both ways."""
     one, (flow,), sock = established(lab, joins=0)
@@ -50,7 +50,7 @@ def join(lab: Lab) -> None:
     two.expect("data on the subflow", lambda s: s.payload == b"answer")
 
 
-@scenario_check("owned.data_is_kept", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.data_is_kept", SCENARIO, NEEDS)
 def data(lab: Lab) -> None:
     """Data of two subflows that come during a call, out of order and twice, are read once."""
     since = mib.Since()
@@ -68,7 +68,7 @@ def data(lab: Lab) -> None:
     equal("BacklogDrop", since.of("BacklogDrop"), 0)
 
 
-@scenario_check("owned.partial_repeat", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.partial_repeat", SCENARIO, NEEDS)
 def partial_repeat(lab: Lab) -> None:
     """Of a segment that waited with bytes that came on another subflow, the new are delivered."""
     _, (one, two), sock = established(lab, joins=1)
@@ -80,7 +80,7 @@ def partial_repeat(lab: Lab) -> None:
     got_bytes(sock, 15)
 
 
-@scenario_check("owned.other_thread_is_woken", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.other_thread_is_woken", SCENARIO, NEEDS)
 def other_woken(lab: Lab) -> None:
     """A thread that waits for data gets those that come while another one sends."""
     _, (flow,), sock = established(lab, joins=0)
@@ -93,7 +93,7 @@ def other_woken(lab: Lab) -> None:
     flow.expect("what was sent", lambda s: s.payload == bytes(5))
 
 
-@scenario_check("owned.acknowledgement_frees_memory", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.acknowledgement_frees_memory", SCENARIO, NEEDS)
 def acknowledged(lab: Lab) -> None:
     """An acknowledgement that comes during a call frees what was sent, as SIOCOUTQ says."""
     one, (flow,), sock = established(lab, joins=0)
@@ -108,7 +108,7 @@ def acknowledged(lab: Lab) -> None:
     has_events("after that", sock, POLLOUT)
 
 
-@scenario_check("owned.window_opens", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.window_opens", SCENARIO, NEEDS)
 def window_opens(lab: Lab) -> None:
     """Data that wait for the peer's window go when it opens during a call."""
     one, (flow,), sock = established(lab, joins=0)
@@ -124,7 +124,7 @@ def window_opens(lab: Lab) -> None:
     equal("consumed", one.consumed, 0)
 
 
-@scenario_check("owned.end_of_the_stream", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.end_of_the_stream", SCENARIO, NEEDS)
 def end(lab: Lab) -> None:
     """A DATA_FIN that comes with the last data during a call ends the stream after them."""
     _, (one, two), sock = established(lab, joins=1)
@@ -137,7 +137,7 @@ def end(lab: Lab) -> None:
     one.expect_ack("an acknowledgement of the DATA_FIN", 12)
 
 
-@scenario_check("owned.fastclose", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.fastclose", SCENARIO, NEEDS)
 def fastclose(lab: Lab) -> None:
     """MP_FASTCLOSE that comes during a call is told to the next one: ECONNRESET."""
     since = mib.Since()
@@ -150,7 +150,7 @@ def fastclose(lab: Lab) -> None:
     counted(since, "MPFastcloseRx", 1)
 
 
-@scenario_check("owned.subflow_ends", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("owned.subflow_ends", SCENARIO, NEEDS)
 def subflow_ends(lab: Lab) -> None:
     """A subflow that is reset during a call is closed after it; its data go on another one."""
     one, (first, two), sock = established(lab, joins=1)

@@ -7,8 +7,8 @@ import _socket
 
 from guest import mib, multipath, wire
 from guest.calls import POLLHUP, POLLIN, POLLRDHUP, has_events
-from guest.checks import Failed, equal, require, scenario_check
-from guest.checks.peer_data import FIVE, NEXT, counted, established, receive
+from guest.checks import Failed, equal, require
+from guest.checks.peer_data import FIVE, NEXT, counted, established, in_one_family, receive
 from guest.flow import content, same
 from guest.lab import wait_until, write_sysctl
 from guest.peer import Flow, Peer
@@ -51,7 +51,7 @@ def carrier(flows: Sequence[Flow], data: bytes) -> Flow:
     return found[0]
 
 
-@scenario_check("retransmission.of_unacked_data", scenario=SCENARIO, needs=STATS)
+@in_one_family("retransmission.of_unacked_data", SCENARIO, STATS)
 def unacked_data(lab: Lab) -> None:
     """Data that TCP acknowledges and DATA_ACK does not come again, and count as retransmitted."""
     one, flows, sock = established(lab, joins=1)
@@ -79,7 +79,7 @@ def unacked_data(lab: Lab) -> None:
     multipath.wait_for("mptcpi_bytes_acked", multipath.field(sock, "mptcpi_bytes_acked"), 5)
 
 
-@scenario_check("retransmission.of_the_data_fin", scenario=SCENARIO, needs=STATS)
+@in_one_family("retransmission.of_the_data_fin", SCENARIO, STATS)
 def unacked_fin(lab: Lab) -> None:
     """A DATA_FIN that is not acknowledged comes again, and mptcpi_retransmits counts that."""
     one, (flow,), sock = established(lab, joins=0)
@@ -102,7 +102,7 @@ def unacked_fin(lab: Lab) -> None:
     require("DATA_FINs once acked", fins() <= before + 1, "at most %d" % (before + 1), fins())
 
 
-@scenario_check("reinjection.when_a_subflow_ends", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("reinjection.when_a_subflow_ends", SCENARIO, NEEDS)
 def when_a_subflow_ends(lab: Lab) -> None:
     """What was in flight on a subflow that ends is sent on another at once, not by a timer."""
     seen: object = None
@@ -133,7 +133,7 @@ def narrow(lab: Lab, delay_s: float) -> tuple[Flow, _socket.socket]:
     return flow, sock
 
 
-@scenario_check("window.update_lets_data_go", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("window.update_lets_data_go", SCENARIO, NEEDS)
 def window_update(lab: Lab) -> None:
     """Data that wait for the peer's window go at once when it opens, without a probe."""
     seen: object = None
@@ -153,7 +153,7 @@ def window_update(lab: Lab) -> None:
     equal("counters that moved", seen, {"WinProbe": 0, "MPTCPRetrans": 0})
 
 
-@scenario_check("stale.subflow_is_left_and_recovers", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("stale.subflow_is_left_and_recovers", SCENARIO, NEEDS)
 def stale(lab: Lab) -> None:
     """A subflow that loses more than net.mptcp.stale_loss_cnt times is left until it acks again."""
     write_sysctl("net.mptcp.stale_loss_cnt", "1")
@@ -183,7 +183,7 @@ def stale(lab: Lab) -> None:
     counted(since, "SubflowRecover", 1)
 
 
-@scenario_check("stale.never_with_a_count_of_zero", scenario=SCENARIO, needs=NEEDS)
+@in_one_family("stale.never_with_a_count_of_zero", SCENARIO, NEEDS)
 def never_stale(lab: Lab) -> None:
     """With net.mptcp.stale_loss_cnt=0 no subflow is stale; the data comes on the other, too."""
     write_sysctl("net.mptcp.stale_loss_cnt", "0")
@@ -197,9 +197,7 @@ def never_stale(lab: Lab) -> None:
     equal("SubflowStale", since.of("SubflowStale"), 0)
 
 
-@scenario_check(
-    "data_fin.simultaneous", scenario=SCENARIO, needs=NEEDS, sides=("ack_last", "fin_last")
-)
+@in_one_family("data_fin.simultaneous", SCENARIO, NEEDS, ("ack_last", "fin_last"))
 def simultaneous(lab: Lab) -> None:
     """If both ends close, TCP's FINs follow when both DATA_FINs are acknowledged, not before."""
     one, (flow,), sock = established(lab, joins=0)

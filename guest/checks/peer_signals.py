@@ -11,12 +11,13 @@ from guest.checks.peer_data import FIVE, NEXT, Straying, at_once, counted, estab
 from guest.flow import same
 from guest.lab import wait_until, write_sysctl
 from guest.peer import Flow, Peer
+from guest.scenarios import Scenario, declare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from guest.lab import Lab
 
-SCENARIO = "peer_signals"
+SCENARIO = declare(Scenario("peer_signals", waits=True)).name
 NEEDS = ("packet_socket", "userspace_pm", "inet_diag")
 TIMEOUT = "net.mptcp.add_addr_timeout"
 CHECKSUM = "net.mptcp.checksum_enabled"
