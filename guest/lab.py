@@ -73,6 +73,14 @@ class Lab:
         sock.listen(backlog)
         return sock
 
+    def full_listener(self) -> _socket.socket:
+        """A listener that answers no SYN: its backlog is full, of one connection."""
+        listener = self.listener(backlog=0)
+        self.socket().connect(listener.getsockname())
+        # connect() returns before the last packet of the handshake has come to the listener.
+        wait_until(lambda: _is_readable(listener))
+        return listener
+
     def accept(self, listener: _socket.socket, protocol: int = MPTCP) -> _socket.socket:
         fd, _ = listener._accept()  # type: ignore[attr-defined]
         return self.adopt(_socket.socket(self.family, _socket.SOCK_STREAM, protocol, fd))
@@ -124,6 +132,12 @@ def wait_until(condition: Callable[[], T], seconds: float = 5.0) -> T:
             return value
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def _is_readable(sock: _socket.socket) -> bool:
+    from guest.calls import POLLIN, poll
+
+    return bool(poll(sock, 0, POLLIN))
 
 
 def write_sysctl(name: str, value: str) -> None:

@@ -28,6 +28,7 @@ BY_SYSCTL = {
     "close_timeout": "close_timeout",
     "blackhole": "blackhole_timeout",
     "add_addr_v6_port": "add_addr_v6_port_drop_ts",
+    "syn_retrans": "syn_retrans_before_tcp_fallback",
 }
 #: An address that nobody has: endpoints in a namespace without connections do nothing.
 ADDRESS = "10.9.9.9"

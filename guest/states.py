@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 AF_UNSPEC = 0
 SHUT_WR = _socket.SHUT_WR
 POLLRDHUP = 0x2000
+POLLRDNORM, POLLRDBAND, POLLWRNORM, POLLWRBAND = 0x40, 0x80, 0x100, 0x200
+#: The kernel adds POLLERR and POLLHUP by itself.
+EVERY_EVENT = select.POLLIN | select.POLLOUT | select.POLLPRI | POLLRDHUP
+EVERY_EVENT |= POLLRDNORM | POLLRDBAND | POLLWRNORM | POLLWRBAND
 #: What is queued where data is unread.
 UNREAD = b"unread" * 40
 #: Addresses that no connection can be made to: connect() fails with ENETUNREACH at once.
@@ -46,7 +50,7 @@ class Placed:
 def events(sock: _socket.socket) -> int:
     """What poll(2) says of ``sock`` at once, with everything asked for."""
     poller = select.poll()
-    poller.register(sock.fileno(), select.POLLIN | select.POLLOUT | select.POLLPRI | POLLRDHUP)
+    poller.register(sock.fileno(), EVERY_EVENT)
     found = poller.poll(0)
     return found[0][1] if found else 0
 

@@ -97,6 +97,13 @@ class Tracer:
         call("send after recv", lambda: sock.send(b"z", NOSIGNAL | DONTWAIT))
         return self.said
 
+    def run_splicing(self) -> Trace:
+        """The same where splice() comes first."""
+        self.sock.setblocking(False)
+        self.call("splice first", self._splice)
+        self.call("SO_ERROR after splice", self._error)
+        return self.said
+
     def run_sending(self) -> Trace:
         """The same where send() comes first."""
         sock, call = self.sock, self.call
@@ -275,8 +282,18 @@ def _events(found: int) -> str:
         ("ERR", select.POLLERR),
         ("HUP", select.POLLHUP),
         ("RDHUP", states.POLLRDHUP),
+        ("RDBAND", states.POLLRDBAND),
+        ("WRBAND", states.POLLWRBAND),
     )
-    return " ".join(["POLL" + name for name, bit in names if found & bit]) or "no event"
+    told = ["POLL" + name for name, bit in names if found & bit]
+    # These two always go with the plain ones, and are told where they do not.
+    for name, bit, plain in (
+        ("POLLRDNORM", states.POLLRDNORM, select.POLLIN),
+        ("POLLWRNORM", states.POLLWRNORM, select.POLLOUT),
+    ):
+        if bool(found & bit) != bool(found & plain):
+            told.append(name + (" alone" if found & bit else " missing"))
+    return " ".join(told) or "no event"
 
 
 def _shape(address: tuple[object, ...]) -> str:
@@ -305,7 +322,7 @@ def trace_of(family: int, state: str, protocol: int = MPTCP) -> Trace:
         try:
             trace = dict(Tracer(lab, states.place(lab, state, protocol), protocol).run())
             if state in IN_ERROR:
-                for run in (Tracer.run_in_error, Tracer.run_sending):
+                for run in (Tracer.run_in_error, Tracer.run_sending, Tracer.run_splicing):
                     trace.update(run(Tracer(lab, states.place(lab, state, protocol), protocol)))
             _traces[key] = trace
         except OSError as error:

@@ -7,10 +7,12 @@ import _socket
 import os
 
 from guest import diag, mib, multipath, topology
+from guest.calls import errno_of
 from guest.checks import Failed, equal, require, scenario_check
-from guest.flow import content
+from guest.checks.closing import linger
+from guest.flow import arrive, content, exchange
 from guest.lab import MPTCP, TCP, write_sysctl
-from guest.states import disconnect
+from guest.states import MULTICAST, disconnect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +80,23 @@ def fallback(lab: Lab) -> None:
         lab.pair(client=TCP)
         expected = {}
     multipath.moved(since, expected, multipath.IN_FLIGHT)
+
+
+@scenario_check(
+    "counters.fastclose", scenario=SCENARIO, phases=("linger", "unread"), needs=("packet_stats",)
+)
+def fastclose(lab: Lab) -> None:
+    """A reset by SO_LINGER {1, 0}, or with unread data, counts MP_FASTCLOSE and MP_TCPRST once."""
+    since = quiet(lab)
+    pair = lab.pair()
+    exchange(pair.client, pair.server, b"forth", b"back")
+    if lab.phase == "unread":
+        arrive(pair.server, pair.client, b"never read")
+    else:
+        linger(0)(pair.client)
+    pair.client.close()
+    reset = {"MPFastcloseTx": 1, "MPFastcloseRx": 1, "MPRstTx": 1, "MPRstRx": 1}
+    multipath.moved(since, {**HANDSHAKE, **reset}, multipath.IN_FLIGHT)
 
 
 @scenario_check("counters.refused", scenario=SCENARIO)
@@ -168,13 +187,28 @@ def namespaces_are_apart(lab: Lab) -> None:
 def sockets_in_use(lab: Lab) -> None:
     """/proc/net/protocols counts MPTCP listeners and connections until they are closed."""
     quiet(lab)
-    name = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
+    name = _protocol_name(lab)
     multipath.wait_for("sockets of %s without any" % name, lambda: mib.sockets(name), 0)
     pair = lab.pair()
     multipath.wait_for("sockets of %s with three" % name, lambda: mib.sockets(name), 3)
     for sock in (pair.client, pair.server, pair.listener):
         sock.close()
     multipath.wait_for("sockets of %s once closed" % name, lambda: mib.sockets(name), 0)
+
+
+def _protocol_name(lab: Lab) -> str:
+    return "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
+
+
+@scenario_check("counters.failed_connect_is_not_in_use", scenario=SCENARIO)
+def failed_connect(lab: Lab) -> None:
+    """A socket whose connect() failed at once is not in /proc/net/protocols."""
+    quiet(lab)
+    name = _protocol_name(lab)
+    multipath.wait_for("sockets of %s without any" % name, lambda: mib.sockets(name), 0)
+    error = errno_of(lab.socket().connect, (MULTICAST[lab.family], 9))
+    require("connect() to a multicast address", error != 0, "an error", "success")
+    multipath.wait_for("sockets of %s afterwards" % name, lambda: mib.sockets(name), 0)
 
 
 @scenario_check("counters.subflows_in_use", scenario=SCENARIO)

@@ -7,6 +7,7 @@ import _socket
 import os
 
 from guest import abi, diag, multipath, netlink, pm, topology
+from guest.calls import POLLHUP, has_events
 from guest.checks import Failed, equal, require, scenario_check
 from guest.lab import TCP, wait_until
 
@@ -22,7 +23,6 @@ SUBFLOW_NEEDS = ("inet_diag", "userspace_pm")
 ENOENT, EINVAL, EOPNOTSUPP = 2, 22, 95
 SO_SNDBUF, SO_RCVBUF, SO_MARK, SO_PRIORITY = 7, 8, 36, 12
 IPPROTO_IPV6, IPV6_V6ONLY = 41, 26
-NOBODY = 65534
 FALLBACK = 1
 #: Fields that stand still while nothing is sent.
 STILL = (
@@ -331,6 +331,21 @@ def destroyed_only_subflow(lab: Lab) -> None:
     refused("the subflow", lambda: bench.diag.tcp(*ends), ENOENT)
 
 
+@scenario_check("accept.after_its_subflow_was_reset", scenario=SCENARIO,
+                needs=(*SUBFLOW_NEEDS, "sock_destroy"))  # fmt: skip
+def accept_after_reset(lab: Lab) -> None:
+    """A connection whose only subflow was reset before accept(2) is a closed one: POLLHUP."""
+    bench = multipath.bench(lab)
+    listener = lab.listener()
+    client = lab.socket()
+    client.connect(listener.getsockname())
+    ends = (client.getpeername(), client.getsockname())
+    bench.diag.destroy(bench.diag.subflow(client))
+    # Once the subflow is gone the kernel finds the listener by these addresses.
+    wait_until(lambda: bench.diag.tcp(*ends).state == diag.LISTEN)
+    has_events("of the accepted socket", lab.accept(listener), POLLHUP)
+
+
 @scenario_check("diag.sequence_numbers", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
 def sequence_numbers(lab: Lab) -> None:
     """ULP info has how much the subflow carried, and the mapping of what came last."""
@@ -347,35 +362,6 @@ def sequence_numbers(lab: Lab) -> None:
     mapped = (receiver.map_seq + receiver.map_datalen) % abi.U64
     equal("end of the last mapping", mapped, info.mptcpi_rcv_nxt)
     equal("its place in the subflow", receiver.map_sfseq + receiver.map_datalen, size + 1)
-
-
-def as_nobody(lab: Lab) -> diag.Record:
-    """The client's first subflow as diag shows it without CAP_NET_ADMIN."""
-    ends = shared(lab)
-    os.seteuid(NOBODY)
-    try:
-        other = diag.Diag()
-        found = other.subflow(ends.client)
-    finally:
-        os.seteuid(0)
-    other.close()
-    return found
-
-
-@scenario_check("diag.hidden_without_net_admin", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
-def hidden_without_net_admin(lab: Lab) -> None:
-    """Without CAP_NET_ADMIN the mark and the sequence numbers of a subflow are not shown."""
-    found = as_nobody(lab)
-    equal("mark", found.mark, None)
-    equal("sequence numbers", found.ulp and found.ulp.map_seq, None)
-
-
-@scenario_check("diag.shown_without_net_admin", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
-def shown_without_net_admin(lab: Lab) -> None:
-    """Without CAP_NET_ADMIN token, ids and flags of a subflow are shown."""
-    found, ends = as_nobody(lab), shared(lab)
-    equal("token", found.ulp and found.ulp.token_loc, ends.token)
-    equal("ids", found.ulp and (found.ulp.id_loc, found.ulp.id_rem), (0, 0))
 
 
 @scenario_check("diag.fallback_flag", scenario=SCENARIO, needs=NEEDS)

@@ -235,9 +235,7 @@ def while_connecting(lab: Lab) -> None:
 
 def connecting(lab: Lab, sock: Optional[_socket.socket] = None) -> _socket.socket:
     """A nonblocking socket whose SYN nobody answers: the listener's backlog is full."""
-    listener = lab.listener(backlog=0)
-    address = listener.getsockname()
-    lab.socket().connect(address)
+    address = lab.full_listener().getsockname()
     first = sock or lab.socket()
     first.settimeout(0)
     fails("connect() to a full backlog", errno.EINPROGRESS, first.connect, address)

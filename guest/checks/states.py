@@ -44,6 +44,7 @@ CALLS: Mapping[str, Sequence[str]] = {
         "send after recv",
     ),
     "send_error": ("send first", "send second", "recv after send", "SO_ERROR after send"),
+    "splice_error": ("splice first", "SO_ERROR after splice"),
     "connect": ("connect", "connect again"),
     "listen": ("listen",),
     "shutdown": (
@@ -127,6 +128,7 @@ DIFFERENCES: Sequence[tuple[str, Sequence[str], str, str]] = (
     ("recv after send", ("refused", "fallback-reset"), "ENOTCONN", "the same"),
     ("poll after the error", ("refused", "fallback-reset"), "POLLOUT POLLHUP", "the same"),
     ("recv first", ("disconnected",), "ENOTCONN", "TCP sets ECONNRESET"),
+    ("splice first", ("disconnected",), "ENOTCONN", "TCP sets ECONNRESET"),
     ("send first", ("disconnected",), "EPIPE", "TCP sets ECONNRESET"),
     ("send after SHUT_WR", ("connecting",), "EPIPE", "TCP sets ECONNRESET on closing"),
 )

@@ -48,6 +48,13 @@ SYSCTLS = (
     Sysctl("pm_type", ("0",), needs=("userspace_pm",), **SWITCH),
     Sysctl("close_timeout", ("60",), ("0", "1", "300"), ("x",), ("close_timeout",)),
     Sysctl("blackhole_timeout", ("3600",), ("0", "1", "7200"), ("-1", "x"), ("blackhole",)),
+    Sysctl(
+        "syn_retrans_before_tcp_fallback",
+        ("2",),
+        ("0", "1", "255"),
+        ("-1", "256", "x"),
+        ("syn_retrans",),
+    ),
     Sysctl("add_addr_v6_port_drop_ts", ("1",), needs=("add_addr_v6_port",), **SWITCH),
 )
 

@@ -89,24 +89,17 @@ def ends_send(lab: Lab) -> None:
 @scenario_check("so_sndtimeo.ends_connect", scenario=SCENARIO)
 def ends_connect(lab: Lab) -> None:
     """SO_SNDTIMEO ends a connect(2) that nobody answers with EINPROGRESS."""
-    address = _full_listener(lab)
+    address = lab.full_listener().getsockname()
     sock = lab.socket()
     set_timeout(sock, "SO_SNDTIMEO")
     timed_out("connect", sock, errno.EINPROGRESS, sock.connect, address)
-
-
-def _full_listener(lab: Lab) -> object:
-    """The address of a listener that answers no SYN: its backlog is full."""
-    listener = lab.listener(backlog=0)
-    lab.socket().connect(listener.getsockname())
-    return listener.getsockname()
 
 
 @scenario_check("connect.second_call_says_ealready", scenario=SCENARIO)
 def second_connect(lab: Lab) -> None:
     """connect(2) of a socket that connects fails with EALREADY; send(2) waits with EAGAIN."""
     sock = connecting(lab)
-    got = errno_of(sock.connect, _full_listener(lab))
+    got = errno_of(sock.connect, lab.full_listener().getsockname())
     equal("a second connect()", errno_name(got) if got else "success", "EALREADY")
     got = errno_of(sock.send, b"x")
     equal("send while it connects", errno_name(got) if got else "success", "EAGAIN")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
+import select
 import time
 
 from guest import isolation
@@ -22,6 +24,7 @@ from guest.calls import (
     errno_of,
     events_text,
     poll,
+    splice,
 )
 from guest.checks import equal, errno_name, require, scenario_check
 from guest.checks.closing import linger
@@ -181,6 +184,52 @@ def recv_waits_for_lowat(lab: Lab) -> None:
     require("bytes of recv", len(got) >= 1000, "1000 or more", len(got))
 
 
+@scenario_check("splice.is_woken", scenario=SCENARIO)
+@each(*SIDES)
+def splice_is_woken(lab: Lab) -> None:
+    """A splice(2) that waits is woken by data, by the end of the stream, and by a reset."""
+    source, sink = os.pipe()
+    lab.afterwards(lambda: os.close(source))
+    lab.afterwards(lambda: os.close(sink))
+    pair = _pair(lab)
+    end, peer = pair.client, pair.server
+    end.settimeout(None)
+    moved = woken("splice", lambda: splice(end.fileno(), sink, 64), lambda: peer.sendall(b"data"))
+    equal("splice", moved, 4)
+    equal("what was spliced", os.read(source, 64), b"data")
+    moved = woken(
+        "splice", lambda: splice(end.fileno(), sink, 64), lambda: peer.shutdown(_socket.SHUT_WR)
+    )
+    equal("splice at the end", moved, 0)
+    second = _pair(lab)
+    exchange(second.client, second.server, b"forth", b"back")
+    second.client.settimeout(None)
+    linger(0)(second.server)
+    fd = second.client.fileno()
+    number = woken("splice", lambda: errno_of(splice, fd, sink, 64), second.server.close)
+    equal("splice after a reset", errno_name(int(str(number))), "ECONNRESET")
+
+
+@scenario_check("epoll.edge_triggered_tells_each_arrival", scenario=SCENARIO)
+@each(*SIDES)
+def edge_triggered(lab: Lab) -> None:
+    """With EPOLLET each arrival is told, though nothing was read since the last; then the end."""
+    pair = _pair(lab)
+    waiting = select.epoll()
+    lab.afterwards(waiting.close)
+    waiting.register(pair.client.fileno(), select.EPOLLIN | select.EPOLLET | POLLRDHUP)
+    equal("events before data", waiting.poll(0), [])
+    for number in range(3):
+        pair.server.sendall(b"x")
+        found = waiting.poll(PATIENCE_S)
+        equal("events after byte %d" % number, [events for _, events in found], [POLLIN])
+    pair.server.shutdown(_socket.SHUT_WR)
+    found = waiting.poll(PATIENCE_S)
+    if found and not found[0][1] & POLLRDHUP:
+        found = waiting.poll(PATIENCE_S)  # after fallback the FIN is told before its meaning
+    equal("events at the end", [events for _, events in found], [POLLIN | POLLRDHUP])
+
+
 @scenario_check("send.is_woken", scenario=SCENARIO)
 @each(*SIDES)
 def send_is_woken(lab: Lab) -> None:
@@ -246,8 +295,7 @@ def accept_shutdown(lab: Lab) -> None:
 @scenario_check("connect.is_woken", scenario=SCENARIO)
 def connect_is_woken(lab: Lab) -> None:
     """A connect(2) that waits for a full backlog is woken by its own shutdown(2)."""
-    listener = lab.listener(backlog=0)
-    lab.socket().connect(listener.getsockname())
+    listener = lab.full_listener()
     client = lab.socket()
     client.settimeout(None)
     number = woken(

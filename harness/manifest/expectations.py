@@ -107,6 +107,7 @@ OF_SCENARIOS = frozenset(
         "pm_netlink",
         "scheduler",
         "sock_destroy",
+        "syn_retrans",
         "syncookies",
         "userfaultfd",
         "userspace_pm",

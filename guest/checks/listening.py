@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sockets that listen, or have tried to: MPTCP_INFO, a second listen(2), one that fails."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+
+from guest import multipath
+from guest.calls import POLLHUP, POLLOUT, equal_events, fails
+from guest.checks import equal, scenario_check
+from guest.flow import exchange
+from guest.lab import TCP
+from guest.setting import get_int, put
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guest.lab import Lab
+
+SCENARIO = "binding"
+SO_ACCEPTCONN = 30
+
+
+@scenario_check("mptcp_info.of_a_listener_is_empty", scenario=SCENARIO, needs=("mptcp_info",))
+def info_of_a_listener(lab: Lab) -> None:
+    """MPTCP_INFO of a listener is all 0, the path manager's limits too, which a new socket has."""
+    fresh = multipath.info(lab.socket())
+    found = multipath.info(lab.listener())
+    equal("MPTCP_INFO of a listener", found.raw, bytes(len(found.raw)), found.raw)
+    # The defaults of the in-kernel path manager, unless they were changed.
+    equal("mptcpi_subflows_max of a new socket", fresh.mptcpi_subflows_max, 2, fresh.raw)
+    equal("mptcpi_token of a new socket", fresh.mptcpi_token, 0, fresh.raw)
+
+
+@scenario_check("listen.that_fails_changes_nothing", scenario=SCENARIO)
+def failing_listen(lab: Lab) -> None:
+    """listen(2) on a port that another socket has fails: EADDRINUSE; the socket is as before."""
+    first, second = lab.socket(), lab.socket()
+    for sock in (first, second):
+        put(sock, "SO_REUSEADDR", 1)
+    first.bind((lab.address, 0))
+    second.bind(first.getsockname())
+    first.listen(4)
+    fails("listen() on the same port", errno.EADDRINUSE, second.listen, 4)
+    equal("SO_ACCEPTCONN", second.getsockopt(_socket.SOL_SOCKET, SO_ACCEPTCONN), 0)
+    equal_events("after a listen() that failed", second, POLLOUT | POLLHUP)
+    first.close()
+    fails("listen() once the port is free", 0, second.listen, 4)
+    client = lab.socket()
+    client.connect(second.getsockname())
+    exchange(client, lab.accept(second), b"forth", b"back")
+
+
+@scenario_check("so_rcvlowat.is_capped", scenario=SCENARIO)
+def lowat_is_capped(lab: Lab) -> None:
+    """SO_RCVLOWAT is at most half of the largest receive buffer, or of the one that was set."""
+    for name, buffer in (("no SO_RCVBUF", 0), ("SO_RCVBUF 50000", 50_000)):
+        read = []
+        for protocol in (TCP, None):
+            sock = lab.socket(TCP) if protocol else lab.socket()
+            if buffer:
+                put(sock, "SO_RCVBUF", buffer)
+            put(sock, "SO_RCVLOWAT", 1 << 30)
+            read.append((get_int(sock, "SO_RCVLOWAT"), get_int(sock, "SO_RCVBUF")))
+        equal("SO_RCVLOWAT and SO_RCVBUF with %s, as TCP" % name, read[1], read[0])
