@@ -21,7 +21,7 @@ SCENARIO = "binding"
 SO_ACCEPTCONN = 30
 
 
-@scenario_check("mptcp_info.of_a_listener_is_empty", scenario=SCENARIO, needs=("mptcp_info",))
+@scenario_check("mptcp_info.of_a_listener_is_empty", scenario=SCENARIO, needs=("subflows_total",))
 def info_of_a_listener(lab: Lab) -> None:
     """MPTCP_INFO of a listener is all 0, the path manager's limits too, which a new socket has."""
     fresh = multipath.info(lab.socket())
