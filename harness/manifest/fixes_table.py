@@ -56,6 +56,7 @@ FIXES: tuple[Fix, ...] = (
         checks=(
             "poll.is_woken_by_so_rcvlowat",
             "so_rcvlowat.delays_pollin",
+            "so_rcvlowat.is_capped",
             "so_rcvlowat.makes_room",
         ),
     ),
