@@ -99,6 +99,23 @@ def zero_of_the_listener(lab: Lab) -> None:
     is_reset("after the peer's close", pair.client)
 
 
+@scenario_check("so_linger.zero_after_a_half_close_is_epipe", scenario=SCENARIO)
+@each("client", "server")
+def zero_after_half_close(lab: Lab) -> None:
+    """A reset by a peer that had half-closed is told as EPIPE, as TCP does; recv(2) says 0."""
+    pair = lab.pair()
+    closer, peer = _ends(lab, pair)
+    exchange(closer, peer, b"forth", b"back")
+    closer.shutdown(SHUT_WR)
+    at_end("the end of the stream", peer)
+    linger(0)(closer)
+    closer.close()
+    equal_events("after the reset", peer, RESET)
+    equal("SO_ERROR", _so_error(peer), errno.EPIPE)
+    at_end("recv after the reset", peer)
+    fails("send after the reset", errno.EPIPE, peer.send, b"x")
+
+
 @scenario_check("so_linger.off_does_not_reset", scenario=SCENARIO)
 @each("client", "server")
 def linger_off(lab: Lab) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import _socket
 import errno
+import struct
 
 from guest import multipath
 from guest.calls import POLLHUP, POLLOUT, equal_events, fails
-from guest.checks import equal, scenario_check
+from guest.checks import equal, require, scenario_check
 from guest.flow import exchange
-from guest.lab import TCP
+from guest.lab import TCP, wait_until
 from guest.setting import get_int, put
 
 TYPE_CHECKING = False
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from guest.lab import Lab
 
 SCENARIO = "binding"
-SO_ACCEPTCONN = 30
+SO_ACCEPTCONN, SO_MEMINFO = 30, 55
 
 
 @scenario_check("mptcp_info.of_a_listener_is_empty", scenario=SCENARIO, needs=("subflows_total",))
@@ -63,3 +64,33 @@ def lowat_is_capped(lab: Lab) -> None:
             put(sock, "SO_RCVLOWAT", 1 << 30)
             read.append((get_int(sock, "SO_RCVLOWAT"), get_int(sock, "SO_RCVBUF")))
         equal("SO_RCVLOWAT and SO_RCVBUF with %s, as TCP" % name, read[1], read[0])
+
+
+@scenario_check(
+    "so_sndbuf.begins_with_that_of_the_subflow",
+    scenario="diag",
+    needs=("inet_diag", "userspace_pm"),
+)
+def accepted_sndbuf(lab: Lab) -> None:
+    """SO_SNDBUF of sockets that were just connected is about that of their subflows."""
+    pair = lab.pair()
+    asking = multipath.bench(lab).diag
+    for name, sock in (("client", pair.client), ("server", pair.server)):
+        read = get_int(sock, "SO_SNDBUF")
+        least = asking.subflow(sock).skmem.sndbuf // 2  # that may still grow
+        require("SO_SNDBUF of the " + name, read >= least, "%d or more" % least, read)
+
+
+@scenario_check("so_meminfo.counts_no_acknowledged_data", scenario=SCENARIO)
+def no_acknowledged_data(lab: Lab) -> None:
+    """SO_MEMINFO has no queued data once all that was sent is acknowledged."""
+    pair = lab.pair()
+    for size in (1000, 100, 1):
+        exchange(pair.client, pair.server, bytes(size))
+        equal("queued memory falls to 0", wait_until(lambda: _queued(pair.client) == 0), True)
+
+
+def _queued(sock: _socket.socket) -> int:
+    """SK_MEMINFO_WMEM_QUEUED."""
+    data = sock.getsockopt(_socket.SOL_SOCKET, SO_MEMINFO, 36)
+    return int(struct.unpack_from("=I", data, 20)[0])

@@ -23,7 +23,7 @@ from guest.calls import (
 )
 from guest.checks import Failed, equal, errno_name, scenario_check
 from guest.flow import arrive, at_end, content, exchange, fill, queued, small_buffers
-from guest.lab import MPTCP, TCP, wait_until
+from guest.lab import MPTCP, TCP, wait_until, write_sysctl
 from guest.setting import SOL_SOCKET, get_int, put
 
 TYPE_CHECKING = False
@@ -162,6 +162,31 @@ def after_half_closes(lab: Lab) -> None:
         disconnect(pair.client)
         again(lab, pair.client, MPTCP, 5000)
         equal_events("of the new connection", pair.client, POLLOUT)
+
+
+@scenario_check("disconnect.after_a_shutdown_with_unsent_data", scenario=SCENARIO)
+def after_unsent_data(lab: Lab) -> None:
+    """A socket whose end of the stream was still to be sent connects again; that does not end."""
+    pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
+    fill(pair.client)
+    pair.client.shutdown(_socket.SHUT_WR)
+    disconnect(pair.client)
+    peer = again(lab, pair.client, MPTCP, 5000)
+    equal_events("of the new connection", pair.client, POLLOUT)
+    equal_events("of its peer", peer, POLLOUT)
+
+
+@scenario_check("disconnect.takes_checksum_enabled_anew", scenario=SCENARIO, needs=("mptcp_info",))
+def takes_checksum_anew(lab: Lab) -> None:
+    """The next connection has net.mptcp.checksum_enabled as it is at connect(AF_UNSPEC)."""
+    pair = lab.pair()
+    exchange(pair.client, pair.server, b"forth", b"back")
+    for value in (1, 0):
+        write_sysctl("net.mptcp.checksum_enabled", str(value))
+        disconnect(pair.client)
+        lab.afterwards(lambda: write_sysctl("net.mptcp.checksum_enabled", "0"))
+        again(lab, pair.client, MPTCP, 5000)
+        equal("mptcpi_csum_enabled", info(pair.client).mptcpi_csum_enabled, value)
 
 
 @scenario_check("disconnect.after_a_reset", scenario=SCENARIO)

@@ -32,6 +32,7 @@ from guest.flow import arrive, content, drain, exchange, fill, small_buffers
 from guest.lab import TCP, write_sysctl
 from guest.scenarios import Scenario, declare
 from guest.setting import put
+from guest.states import disconnect
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -126,6 +127,22 @@ def by_its_own_shutdown(lab: Lab) -> None:
     """poll(2) for POLLRDHUP is woken by shutdown(2) of the same socket."""
     pair = lab.pair()
     polls("poll", pair.client, POLLRDHUP, lambda: pair.client.shutdown(_socket.SHUT_RDWR))
+
+
+@scenario_check("poll.is_woken_by_disconnect", scenario=SCENARIO)
+@each("listening", "connecting", "connected")
+def by_disconnect(lab: Lab) -> None:
+    """poll(2) is woken by connect(AF_UNSPEC) of the same socket, with POLLHUP."""
+    if lab.side == "listening":
+        sock = lab.listener()
+    elif lab.side == "connecting":
+        sock = lab.socket()
+        sock.settimeout(0)
+        sock.connect_ex(lab.full_listener().getsockname())
+    else:
+        sock = lab.pair().client
+    got = woken("poll", lambda: poll(sock, PATIENCE_S, POLLIN), lambda: disconnect(sock))
+    require("events", bool(int(str(got)) & POLLHUP), "POLLHUP", events_text(int(str(got))))
 
 
 @scenario_check("poll.is_woken_by_so_rcvlowat", scenario=SCENARIO)
