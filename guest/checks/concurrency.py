@@ -229,7 +229,7 @@ def _reader(sock: _socket.socket) -> Worker:
     def read() -> Sequence[bytes]:
         came: list[bytes] = []
         while True:
-            chunk = sock.recv(900)  # many calls: a race may come with each
+            chunk = sock.recv(500)  # many calls: a race may come with each
             if not chunk:
                 return came
             came.append(chunk)
