@@ -166,7 +166,7 @@ FIXES: tuple[Fix, ...] = (
         fixed="6.7",
         backports=("6.6.10",),
         since="5.11",
-        checks=("subflows.sndbuf_is_the_sum",),
+        checks=("so_sndbuf.begins_with_that_of_the_subflow", "subflows.sndbuf_is_the_sum"),
     ),
     Fix(
         "045e9d812868",
