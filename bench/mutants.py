@@ -28,9 +28,6 @@ TARGETS = {
     ],
     "harness/records/reuse.py": [
         "tests/records/test_reuse.py",
-        "tests/manifest/test_fingerprint.py",
-    ],
-    "harness/records/resume.py": [
         "tests/run/test_session.py",
         "tests/manifest/test_fingerprint.py",
     ],

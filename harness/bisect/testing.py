@@ -19,7 +19,7 @@ from harness.errors import HostError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
-from harness.records import resume, reuse
+from harness.records import reuse
 from harness.records.store import Run, Store
 from harness.run import session
 from harness.run import workspace as workspaces
@@ -193,7 +193,7 @@ def question(
         "guest": guest,
         "judging": reuse.judging(),
     }
-    return resume.asked([candidate.entry for candidate in candidates], request.plan, settings)
+    return reuse.asked([candidate.entry for candidate in candidates], request.plan, settings)
 
 
 @contextlib.contextmanager

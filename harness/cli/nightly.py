@@ -29,7 +29,7 @@ from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.nightly import baseline
 from harness.nightly.baseline import LastReported
-from harness.nightly.regression_bisects import Ends
+from harness.nightly.night import Ends
 from harness.nightly.results import Night
 from harness.records import stored_runs
 from harness.records.store import Store

@@ -13,7 +13,7 @@ from harness.cli.common import complain, say, stopping
 from harness.kernels import Cache
 from harness.report import replay as report
 from harness.run import workspace as workspaces
-from harness.verdict.reproduction import conclude
+from harness.verdict.failures import conclude
 from harness.verdict.results import EXIT_INTERRUPTED
 
 #: How often each variation is booted, unless the user says.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.replay.replay import ReplayRow
 from harness.text import plural, printable
-from harness.verdict.reproduction import Again, Conclusion, Follows, MachineUsed, Symptom, Tried
+from harness.verdict.failures import Again, Conclusion, Follows, MachineUsed, Symptom, Tried
 
 #: Symptoms that are named; more are counted.
 MOST = 6

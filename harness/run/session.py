@@ -22,7 +22,7 @@ from harness.host.files import write_atomically
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
-from harness.records import resume, reuse, stored_runs, to_json
+from harness.records import reuse, stored_runs, to_json
 from harness.records.store import Run, Store
 from harness.run import workspace as workspaces
 from harness.run.attempts import Options, unexpected
@@ -46,9 +46,9 @@ def run(
     there is nothing to resume.
     """
     known = KnownIssues.read(entries)
-    asked = resume.asked(entries, request.plan, request.settings())
+    asked = reuse.asked(entries, request.plan, request.settings())
     place = request.store or workspaces.store_place(request.output)
-    old = resume.interrupted(place, asked) if request.resume else None
+    old = reuse.interrupted(place, asked) if request.resume else None
     if old is not None and request.output and request.output.absolute() != Path(old.directory):
         raise UsageError(
             f"--output {request.output}: the interrupted run is in {old.directory}; leave "
@@ -117,9 +117,9 @@ class _Session:
 
     def _go_on(self) -> None:
         # Another harness may have finished it, until the directory was locked.
-        resume.check_unfinished(self._store.run(self._begun.id) or self._begun)
-        resume.check_alike(self._begun, self._about)
-        self._done = resume.finished(self._store, self._begun, self._say)
+        reuse.check_unfinished(self._store.run(self._begun.id) or self._begun)
+        reuse.check_alike(self._begun, self._about)
+        self._done = reuse.finished(self._store, self._begun, self._say)
         for name, result in self._done.items():
             self._recorder.write(result)
             detail = f"from the interrupted run {self._begun.id}"

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What went wrong in a kernel's checks, joined: one broken option is one failure, not a hundred."""
+"""What went wrong, joined: one broken option is one failure, not a hundred. What a failure is known
+by, whether another one is the same, and what it follows. Pure, no I/O.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 
-from harness.verdict.results import CheckKey, CheckResult, CheckVerdict, KernelResult
+from harness.verdict.results import CheckKey, CheckResult, CheckVerdict, KernelResult, KernelVerdict
 
 #: A place is where a check ran: family, payload, phase, side; "" where an axis does not apply.
 Place = tuple[str, str, str, str]
@@ -105,3 +108,247 @@ def phrases(places: Sequence[Place], axis: int = 0) -> list[str]:
         for value in axes[axis]
         for phrase in phrases([p for p in places if p[axis] == value], axis + 1)
     ]
+
+
+@dataclass(frozen=True, order=True)
+class Symptom:
+    """One thing that went wrong; ``text`` is for people."""
+
+    key: str
+    text: str = field(compare=False)
+
+
+class Again(Enum):
+    """What became of a failure in another boot."""
+
+    SAME = "the same"
+    PARTLY = "partly the same"
+    OTHER = "another failure"
+    GONE = "no failure"
+    UNTESTED = "not tested"
+
+    @property
+    def failed(self) -> bool:
+        return self in (Again.SAME, Again.PARTLY, Again.OTHER)
+
+    @property
+    def is_it(self) -> bool:
+        """Whether the failure came again, with or without others."""
+        return self in (Again.SAME, Again.PARTLY)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``same`` came again, ``gone`` did not, ``new`` was not there before."""
+
+    again: Again
+    same: tuple[Symptom, ...] = ()
+    gone: tuple[Symptom, ...] = ()
+    new: tuple[Symptom, ...] = ()
+
+
+def compare(before: KernelResult, after: KernelResult) -> Comparison:
+    """What of the failure ``before``, which is bad, came again in ``after``."""
+    was, now = symptoms(before), symptoms(after)
+    if after.verdict is KernelVerdict.INFRASTRUCTURE:
+        return Comparison(Again.UNTESTED)
+    same, gone, new = (tuple(sorted(part)) for part in (was & now, was - now, now - was))
+    if not now:
+        again = Again.GONE
+    elif not same:
+        again = Again.OTHER
+    else:
+        again = Again.PARTLY if gone or new else Again.SAME
+    return Comparison(again, same, gone, new)
+
+
+def symptoms(result: KernelResult) -> frozenset[Symptom]:
+    """What went wrong in ``result``; nothing where it is as expected, or says nothing.
+
+    A check counts once in each family, wherever it ran. What is known is left out; but a crash
+    counts whoever knows it, as it does for the verdict.
+    """
+    if result.verdict.as_expected or result.verdict is KernelVerdict.INFRASTRUCTURE:
+        return frozenset()
+    found = frozenset((*_incidents(result), *_checks(result), *_end(result)))
+    return found or frozenset({Symptom(str(result.verdict), f"{result.verdict}: {result.reason}")})
+
+
+def _incidents(result: KernelResult) -> Iterator[Symptom]:
+    for incident in result.incidents:
+        if incident.kind.is_crash or not incident.known:
+            text = f"{incident.title} [{incident.fingerprint}]"
+            yield Symptom(f"incident {incident.fingerprint}", text)
+
+
+def _checks(result: KernelResult) -> Iterator[Symptom]:
+    bad = {CheckVerdict.FAIL, CheckVerdict.ERROR}
+    if result.verdict is KernelVerdict.FAIL:
+        bad.add(CheckVerdict.LOST)  # after a crash or a hang it only follows from that
+    for family, checks in result.families.items():
+        for check in checks.checks:
+            if check.weight in bad:
+                name = f"{family} {check.key.id}"
+                yield Symptom(f"check {name}", name)
+
+
+def _end(result: KernelResult) -> Iterator[Symptom]:
+    """How the boot ended, where that went wrong by itself."""
+    verdict = result.verdict
+    if verdict is KernelVerdict.HANG:
+        lost = [
+            check.key
+            for family in result.families.values()
+            for check in family.checks
+            if check.verdict is CheckVerdict.LOST
+        ]
+        where = f"hang in {lost[0].family} {lost[0].id}" if lost else "hang"
+        yield Symptom(where, where)
+    if verdict in (KernelVerdict.LOST, KernelVerdict.BOOT_FAILURE):
+        yield Symptom(str(verdict), f"{verdict}: {result.reason}")
+
+
+#: Boots on each side that have to agree before one side is blamed: what comes and goes by chance
+#: half of the time looks like that once in 32 times.
+ENOUGH = 3
+
+
+class Follows(Enum):
+    """Whose failure it is."""
+
+    KERNEL = "the kernel"
+    TIMING = "the timing"
+    ENVIRONMENT = "the environment"
+    UNCLEAR = "it cannot be told"
+
+
+@dataclass(frozen=True)
+class MachineUsed:
+    """What is varied; ``qemu`` is its path and version, for people."""
+
+    accel: str
+    cpus: int
+    qemu: str
+
+
+@dataclass(frozen=True)
+class Tried:
+    """``again`` has what came of each boot on ``machine``.
+
+    Where there is none, ``obstacle`` says why, if not that it was interrupted.
+    """
+
+    machine: MachineUsed
+    again: tuple[Again, ...] = ()
+    obstacle: str = ""
+
+    @property
+    def conclusive(self) -> tuple[Again, ...]:
+        return tuple(again for again in self.again if again is not Again.UNTESTED)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """``why`` is a sentence, ``unknown`` are others, on what there is no evidence for."""
+
+    follows: Follows
+    why: str
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Side:
+    """All boots that have one value of what is varied."""
+
+    boots: int
+    hits: int
+
+    @property
+    def is_even(self) -> bool:
+        return self.hits in (0, self.boots)
+
+
+#: What is varied: how it is called, and its value on a machine.
+_FACTORS: tuple[tuple[str, Follows, Callable[[MachineUsed], str]], ...] = (
+    ("accelerator", Follows.ENVIRONMENT, lambda machine: machine.accel.upper()),
+    ("QEMU", Follows.ENVIRONMENT, lambda machine: machine.qemu),
+    ("number of processors", Follows.TIMING, lambda machine: str(machine.cpus)),
+)
+
+
+def conclude(tried: Sequence[Tried]) -> Conclusion:
+    """What the failure follows. A failure of another kind is as if it did not come again.
+
+    +----------------------------------------------+-------------+
+    | it came again in                             | it follows  |
+    +==============================================+=============+
+    | no boot                                      | unclear     |
+    | every boot, on at least two machines         | kernel      |
+    | every boot of one accelerator or QEMU,       | environment |
+    | and none of another                          |             |
+    | every boot of one number of processors,      | timing      |
+    | and none of another                          |             |
+    | else: some boots                             | timing      |
+    +----------------------------------------------+-------------+
+
+    Where one of the rows about sides fits by fewer than ENOUGH boots on a side, or two of them
+    fit, it is unclear.
+    """
+    unknown = _unknown(tried)
+    boots = [again for one in tried for again in one.conclusive]
+    hits = sum(again.is_it for again in boots)
+    count = f"{hits} of {len(boots)} boots"
+    if not boots:
+        return Conclusion(Follows.UNCLEAR, "no boot told anything", unknown)
+    if not hits:
+        other = ", though others did" if any(again.failed for again in boots) else ""
+        why = (
+            f"it was reproduced in none of {len(boots)} boots{other}: give --times a larger number"
+        )
+        return Conclusion(Follows.UNCLEAR, why, unknown)
+    if hits == len(boots):
+        if sum(bool(one.conclusive) for one in tried) < 2:
+            why = f"it came again in {count}, all of them on one kind of machine"
+            return Conclusion(Follows.UNCLEAR, why, unknown)
+        return Conclusion(Follows.KERNEL, f"it came again in {count}", unknown)
+    return _uneven(tried, count, unknown)
+
+
+def _uneven(tried: Sequence[Tried], count: str, unknown: tuple[str, ...]) -> Conclusion:
+    """It came again in some boots and not in others."""
+    fitting = [
+        (name, follows, sides)
+        for name, follows, value in _FACTORS
+        if len(sides := _sides(tried, value)) > 1 and all(s.is_even for s in sides.values())
+    ]
+    if not fitting:
+        why = f"it came again in {count}, with the same kernel and the same seed"
+        return Conclusion(Follows.TIMING, why, unknown)
+    name, follows, sides = fitting[0]
+    shown = ", ".join(f"{value}: {s.hits} of {s.boots}" for value, s in sides.items())
+    why = f"it goes by the {name} ({shown})"
+    if len(fitting) > 1:
+        why = f"it goes by the {name} ({shown}), or by the {fitting[1][0]}"
+        return Conclusion(Follows.UNCLEAR, why, unknown)
+    if min(side.boots for side in sides.values()) < ENOUGH:
+        why = f"perhaps {why}, but that may be chance: give --times a larger number"
+        return Conclusion(Follows.UNCLEAR, why, unknown)
+    return Conclusion(follows, why, unknown)
+
+
+def _sides(tried: Sequence[Tried], value: Callable[[MachineUsed], str]) -> dict[str, _Side]:
+    sides: dict[str, _Side] = {}
+    for one in tried:
+        for again in one.conclusive:
+            side = sides.get(value(one.machine), _Side(0, 0))
+            sides[value(one.machine)] = _Side(side.boots + 1, side.hits + again.is_it)
+    return sides
+
+
+def _unknown(tried: Sequence[Tried]) -> tuple[str, ...]:
+    """What was not varied, and why not."""
+    found = []
+    for name, _, value in _FACTORS:
+        if len(_sides(tried, value)) < 2:
+            found.append(f"whether it depends on the {name} cannot be told")
+    return (*found, *dict.fromkeys(one.obstacle for one in tried if one.obstacle))

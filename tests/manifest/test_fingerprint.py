@@ -22,7 +22,7 @@ from harness.manifest import fingerprint
 from harness.manifest.fingerprint import apart, counting, members, text
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, Source, TreeSource
 from harness.manifest.plan import Plan, Profile
-from harness.records import resume, reuse
+from harness.records import reuse
 from harness.run.request import RunRequest
 from harness.verdict.results import Family
 from harness.verdict.rounds import Repeat
@@ -66,7 +66,7 @@ def another(kind: Any, value: Any) -> Any:
 
 
 def asked(entry: KernelEntry = ENTRY, request: RunRequest = RunRequest()) -> str:  # noqa: B008
-    return resume.asked([entry], request.plan, request.settings())
+    return reuse.asked([entry], request.plan, request.settings())
 
 
 def reused(entry: KernelEntry = ENTRY, setting: reuse.Setting = SETTING) -> str:

@@ -18,9 +18,9 @@ from harness.bisect.predicate import Predicate
 from harness.errors import HostError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, ManifestError
-from harness.nightly import regression_bisects
+from harness.nightly import night
 from harness.nightly.baseline import LastReported
-from harness.nightly.regression_bisects import Ends, NotBisected
+from harness.nightly.night import Ends, NotBisected
 from harness.nightly.results import Night
 from harness.records.store import FILE, Store
 from harness.report import nightly as report
@@ -111,8 +111,8 @@ def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
     made = Nights(tmp_path)
     made.outcomes.install(monkeypatch.setattr)
     members = [member("6.12.8", "6.12.8-1"), member("4.19.0", "v")]
-    monkeypatch.setattr(regression_bisects, "everything", lambda *_: (members, ()))
-    monkeypatch.setattr(regression_bisects, "age", members.index)
+    monkeypatch.setattr(night, "everything", lambda *_: (members, ()))
+    monkeypatch.setattr(night, "age", members.index)
     return made
 
 
@@ -246,8 +246,8 @@ def test_who_went_back_to_an_older_kernel_has_it_bisected_the_other_way(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = [member("4.19.0", "v"), member("6.12.8", "6.12.8-1")]
-    monkeypatch.setattr(regression_bisects, "everything", lambda *_: (members, ()))
-    monkeypatch.setattr(regression_bisects, "age", members.index)
+    monkeypatch.setattr(night, "everything", lambda *_: (members, ()))
+    monkeypatch.setattr(night, "age", members.index)
     rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
     nights.night(FAILS)
     assert nights.searched[0][0] == Ends("series-6.12.8", "series-4.19.0", "series")
@@ -258,7 +258,7 @@ def test_where_the_good_kernel_is_gone_its_nearest_elder_is_taken(
 ) -> None:
     rebuilt(nights, monkeypatch, "6.12.7", "6.12.7-1")
     order = {"6.12.8": 3, "6.12.7": 2, "4.19.0": 4}
-    monkeypatch.setattr(regression_bisects, "age", lambda candidate: order[candidate.release])
+    monkeypatch.setattr(night, "age", lambda candidate: order[candidate.release])
     found = nights.night(FAILS)
     assert nights.searched[0][0].good == "series-6.12.8"
     assert "6.12.7, which was good, is gone from series; 6.12.8 is taken" in text(found)
@@ -276,7 +276,7 @@ def test_a_kernel_of_no_series_is_not_bisected_and_the_report_says_what_to_add(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
-    monkeypatch.setattr(regression_bisects, "everything", lambda *_: ([], ()))
+    monkeypatch.setattr(night, "everything", lambda *_: ([], ()))
     found = nights.night(FAILS)
     assert "no series of the manifest holds 4.19.0: add one" in text(found)
 

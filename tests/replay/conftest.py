@@ -20,7 +20,7 @@ from harness.manifest.schema import Abi
 from harness.replay import ReplayRequest
 from harness.replay.replay import ReplayRow
 from harness.run import workspace
-from harness.verdict.reproduction import Tried
+from harness.verdict.failures import Tried
 from harness.verdict.results import Attempt, BootEnd, CheckVerdict, KernelResult
 from harness.vm import accelerator, boot, initramfs
 from harness.vm.boot import BootPlan, Deadlines

@@ -11,7 +11,7 @@ import pytest
 
 from harness import cli
 from harness.bundle import place
-from harness.verdict.reproduction import Tried
+from harness.verdict.failures import Tried
 from harness.verdict.results import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from tests.fake_boots import GOOD, Outcomes
 from tests.replay.conftest import NAME, Bench

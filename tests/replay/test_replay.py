@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.replay import exit_status
-from harness.verdict.reproduction import Again
+from harness.verdict.failures import Again
 from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK
 from harness.vm import accelerator, initramfs
 from tests.fake_boots import GOOD

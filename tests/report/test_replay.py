@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.replay.replay import ReplayRow
 from harness.report.replay import line, summary, table
-from harness.verdict.reproduction import (
+from harness.verdict.failures import (
     Again,
     Comparison,
     Conclusion,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.verdict.reproduction import Again, Follows, MachineUsed, Tried, conclude
+from harness.verdict.failures import Again, Follows, MachineUsed, Tried, conclude
 
 #: A boot by a letter.
 LETTERS = {

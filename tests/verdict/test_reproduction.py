@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.verdict.reproduction import Again, compare, symptoms
+from harness.verdict.failures import Again, compare, symptoms
 from harness.verdict.results import (
     CheckVerdict,
     Family,
