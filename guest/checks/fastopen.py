@@ -10,6 +10,7 @@ import time
 from guest import wire
 from guest.calls import POLLHUP, POLLIN, POLLOUT, SIOCINQ, Blocking, fails, has_events, ioctl, poll
 from guest.checks import equal, require, scenario_check
+from guest.checks.binding import FOREIGN
 from guest.checks.control import STAMPS, message, says_when, stamped
 from guest.checks.reconnect import info, is_mptcp
 from guest.flow import MSG_PEEK, at_end, begins, content, exchange, read, same, wait_queued
@@ -194,6 +195,22 @@ def refused(lab: Lab) -> None:
             MSG_FASTOPEN,
             closed.getsockname(),
         )
+    listener = lab.listener()
+    sock.connect(listener.getsockname())
+    server = lab.accept(listener)
+    exchange(sock, server, content(50_000, 1), content(50_000, 2))
+    equal("MPTCP at the client", is_mptcp(sock), True)
+
+
+@scenario_check("msg_fastopen.unreachable_leaves_the_socket_usable", scenario=SCENARIO, needs=NEEDS)
+def unreachable(lab: Lab) -> None:
+    """sendto(MSG_FASTOPEN) without a route fails with ENETUNREACH, and the socket connects
+    elsewhere, as MPTCP."""
+    _set_up(lab)
+    sock = lab.socket()
+    target = (FOREIGN[lab.family], 9)
+    what = "sendto(MSG_FASTOPEN) without a route"
+    fails(what, errno.ENETUNREACH, sock.sendto, content(SYN_DATA), MSG_FASTOPEN, target)
     listener = lab.listener()
     sock.connect(listener.getsockname())
     server = lab.accept(listener)

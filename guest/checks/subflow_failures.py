@@ -134,6 +134,24 @@ def closed_without_subflows(lab: Lab) -> None:
     multipath.wait_for("MPTCP sockets", lambda: mib.sockets(protocol), before - 1)
 
 
+@scenario_check("failures.remove_without_subflow", scenario=SCENARIO, needs=DESTROY)
+def remove_without_subflow(lab: Lab) -> None:
+    """REMOVE of an address that was never announced and has lost its subflow sends no RM_ADDR."""
+    bench = multipath.bench(lab)
+    bench.clean()
+    bench.quiet()
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
+    bench.pm.create(ends.token, bench.client_address(2), 2, (bench.server_address(1), ends.port))
+    multipath.both_have(ends, 1)
+    bench.diag.destroy(record(lab, ends, 2, "server"))
+    multipath.both_have(ends, 0)
+    since = mib.Since()
+    bench.pm.remove(ends.token, 2)
+    multipath.exchange(ends, DATA)
+    equal("RmAddrTx", since.of("RmAddrTx"), 0)
+    equal("RmAddr", since.of("RmAddr"), 0)
+
+
 def ended(sock: _socket.socket) -> bool:
     """Whether ``sock`` has come to its end, in whatever way; reads nothing else."""
     sock.setblocking(False)

@@ -360,3 +360,33 @@ def destroy_needs_ports(lab: Lab) -> None:
     for pair in (((local[0], 0), remote), (local, (remote[0], 0))):
         must_refuse("destroy", lambda: bench.pm.destroy(ends.token, *pair), EINVAL)  # noqa: B023
     multipath.exchange(ends, b"still there")
+
+
+@scenario_check("userspace_pm.refused_address_is_forgotten", scenario="userspace_pm", needs=NEEDS)
+def refused_address_is_forgotten(lab: Lab) -> None:
+    """An address from which SUBFLOW_CREATE fails is not kept: another one can have its id."""
+    bench = multipath.bench(lab)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
+    target = (bench.server_address(1), ends.port)
+    foreign = topology.client_address(lab.family, 77)
+    must_refuse("create", lambda: bench.pm.create(ends.token, foreign, 7, target), EADDRNOTAVAIL)
+    bench.pm.create(ends.token, bench.client_address(2), 7, target)
+    multipath.both_have(ends, 1)
+
+
+@scenario_check("userspace_pm.announced_as_backup", scenario="userspace_pm", needs=NEEDS)
+def announced_as_backup(lab: Lab) -> None:
+    """A subflow to an address that was announced as a backup is one, by the peer's wish."""
+    bench = multipath.bench(lab)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
+    address = bench.server_address(2)
+    bench.pm.announce(ends.server_token, address, 7, pm.SIGNAL | pm.BACKUP)
+    bench.pm.create(ends.token, bench.client_address(2), 2, (address, ends.port))
+    multipath.both_have(ends, 1)
+    both = diag.BKUP_LOC | diag.BKUP_REM
+    for name, sock, wanted in (
+        ("client", ends.client, diag.BKUP_REM),
+        ("server", ends.server, diag.BKUP_LOC),
+    ):
+        ulp = bench.diag.tcp(*multipath.addresses(sock)[1]).ulp
+        equal("backup flags at the " + name, ulp and ulp.flags & both, wanted)
