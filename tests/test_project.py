@@ -217,7 +217,7 @@ def test_a_test_that_replaces_notices_where_there_is_nothing_to_replace() -> Non
     unchecked = [
         (path, call.lineno)
         for path in sources("tests")
-        if path.name != "replacing.py"
+        if path.name != "replacing.py" and re.search(r"\.(replace|sub)\(", path.read_text())
         for call in ast.walk(tree(path))
         if isinstance(call, ast.Call) and replaces(call)
     ]
