@@ -281,15 +281,24 @@ class Peer:
         flags = CAPABLE_FLAGS | (CHECKSUM_REQUIRED if self.checksums else 0)
         return option(wire.MP_CAPABLE, VERSION, bytes([flags]), *rest)
 
-    def connect(self, listener: _socket.socket, address: str = "") -> Flow:
+    def start(self, listener: _socket.socket, options: Optional[bytes] = None) -> Flow:
+        """Send the SYN of a first subflow, with MP_CAPABLE unless ``options`` are given."""
+        flow = self._flow((self.address, int(listener.getsockname()[1])))
+        flow.send(wire.SYN, _MAXIMUM + (self._capable() if options is None else options))
+        return flow
+
+    def both_keys(self, size: int = 0) -> bytes:
+        """MP_CAPABLE of the third segment, which maps ``size`` bytes of data in it."""
+        rest = (struct.pack("!H", size),) if size else ()
+        return self._capable(self.key, self.remote_key, *rest)
+
+    def connect(self, listener: _socket.socket) -> Flow:
         """The first subflow, to ``listener``; fully established when data or a DSS came."""
-        port = int(listener.getsockname()[1])
-        flow = self._flow((address or self.address, port))
-        flow.send(wire.SYN, _MAXIMUM + self._capable())
+        flow = self.start(listener)
         answer = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)
         self.remote_key = answer[4:12]
         time.sleep(self.delay_s)
-        flow.send(options=self._capable(self.key, self.remote_key))
+        flow.send(options=self.both_keys())
         return flow
 
     def listen(self) -> Flow:
@@ -369,10 +378,15 @@ class Peer:
         """Send the SYN of a join; the flow, and the nonce in it."""
         nonce = os.urandom(4)
         flow = self._flow(remote or self.flows[0].remote, source)
-        number = self.token if token is None else token
-        syn = option(wire.MP_JOIN, int(backup), bytes([id]), struct.pack("!I", number), nonce)
-        flow.send(wire.SYN, _MAXIMUM + syn)
+        flow.send(wire.SYN, self.join_request(id, nonce, backup, token))
         return flow, nonce
+
+    def join_request(
+        self, id: int, nonce: bytes, backup: bool = False, token: Optional[int] = None
+    ) -> bytes:
+        """The options of a join's SYN; ``token`` is the kernel's unless it is given."""
+        number = struct.pack("!I", self.token if token is None else token)
+        return _MAXIMUM + option(wire.MP_JOIN, int(backup), bytes([id]), number, nonce)
 
     def join(self, id: int, backup: bool = False, source: str = "") -> Flow:
         """A further subflow of the connection."""

@@ -234,15 +234,18 @@ def long_mapping(lab: Lab) -> None:
 
 @in_one_family("dss.numbers_of_32_bits", SCENARIO, NEEDS)
 def short_numbers(lab: Lab) -> None:
-    """Mappings and acknowledgements of 32 bits are understood, and answered with 32 bits."""
+    """Mappings, DATA_FIN and acknowledgements of 32 bits are understood, and so answered."""
     one, (flow,), sock = established(lab, joins=0)
-    for at, data in ((5, NEXT), (10, b"short")):
+    for at, data, fin in ((5, NEXT, 0), (10, b"short", 1)):
         body = (one.data_ack % 2**32).to_bytes(4, "big") + (one.seq(at) % 2**32).to_bytes(4, "big")
-        body += ((flow.seq - flow.isn) % 2**32).to_bytes(4, "big") + len(data).to_bytes(2, "big")
-        flags = wire.DSS_ACK | wire.DSS_MAP
+        body += ((flow.seq - flow.isn) % 2**32).to_bytes(4, "big") + (len(data) + fin).to_bytes(
+            2, "big"
+        )
+        flags = wire.DSS_ACK | wire.DSS_MAP | (wire.DSS_FIN if fin else 0)
         flow.send(wire.ACK | wire.PSH, peer.option(wire.DSS, 0, bytes([flags]), body), data)
         same("data of a short mapping", receive(sock, 5), data)
-    short = one.seq(15) % 2**32
+    at_end("the end of the stream", sock)
+    short = one.seq(16) % 2**32
     flow.expect("a DATA_ACK of 32 bits", lambda s: s.dss and s.dss.ack == short)
 
 

@@ -217,3 +217,72 @@ def closed_by_peer(lab: Lab) -> None:
     again.send_data(NEXT, at=5)
     same("data on the subflow that came again", receive(sock, 5), NEXT)
     first.expect_ack("an ACK on the first subflow", 5)
+
+
+@scenario_check("mp_capable.third_segment_without_it", scenario=SCENARIO, needs=NEEDS)
+def third_without(lab: Lab) -> None:
+    """A third segment without MP_CAPABLE makes the server fall back, and count that."""
+    since = mib.Since()
+    one, listener = Peer(lab), lab.listener()
+    flow = one.start(listener)
+    flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)
+    flow.send()
+    flow.send(wire.ACK | wire.PSH, payload=FIVE)
+    sock = lab.accept(listener)
+    counted(since, "MPCapableFallbackACK", 1)
+    same("data as TCP", receive(sock, 5), FIVE)
+    sock.sendall(NEXT)
+    answer = flow.expect("an answer", lambda s: s.payload == NEXT)
+    equal("options of MPTCP in it", answer.option(wire.OPTION_MPTCP), None)
+
+
+@scenario_check("mp_capable.data_in_the_third_segment", scenario=SCENARIO, needs=NEEDS)
+def data_in_third(lab: Lab) -> None:
+    """Data that come with MP_CAPABLE in the third segment are the first of the stream."""
+    one, listener = Peer(lab), lab.listener()
+    flow = one.start(listener)
+    one.remote_key = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)[4:12]
+    flow.send(wire.ACK | wire.PSH, one.both_keys(len(FIVE)), FIVE)
+    sock = lab.accept(listener)
+    same("data of the third segment", receive(sock, 5), FIVE)
+    flow.expect_ack("a DATA_ACK of them", 5)
+    one.join(3).send_data(NEXT, at=5)
+    same("data on a join", receive(sock, 5), NEXT)
+
+
+@scenario_check(
+    "mp_capable.version_and_hash_of_the_syn",
+    scenario=SCENARIO,
+    needs=NEEDS,
+    sides=("version_0", "version_2", "no_hash", "extension"),
+)
+def odd_syn(lab: Lab) -> None:
+    """A SYN of version 0, without SHA-256 or with an extension is not MPTCP's; a newer one is."""
+    asked = {
+        "version_0": (0, b"\x01"),
+        "version_2": (2, b"\x01"),
+        "no_hash": (1, b"\x00"),
+        "extension": (1, b"\x41"),
+    }[lab.side]
+    one, listener = Peer(lab), lab.listener()
+    flow = one.start(listener, peer.option(wire.MP_CAPABLE, *asked))
+    answer = flow.expect("a SYN/ACK", lambda s: s.has(wire.SYN))
+    got = answer.mptcp(wire.MP_CAPABLE)
+    equal("MP_CAPABLE in the SYN/ACK", got is not None, lab.side == "version_2")
+    if got is not None:
+        equal("version in it", got[2] & 0xF, peer.VERSION, got)
+
+
+@scenario_check("join.answer_comes_again_unchanged", scenario=SCENARIO, needs=NEEDS)
+def answer_again(lab: Lab) -> None:
+    """A SYN of a join that comes again gets the same answer again, and one subflow is made."""
+    one, _, sock = established(lab, joins=0)
+    flow, nonce = one.start_join(3)
+    answer = flow.expect_option("MP_JOIN in the SYN/ACK", wire.MP_JOIN)
+    seen = flow.seen()
+    flow.send(wire.SYN, one.join_request(3, nonce), seq=flow.isn)
+    equal("the answer again", flow.expect_option("MP_JOIN", wire.MP_JOIN, seen), answer)
+    flow.send(options=one.third(nonce, answer))
+    multipath.subflows(sock, 1)
+    flow.send_data(NEXT, at=5)
+    same("data on the subflow", receive(sock, 5), NEXT)

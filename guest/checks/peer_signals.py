@@ -237,6 +237,24 @@ def with_data_fin(lab: Lab) -> None:
     equal("DataCsumErr", since.of("DataCsumErr"), 0)
 
 
+@scenario_check("checksums.wrong_at_first_falls_back", scenario=SCENARIO, needs=NEEDS)
+def wrong_at_first(lab: Lab) -> None:
+    """If the first checksum is wrong the peer has none: a fallback, without MP_FAIL or reset."""
+    _with_checksums(lab)
+    since = mib.Since()
+    one = Peer(lab)
+    listener = lab.listener()
+    flow = one.connect(listener)
+    sock = at_once(lab.accept(listener))
+    _send(flow, FIVE, at=0, wrong=0x0100)
+    same("the data", receive(sock, 5), FIVE)
+    counted(since, "DataCsumErr", 1)
+    sock.sendall(NEXT)
+    answer = flow.expect("an answer", lambda s: s.payload == NEXT)
+    equal("options of MPTCP in it", answer.option(wire.OPTION_MPTCP), None)
+    equal("MPFailTx", since.of("MPFailTx"), 0)
+
+
 @scenario_check("checksums.missing_resets", scenario=SCENARIO, needs=NEEDS)
 def missing(lab: Lab) -> None:
     """A mapping without the checksum that was agreed on resets a joined subflow."""
