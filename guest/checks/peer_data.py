@@ -11,7 +11,7 @@ import errno
 
 from guest import mib, multipath, peer, wire
 from guest.calls import POLLIN, SIOCINQ, Worker, errno_of, ioctl, poll
-from guest.checks import equal, require, scenario_check
+from guest.checks import Failed, equal, require, scenario_check
 from guest.flow import at_end, content, same
 from guest.lab import wait_until
 from guest.peer import Flow, Peer
@@ -49,6 +49,18 @@ def at_once(sock: _socket.socket) -> _socket.socket:
     """``sock``, which sends small data at once: what is not acknowledged holds nothing back."""
     sock.setsockopt(_socket.IPPROTO_TCP, TCP_NODELAY, 1)
     return sock
+
+
+def carrier(flows: Sequence[Flow], data: bytes) -> Flow:
+    """The flow on which ``data`` came."""
+
+    def look() -> Sequence[Flow]:
+        return [flow for flow in flows if any(s.payload == data for s in flow.received())]
+
+    found = wait_until(look, 10.0)
+    if not found:
+        raise Failed("data on some subflow", repr(data), "none")
+    return found[0]
 
 
 class Straying:
@@ -204,9 +216,7 @@ def fin_with_data(lab: Lab) -> None:
     at_end("the end of the stream", sock)
     two.expect_ack("an acknowledgement of the DATA_FIN", 11)
     sock.sendall(b"the other way")
-    wait_until(lambda: any(flow.received()[-1].payload for flow in (one, two)))
-    back = [s.payload for flow in (one, two) for s in flow.received() if s.payload]
-    equal("data after the peer's DATA_FIN", back, [b"the other way"])
+    carrier((one, two), b"the other way")
 
 
 @in_one_family("data_fin.out_of_order_with_data", SCENARIO, NEEDS)

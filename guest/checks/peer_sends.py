@@ -7,8 +7,8 @@ import _socket
 
 from guest import mib, multipath, wire
 from guest.calls import POLLHUP, POLLIN, POLLRDHUP, has_events
-from guest.checks import Failed, equal, require
-from guest.checks.peer_data import FIVE, NEXT, counted, established, in_one_family, receive
+from guest.checks import equal, require
+from guest.checks.peer_data import FIVE, NEXT, carrier, counted, established, in_one_family, receive
 from guest.flow import content, same
 from guest.lab import wait_until, write_sysctl
 from guest.peer import Flow, Peer
@@ -37,18 +37,6 @@ def sent(flow: Flow) -> int:
     """How many bytes came on ``flow``, each once."""
     found = payloads(flow)
     return max([(s.seq + len(s.payload) - found[0].seq) % 2**32 for s in found], default=0)
-
-
-def carrier(flows: Sequence[Flow], data: bytes) -> Flow:
-    """The flow on which ``data`` came."""
-
-    def look() -> Sequence[Flow]:
-        return [flow for flow in flows if any(s.payload == data for s in flow.received())]
-
-    found = wait_until(look, 10.0)
-    if not found:
-        raise Failed("data on some subflow", repr(data), "none")
-    return found[0]
 
 
 @in_one_family("retransmission.of_unacked_data", SCENARIO, STATS)

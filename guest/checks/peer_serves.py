@@ -7,9 +7,8 @@ import _socket
 
 from guest import diag, keys, mib, multipath, peer, pm, wire
 from guest.checks import equal, scenario_check
-from guest.checks.peer_data import NEXT, Straying, at_once, counted, receive
+from guest.checks.peer_data import NEXT, Straying, at_once, carrier, counted, receive
 from guest.checks.peer_joins import MPTCP_SPECIFIC, with_reason
-from guest.checks.peer_sends import carrier
 from guest.checks.peer_signals import clean
 from guest.flow import same
 from guest.lab import write_sysctl

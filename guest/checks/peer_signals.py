@@ -76,8 +76,10 @@ def priority(lab: Lab) -> None:
     stages = ((first, two, True), (first, two, False), (two, first, True))
     for number, (which, other, backup) in enumerate(stages, 1):
         which.acknowledge(peer.priority(backup))
+        multipath.wait_for(
+            "SUB_PRIORITY events", lambda: len(bench.events.of(pm.SUB_PRIORITY, token)), number
+        )
         told = bench.events.of(pm.SUB_PRIORITY, token)
-        equal("SUB_PRIORITY events", len(told), number)
         equal("backup in the event", told[-1].number("backup"), int(backup))
         flags = _backup_flags(bench, lab, which)
         equal("backup flags", flags, diag.BKUP_REM if backup else 0)
