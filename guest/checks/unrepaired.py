@@ -13,7 +13,7 @@ import errno
 import struct
 import time
 
-from guest import setting, sockopt, states
+from guest import mib, setting, sockopt, states
 from guest.calls import (
     POLLERR,
     POLLIN,
@@ -243,3 +243,19 @@ def delays_a_segment(lab: Lab) -> None:
         wait_until(lambda: queued(pair.server))
         pair.server.recv(1)
     equal("bytes that have come", came, 0)
+
+
+# The last: it leaves a wrong count behind.
+@scenario_check(
+    "proc_net_protocols.counts_a_listener_once",
+    scenario=SCENARIO,
+    bug="one socket more with each listen(): mptcp_listen() counts a socket that listens already, "
+    "and mptcp_check_listen_stop() takes it off once",
+)
+def counts_a_listener_once(lab: Lab) -> None:
+    """/proc/net/protocols counts a listener once, also where listen(2) changed its backlog."""
+    name = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
+    listener = lab.listener()
+    once = mib.sockets(name)
+    listener.listen(20)
+    equal("MPTCP sockets after a second listen()", mib.sockets(name), once)
