@@ -45,28 +45,32 @@ _WORDS = {
 _OPTION = re.compile(r"\b(?:SO|TCP|IP|IPV6|MSG)_[A-Z0-9_]+\b|\bSIOC[A-Z]+\b")
 #: The scenarios of a group.
 GROUPS = {
-    "option table": ("options", "states", "byte"),
-    "states": ("states", "reconnect", "binding", "effects", "options", "subflow_failures"),
-    "inheritance": ("inherit", "subflow_options"),
+    "option table": ("options", "states", "byte", "binding"),
+    "states": (
+        *("states", "reconnect", "binding", "effects", "options", "subflow_failures"),
+        *("counters", "sysctls", "waits", "wakeups", "flags"),
+    ),
+    "inheritance": ("inherit", "subflow_options", "diag", "fallback"),
     "effects": (
         *("effects", "wire", "waits", "inherit", "binding", "buffers", "subflow_failures"),
+        "wakeups",
     ),
     "fast open": ("fastopen",),
-    "fallback": ("fallback", "reconnect"),
-    "messages": ("flags", "effects", "states", "wakeups", "transfers"),
+    "fallback": ("fallback", "reconnect", "blackhole", "diag"),
+    "messages": ("flags", "effects", "states", "wakeups", "transfers", "waits"),
     "subflows": (
         *("subflows", "pm_kinds", "pm_announces", "pm_changes", "pm_returns", "pm_endpoints"),
         *("pm_special", "userspace_pm", "mixed_families"),
     ),
     "counters": (
         *("subflows", "pm_kinds", "pm_announces", "pm_changes", "pm_returns", "userspace_pm"),
-        "byte",
+        *("byte", "counters", "waits", "binding", "reconnect"),
     ),
-    "diag": ("diag", "subflows"),
+    "diag": ("diag", "subflows", "counters"),
     "sizes and pointers": ("options", "byte", "subflows"),
-    "concurrency": ("wakeups", "transfers", "reconnect"),
+    "concurrency": ("wakeups", "transfers", "reconnect", "concurrency", "effects"),
     "data path": ("transfers", "subflow_failures", "buffers"),
-    "32-bit programs": (),
+    "32-bit programs": ("byte", "waits"),
 }
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SCENARIO = declare(Scenario("wakeups", waits=True)).name
 SIDES = ("mptcp", "fallback")
 #: The call's own timeout; what takes longer than half of it was not woken.
-PATIENCE_S = 8.0
+PATIENCE_S = 16.0
 RTO_MIN = "net/ipv4/tcp_rto_min_us"
 
 
