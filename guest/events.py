@@ -6,8 +6,9 @@ A stream is a sequence of lines, each one JSON object in ASCII. Every event carr
 ``CLOCK_MONOTONIC`` in milliseconds, so time since boot). The other fields of each kind are
 in :data:`FIELDS`. A well-formed stream is
 
-    hello, (note | capability)*, plan*, (start | result | alive | at)*, further*, end
+    hello, (note | capability)*, plan*, (start | result | alive | at)*, further*, run*, end
     further = round, (begin | failure | finish | alive)*, outcome
+    run = program, alive*, ended
 
 Each ``plan`` event names the results of one group, in order: those of a connection, or of a
 scenario in one family. Results are numbered over all plan events, and groups in the order of these.
@@ -26,8 +27,13 @@ group ``g`` ``begin`` and ``finish``, the ``failure`` of a check in full for the
 :data:`MAX_FAILURES` of a round, and as ``outcome`` a letter of :data:`LETTERS` for each planned
 result, in order. ``end`` counts the rounds, round 0 too.
 
-``alive`` is sent where checks run and nothing else was said for :data:`ALIVE_S` seconds.
-Only ``end`` with the nonce that the host chose for this boot closes a stream.
+``program`` says that run ``p`` of those programs begins which the host wants run after the checks,
+``ended`` how it ended (``exit``, ``signal``, ``deadline``, ``not-run``), with its exit status or
+signal, and the end of what it wrote.
+
+``alive`` is sent where checks or such a program run and nothing else was said for
+:data:`ALIVE_S` seconds. Only ``end`` with the nonce that the host chose for this boot closes a
+stream.
 
 The guest uses :class:`Emitter`, the host :func:`parse`.
 """
@@ -108,6 +114,8 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "raw?": str,
     },
     "outcome": {"r": int, "verdicts": str},
+    "program": {"p": int},
+    "ended": {"p": int, "how": str, "status": int, "ms": int, "output": str},
     "alive": {},
     "at": {"i": int},
     "end": {"nonce": str, "results": int, "rounds": int, "taint": int},

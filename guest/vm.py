@@ -4,7 +4,8 @@
 Arguments are ``key=value``: ``port`` (the virtio port's name), ``nonce``, ``seed``,
 ``families`` and ``checks`` (both separated by commas; all when absent), ``profile`` (what all
 means: ``quick``, or ``full`` when absent), ``payload`` (bytes);
-``rounds``, ``seconds`` and ``until_fail`` where the checks are repeated, see Options.
+``rounds``, ``seconds`` and ``until_fail`` where the checks are repeated, see Options;
+``program_s`` where programs are run after them, see :mod:`guest.programs`.
 """
 
 from __future__ import annotations
@@ -117,5 +118,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     runner = Runner(options, emitter)
     results = runner.run()
+    if "program_s" in given:
+        from guest import programs
+
+        programs.run_all(emitter, int(given["program_s"]))
     emitter.emit("end", nonce=given["nonce"], results=results, rounds=runner.rounds, taint=taint())
     return 1 if runner.failed else 0

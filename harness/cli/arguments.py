@@ -140,6 +140,15 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         "Python of Debian's on the same kernel",
     )
     command.add_argument(
+        "--cross-check",
+        metavar="PROGRAM",
+        action="append",
+        default=[],
+        help="after the checks, run a compiled program in the guest for each family, and show "
+        "whether it agrees; arguments are split as by a shell, {family} is replaced by ipv4 or "
+        "ipv6, and without it -6 is put first for IPv6; may be given again",
+    )
+    command.add_argument(
         "--bundle-image",
         action="store_true",
         help="include the image in the bundle of a failing kernel",

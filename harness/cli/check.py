@@ -220,14 +220,14 @@ def _unknown(word: str, names: Sequence[str], file: Path | None, why: str) -> st
 #: Options of `check` that mean nothing where no checks are run.
 _OF_CHECKS = (
     *("against", "repeat", "until_fail", "duration", "check", "family", "seed", "payload"),
-    *("confirm", "reuse", "bundle_image", "json", "output"),
+    *("confirm", "reuse", "cross_check", "bundle_image", "json", "output"),
 )
 HOW = f"run the checker with: {shell.CHECKER} (see {shell.CHECKER} --help); leave with: exit"
 
 
 def run_shell(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
     """Boot ``entry`` and give the user its console; returns the exit status."""
-    idle = [name for name in _OF_CHECKS if getattr(given, name, None) not in (None, False)]
+    idle = [name for name in _OF_CHECKS if getattr(given, name, None) not in (None, False, [])]
     if idle:
         option = {"duration": "for"}.get(idle[0], idle[0].replace("_", "-"))
         raise UsageError(f"--shell runs no checks, so that --{option} means nothing; leave one out")

@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("check bzImage --against debian-6.12", "only what differs from another kernel"),
         ("check bzImage --until-fail --for 10m", "many rounds in one boot"),
         ("check bzImage --shell", "a shell in the same guest"),
+        ("check bzImage --cross-check ./mptcp_sockopt", "and a program, to compare"),
     ),
     "bisect": (
         ("bisect --good debian-6.12 --bad debian-newest", "what the two kernels differ in"),

@@ -17,11 +17,20 @@ from pathlib import Path
 from typing import Any
 
 _APART = "apart"
+_ADDED = "added"
 
 
 def apart(reason: str) -> Mapping[str, str]:
     """The metadata of a field that does not count, for this ``reason``."""
     return {_APART: reason}
+
+
+def added() -> Mapping[str, str]:
+    """The metadata of a field that runs before did not have: it counts unless it is as by default.
+
+    So the runs of older harnesses, which could not be asked for it, are still found.
+    """
+    return {_ADDED: "later"}
 
 
 def counting(kind: type[Any]) -> tuple[str, ...]:
@@ -31,7 +40,13 @@ def counting(kind: type[Any]) -> tuple[str, ...]:
 
 def members(settings: Any) -> dict[str, Any]:
     """The fields of the dataclass ``settings`` that count, as JSON has them."""
-    return {name: canonical(getattr(settings, name)) for name in counting(type(settings))}
+    fields = {f.name: f for f in dataclasses.fields(settings)}
+    return {
+        name: canonical(value)
+        for name in counting(type(settings))
+        if (value := getattr(settings, name)) != fields[name].default
+        or _ADDED not in fields[name].metadata
+    }
 
 
 def canonical(value: Any) -> Any:

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from harness.manifest.fingerprint import added
+from harness.manifest.programs import Program
 from harness.verdict.results import Family
 from harness.verdict.rounds import ONCE, Repeat
+
+#: Seconds that a program may take in each family.
+PROGRAM_S = 60
 
 
 class Profile(StrEnum):
@@ -33,6 +38,8 @@ class Plan:
     payload: int | None = None
     repeat: Repeat = ONCE
     seed: int | None = None
+    #: Run after the checks, to be compared with them.
+    programs: tuple[Program, ...] = field(default=(), metadata=added())
 
     @property
     def is_narrowed(self) -> bool:
@@ -58,4 +65,6 @@ class Plan:
                 given["seconds"] = self.repeat.seconds
             if self.repeat.until_fail:
                 given["until_fail"] = "yes"
+        if self.programs:
+            given["program_s"] = PROGRAM_S
         return {name: str(value) for name, value in given.items()}

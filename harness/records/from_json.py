@@ -22,6 +22,7 @@ from harness.verdict.results import (
     CheckResult,
     CheckVerdict,
     Confirmed,
+    CrossCheck,
     CutRound,
     EarlierRun,
     Family,
@@ -32,6 +33,8 @@ from harness.verdict.results import (
     KernelVerdict,
     MissingFix,
     Phase,
+    ProgramEnd,
+    ProgramRun,
     RoundFailures,
     Rounds,
     RunResult,
@@ -183,6 +186,7 @@ def _kernel(given: Fields) -> KernelResult:
         confirmed=_confirmed(given.optional("confirmed", dict)),
         rounds=_rounds(given.later("rounds", dict)),
         missing_fixes=given.each("missing_fixes", _missing_fix, since=True),
+        cross_checks=given.each("cross_checks", _cross_check, since=True),
         abi=given.added("abi", str, "native"),
     )
     given.end()
@@ -198,6 +202,24 @@ def _missing_fix(given: Fields) -> MissingFix:
     )
     given.end()
     return fix
+
+
+def _cross_check(given: Fields) -> CrossCheck:
+    run = ProgramRun(
+        end=given.word("end", ProgramEnd),
+        status=given.take("status", int),
+        seconds=given.take("seconds", float),
+        output=given.text("output"),
+    )
+    found = CrossCheck(
+        program=given.text("program"),
+        family=given.word("family", Family),
+        run=run,
+        agrees=given.optional("agrees", bool),
+        detail=given.text("detail"),
+    )
+    given.end()
+    return found
 
 
 def _earlier(value: dict[str, Any] | None) -> EarlierRun | None:

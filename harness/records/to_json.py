@@ -18,6 +18,7 @@ from harness.verdict.results import (
     BootEnd,
     CheckResult,
     Confirmed,
+    CrossCheck,
     EarlierRun,
     FamilyResult,
     Incident,
@@ -81,6 +82,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "confirmed": _confirmed(kernel.confirmed),
         "rounds": _rounds(kernel.rounds),
         "missing_fixes": [asdict(fix) for fix in kernel.missing_fixes],
+        "cross_checks": [_cross_check(each) for each in kernel.cross_checks],
         "abi": kernel.abi,
     }
 
@@ -101,6 +103,19 @@ def _run(run: RunResult) -> dict[str, Any]:
         "directory": run.directory,
         "timing": {"startup_s": _seconds(run.startup_s)},
         "notes": run.notes,
+    }
+
+
+def _cross_check(found: CrossCheck) -> dict[str, Any]:
+    return {
+        "program": found.program,
+        "family": found.family,
+        "end": found.run.end,
+        "status": found.run.status,
+        "seconds": _seconds(found.run.seconds),
+        "agrees": found.agrees,
+        "detail": found.detail,
+        "output": found.run.output,
     }
 
 

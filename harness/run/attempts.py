@@ -7,6 +7,7 @@ user wants that, and stays as bad as its worst boot; every boot is kept.
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import threading
@@ -19,15 +20,16 @@ from harness import kernels
 from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import PreparedKernel
-from harness.manifest import fixes, known_issues
+from harness.manifest import fixes, known_issues, programs
 from harness.manifest.fixes_table import FIXES
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
+from harness.manifest.plan import PROGRAM_S
 from harness.manifest.schema import Abi
 from harness.records.reuse import Results
 from harness.run.progress import Listener, Progress, Stage
 from harness.run.request import RunRequest
-from harness.verdict import judge
+from harness.verdict import cross_check, judge
 from harness.verdict.results import (
     Attempt,
     BootEnd,
@@ -35,6 +37,7 @@ from harness.verdict.results import (
     CheckResult,
     CheckVerdict,
     Confirmed,
+    CrossCheck,
     Family,
     FamilyResult,
     KernelResult,
@@ -181,16 +184,19 @@ class Attempts:
 
     def _plan(self, number: int) -> BootPlan:
         entry, options = self._entry, self._options
+        deadlines, plan = self._deadlines(), options.request.plan
+        # Less than what the boot as a whole may take, so that a program that hangs is no hang.
+        program_s = max(1, min(PROGRAM_S, int(deadlines.total / 2)))
         return BootPlan(
             kernel=self._kernel,
             base=options.roots[entry.abi],
             qemu=options.qemu,
             machine=Machine(entry.cpus, entry.memory_mib, entry.append, self._kvm),
-            request=Request(secrets.token_hex(16), options.seed, options.request.plan),
-            deadlines=self._deadlines(),
+            request=Request(secrets.token_hex(16), options.seed, plan, program_s),
+            deadlines=deadlines,
             directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
             number=number,
-            extra=options.extra,
+            extra={**options.extra, **programs.files(plan.programs, plan.families)},
         )
 
     def _deadlines(self) -> Deadlines:
@@ -217,6 +223,7 @@ class Attempts:
         families = judge.unexcused(excused, attempt.stream.rounds)
         attempt = replace(attempt, incidents=seen.incidents)
         verdict, reason = judge.kernel(attempt, families)
+        compared = self._cross_checks(attempt, families)
         result = KernelResult(
             name=entry.name,
             verdict=verdict,
@@ -229,7 +236,7 @@ class Attempts:
             capabilities=merge_capabilities(attempt.stream.capabilities),
             families=families,
             incidents=attempt.incidents,
-            notes=(*prepared.notes, *attempt.stream.notes, *seen.notes),
+            notes=(*map(str, compared), *prepared.notes, *attempt.stream.notes, *seen.notes),
             timing=Timing(
                 boot_s=attempt.boot_s,
                 checks_s=attempt.checks_s,
@@ -237,9 +244,22 @@ class Attempts:
             ),
             rounds=attempt.stream.rounds,
             missing_fixes=fixes.shown_missing(families, lacking),
+            cross_checks=compared,
             abi=entry.abi.value,
         )
         return replace(attempt, verdict=verdict), result
+
+    def _cross_checks(
+        self, attempt: Attempt, families: Mapping[Family, FamilyResult]
+    ) -> tuple[CrossCheck, ...]:
+        plan = self._options.request.plan
+        ended = itertools.chain(attempt.stream.programs, itertools.repeat(None))
+        return tuple(
+            cross_check.compare(program.shown(family), family, run, families.get(family))
+            for (program, family), run in zip(
+                programs.runs(plan.programs, plan.families), ended, strict=False
+            )
+        )
 
     def _tell(self, stage: Stage, detail: str = "", *, done: int = 0, planned: int = 0) -> None:
         self._listener(Progress(self._entry.name, stage, detail, done, planned))

@@ -222,6 +222,26 @@ class Rounds:
     cut: CutRound | None = None
 
 
+class ProgramEnd(StrEnum):
+    """How a program ended that the guest ran after the checks."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    DEADLINE = "deadline"  # it was killed
+    NOT_RUN = "not-run"  # the guest's kernel did not take it
+    LOST = "lost"  # the guest did not say
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """What a guest says of such a program. ``output`` is the end of what it wrote."""
+
+    end: ProgramEnd
+    status: int = 0  # exit status or signal
+    seconds: float = 0.0
+    output: str = ""
+
+
 @dataclass(frozen=True)
 class Stream:
     """What the guest's event stream said, already checked against the protocol.
@@ -248,6 +268,7 @@ class Stream:
     times_ms: Mapping[str, int] = field(default_factory=dict)  # since boot
     rounds: Rounds | None = None
     running: str = ""
+    programs: tuple[ProgramRun, ...] = ()  # those that ended, in the order in which they were run
 
 
 @dataclass(frozen=True)
@@ -327,6 +348,23 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
+class CrossCheck:
+    """A program's word on one family beside the checks'; ``agrees`` is None where it says nothing.
+
+    ``program`` is its command line; ``detail`` says in words how it ended, and what follows.
+    """
+
+    program: str
+    family: Family
+    run: ProgramRun
+    agrees: bool | None
+    detail: str
+
+    def __str__(self) -> str:
+        return f"cross-check: {self.program}: {self.detail}"
+
+
+@dataclass(frozen=True)
 class MissingFix:
     """A repair of mainline's that a kernel lacks, as the ``checks`` show.
 
@@ -361,6 +399,7 @@ class KernelResult:
     confirmed: Confirmed | None = None
     rounds: Rounds | None = None
     missing_fixes: tuple[MissingFix, ...] = ()
+    cross_checks: tuple[CrossCheck, ...] = ()
     abi: str = "native"  # of the guest's user space
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.host.programs import RunningClock
 from harness.kernels.prepared import PreparedKernel
+from harness.manifest import programs
 from harness.verdict.results import Attempt, BootEnd, Incident
 from harness.vm import commandline, hang, incidents, initramfs, memory
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
@@ -51,7 +52,7 @@ class Deadlines:
     boot: float  # virtme-ng's start to the guest's hello
     silence: float  # one event to the next
     power_off: float  # the closing event to QEMU's end
-    total: float  # up to the first round of checks, and of each further round anew
+    total: float  # up to the first round of checks, and of each further round or program anew
 
     @classmethod
     def scaled(cls, timeout: float, *, kvm: bool, share: float = 1.0) -> Deadlines:
@@ -144,6 +145,12 @@ class _Boot:
             plan.kernel.release,
             plan.request.seed,
             plan.request.plan.repeat,
+            [
+                program.shown(family)
+                for program, family in programs.runs(
+                    plan.request.plan.programs, plan.request.plan.families
+                )
+            ],
         )
         self._console = bytearray()
         self._running: list[tuple[int, str]] = []  # console length, check: for incidents
@@ -279,11 +286,11 @@ class _Boot:
         assert self._vm.events is not None
         data = read_available(self._vm.events.fileno())
         if data and not self._reader.broken:
-            rounds = self._reader.rounds
+            before = (self._reader.rounds, self._reader.programs)
             self._keep(data)
             self._reader.feed(data)
             self._last_event = self._last_sign = self._clock.now()
-            if self._reader.rounds > rounds:
+            if (self._reader.rounds, self._reader.programs) != before:
                 self._last_round = self._last_event
             if self._reader.said_hello:
                 self._timeline.reach(Mark.PROBES)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.kernels.prepared import PreparedKernel
-from harness.manifest.plan import Plan
+from harness.manifest.plan import PROGRAM_S, Plan
 from harness.vm.initramfs import CHECKER, REQUEST
 
 #: Name of the virtio port that carries the events.
@@ -111,9 +111,12 @@ class Request:
     nonce: str
     seed: int
     plan: Plan = field(default_factory=Plan)
+    program_s: int = PROGRAM_S  # of Plan.programs, each run
 
     def arguments(self) -> list[str]:
         given = {"port": PORT, "nonce": self.nonce, **self.plan.arguments(self.seed)}
+        if "program_s" in given:
+            given["program_s"] = str(self.program_s)
         for name, value in given.items():
             if not _GUEST_VALUE.fullmatch(value):
                 raise Unsafe(f"{name} {value!r} cannot be passed to the guest")

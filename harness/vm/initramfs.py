@@ -178,7 +178,7 @@ def write(
         for parent in sorted({str(p) for name in extra for p in PurePosixPath(name).parents[:-1]}):
             writer.directory(parent)  # the kernel makes none for a file
         for name, content in extra.items():
-            writer.file(name, content)
+            writer.file(name, content, 0o755)  # the loader of a program must be executable, too
         writer.close()
 
 

@@ -21,6 +21,8 @@ from harness.verdict.results import (
     CheckVerdict,
     CutRound,
     Family,
+    ProgramEnd,
+    ProgramRun,
     Rounds,
     Stream,
 )
@@ -71,15 +73,19 @@ class StreamReader:
         release: str | None = None,
         seed: int | None = None,
         repeat: Repeat = ONCE,
+        programs: Sequence[str] = (),
     ) -> None:
         """``release`` and ``seed`` are what hello has to say, where they are known.
 
-        ``repeat`` is what was asked of the guest.
+        ``repeat`` is what was asked of the guest, ``programs`` what it is to run after the checks.
         """
         self._nonce = nonce
         self._release = release
         self._seed = seed
         self._families = families
+        self._programs = programs
+        self._ended: list[ProgramRun] = []
+        self._in_program = False
         self._buffer = b""
         self._bytes = 0
         self._expected_number = 0
@@ -114,6 +120,8 @@ class StreamReader:
             "failure": self._on_failure,
             "alive": self._on_alive,
             "outcome": self._on_outcome,
+            "program": self._on_program,
+            "ended": self._on_ended,
             "end": self._on_end,
         }
 
@@ -137,7 +145,10 @@ class StreamReader:
 
     @property
     def running(self) -> str:
-        """The checks that were started and have not reported, or the part of a further round."""
+        """The checks that were started and have not reported, or the part of a further round, or
+        a program."""
+        if self._in_program:
+            return f"the program {self._programs[len(self._ended)]}"
         if not self._repeating:
             at = (max(group.next, group.at) for group in self._active.values())
             return ", ".join(str(self._plan[index]) for index in at)
@@ -148,6 +159,11 @@ class StreamReader:
     def rounds(self) -> int:
         """Those that are done."""
         return 0 if self._tally is None else self._tally.done
+
+    @property
+    def programs(self) -> int:
+        """Those that have ended."""
+        return len(self._ended)
 
     @property
     def failed_rounds(self) -> int:
@@ -217,6 +233,7 @@ class StreamReader:
             new_taint=end.get("taint", 0) & ~hello.get("taint", 0),
             times_ms=dict(self._times),
             rounds=self._rounds(cut),
+            programs=tuple(self._ended),
         )
 
     def _rounds(self, cut: CutRound | None) -> Rounds | None:
@@ -359,8 +376,27 @@ class StreamReader:
         self._groups[bisect_right(self._firsts, event["i"]) - 1].at = event["i"]
 
     def _on_alive(self, event: Event) -> None:
-        if not self._active:
+        if not self._active and not self._in_program:
             raise _Violation("alive, and no check runs")
+
+    def _on_program(self, event: Event) -> None:
+        number = len(self._ended)
+        if len(self._results) < len(self._plan) or self._repeating or self._in_program:
+            raise _Violation(f"program {event['p']} begins, and something else runs")
+        if event["p"] != number or number >= len(self._programs):
+            raise _Violation(f"program {event['p']} begins, of {len(self._programs)}")
+        self._in_program = True
+
+    def _on_ended(self, event: Event) -> None:
+        if not self._in_program or event["p"] != len(self._ended):
+            raise _Violation(f"program {event['p']} ends, and does not run")
+        try:
+            end = ProgramEnd(event["how"])
+        except ValueError:
+            raise _Violation(f"program {event['p']} ends as {event['how']!r}") from None
+        run = ProgramRun(end, event["status"], event["ms"] / 1000, event["output"])
+        self._ended.append(run)
+        self._in_program = False
 
     def _hello_seed(self) -> int:
         assert self._hello is not None, "it comes first"
@@ -435,6 +471,10 @@ class StreamReader:
             raise _Violation(
                 f"it closes after {len(self._results)} of {len(self._plan)} planned results "
                 f"and speaks of {event['results']}"
+            )
+        if self._in_program or len(self._ended) < len(self._programs):
+            raise _Violation(
+                f"it closes after {len(self._ended)} of {len(self._programs)} programs"
             )
         rounds = 1 if self._tally is None else self._tally.done
         if self._repeating or event["rounds"] != rounds:

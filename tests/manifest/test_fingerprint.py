@@ -22,6 +22,7 @@ from harness.manifest import fingerprint
 from harness.manifest.fingerprint import apart, counting, members, text
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, Source, TreeSource
 from harness.manifest.plan import Plan, Profile
+from harness.manifest.programs import Program
 from harness.records import reuse
 from harness.run.request import RunRequest
 from harness.verdict.results import Family
@@ -40,6 +41,7 @@ OTHERS: dict[Any, Any] = {
     Repeat: Repeat(3),
     Source: DebSource("trixie", "linux-image"),
     Plan: Plan(payload=5),
+    tuple[Program, ...]: (Program(Path("/p"), "1" * 64),),
     tuple[Family, ...]: (Family.IPV6,),
     tuple[str, ...]: ("another",),
     Mapping[str, bool]: {"mptcp_info": False},

@@ -20,6 +20,7 @@ from harness.verdict.results import (
     Attempt,
     CheckVerdict,
     Confirmed,
+    CrossCheck,
     CutRound,
     EarlierRun,
     Family,
@@ -27,6 +28,8 @@ from harness.verdict.results import (
     KernelVerdict,
     MissingFix,
     Phase,
+    ProgramEnd,
+    ProgramRun,
     RoundFailures,
     Rounds,
     Stream,
@@ -37,8 +40,8 @@ from tests.report.support import UNHURRIED
 
 #: Any name may stand in these, so that one more or one less is no mistake.
 OPEN = (("capabilities",), ("families",), ("rounds", "by_check"))
-OPTIONAL = ("payload", "expected", "got", "raw", "rounds", "missing_fixes", "abi")
-NULLABLE = ("check", "reused_from", "confirmed", "rounds", "cut")
+OPTIONAL = ("payload", "expected", "got", "raw", "rounds", "missing_fixes", "abi", "cross_checks")
+NULLABLE = ("check", "reused_from", "confirmed", "rounds", "cut", "agrees")
 JUNK: tuple[Any, ...] = (None, 1, 1.5, True, "junk", [], {}, ["junk", 1], {"junk": 1})
 
 Path = tuple[str | int, ...]
@@ -67,6 +70,15 @@ def sample() -> KernelResult:
         timing=replace(crashed.timing, phases=phases),
         reused_from=EarlierRun("20260101-000000-abcdef", "2026-01-01T00:00:01+00:00", 7, "/runs/1"),
         confirmed=Confirmed(4, 1),
+        cross_checks=(
+            CrossCheck(
+                program="mptcp_sockopt -6",
+                family=Family.IPV6,
+                run=ProgramRun(ProgramEnd.EXIT, 1, 0.5, "why"),
+                agrees=False,
+                detail="disagrees: exit 1",
+            ),
+        ),
         missing_fixes=(MissingFix("8c3963375988", "fix getting it", "6.15", ("ipv6_v6only.get",)),),
         rounds=Rounds(
             asked=9,

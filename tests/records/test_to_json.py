@@ -19,6 +19,7 @@ from harness.verdict.results import (
     CheckResult,
     CheckVerdict,
     Confirmed,
+    CrossCheck,
     CutRound,
     EarlierRun,
     Family,
@@ -29,6 +30,8 @@ from harness.verdict.results import (
     KernelVerdict,
     MissingFix,
     Phase,
+    ProgramEnd,
+    ProgramRun,
     RoundFailures,
     Rounds,
     RunResult,
@@ -73,6 +76,7 @@ KERNEL_KEYS = {
     "confirmed": (dict, type(None)),
     "rounds": (dict, type(None)),
     "missing_fixes": list,
+    "cross_checks": list,
     "abi": str,
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
@@ -155,6 +159,14 @@ ATTEMPTS = st.builds(
     verdict=st.none() | st.sampled_from(KernelVerdict),
 )
 FIXES = st.builds(MissingFix, TEXT, TEXT, TEXT, st.lists(TEXT, max_size=2).map(tuple))
+CROSS_CHECKS = st.builds(
+    CrossCheck,
+    TEXT,
+    st.sampled_from(Family),
+    st.builds(ProgramRun, st.sampled_from(ProgramEnd), st.integers(0, 255), SECONDS, TEXT),
+    st.none() | st.booleans(),
+    TEXT,
+)
 ROUNDS = st.builds(
     Rounds,
     asked=st.integers(2, 10**6),
@@ -195,6 +207,7 @@ KERNELS = st.builds(
     rounds=st.none() | ROUNDS,
     abi=TEXT,
     missing_fixes=st.lists(FIXES, max_size=2).map(tuple),
+    cross_checks=st.lists(CROSS_CHECKS, max_size=2).map(tuple),
 )
 RUNS = st.builds(
     RunResult,

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Compiled programs that run in the guest after the checks (``--cross-check``)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.manifest.fingerprint import apart
+from harness.verdict.results import Family
+
+#: In an argument: ``ipv4`` or ``ipv6``.
+FAMILY = "{family}"
+#: What a program is given for IPv6 where no argument has FAMILY: as the kernel's selftests take it.
+SIX = "-6"
+#: Programs of one run, and bytes of one with its libraries: the guest's memory holds them twice.
+MAX_PROGRAMS, MAX_SIZE = 8, 64 << 20
+
+_HEADER = struct.Struct("<16sHH")
+_PT_INTERP = 3
+#: By the machine of the ELF header: the layout of the header behind it, and of a segment.
+_LAYOUTS = {62: ("<IQQQIHHH", "<IIQQQQ"), 3: ("<IIIIIHHH", "<IIIII")}
+_MISSING = re.compile(r"^\s*(\S+) => not found$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Program:
+    """``path`` on the host, and what it is given; ``sha256`` is of its content."""
+
+    path: Path = field(metadata=apart("its content counts"))
+    sha256: str
+    arguments: tuple[str, ...] = ()
+
+    def command(self, family: Family) -> tuple[str, ...]:
+        """Its name and its arguments for ``family``."""
+        if any(FAMILY in argument for argument in self.arguments):
+            given = tuple(argument.replace(FAMILY, family) for argument in self.arguments)
+        else:
+            given = (*([SIX] if family is Family.IPV6 else []), *self.arguments)
+        return (self.path.name, *given)
+
+    def shown(self, family: Family) -> str:
+        return shlex.join(self.command(family))
+
+
+def find(texts: Sequence[str]) -> tuple[Program, ...]:
+    """The programs that ``texts`` name, each with arguments, as a shell would split them.
+
+    Raises UsageError for one that cannot run in the guest.
+    """
+    if len(texts) > MAX_PROGRAMS:
+        raise UsageError(f"--cross-check: {len(texts)} programs, at most {MAX_PROGRAMS} are run")
+    return tuple(_find(text) for text in texts)
+
+
+def _find(text: str) -> Program:
+    try:
+        name, *arguments = shlex.split(text)
+    except ValueError as error:
+        what = "it names no program" if not text.strip() else str(error).lower()
+        raise UsageError(f"--cross-check {text!r}: {what}") from None
+    place = shutil.which(name)
+    if place is None:
+        raise UsageError(
+            f"--cross-check {name}: there is no such executable file; name a compiled program"
+        )
+    path = Path(place).absolute()
+    content = path.read_bytes()
+    libraries_of(path, content)
+    return Program(path, hashlib.sha256(content).hexdigest(), tuple(arguments))
+
+
+def libraries_of(path: Path, content: bytes) -> tuple[Path, ...]:
+    """The shared libraries and the loader that the guest needs for the program.
+
+    Raises UsageError where it cannot run on x86-64, or the host itself lacks a library.
+    """
+    try:
+        loader = _loader(content)
+    except (struct.error, ValueError) as error:
+        why = "its ELF header is cut" if isinstance(error, struct.error) else error
+        raise UsageError(
+            f"--cross-check {path}: {why}; give a program compiled for x86-64 Linux"
+        ) from None
+    if loader is None:
+        libraries: tuple[Path, ...] = ()
+    elif not loader.exists():
+        raise UsageError(
+            f"--cross-check {path}: its loader {loader} is not on this host; link it statically "
+            "(cc -static), or install the C library it was linked with"
+        )
+    else:
+        libraries = _listed(path)
+    size = len(content) + sum(library.stat().st_size for library in libraries)
+    if size > MAX_SIZE:
+        raise UsageError(
+            f"--cross-check {path}: with its libraries it has {size >> 20} MiB, at most "
+            f"{MAX_SIZE >> 20} are put into the guest; strip it (strip -s)"
+        )
+    return libraries
+
+
+def _loader(content: bytes) -> Path | None:
+    """What its PT_INTERP names; None of a static program. Raises ValueError and struct.error."""
+    if content[:4] != b"\x7fELF":
+        raise ValueError("it is no ELF program")
+    _, kind, machine = _HEADER.unpack_from(content)
+    if machine not in _LAYOUTS or content[5] != 1 or kind not in (2, 3):
+        raise ValueError("it is no program for x86-64 or i386")
+    header, segment = _LAYOUTS[machine]
+    _, _, start, _, _, _, size, count = struct.unpack_from(header, content, _HEADER.size)
+    for number in range(count):
+        fields = struct.unpack_from(segment, content, start + number * size)
+        # Of 64 bits the flags come second; of 32 bits they are the last.
+        offset, length = (fields[2], fields[5]) if machine == 62 else (fields[1], fields[4])
+        if fields[0] == _PT_INTERP:
+            name = content[offset : offset + length].rstrip(b"\0").decode("ascii")
+            return Path(name)
+    return None
+
+
+def _listed(path: Path) -> tuple[Path, ...]:
+    """The libraries of a program that is linked dynamically, as ldd(1) finds them."""
+    answer = subprocess.run(
+        ["ldd", str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    missing = _MISSING.findall(answer.stdout)
+    if missing or answer.returncode != 0:
+        what = (
+            f"lacks {', '.join(missing)}"
+            if missing
+            else f"cannot load it ({answer.stderr.strip()})"
+        )
+        raise UsageError(
+            f"--cross-check {path}: this host {what}; link it statically (cc -static), or install "
+            "the libraries"
+        )
+    words = (word for line in answer.stdout.splitlines() for word in line.split())
+    return tuple(dict.fromkeys(Path(word) for word in words if word.startswith("/")))
+
+
+#: In the guest, see guest/programs.py.
+PLACE, COMMANDS = "opt/program", "opt/commands"
+
+
+def files(programs: Sequence[Program], families: Sequence[Family]) -> Mapping[str, bytes]:
+    """What the guest's root needs to run ``programs``, by name. Raises UsageError and OSError."""
+    found: dict[str, bytes] = {}
+    for number, program in enumerate(programs):
+        content = program.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != program.sha256:
+            raise UsageError(
+                f"--cross-check {program.path}: it changed while the run was under way"
+            )
+        found[f"{PLACE}/{number}/{program.path.name}"] = content
+        for library in libraries_of(program.path, content):
+            found[str(library).lstrip("/")] = library.read_bytes()
+    for number, (program, family) in enumerate(runs(programs, families)):
+        words = (str(programs.index(program)), *program.command(family))
+        found[f"{COMMANDS}/{number:03}"] = b"\0".join(
+            word.encode("utf-8", "surrogateescape") for word in words
+        )
+    return found
+
+
+def runs(programs: Sequence[Program], families: Sequence[Family]) -> list[tuple[Program, Family]]:
+    """In the order in which the guest runs them."""
+    return [(program, family) for program in programs for family in families]
