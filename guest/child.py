@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One process that runs the checks of one scenario in one family.
+"""One process that runs the checks of one scenario, in one family or in both.
 
 It is forked from the checker, so that it imports nothing, and tells its parent the outcome of each
 check through a pipe. The parent reads several at a time, for a switch between processes costs an
 emulated processor more than most checks do. What takes the kernel down must have been named before,
-so the child itself says which check comes next.
+so the child itself says which check comes next. Between two families it waits for its turn: until
+the parent has told all of the first, and that the second begins. Each has a network namespace.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from guest.lab import Lab
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, Mapping, Optional, Sequence
+    from typing import Callable, Collection, Iterator, Mapping, Optional, Sequence
 
     from guest.checks import Check
     from guest.scenarios import Scenario
@@ -92,26 +93,49 @@ def seed_of(seed: int, item: Item) -> int:
 class Child:
     """The process, as its parent sees it."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.ready = job.scenario.setup is None
+    def __init__(self, jobs: Sequence[Job]) -> None:
         self.silent = False  # it has closed its pipe: it ends, or will end
         self._buffer = b""
-        self.since = time.monotonic()
+        self._watch(jobs[0])
         self.records, records = os.pipe()
+        turns = (os.pipe(), os.pipe()) if len(jobs) > 1 else ()
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _work(job, parent, records)
+                _work(jobs, parent, records, *([turns[0][0], turns[1][1]] if turns else []))
             except BaseException as error:
-                said = "%s: %s: %s\n" % (job.scenario.name, type(error).__name__, error)
+                said = "%s: %s: %s\n" % (jobs[0].scenario.name, type(error).__name__, error)
                 os.write(2, said.encode("utf-8", "backslashreplace"))
             finally:
                 os._exit(70)
         os.close(records)
         os.set_blocking(self.records, False)
         self.process = _pidfd(self.pid)
+        self._turn = self._done = -1
+        if turns:
+            (theirs, self._turn), (self._done, also_theirs) = turns
+            os.close(theirs)
+            os.close(also_theirs)
+
+    def _watch(self, job: Job) -> None:
+        self.ready = job.scenario.setup is None
+        self.since = time.monotonic()
+
+    @property
+    def signs(self) -> Sequence[int]:
+        """Descriptors that become readable when there is something to be done at once."""
+        return [fd for fd in (self.process, self._done) if fd >= 0]
+
+    def begin(self, job: Job) -> None:
+        """Let it, which waits for its turn or soon will, begin with ``job``."""
+        self._watch(job)
+        os.write(self._turn, b"1")
+
+    def note(self, readable: Collection[int]) -> None:
+        """Take the sign that it waits, so that it wakes nobody again."""
+        if self._done in readable:
+            os.read(self._done, 1)
 
     def read(self) -> Iterator[Sequence[str]]:
         """The records that have come. Raises ValueError for what is none."""
@@ -158,7 +182,7 @@ class Child:
     def kill(self) -> None:
         """End it and its session, without waiting."""
         isolation.kill_session(self.pid)
-        for fd in (self.records, self.process):
+        for fd in (self.records, self.process, self._turn, self._done):
             if fd >= 0:
                 os.close(fd)
 
@@ -174,10 +198,10 @@ def _pidfd(pid: int) -> int:
 # From here on, in the child.
 
 
-def _work(job: Job, parent: int, records: int) -> None:
-    """Run the job to its end; does not return."""
+def _work(jobs: Sequence[Job], parent: int, records: int, turn: int = -1, done: int = -1) -> None:
+    """Run the jobs to their end; does not return."""
     isolation.enter(parent)
-    keep_only(0, 1, 2, records, *([job.port] if job.port >= 0 else []))
+    keep_only(0, 1, 2, *[fd for fd in (records, turn, done, jobs[0].port) if fd >= 0])
     _signal.signal(_SIGPIPE, _signal.SIG_IGN)  # an error is what a check looks for
     _answer_signals(records)
 
@@ -187,12 +211,23 @@ def _work(job: Job, parent: int, records: int) -> None:
         while data:
             data = data[os.write(records, data) :]
 
-    prepared = Lab(job.family, seed=job.seed)
-    failed = _set_up(job, prepared)
-    if failed:
-        tell(SETUP_FAILED, failed)
-        os._exit(1)
-    tell(READY)
+    # The parent passes over jobs of which nothing can run, too.
+    left = [job for job in jobs if not all(item.lacking for item in job.items)]
+    for job in left:
+        if job is not left[0]:
+            os.write(done, b"1")
+            os.read(turn, 1)
+        prepared = Lab(job.family, seed=job.seed)
+        failed = _set_up(job, prepared)
+        if failed:
+            tell(SETUP_FAILED, failed)
+            os._exit(1)
+        tell(READY)
+        _run(job, tell)
+    os._exit(0)
+
+
+def _run(job: Job, tell: Callable[..., None]) -> None:
     me = os.getpid()
     left = [item for item in job.items if not item.lacking]
     for item in left:
@@ -202,7 +237,6 @@ def _work(job: Job, parent: int, records: int) -> None:
         if os.getpid() != me:
             os._exit(1)  # a check forked, and this is what it forked
         tell(verdict, *(part for name in told for part in (name, _short(told[name]))))
-    os._exit(0)
 
 
 def keep_only(*wanted: int) -> None:

@@ -21,16 +21,19 @@ MSG_PEEK, MSG_DONTWAIT = 0x02, 0x40
 #: segment is seen.
 _BLOCK = 65521
 _READ = 1 << 17
-_blocks: dict[int, bytes] = {}
+#: The longest content that was wanted so far, by seed.
+_contents: dict[int, bytes] = {}
 
 
 def content(size: int, seed: int = 0) -> bytes:
     """``size`` bytes, the same for the same ``seed``."""
-    block = _blocks.get(seed)
-    if block is None:
-        block = _random.Random(seed + 1).getrandbits(8 * _BLOCK).to_bytes(_BLOCK, "little")
-        _blocks[seed] = block
-    return (block * (size // _BLOCK + 1))[:size]
+    known = _contents.get(seed)
+    if known is None:
+        known = _random.Random(seed + 1).getrandbits(8 * _BLOCK).to_bytes(_BLOCK, "little")
+    if len(known) < size:
+        known = known[:_BLOCK] * (size // _BLOCK + 1)
+    _contents[seed] = known
+    return known if len(known) == size else known[:size]
 
 
 def recv_now(sock: _socket.socket, size: int, flags: int = 0) -> bytes:

@@ -142,8 +142,11 @@ def _is_readable(sock: _socket.socket) -> bool:
 
 def write_sysctl(name: str, value: str) -> None:
     """Set ``net.…`` of this network namespace, with dots or slashes. Raises OSError."""
-    with open("/proc/sys/" + name.replace(".", "/"), "wb", buffering=0) as file:
-        file.write(value.encode())
+    fd = os.open("/proc/sys/" + name.replace(".", "/"), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
 
 
 def has_root() -> bool:

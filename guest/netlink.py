@@ -252,6 +252,14 @@ class Events:
     def close(self) -> None:
         self.socket.close()
 
+    def discard(self) -> None:
+        """Drop what has come."""
+        try:
+            while True:
+                self.socket.recv(1)  # the rest of the datagram is dropped with it
+        except BlockingIOError:
+            pass
+
     def pending(self) -> Sequence[Message]:
         """(command, attributes in bytes) of each event that has come; never waits."""
         found: list[Message] = []

@@ -178,7 +178,7 @@ class PathManager:
 class Event:
     """What the kernel told of one connection; what an event does not carry is None."""
 
-    __slots__ = ("attributes", "kind")
+    __slots__ = ("_attributes", "_data", "kind")
     #: MPTCP_ATTR_*
     NUMBERS = {
         "token": 1,
@@ -198,7 +198,15 @@ class Event:
 
     def __init__(self, kind: int, data: bytes) -> None:
         self.kind = kind
-        self.attributes = netlink.attributes(data)
+        self._data = data
+        self._attributes: Optional[dict[int, bytes]] = None
+
+    @property
+    def attributes(self) -> dict[int, bytes]:
+        # There are thousands, most of which nobody looks at.
+        if self._attributes is None:
+            self._attributes = netlink.attributes(self._data)
+        return self._attributes
 
     def number(self, name: str) -> Optional[int]:
         data = self.attributes.get(self.NUMBERS[name])
@@ -237,7 +245,7 @@ class Events:
         return self.seen
 
     def forget(self) -> None:
-        self.read()
+        self._source.discard()
         self.seen = []
 
     def of(self, kind: int, token: int = 0) -> Sequence[Event]:

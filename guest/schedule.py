@@ -2,8 +2,9 @@
 """Runs the scenarios' processes, and turns what they say into results.
 
 Scenarios that mostly wait run at the same time, those that keep the processor busy one after
-another. A process that dies, or whose check does not end in time, fails that check and loses the
-rest of its own checks; the others go on.
+another: one process for both families, which it goes through in turn. A process that dies, or whose
+check does not end in time, fails that check and loses the rest of its scenario in that family; the
+others go on.
 """
 
 from __future__ import annotations
@@ -40,16 +41,17 @@ MAX_WAITING = 8
 IMPATIENT_S = 15.0
 #: Seconds in which what was killed should have ended.
 LINGER_S = 1.0
-#: Seconds in which the children are left alone, unless one ends.
-NAP_S = 0.02
+#: Seconds in which the children are left alone, unless one ends or waits for its turn. Each look
+#: at them takes the processor from the one that runs.
+NAP_S = 0.2
 
 
 class Schedule:
     """One round of ``jobs``, told to ``report``, which writes to ``sink``."""
 
     def __init__(self, jobs: Sequence[Job], report: Report, sink: Sink) -> None:
-        self._waiting = [job for job in jobs if job.scenario.waits]
-        self._busy = [job for job in jobs if not job.scenario.waits]
+        self._waiting = [[job] for job in jobs if job.scenario.waits]
+        self._busy = _by_scenario([job for job in jobs if not job.scenario.waits])
         self._report = report
         self._sink = sink
         self._last_word = time.monotonic()
@@ -61,6 +63,7 @@ class Schedule:
         """Run them all, and leave no process behind."""
         spared = isolation.children()
         isolation.adopt_orphans(True)
+        isolation.keep_memory()
         try:
             self._begin()
             while self._runs:
@@ -95,23 +98,36 @@ class Schedule:
     def _count_waiting(self) -> int:
         return sum(run.job.scenario.waits for run in self._runs)
 
-    def _start(self, job: Job) -> None:
-        run = _Run(job)
-        if not self._advance(run):
+    def _start(self, jobs: Sequence[Job]) -> None:
+        run = _Run(jobs)
+        if not self._find_work(run):
             return
         # Before the fork, so that what the setup does to the kernel is charged to it.
         self._report.start(run.item.index)
         try:
-            run.child = Child(job)
+            run.child = Child(run.jobs)
         except OSError as error:
             self._give_up(run, str(error))
+            self._start_rest(run)
             return
         self._runs.append(run)
-        if run.child.process >= 0:
-            self._poll.register(run.child.process, select.POLLIN)
+        for fd in run.child.signs:
+            self._poll.register(fd, select.POLLIN)
+
+    def _start_rest(self, run: _Run) -> None:
+        """Have the other families' jobs run in a process of their own."""
+        if run.jobs[1:]:
+            self._busy.insert(0, run.jobs[1:])
+
+    def _find_work(self, run: _Run) -> bool:
+        """Pass over jobs of which nothing can run. Whether a check is left in any."""
+        while not self._advance(run):
+            if not run.next_job():
+                return False
+        return True
 
     def _advance(self, run: _Run) -> bool:
-        """Pass over what cannot run on this kernel. Whether a check is left."""
+        """Pass over what cannot run on this kernel. Whether a check is left in this job."""
         items = run.job.items
         while run.at < len(items) and items[run.at].lacking:
             self._skip(items[run.at])
@@ -124,10 +140,11 @@ class Schedule:
 
     def _serve(self) -> None:
         """Give the children time, and take what they have said meanwhile, all at once."""
-        ended = {fd for fd, _ in self._poll.poll(1000 * NAP_S)}
+        readable = {fd for fd, _ in self._poll.poll(1000 * NAP_S)}
         self._sink.hold(True)
         for run in list(self._runs):
-            if self._hear(run, run.child.silent or run.child.process in ended):
+            run.child.note(readable)
+            if self._hear(run, run.child.silent or run.child.process in readable):
                 self._finish(run)
             elif time.monotonic() - run.child.since > self._deadline_s(run):
                 self._expire(run)
@@ -147,7 +164,7 @@ class Schedule:
         try:
             for record in run.child.read():
                 if self._take(run, record):
-                    return True
+                    return ended is not None or not self._go_on(run)
         except (ValueError, IndexError) as error:
             self._stop(run, "its process wrote no result: %s" % error)
             return True
@@ -158,8 +175,16 @@ class Schedule:
             return True
         return False
 
+    def _go_on(self, run: _Run) -> bool:
+        """Have the child begin with the next of its jobs, if there is one."""
+        if not run.child.ready or not run.next_job() or not self._find_work(run):
+            return False
+        self._report.start(run.item.index)
+        run.child.begin(run.job)
+        return True
+
     def _take(self, run: _Run, record: Sequence[str]) -> bool:
-        """One record. Whether it was the last."""
+        """One record. Whether it was the last of this job."""
         if record[0] == READY:
             run.child.ready = True
             run.child.since = time.monotonic()
@@ -223,21 +248,42 @@ class Schedule:
 
     def _finish(self, run: _Run) -> None:
         self._runs.remove(run)
-        if run.child.process >= 0:
-            self._poll.unregister(run.child.process)
+        for fd in run.child.signs:
+            self._poll.unregister(fd)
         run.child.kill()
         isolation.reap_killed()
+        self._start_rest(run)
 
 
 class _Run:
-    """A job under way: its process, and which of its items runs."""
+    """Jobs under way, of which the first runs: its process, and which of its items."""
 
     child: Child
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
         self.at = 0
+
+    @property
+    def job(self) -> Job:
+        return self.jobs[0]
 
     @property
     def item(self) -> Item:
         return self.job.items[self.at]
+
+    def next_job(self) -> bool:
+        """Turn to the next job. Whether there is one; else the last one stays."""
+        if not self.jobs[1:]:
+            return False
+        self.jobs = self.jobs[1:]
+        self.at = 0
+        return True
+
+
+def _by_scenario(jobs: Sequence[Job]) -> list[Sequence[Job]]:
+    """The jobs that one process runs in turn: those of one scenario."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(job.scenario.name, []).append(job)
+    return list(found.values())

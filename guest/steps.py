@@ -129,7 +129,7 @@ class Script:
             keys.setdefault(one["kind"], set()).update(one)
         found = []
         for event in self.bench.events.read():
-            if event.token in sides and event.kind in keys:
+            if event.kind in keys and event.token in sides:
                 found.append(_projected(event, sides[event.token], keys[event.kind]))
         return _sorted(found)
 

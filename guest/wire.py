@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import struct
 
+from guest import isolation
 from guest.lab import wait_until
 
 TYPE_CHECKING = False
@@ -145,21 +146,22 @@ def parse(protocol: int, packet: bytes) -> Optional[Segment]:
     return None
 
 
-_sockets: list[_socket.socket] = []
+#: By the number of the namespace that isolation.isolate() made.
+_sockets: dict[int, _socket.socket] = {}
 
 
 def _packet_socket() -> _socket.socket:
-    """The packet socket of this process, which is one for all captures.
+    """The packet socket of this process and namespace, which is one for all captures.
 
     To close one takes the kernel an RCU grace period, some 25 ms.
     """
-    if not _sockets:
+    if isolation.made not in _sockets:
         sock = _socket.socket(AF_PACKET, _socket.SOCK_DGRAM, _socket.htons(ETH_P_ALL))
         sock.setblocking(False)
         sock.setsockopt(_socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         sock.bind(("lo", ETH_P_ALL))
-        _sockets.append(sock)
-    return _sockets[0]
+        _sockets[isolation.made] = sock
+    return _sockets[isolation.made]
 
 
 class Capture:

@@ -42,12 +42,12 @@ def _steady(first: bytes, second: bytes) -> Callable[[bytes], bytes]:
     """Leaves out of a structure's first bytes those that differed between two looks: times."""
     moving = [i for i, pair in enumerate(zip(first, second)) if pair[0] != pair[1]]
     # The rest of a number that moved may move at the next look.
-    hidden = {i for at in moving for i in range(at & ~7, (at & ~7) + 8)}
+    mask = ~0
+    for at in moving:
+        mask &= ~(0xFFFFFFFFFFFFFFFF << 8 * (at & ~7))
 
     def hide(data: bytes) -> bytes:
-        if not hidden:
-            return data
-        return bytes(0 if i in hidden else byte for i, byte in enumerate(data))
+        return (int.from_bytes(data, "little") & mask).to_bytes(len(data), "little")
 
     return hide
 

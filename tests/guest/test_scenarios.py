@@ -336,6 +336,7 @@ def test_no_more_scenarios_wait_at_once_than_may(
 
 def test_a_long_wait_is_no_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "ALIVE_S", 0.05)
+    monkeypatch.setattr(schedule, "NAP_S", 0.01)
     world.scenario("long", lambda lab: time.sleep(0.4), waits=True)
     world.run()
     assert sum(kind == "alive" for kind, _ in world.said) >= 3
@@ -403,6 +404,97 @@ def test_a_check_is_run_in_its_families_phases_and_sides(world: World) -> None:
     results = world.run(families=("ipv4", "ipv6")).results
     assert {result.verdict for result in results} == {CheckVerdict.PASS}
     assert len(results) == 2 + 4
+
+
+BOTH = ("ipv4", "ipv6")
+
+
+def test_one_process_runs_both_families_each_in_a_namespace_of_its_own(world: World) -> None:
+    """A fork costs an emulated processor 0.1 s."""
+    seen: list[str] = []
+
+    def notes(lab: Lab) -> None:
+        seen.append(str(NAMESPACE.readlink()))
+        checks.equal("seen", (os.getpid(), seen), None)
+
+    world.scenario("both", notes, setup=lambda lab: lab.socket())
+    first, second = [result.got for result in world.run(families=BOTH).results]
+    assert eval(first)[0] == eval(second)[0]
+    assert len(set(eval(second)[1])) == 2
+
+
+def test_scenarios_that_wait_run_in_both_families_at_once(world: World) -> None:
+    world.scenario("long", lambda lab: checks.equal("pid", os.getpid(), 0), waits=True)
+    first, second = [result.got for result in world.run(families=BOTH).results]
+    assert first != second
+
+
+@pytest.mark.parametrize("stop", [dies, exits, bad])
+def test_the_second_family_is_run_whatever_becomes_of_the_first(
+    world: World, stop: Function
+) -> None:
+    def of_ipv4(lab: Lab) -> None:
+        if lab.family == _socket.AF_INET:
+            stop(lab)
+
+    world.scenario("both", good, of_ipv4, good)
+    world.scenario("next", good)
+    stream = world.run(families=BOTH)
+    bad_ones = [str(result.key.family) for result in stream.results if result.verdict != "pass"]
+    assert len(stream.results) == 8
+    assert set(bad_ones) == {"ipv4"}
+    assert [str(r.verdict) for r in stream.results[4:]] == ["pass"] * 4
+
+
+def test_a_setup_that_fails_in_one_family_leaves_the_other(world: World) -> None:
+    def only_ipv6(lab: Lab) -> None:
+        assert lab.family == _socket.AF_INET6
+
+    world.scenario("both", good, good, setup=only_ipv6)
+    verdicts = [str(result.verdict) for result in world.run(families=BOTH).results]
+    assert verdicts == ["error", "error", "pass", "pass"]
+
+
+def test_the_second_family_begins_once_the_first_was_told(world: World) -> None:
+    """What takes the kernel down in it is charged to it, not to the last check of the first."""
+    world.scenario("both", good, good)
+    world.run(families=BOTH, rounds=2)
+    order = [(kind, fields["i"]) for kind, fields in world.said if kind in ("start", "result")]
+    assert order == [(kind, index) for index in range(4) for kind in ("start", "result")]
+
+
+def test_a_family_of_which_nothing_can_run_is_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(self: runner.Runner, family: str) -> dict[str, str]:
+        return {"wings": "it has none"} if family == lacks else {}
+
+    monkeypatch.setattr(runner.Runner, "_missing", missing)
+    world.scenario("both")
+    for name in "ab":
+        world.check(f"both.{name}", "both", good, needs=["wings"])
+    world.scenario("next", good)
+    for lacks in BOTH:
+        results = world.run(families=BOTH).results
+        assert {r.key.family for r in results if r.verdict != "pass"} == {Family(lacks)}
+        assert sum(r.verdict == CheckVerdict.UNSUPPORTED for r in results) == 2
+
+
+def test_memory_that_is_freed_is_kept_by_the_scenarios(world: World) -> None:
+    """A buffer of 1 MiB that is made again and again is not faulted in and cleared each time."""
+
+    def faults() -> int:
+        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[7])
+
+    def allocates(lab: Lab) -> None:
+        bytearray(1 << 20)
+        before = faults()
+        for _ in range(20):
+            bytearray(1 << 20)
+        checks.require("page faults", faults() - before < 256, "few", faults() - before)
+
+    world.scenario("memory", allocates)
+    assert set(world.verdicts().values()) == {"pass"}
 
 
 def test_seeds_are_of_the_run_the_check_and_the_place() -> None:

@@ -77,7 +77,7 @@ SOCKSTAT = "sockets: used 9\nTCP: inuse 4 orphan 1\n"
 @pytest.fixture
 def proc(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     files = {"netstat": NETSTAT, "protocols": PROTOCOLS, "sockstat": SOCKSTAT, "sockstat6": ""}
-    monkeypatch.setattr(mib, "_read", files.__getitem__)
+    monkeypatch.setattr(mib, "_read_bytes", lambda name: files[name].encode())
     return files
 
 
