@@ -13,7 +13,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional
+    from typing import Callable, Optional, Sequence
 
     from guest.lab import Lab
 
@@ -30,9 +30,13 @@ class Scenario:
     of a family; what it adopts into its lab stays open until the last check is done. Set ``waits``
     where the checks mostly sleep: such scenarios run at the same time as others. A check that
     takes longer than ``deadline_s`` fails, and the rest of its scenario is not run.
+
+    Set ``one_family`` where no code of MPTCP that the checks reach knows the family: buffers,
+    wake-ups, calls at the same time. Each check is then run in one family, half of them in IPv4 and
+    half in IPv6.
     """
 
-    __slots__ = ("deadline_s", "name", "setup", "waits")
+    __slots__ = ("deadline_s", "name", "one_family", "setup", "waits")
 
     def __init__(
         self,
@@ -40,11 +44,13 @@ class Scenario:
         setup: Optional[Setup] = None,
         waits: bool = False,
         deadline_s: float = DEADLINE_S,
+        one_family: bool = False,
     ) -> None:
         self.name = name
         self.setup = setup
         self.waits = waits
         self.deadline_s = deadline_s
+        self.one_family = one_family
 
 
 _declared: dict[str, Scenario] = {}
@@ -60,3 +66,10 @@ def declare(scenario: Scenario) -> Scenario:
 def named(name: str) -> Scenario:
     """The scenario declared as ``name``, or a plain one."""
     return _declared.get(name) or Scenario(name)
+
+
+def families_of(check: str, scenario: str) -> Sequence[str]:
+    """Where the check with this id is run, unless it says so itself."""
+    if not named(scenario).one_family:
+        return ("ipv4", "ipv6")
+    return ("ipv4",) if sum(check.encode()) % 2 else ("ipv6",)

@@ -8,6 +8,8 @@ capabilities it needs, the phases, sides and payloads it runs at) makes the plan
 
 from __future__ import annotations
 
+from guest import scenarios
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Optional, Sequence
@@ -192,7 +194,7 @@ def scenario_check(
     *,
     scenario: str,
     needs: Sequence[str] = (),
-    families: Sequence[str] = ("ipv4", "ipv6"),
+    families: Optional[Sequence[str]] = None,
     phases: Sequence[str] = ("run",),
     sides: Sequence[str] = ("both",),
     covers: str = "",
@@ -200,8 +202,8 @@ def scenario_check(
 ) -> Callable[[LabFunction], LabFunction]:
     """Register the decorated function of a :class:`~guest.lab.Lab` as the check ``id``.
 
-    It runs in ``scenario`` (:mod:`guest.scenarios`), once for each of ``families``, ``phases`` and
-    ``sides``; the lab says which.
+    It runs in ``scenario`` (:mod:`guest.scenarios`), once for each of ``families`` (by default the
+    scenario's), ``phases`` and ``sides``; the lab says which.
     """
 
     def register(function: LabFunction) -> LabFunction:
@@ -214,7 +216,7 @@ def scenario_check(
                 sides,
                 (scenario,),
                 covers,
-                families,
+                scenarios.families_of(id, scenario) if families is None else families,
                 scenario,
                 bug,
             )

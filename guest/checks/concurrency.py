@@ -17,6 +17,7 @@ from guest.calls import POLLIN, Worker, errno_of, poll
 from guest.checks import Failed, equal, errno_name, require, scenario_check
 from guest.flow import content
 from guest.lab import wait_until
+from guest.scenarios import Scenario, declare
 from guest.states import disconnect
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from guest.lab import Lab
 
-SCENARIO = "concurrency"
+SCENARIO = declare(Scenario("concurrency", one_family=True)).name
 PATHS = ("userspace_pm",)
 SIZE = 160_000
 READ = 1 << 15

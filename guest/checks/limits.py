@@ -42,7 +42,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from guest.lab import Lab, Pair
 
-SCENARIO = declare(Scenario("buffers", waits=True)).name
+SCENARIO = declare(Scenario("buffers", waits=True, one_family=True)).name
 EISCONN = 106
 PAGE_FRAGMENT = 65536  # that a send buffer may be exceeded by
 SIDES = ("mptcp", "fallback")

@@ -12,6 +12,7 @@ from guest.checks import equal, scenario_check
 from guest.flow import MSG_PEEK, at_end, content, exchange, read, same, small_buffers
 from guest.lab import Lab, wait_until, write_sysctl
 from guest.multipath import info
+from guest.scenarios import Scenario, declare
 from guest.setting import put
 from guest.variants import each
 
@@ -19,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from guest.lab import Pair
 
-SCENARIO = "transfers"
+SCENARIO = declare(Scenario("transfers", one_family=True)).name
 #: rtnetlink: RTM_NEWLINK, IFLA_GSO_MAX_SIZE and IFLA_GSO_IPV4_MAX_SIZE.
 NEW_LINK, GSO_MAX, GSO_IPV4_MAX = 16, 41, 63
 LARGE_GSO = 180_000

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from guest.lab import Lab, Pair
 
-SCENARIO = declare(Scenario("waits", waits=True)).name
+SCENARIO = declare(Scenario("waits", waits=True, one_family=True)).name
 MSG_WAITALL = 0x100
 #: Old options take two longs, new ones two 64-bit numbers, in a 32-bit program, too.
 CODES = {"": "@ll", "_NEW": "=qq"}

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from guest.lab import Lab, Pair
 
-SCENARIO = declare(Scenario("wakeups", waits=True)).name
+SCENARIO = declare(Scenario("wakeups", waits=True, one_family=True)).name
 SIDES = ("mptcp", "fallback")
 #: The call's own timeout; what takes longer than half of it was not woken.
 PATIENCE_S = 16.0
