@@ -209,10 +209,20 @@ class Worker:
                 return True
         return False
 
-    def result(self, seconds: float = 5.0) -> object:
-        """What ``call`` returned; raises what it raised. Fails the check after ``seconds``."""
-        if not self._done.acquire(timeout=seconds):
-            raise Failed("a call in a thread still waits after %.0f s" % seconds, "an end", "none")
+    def result(self, seconds: float = 5.0, busy_s: Optional[float] = None) -> object:
+        """What ``call`` returned; raises what it raised. Fails the check after ``seconds``.
+
+        With ``busy_s`` also once this process has used as much of the processor meanwhile: a call
+        that spins need not be waited for, and a slow machine does not count as one.
+        """
+        until, used = time.monotonic() + seconds, time.process_time()
+        while not self._done.acquire(timeout=seconds if busy_s is None else seconds / 25):
+            if busy_s is not None and time.process_time() - used > busy_s:
+                what = "a call in a thread used the processor for %.0f s" % busy_s
+                raise Failed(what, "an end", "none")
+            if time.monotonic() >= until:
+                what = "a call in a thread still waits after %.0f s" % seconds
+                raise Failed(what, "an end", "none")
         self._done.release()
         if self.error is not None:
             raise self.error

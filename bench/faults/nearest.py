@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from bench.faults.catalogue import Fault
 from guest import checks
@@ -95,6 +95,16 @@ def ids(places: Iterable[str]) -> list[str]:
 def family(fault: Fault) -> str:
     """The address family in which ``fault`` is looked for first."""
     return "ipv6" if re.search("v6|6_|IPV6", f"{fault.name} {fault.sees}") else "ipv4"
+
+
+def families(fault: Fault, ids: Collection[str]) -> list[str]:
+    """That family, and the other where one of the checks ``ids`` is run in that alone."""
+    first = family(fault)
+    found = {first}
+    for item in checks.all_checks():
+        if item.id in ids and first not in item.families:
+            found.update(item.families)
+    return sorted(found)
 
 
 def of_group(fault: Fault) -> tuple[str, ...]:

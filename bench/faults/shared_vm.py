@@ -185,7 +185,8 @@ class TieredBoots:
 
 
 def _given(fault: Fault, places: Sequence[str]) -> list[str]:
-    return [nearest.family(fault), *nearest.ids(places)]
+    ids = nearest.ids(places)
+    return [*nearest.families(fault, ids), *ids]
 
 
 def _bad(record: Record) -> set[str]:

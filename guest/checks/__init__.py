@@ -126,9 +126,9 @@ class Check:
     """
 
     __slots__ = (
+        "_families",
         "bug",
         "covers",
-        "families",
         "function",
         "id",
         "needs",
@@ -147,7 +147,7 @@ class Check:
         sides: Sequence[str],
         payloads: Sequence[str],
         covers: str,
-        families: Sequence[str] = ("ipv4", "ipv6"),
+        families: Optional[Sequence[str]] = None,
         scenario: str = "",
         bug: str = "",
     ) -> None:
@@ -158,9 +158,14 @@ class Check:
         self.sides = tuple(sides)
         self.payloads = tuple(payloads)
         self.covers = covers
-        self.families = tuple(families)
+        self._families = families
         self.scenario = scenario  # "" for a check of a connection
         self.bug = bug
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Where it is run: what it declares, or what its scenario says, which may come later."""
+        return tuple(self._families or scenarios.families_of(self.id, self.scenario))
 
     @property
     def summary(self) -> str:
@@ -216,7 +221,7 @@ def scenario_check(
                 sides,
                 (scenario,),
                 covers,
-                scenarios.families_of(id, scenario) if families is None else families,
+                families,
                 scenario,
                 bug,
             )

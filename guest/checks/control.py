@@ -11,6 +11,7 @@ from guest.calls import POLLRDHUP, errno_of, poll
 from guest.checks import Failed, equal, require, scenario_check
 from guest.flow import MSG_PEEK, arrive, at_end, content, same
 from guest.lab import MPTCP, TCP, wait_until
+from guest.scenarios import Scenario, declare
 from guest.setting import IPPROTO_TCP, SOL_SOCKET
 
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from guest.lab import Lab, Pair
 
-SCENARIO = "flags"
+SCENARIO = declare(Scenario("flags", waits=True, one_family=True)).name
 TCP_INQ = 36  # also the type of the control message, TCP_CM_INQ
 SO_TIMESTAMPING = 37
 SOF_RX_SOFTWARE, SOF_SOFTWARE, SOF_OPT_ID = 1 << 3, 1 << 4, 1 << 7

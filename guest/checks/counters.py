@@ -190,7 +190,7 @@ def sockets_in_use(lab: Lab) -> None:
     name = _protocol_name(lab)
     multipath.wait_for("sockets of %s without any" % name, lambda: mib.sockets(name), 0)
     pair = lab.pair()
-    multipath.wait_for("sockets of %s with three" % name, lambda: mib.sockets(name), 3)
+    equal("sockets of %s with three" % name, mib.sockets(name), 3)
     for sock in (pair.client, pair.server, pair.listener):
         sock.close()
     multipath.wait_for("sockets of %s once closed" % name, lambda: mib.sockets(name), 0)

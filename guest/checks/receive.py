@@ -8,6 +8,7 @@ import errno
 
 from guest.calls import SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, Blocking, Worker, fails, ioctl
 from guest.checks import equal, scenario_check
+from guest.checks.control import SCENARIO
 from guest.flow import (
     MSG_DONTWAIT,
     MSG_PEEK,
@@ -25,7 +26,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from guest.lab import Lab
 
-SCENARIO = "flags"
 MSG_OOB, MSG_TRUNC, MSG_WAITALL, MSG_ERRQUEUE = 0x01, 0x20, 0x100, 0x2000
 _N = 3000
 
@@ -70,7 +70,7 @@ def peek_waitall_collects(lab: Lab) -> None:
     worker = Worker(lambda: pair.server.recv(2 * _N, MSG_PEEK | MSG_WAITALL))
     worker.wait_blocked()
     pair.client.sendall(data[_N:])
-    got = worker.result()
+    got = worker.result(busy_s=1.0)
     assert isinstance(got, bytes)
     same("a peek that had to wait", got, data)
     pair.server.settimeout(5)

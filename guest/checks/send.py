@@ -10,6 +10,7 @@ import os
 
 from guest.calls import POLLIN, Blocking, errno_of, fails, poll, splice
 from guest.checks import Failed, equal, require, scenario_check
+from guest.checks.control import SCENARIO
 from guest.flow import (
     at_end,
     content,
@@ -26,7 +27,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from guest.lab import Lab
 
-SCENARIO = "flags"
 MSG_OOB, MSG_DONTWAIT, MSG_EOR, MSG_NOSIGNAL = 0x01, 0x40, 0x80, 0x4000
 MSG_MORE, MSG_ZEROCOPY, MSG_ERRQUEUE = 0x8000, 0x4000000, 0x2000
 SO_ZEROCOPY = 60

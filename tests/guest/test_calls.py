@@ -89,9 +89,35 @@ def test_a_worker_that_does_not_end_fails(pair: tuple[socket.socket, socket.sock
     worker.result()
 
 
+def test_a_worker_that_spins_is_not_waited_for() -> None:
+    """Of 5 s in which it would be, it uses the processor for a hundredth of one."""
+    over: list[bool] = []
+
+    def spins() -> None:
+        while not over:
+            pass
+
+    worker = calls.Worker(spins)
+    with pytest.raises(Failed, match="used the processor"):
+        worker.result(5.0, busy_s=0.01)
+    over.append(True)
+    worker.result()
+
+
+def test_a_worker_that_waits_does_not_count_as_one_that_spins(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    worker = calls.Worker(lambda: pair[0].recv(4))
+    with pytest.raises(Failed, match="still waits"):
+        worker.result(0.05, busy_s=5.0)
+    pair[1].send(b"x")
+    assert worker.result(busy_s=5.0) == b"x"
+
+
 def test_content_is_the_same_for_a_seed() -> None:
     assert flow.content(100_000) == flow.content(100_000)
     assert flow.content(1000) != flow.content(1000, 1)
+    assert flow.content(1000) == flow.content(100_000)[:1000]
     assert flow.content(200_000)[: 1 << 16] != flow.content(200_000)[1 << 16 : 2 << 16]
 
 

@@ -40,3 +40,20 @@ def test_a_scenario_that_nobody_declared_is_plain() -> None:
 
 def test_a_scenario_has_no_name_of_a_payload() -> None:
     assert {item.scenario for item in checks.all_checks()}.isdisjoint(CONNECTED)
+
+
+def test_a_scenario_of_one_family_has_checks_in_each_and_none_in_both() -> None:
+    alone = [
+        c for c in checks.all_checks() if c.scenario and scenarios.named(c.scenario).one_family
+    ]
+    assert {c.families for c in alone} == {("ipv4",), ("ipv6",)}
+    by_scenario: dict[str, set[str]] = {}
+    for item in alone:
+        by_scenario.setdefault(item.scenario, set()).update(item.families)
+    assert all(found == {"ipv4", "ipv6"} for found in by_scenario.values()), by_scenario
+
+
+def test_a_check_runs_in_both_families_unless_it_or_its_scenario_says_otherwise() -> None:
+    assert scenarios.families_of("some.check", "nobody declared this one") == ("ipv4", "ipv6")
+    both = [c for c in checks.all_checks() if c.scenario == "inherit"]
+    assert {c.families for c in both} >= {("ipv4", "ipv6")}
