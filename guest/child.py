@@ -12,11 +12,17 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
+import select
 import struct
 import time
 
 from guest import checks, events, isolation
 from guest.lab import Lab
+
+try:
+    import faulthandler  # here, or each process would import it
+except ImportError:
+    faulthandler = None  # type: ignore[assignment]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +40,8 @@ _MAX_RECORD = 1 << 20
 #: What the first field of a record says beside a verdict.
 READY, SETUP_FAILED = "ready", "setup failed"
 _SIGUSR1, _SIGPIPE = 10, 13
+#: Seconds in which a process that still takes signals says where it is.
+_ANSWER_S = 1.0
 #: Descriptors that the checker has, at most.
 _FILES = 256
 #: A check's seed is below this prime.
@@ -176,7 +184,10 @@ class Child:
             os.kill(self.pid, _SIGUSR1)
         except OSError:
             return ""
-        time.sleep(0.2)
+        answer = select.poll()
+        answer.register(self.records, select.POLLIN)
+        if answer.poll(1000 * _ANSWER_S):
+            time.sleep(0.05)  # it writes line by line
         return self._available().decode("ascii", "replace")
 
     def kill(self) -> None:
@@ -250,12 +261,11 @@ def keep_only(*wanted: int) -> None:
 
 def _answer_signals(records: int) -> None:
     """Have SIGUSR1 write where each thread is, whatever it does, unless the kernel holds it."""
-    try:
-        import faulthandler
-
-        faulthandler.register(_SIGUSR1, file=records, all_threads=True)
-    except (ImportError, OSError, RuntimeError, ValueError):
-        pass
+    if faulthandler is not None:
+        try:
+            faulthandler.register(_SIGUSR1, file=records, all_threads=True)
+        except (OSError, RuntimeError, ValueError):
+            pass
 
 
 def _set_up(job: Job, lab: Lab) -> str:
