@@ -196,6 +196,22 @@ def sockets_in_use(lab: Lab) -> None:
     multipath.wait_for("sockets of %s once closed" % name, lambda: mib.sockets(name), 0)
 
 
+@scenario_check("counters.stopped_listener_is_not_in_use", scenario=SCENARIO)
+def stopped_listener(lab: Lab) -> None:
+    """A listener that shutdown(2) or connect(AF_UNSPEC) stopped is not in /proc/net/protocols."""
+    quiet(lab)
+    name = _protocol_name(lab)
+    multipath.wait_for("sockets of %s without any" % name, lambda: mib.sockets(name), 0)
+    for what, stop in (
+        ("shutdown()", lambda sock: sock.shutdown(_socket.SHUT_RD)),
+        ("connect(AF_UNSPEC)", disconnect),
+    ):
+        listener = lab.listener()
+        equal("sockets with a listener", mib.sockets(name), 1)
+        stop(listener)
+        equal("sockets after " + what, mib.sockets(name), 0)
+
+
 def _protocol_name(lab: Lab) -> str:
     return "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
 

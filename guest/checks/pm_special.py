@@ -188,6 +188,22 @@ def join_after_disconnect(lab: Lab) -> None:
     equal("subflows", len(multipath.addresses(second.client)), 2)
 
 
+@scenario_check("join.then_disconnect_then_tcp", scenario=SCENARIO, needs=NEEDS)
+def join_then_tcp(lab: Lab) -> None:
+    """After connect(AF_UNSPEC) a socket that had two subflows falls back to TCP where it must."""
+    bench = clean(lab)
+    bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
+    ends = bench.connect(lab)
+    multipath.both_have(ends, 1)
+    multipath.exchange(ends, DATA)
+    disconnect(ends.client)
+    listener = lab.listener(TCP)
+    ends.client.connect(listener.getsockname())
+    server = lab.accept(listener, TCP)
+    multipath.transfer(ends.client, server, DATA)
+    multipath.transfer(server, ends.client, DATA)
+
+
 @scenario_check("join.not_after_fallback", scenario=SCENARIO, needs=NEEDS)
 def join_not_after_fallback(lab: Lab) -> None:
     """A connection that fell back to TCP makes no subflow from an endpoint."""

@@ -191,7 +191,7 @@ def takes_checksum_anew(lab: Lab) -> None:
 
 @scenario_check("disconnect.after_a_reset", scenario=SCENARIO)
 def after_a_reset(lab: Lab) -> None:
-    """A socket whose peer has reset the connection connects again."""
+    """A socket whose peer has reset the connection connects again, and the next one ends well."""
     pair = lab.pair()
     exchange(pair.client, pair.server, b"forth", b"back")
     disconnect_peer = pair.server
@@ -200,7 +200,11 @@ def after_a_reset(lab: Lab) -> None:
     has_events("after the peer's reset", pair.client, POLLERR | POLLHUP)
     disconnect(pair.client)
     pair.client.getsockopt(SOL_SOCKET, _socket.SO_ERROR)
-    again(lab, pair.client, MPTCP, 5000)
+    peer = again(lab, pair.client, MPTCP, 5000)
+    peer.shutdown(_socket.SHUT_WR)
+    at_end("the end of the next connection", pair.client)
+    pair.client.shutdown(_socket.SHUT_WR)
+    at_end("its end at the peer", peer)
 
 
 @scenario_check("disconnect.after_a_refusal", scenario=SCENARIO)
