@@ -184,7 +184,11 @@ FIXES: tuple[Fix, ...] = (
         "c558246ee73e",
         "mptcp: add statistics for mptcp socket in use",
         fixed="6.3",
-        checks=("counters.sockets_in_use", "failures.closed_without_subflows"),
+        checks=(
+            "counters.sockets_in_use",
+            "counters.stopped_listener_is_not_in_use",
+            "failures.closed_without_subflows",
+        ),
     ),
     Fix(
         "0d7336f8f06d",
