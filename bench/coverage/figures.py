@@ -35,7 +35,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Measured:
-    """``kernel`` is the package of its source; figures by file, of the checks and the selftests."""
+    """``kernel`` is the package of its source, ``verdict`` that of the checks, in words.
+
+    The figures are by file, of the checks and of the selftests.
+    """
 
     kernel: str
     verdict: str

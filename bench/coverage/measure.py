@@ -25,12 +25,14 @@ from harness.kernels import Cache, kconfig
 from harness.kernels.packages import Package
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import Accel
+from harness.manifest.known_issues import KnownIssues
 from harness.run import workspace
 from harness.run.attempts import Attempts, Options
 from harness.run.request import RunRequest
 from harness.vm import accelerator, initramfs
 
 Say = Callable[[str], None]
+MANIFEST = Path(__file__).resolve().parent.parent.parent / "kernels.yaml"
 DUMP = Path(__file__).with_name("dump.sh")
 #: Seconds; the counters take their time over a serial line, too.
 TIMEOUT_S = 900
@@ -68,8 +70,9 @@ def build(package: Package, directory: Path, cache: Cache, say: Say, jobs: int) 
 def with_checks(
     kernel: CountingKernel, work: Path, cache: Cache, say: Say
 ) -> tuple[str, Mapping[str, SourceFile]]:
-    """The verdict of a boot with all checks in both families, and what ran."""
-    entry = replace(kernels_yaml.for_image(kernel.image), timeout_s=TIMEOUT_S)
+    """The verdict, and its reason, of a boot with all checks in both families, and what ran."""
+    known = kernels_yaml.load(MANIFEST).entries[0].known_issues
+    entry = replace(kernels_yaml.for_image(kernel.image), timeout_s=TIMEOUT_S, known_issues=known)
     stop = threading.Event()
     extra = {
         f"{initramfs.CHECKER}/__main__.py": Path(in_guest.__file__).read_bytes(),
@@ -87,6 +90,7 @@ def with_checks(
             seed=1,
             jobs=2 * tools.processors(),  # makes the deadlines longer
             request=RunRequest(),
+            known=KnownIssues.read([entry]),
             extra=extra,
         )
         result = Attempts(entry, prepared, choice.kvm, options, lambda _: None, stop).run()
@@ -96,7 +100,8 @@ def with_checks(
             raise NoCounters(f"the boot with the checks: {result.reason}")
         console = (place.directory / result.attempts[-1].console).read_text(errors="replace")
     found = counters.read_console(console.splitlines())
-    return result.verdict.value, counters.read(kernel.tree, found, work / "gcov")
+    said = f"{result.verdict}, {result.reason}" if result.reason else result.verdict.value
+    return said, counters.read(kernel.tree, found, work / "gcov")
 
 
 def with_selftests(

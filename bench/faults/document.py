@@ -225,7 +225,7 @@ def _coverage(measured: Measured | None) -> list[str]:
         "the compiler made.",
         "",
         f"* Source: {measured.kernel}.",
-        f"* The boot with the checks has the verdict `{measured.verdict}`.",
+        f"* The boot with the checks: {_cell(measured.verdict)}.",
         "",
         *figures.table(measured),
         "",

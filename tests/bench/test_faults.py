@@ -645,6 +645,17 @@ def test_the_rest_of_the_selftests_is_run_after_a_crash(
     assert booted == [["none", "one", "two"], ["two"]]
 
 
+def test_a_vm_of_the_selftests_that_does_not_start_is_no_crash_with_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panic = ["Kernel panic - not syncing"]
+    consoles = [panic, ["@@ none on", "@@ end"], panic, panic, panic]
+    monkeypatch.setattr(selftests, "_boot", lambda *given: consoles.pop(0))
+    assert selftests.run_all(Path("bzImage"), tmp_path, [], lambda _: None) == [Found("none")]
+    with pytest.raises(NotBuilt, match="did not come to none"):
+        selftests.run_all(Path("bzImage"), tmp_path, [], lambda _: None)
+
+
 def test_the_narrowest_check_is_named_first() -> None:
     faults = [fault(name="one"), fault(name="two")]
     outcomes = {"one": outcome("one", "wide.a", "narrow.b"), "two": outcome("two", "wide.a")}
