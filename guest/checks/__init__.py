@@ -65,6 +65,7 @@ FULL_MODULES: Sequence[str] = (
     "diag_sockets",
     "diag_unprivileged",
     "fallback",
+    "fallback_options",
     "fastopen",
     "inherit",
     "interrupted",
