@@ -204,7 +204,7 @@ def refused(lab: Lab) -> None:
 
 @scenario_check("msg_fastopen.unreachable_leaves_the_socket_usable", scenario=SCENARIO, needs=NEEDS)
 def unreachable(lab: Lab) -> None:
-    """sendto(MSG_FASTOPEN) without a route fails with ENETUNREACH; the socket connects later."""
+    """sendto(MSG_FASTOPEN) without a route fails with ENETUNREACH; the socket stays usable."""
     _set_up(lab)
     sock = lab.socket()
     target = (FOREIGN[lab.family], 9)

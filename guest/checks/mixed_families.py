@@ -192,8 +192,7 @@ def _announced_in_vain(lab: Lab, other: int, before: Optional[multipath.Setup]) 
 @scenario_check("mixed.destroyed_by_two_names", scenario=SCENARIO, needs=NEEDS,
                 families=("ipv4",), phases=("local_mapped", "remote_mapped"))  # fmt: skip
 def destroyed_by_two_names(lab: Lab) -> None:
-    """SUBFLOW_DESTROY finds an IPv4 subflow of an AF_INET6 socket where one of its addresses is
-    written as an IPv6 one."""
+    """SUBFLOW_DESTROY finds an IPv4 subflow by one IPv4 and one mapped IPv6 address."""
     bench = multipath.bench(lab)
     ends = connect(lab, pm.IN_USER_SPACE)
     target = (bench.server_address(1), ends.port)

@@ -249,8 +249,10 @@ def announced_twice(lab: Lab) -> None:
 
 @scenario_check("deny_join.endpoints_join_announced", scenario=SCENARIO, needs=NEEDS)
 def deny_join_endpoints_join_announced(lab: Lab) -> None:
-    """If the peer denies joins to its initial address, endpoints join an announced one, even with
-    a limit of 0 for ADD_ADDR."""
+    """Endpoints join an announced address if the peer denies joins to its initial one.
+
+    They do so with a limit of 0 for ADD_ADDR, too.
+    """
     bench = clean(lab)
     bench.pm.set_limits(add_addrs=0)
     write_sysctl("net.mptcp.allow_join_initial_addr_port", "0")
@@ -374,8 +376,10 @@ def flush_of_many_endpoints(lab: Lab) -> None:
 
 @scenario_check("add_addr.port_beside_timestamps", scenario=SCENARIO, needs=NEEDS)
 def port_beside_timestamps(lab: Lab) -> None:
-    """An address with a port is announced beside TCP's timestamps; where an IPv6 one needs their
-    room, and the kernel cannot leave them out, it counts as dropped."""
+    """An address with a port is announced beside TCP's timestamps, or counts as dropped.
+
+    It is dropped where an IPv6 one needs their room and the kernel cannot leave them out.
+    """
     bench = clean(lab)
     since = mib.Since()
     ends = bench.connect(lab)

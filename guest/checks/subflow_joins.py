@@ -237,8 +237,7 @@ def full_info_ids(lab: Lab) -> None:
 
 @scenario_check("subflows.full_info_agrees", scenario="subflows", needs=FULL_INFO)
 def full_info_agrees(lab: Lab) -> None:
-    """MPTCP_FULL_INFO has the addresses of MPTCP_SUBFLOW_ADDRS, in that order, each with its own
-    tcp_info."""
+    """MPTCP_FULL_INFO has the subflows in the order of MPTCP_SUBFLOW_ADDRS and their tcp_info."""
     client = joined(lab).ends.client
     full = multipath.Full(client)
     equal("addresses", full.addresses, multipath.addresses(client), full.answer.data)

@@ -135,8 +135,7 @@ def numbers_from_one(lab: Lab) -> None:
     "the count, and mptcp_pm_nl_create_listen_socket() does not put it there",
 )
 def counts_past_a_port_endpoint(lab: Lab) -> None:
-    """/proc/net/protocols counts as many MPTCP sockets as before once an endpoint with a port
-    has come and gone."""
+    """An endpoint with a port that comes and goes leaves the count of /proc/net/protocols."""
     bench = multipath.bench(lab)
     name = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
     lab.pair()

@@ -59,12 +59,6 @@ def test_a_sound_kernel_passes(scenario: str, family: str) -> None:
     assert namespaces.failures(family, items) == []
 
 
-def test_each_check_says_what_it_is_about() -> None:
-    for item in of(*SCENARIOS, *WAITING):
-        assert item.summary.endswith((".", ".")), item.id
-        assert len(item.summary) <= 100, item.id
-
-
 def by_stage(row: inherit.Row) -> Check:
     """The check of ``row`` with a result for each of its stages."""
     function: Callable[[Lab], None] = inherit._run(row)

@@ -57,3 +57,8 @@ def test_a_check_runs_in_both_families_unless_it_or_its_scenario_says_otherwise(
     assert scenarios.families_of("some.check", "nobody declared this one") == ("ipv4", "ipv6")
     both = [c for c in checks.all_checks() if c.scenario == "inherit"]
     assert {c.families for c in both} >= {("ipv4", "ipv6")}
+
+
+def test_each_check_says_what_it_is_about_in_one_line() -> None:
+    summaries = {item.id: item.summary for item in checks.all_checks()}
+    assert [name for name, text in summaries.items() if not text.endswith(".")] == []
