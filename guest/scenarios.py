@@ -13,7 +13,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional, Sequence
+    from typing import Callable, Optional
 
     from guest.lab import Lab
 
@@ -68,7 +68,7 @@ def named(name: str) -> Scenario:
     return _declared.get(name) or Scenario(name)
 
 
-def families_of(check: str, scenario: str) -> Sequence[str]:
+def families_of(check: str, scenario: str) -> tuple[str, ...]:
     """Where the check with this id is run, unless it says so itself."""
     if not named(scenario).one_family:
         return ("ipv4", "ipv6")
