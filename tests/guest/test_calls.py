@@ -6,6 +6,7 @@ from __future__ import annotations
 import _socket
 import errno
 import socket
+import time
 
 import pytest
 
@@ -65,6 +66,23 @@ def test_a_call_that_blocks_for_ever_is_ended(pair: tuple[socket.socket, socket.
     with pytest.raises(Failed, match="recv still waits"), calls.Blocking(pair[0], 0.05, "recv"):
         pair[0].recv(1)
     assert pair[0].gettimeout() is None
+
+
+def test_what_handles_the_end_of_a_wait_is_not_ended(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    handled = []
+
+    def waits() -> None:
+        try:
+            pair[0].recv(1)
+        finally:
+            time.sleep(0.7)  # the timer's next turn
+            handled.append(True)
+
+    with pytest.raises(Failed), calls.Blocking(pair[0], 0.05):
+        waits()
+    assert handled
 
 
 def test_a_worker_is_seen_to_wait(pair: tuple[socket.socket, socket.socket]) -> None:
