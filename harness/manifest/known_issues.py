@@ -199,7 +199,7 @@ def _occurs(kernel: KernelResult, issue: KnownIssue) -> bool:
 def _is_new(kernel: KernelResult) -> bool:
     """Whether a bug of all kernels that it does not have is repaired in it, and not yet to come."""
     version = kernel_version(kernel.release, f"Debian {kernel.version}")
-    return version is not None and version >= SEEN_IN
+    return version is not None and (version[0], version[1], version[2] or 0) > SEEN_IN
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

@@ -280,8 +280,9 @@ def test_its_repair_is_reported() -> None:
     assert f"remove the entry `bug` of {BUG.check}" in note
 
 
-def test_an_older_kernel_without_it_has_no_repair() -> None:
-    passing = replace(kernel(of_bug(CheckVerdict.PASS)), release="6.1.0-50-amd64", version="")
+@pytest.mark.parametrize("release", ["6.1.0-50-amd64", "7.3.0-4-amd64", "7.3.4", "unversioned"])
+def test_an_older_kernel_without_it_has_no_repair(release: str) -> None:
+    passing = replace(kernel(of_bug(CheckVerdict.PASS)), release=release, version="")
     assert KnownIssues(TODAY).idle([ENTRY], [passing], narrowed=True) == ()
 
 
