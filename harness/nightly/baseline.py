@@ -24,8 +24,8 @@ from harness.verdict.results import KernelResult, KernelVerdict
 _FREE = {"repeat", "seed"}
 #: Of what a run was asked for, what must be alike for its results to be comparable.
 ALIKE = ("manifest", *(name for name in counting(Plan) if name not in _FREE))
-#: What runs of older harnesses, which do not say it, were asked for.
-_THEN = {"profile": "full"}
+#: What a run was asked for that does not say it: one of an older harness, or without programs.
+_THEN: dict[str, object] = {"profile": "full", "programs": []}
 #: How many runs are looked through. Runs of other manifests are among them.
 MAX_RUNS = 1000
 
