@@ -18,6 +18,14 @@ KERNEL = "  - name: k\n    deb: {suite: trixie, package: linux-image-amd64}\n"
 ENDINGS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+@pytest.fixture(autouse=True)
+def heeding_hangups() -> Iterator[None]:
+    """Tests below nohup(1) inherit that SIGHUP is ignored; a harness they start must not."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def booting(started: Start, tmp_path: Path, temporary: Path) -> subprocess.Popen[bytes]:
     """A harness whose VM runs."""
