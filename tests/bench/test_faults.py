@@ -28,6 +28,7 @@ from bench.faults.selftests import Found
 from bench.faults.shared_vm import SharedBoots
 from bench.faults.source import NotApplied
 from bench.faults.sweep import Outcome, Sweep
+from guest import checks as guest_checks
 from guest.ktap import Ktap
 from harness.kernels import apt
 from harness.kernels.cache import Cache
@@ -467,8 +468,10 @@ def test_what_the_checker_says_becomes_lines(capfd: pytest.CaptureFixture[str]) 
     lines = in_guest.Lines()
     in_guest.write("on", "one")
     lines.emit("capability", name="ipv6", family="ipv6", present=False, detail="")
-    lines.emit("plan", family="ipv4", payload="", entries=[("a.good", "x", ""), ("a.bad", "", "")])
-    for number, verdict in enumerate(("pass", "fail")):
+    bug = next(check.id for check in guest_checks.all_checks() if check.bug)
+    entries = [("a.good", "x", ""), (bug, "", ""), ("a.bad", "", "")]
+    lines.emit("plan", family="ipv4", payload="", entries=entries)
+    for number, verdict in enumerate(("pass", "fail", "fail")):
         lines.emit("start", i=number)
         lines.emit("result", i=number, verdict=verdict, detail="why")
     families = shared_vm.records(capfd.readouterr().out.splitlines())["one"]["families"]
