@@ -84,6 +84,9 @@ def addresses(sock: _socket.socket) -> Sequence[tuple[Address, Address]]:
 
 def _address(data: bytes) -> Address:
     family = abi.family_of(data)
+    if family not in (_socket.AF_INET, _socket.AF_INET6):
+        what = "the family of a subflow's address"
+        raise Failed(what, "AF_INET or AF_INET6", str(family), data)
     port = int.from_bytes(data[2:4], "big")
     packed = data[8:24] if family == _socket.AF_INET6 else data[4:8]
     return _socket.inet_ntop(family, packed), port

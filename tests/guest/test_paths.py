@@ -221,3 +221,9 @@ def test_a_story_that_fails_fails_each_check_of_it_with_its_reason() -> None:
 
     for check in ("subflows.each_endpoint_joins", "subflows.local_addr_used"):
         assert "no endpoints" in str(run(check, refuse))
+
+
+def test_an_address_of_no_family_fails_a_check_and_does_not_break_it() -> None:
+    """As a 32-bit program sees MPTCP_FULL_INFO: its structure begins four bytes earlier."""
+    with pytest.raises(Failed, match="family of a subflow's address"):
+        multipath._address(bytes(128))
