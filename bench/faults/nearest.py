@@ -48,9 +48,9 @@ GROUPS = {
     "option table": ("options", "states", "byte", "binding"),
     "states": (
         *("states", "reconnect", "binding", "effects", "options", "subflow_failures"),
-        *("counters", "sysctls", "waits", "wakeups", "flags"),
+        *("counters", "sysctls", "waits", "wakeups", "flags", "pm_events", "pm_special"),
     ),
-    "inheritance": ("inherit", "subflow_options", "diag", "fallback"),
+    "inheritance": ("inherit", "subflow_options", "diag", "fallback", "buffers"),
     "effects": (
         *("effects", "wire", "waits", "inherit", "binding", "buffers", "subflow_failures"),
         "wakeups",
@@ -60,16 +60,24 @@ GROUPS = {
     "messages": ("flags", "effects", "states", "wakeups", "transfers", "waits"),
     "subflows": (
         *("subflows", "pm_kinds", "pm_announces", "pm_changes", "pm_returns", "pm_endpoints"),
-        *("pm_special", "userspace_pm", "mixed_families"),
+        *("pm_special", "pm_events", "userspace_pm", "mixed_families", "sysctls"),
+        *("peer_joins", "peer_serves", "peer_signals"),
     ),
     "counters": (
         *("subflows", "pm_kinds", "pm_announces", "pm_changes", "pm_returns", "userspace_pm"),
-        *("byte", "counters", "waits", "binding", "reconnect"),
+        *("byte", "counters", "waits", "binding", "reconnect", "states", "fallback"),
+        *("pm_events", "peer_joins", "peer_signals", "peer_sends"),
     ),
     "diag": ("diag", "subflows", "counters"),
     "sizes and pointers": ("options", "byte", "subflows"),
-    "concurrency": ("wakeups", "transfers", "reconnect", "concurrency", "effects"),
-    "data path": ("transfers", "subflow_failures", "buffers"),
+    "concurrency": (
+        *("wakeups", "transfers", "reconnect", "concurrency", "effects", "binding"),
+        *("peer_data", "peer_owned"),
+    ),
+    "data path": (
+        *("transfers", "subflow_failures", "buffers", "peer_data", "peer_sends", "peer_serves"),
+        *("peer_signals", "peer_owned"),
+    ),
     "32-bit programs": ("byte", "waits"),
 }
 
