@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """docs/compatibility.md from the record of ``bisect --boundaries --json FILE``.
 
-    python -m bench.compatibility MAP.json >docs/compatibility.md
+    python -m bench.compatibility MAP.json [NOTE] >docs/compatibility.md
 
-Which option came with which kernel, and the build in which each fix is first seen, beside the
-version that the change logs name.
+NOTE says, in a paragraph, how the map was made. The page says which option came with which kernel,
+and in which build each fix is first seen, beside the version that the change logs name.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ everything, the kernels between them are taken to agree too.
 """
 
 
-def page(record: Mapping[str, Any]) -> str:
-    """The page for ``record``, the JSON of a compatibility map."""
+def page(record: Mapping[str, Any], note: str = "") -> str:
+    """The page for ``record``, the JSON of a compatibility map; ``note`` is a paragraph of it."""
     boundaries = record["boundaries"]
     parts = [
         HEAD.format(
@@ -45,12 +45,14 @@ def page(record: Mapping[str, Any]) -> str:
             newest=_name(record["newest"]),
             booted=record["booted"] + record["reused"],
         ),
+        *([note, ""] if note else []),
         "## Options\n",
         *_table(("capability", "mainline", "last without", "first with"), _options(boundaries)),
         "\n## Sizes of structures\n",
         *_table(("structure", "until", "size", "from", "size"), _sizes(boundaries)),
         "\n## Fixes\n",
-        "A fix is seen where a check that needs it fails in one build and passes in the next.\n",
+        "A fix is seen where a check that needs it fails in one build and passes in the next. It\n"
+        "is not listed where the change logs that were read name no release of that series.\n",
         *_table(
             ("commit", "title", "change log", "last without", "first with", "agrees"),
             _fixes(boundaries),
@@ -109,7 +111,7 @@ def _fixes(boundaries: Sequence[Boundary]) -> Iterator[Sequence[str]]:
             if any(_repairs(fix, change) for change in boundary["changes"]):
                 versions = ", ".join((fix.fixed, *fix.backports))
                 last, first = boundary["last"], boundary["first"]
-                agrees = "yes" if _agrees(fix, last, first) else "no"
+                agrees = _agrees(fix, last, first)
                 yield f"`{fix.commit}`", fix.title, versions, _name(last), _name(first), agrees
 
 
@@ -120,11 +122,13 @@ def _repairs(fix: Fix, change: Mapping[str, str]) -> bool:
     return change["new"] == "present" and change["kind"] == "capability" and fix.is_about(name)
 
 
-def _agrees(fix: Fix, last: Mapping[str, str], first: Mapping[str, str]) -> bool:
+def _agrees(fix: Fix, last: Mapping[str, str], first: Mapping[str, str]) -> str:
     """Whether a version that the change logs name lies between ``last`` and ``first``."""
     before, after = _version(last), _version(first)
     named = [tuple(map(int, text.split("."))) for text in (fix.fixed, *fix.backports)]
-    return any(before < (*version, 0, 0)[:3] <= after for version in named)
+    if any(before < (*version, 0, 0)[:3] <= after for version in named):
+        return "yes"
+    return "no" if after[:2] in {version[:2] for version in named} else "not listed"
 
 
 def _version(kernel: Mapping[str, str]) -> tuple[int, int, int]:
@@ -138,4 +142,4 @@ def _untestable(untestable: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page(json.loads(Path(sys.argv[1]).read_text())))
+    sys.stdout.write(page(json.loads(Path(sys.argv[1]).read_text()), *sys.argv[2:3]))

@@ -130,7 +130,8 @@ FIXES: tuple[Fix, ...] = (
         fixed="6.19",
         backports=("6.12.65", "6.1.164"),
         since="5.17",
-        checks=("disconnect.*", "reconnect.*"),
+        # All of them fail on 6.17.13, which a backport broke, and pass on 6.17.8 and on 6.18.5.
+        checks=("reconnect.*", "state.reconnect", "state.reconnected_is_mptcp"),
     ),
     # Before, an accepted socket that was disconnected can never be connected again: EINVAL.
     Fix(
@@ -167,6 +168,14 @@ FIXES: tuple[Fix, ...] = (
         backports=("6.6.10",),
         since="5.11",
         checks=("so_sndbuf.begins_with_that_of_the_subflow", "subflows.sndbuf_is_the_sum"),
+    ),
+    Fix(
+        "fcf04b143346",
+        "mptcp: sync the msk->sndbuf at accept() time",
+        fixed="7.1",
+        backports=("6.12.92",),
+        since="6.7",
+        checks=("so_sndbuf.begins_with_that_of_the_subflow",),
     ),
     Fix(
         "045e9d812868",

@@ -62,6 +62,7 @@ def test_an_option_is_named_once_with_the_kernels_around_it() -> None:
         ("6.12.57", "6.12.63", "yes"),
         ("6.12.59", "6.12.63", "no"),  # later than the change log says
         ("6.17.13", "6.18.5", "yes"),
+        ("6.16.3", "6.16.12", "not listed"),
     ],
 )
 def test_a_fix_is_held_against_the_change_log(
@@ -81,6 +82,10 @@ def test_a_check_that_begins_to_fail_shows_no_fix(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(compatibility, "FIXES", (FIX,))
     broke = boundary("6.12.63", "6.16.3", kind="check", name="msg_peek.all", old="pass", new="fail")
     assert "0123456789ab" not in compatibility.page(record(broke))
+
+
+def test_a_note_says_how_the_map_was_made() -> None:
+    assert "\nWith -j 8.\n" in compatibility.page(record(), "With -j 8.")
 
 
 def test_what_could_not_be_tested_is_listed() -> None:
