@@ -104,6 +104,13 @@ class Lab:
         near.connect(listener.getsockname())
         return Pair(near, self.accept(listener, server), listener)
 
+    def pipe(self) -> tuple[int, int]:
+        """A pipe: the end to read from and the end to write to, closed after the check."""
+        source, sink = os.pipe()
+        self.afterwards(lambda: os.close(source))
+        self.afterwards(lambda: os.close(sink))
+        return source, sink
+
     def afterwards(self, undo: Callable[[], object]) -> None:
         """Have ``undo`` called after the check, last first, before the sockets are closed."""
         self._undo.append(undo)

@@ -11,7 +11,6 @@ import _signal  # type: ignore[import-not-found]
 import _socket
 import ctypes
 import errno
-import os
 import struct
 import time
 
@@ -148,9 +147,7 @@ def send_ended(lab: Lab) -> None:
 def splice_ended(lab: Lab) -> None:
     """A signal ends a splice(2) that waits for data with EINTR."""
     pair = _pair(lab)
-    source, sink = os.pipe()
-    lab.afterwards(lambda: os.close(source))
-    lab.afterwards(lambda: os.close(sink))
+    _, sink = lab.pipe()
     size = ctypes.c_size_t(10)
     with Signals(pair.client):
         ctypes.set_errno(0)
@@ -230,9 +227,7 @@ def send_from_a_bad_pointer(lab: Lab) -> None:
 def timeout_ends_splice(lab: Lab) -> None:
     """SO_RCVTIMEO ends a splice(2) that waits with EAGAIN, when its time has passed."""
     pair = _pair(lab)
-    source, sink = os.pipe()
-    lab.afterwards(lambda: os.close(source))
-    lab.afterwards(lambda: os.close(sink))
+    _, sink = lab.pipe()
     put(pair.client, "SO_RCVTIMEO", struct.pack("@ll", 0, 60_000))
     pair.client.settimeout(None)
     for _ in range(TRIES):

@@ -133,18 +133,11 @@ def sends_a_file(lab: Lab) -> None:
     same("the file", read(pair.server, len(data) - 1234), data[1234:])
 
 
-def _pipe(lab: Lab) -> tuple[int, int]:
-    source, sink = os.pipe()
-    lab.afterwards(lambda: os.close(source))
-    lab.afterwards(lambda: os.close(sink))
-    return source, sink
-
-
 @scenario_check("splice.from_a_pipe", scenario=SCENARIO)
 def splice_from_a_pipe(lab: Lab) -> None:
     """splice(2) from a pipe sends what is in the pipe."""
     pair = lab.pair()
-    source, sink = _pipe(lab)
+    source, sink = lab.pipe()
     data = content(40_000)
     os.write(sink, data)
     at = 0
@@ -157,7 +150,7 @@ def splice_from_a_pipe(lab: Lab) -> None:
 def splice_into_a_pipe(lab: Lab) -> None:
     """splice(2) into a pipe takes bytes off the stream, in parts as they are asked for."""
     pair = lab.pair()
-    source, sink = _pipe(lab)
+    source, sink = lab.pipe()
     data = content(30_000)
     for at in range(0, len(data), 5000):
         pair.client.sendall(data[at : at + 5000])
@@ -188,7 +181,7 @@ def splice_into_a_pipe(lab: Lab) -> None:
 def splice_says_what_is_wrong(lab: Lab) -> None:
     """splice(2) from a socket: EAGAIN without data, 0 at the end of the stream."""
     pair = lab.pair()
-    _, sink = _pipe(lab)
+    _, sink = lab.pipe()
     server = pair.server.fileno()
     pair.server.settimeout(0)
     fails("splice of nothing", errno.EAGAIN, splice, server, sink, 10, SPLICE_F_NONBLOCK)

@@ -206,9 +206,7 @@ def recv_waits_for_lowat(lab: Lab) -> None:
 @each(*SIDES)
 def splice_is_woken(lab: Lab) -> None:
     """A splice(2) that waits is woken by data, by the end of the stream, and by a reset."""
-    source, sink = os.pipe()
-    lab.afterwards(lambda: os.close(source))
-    lab.afterwards(lambda: os.close(sink))
+    source, sink = lab.pipe()
     pair = _pair(lab)
     end, peer = pair.client, pair.server
     end.settimeout(None)
