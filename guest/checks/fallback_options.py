@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Options that MPTCP lacks, and hands to TCP once a connection has fallen back."""
+"""Options that MPTCP hands to TCP after a fallback, and sockets that connect to themselves."""
 
 from __future__ import annotations
 
 import _socket
 import struct
 
+from guest import mib
 from guest.checks import equal, errno_name, scenario_check
 from guest.lab import TCP
 from guest.option import IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP
@@ -70,3 +71,21 @@ def _told(sock: _socket.socket, level: int, number: int, value: int) -> str:
     answer = getsockopt(sock.fileno(), level, number, bytes(INT.size))
     read = errno_name(answer.errno) if answer.errno else str(INT.unpack(answer.data)[0])
     return "%s, %s" % (errno_name(errno) if errno else "success", read)
+
+
+@scenario_check("fallback.connects_to_itself", scenario=SCENARIO)
+def connects_to_itself(lab: Lab) -> None:
+    """A socket that connects to its own address is connected, and falls back to TCP."""
+    since = mib.Since()
+    sock = own_peer(lab)
+    equal("getpeername()", sock.getpeername(), sock.getsockname())
+    if "SimultConnectFallback" in since.start:
+        equal("SimultConnectFallback", since.of("SimultConnectFallback"), 1)
+
+
+def own_peer(lab: Lab) -> _socket.socket:
+    """A socket that is connected to itself: its SYN is answered by a SYN, not by a SYN/ACK."""
+    sock = lab.socket()
+    sock.bind((lab.address, 0))
+    sock.connect(sock.getsockname())
+    return sock

@@ -28,7 +28,8 @@ from guest.calls import (
     poll,
 )
 from guest.checks import closing, equal, errno_name, fastopen, require, scenario_check
-from guest.flow import exchange, fill, queued, small_buffers, wait_queued
+from guest.checks.fallback_options import own_peer
+from guest.flow import exchange, fill, queued, same, small_buffers, wait_queued
 from guest.lab import TCP, Lab, wait_until, write_sysctl
 from guest.scenarios import Scenario, declare
 
@@ -243,6 +244,33 @@ def delays_a_segment(lab: Lab) -> None:
         wait_until(lambda: queued(pair.server))
         pair.server.recv(1)
     equal("bytes that have come", came, 0)
+
+
+@scenario_check(
+    "fallback.carries_data_to_itself",
+    scenario=SCENARIO,
+    bug="bytes are lost, the first or all: where two SYNs cross, the mapping of the fallback does "
+    "not begin at the first byte",
+)
+def carries_data_to_itself(lab: Lab) -> None:
+    """A socket that is connected to itself receives all that it sends."""
+    sock = own_peer(lab)
+    sock.sendall(b"hello")
+    wait_until(lambda: len(queued(sock)) == 5, 1.0)
+    same("what came", queued(sock), b"hello")
+
+
+@scenario_check(
+    "fallback.ends_to_itself",
+    scenario=SCENARIO,
+    bug="recv() fails with ENOTCONN: the subflow is closed before the MPTCP socket sees its end",
+)
+def ends_to_itself(lab: Lab) -> None:
+    """A socket that is connected to itself reads its own end, also the second time."""
+    sock = own_peer(lab)
+    sock.shutdown(_socket.SHUT_WR)
+    for _ in range(2):
+        equal("recv() after its own shutdown()", sock.recv(1), b"")
 
 
 # The last: it leaves a wrong count behind.
