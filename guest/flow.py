@@ -72,9 +72,16 @@ def arrive(source: _socket.socket, sink: _socket.socket, data: bytes) -> None:
 
 
 def wait_queued(sink: _socket.socket, size: int) -> None:
-    """Wait until ``size`` bytes can be read from ``sink``."""
-    if not wait_until(lambda: _arrived(sink) >= size):
-        raise Failed("data that arrive in 5 s", "%d bytes" % size, "%d" % _arrived(sink))
+    """Wait until ``size`` bytes can be read from ``sink``, for as long as more come."""
+    seen = [_arrived(sink)]
+
+    def more() -> bool:
+        seen.append(_arrived(sink))
+        return seen[-1] > seen[-2]
+
+    while seen[-1] < size:
+        if not wait_until(more):
+            raise Failed("data that arrive within 5 s", "%d bytes" % size, "%d" % seen[-1])
 
 
 def _arrived(sink: _socket.socket) -> int:
@@ -219,6 +226,7 @@ def fill(sock: _socket.socket, least: int = 512, most: int = 1 << 20) -> bytes:
         try:
             at += send_now(sock, data[at : at + chunk])
             quiet = 0
+            deadline = time.monotonic() + IO_DEADLINE
         except BlockingIOError:
             # A large send is refused where a small one still fits.
             if chunk > least:
@@ -234,7 +242,7 @@ def fill(sock: _socket.socket, least: int = 512, most: int = 1 << 20) -> bytes:
 
 
 def drain(sock: _socket.socket, size: int) -> bytes:
-    """Read ``size`` bytes without blocking for ever; what came."""
+    """Read ``size`` bytes, for as long as more come; what came."""
     chunks: list[bytes] = []
     got = 0
     deadline = time.monotonic() + IO_DEADLINE
@@ -250,6 +258,8 @@ def drain(sock: _socket.socket, size: int) -> bytes:
             break
         got += len(chunk)
         chunks.append(chunk)
+        # A receiver that was full opens its window in steps, by probes that back off.
+        deadline = time.monotonic() + IO_DEADLINE
     return b"".join(chunks)
 
 

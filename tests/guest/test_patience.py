@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from guest import connection
+from guest import connection, flow, lab
+from guest.checks import Failed
 from guest.connection import RETRY_DEADLINE, SETTLE_DEADLINE, Patience, settle
 
 
@@ -59,3 +60,48 @@ def test_a_value_that_settles_late_costs_no_patience(clock: Clock) -> None:
     patience = Patience()
     waits(clock, patience, "a.b", settles_at=3.0)
     assert waits(clock, patience, "a.b", settles_at=3.0) >= 3.0
+
+
+class Slow:
+    """A socket that gives a byte every other time, each 2 seconds of ``clock``; ``size`` in all."""
+
+    def __init__(self, clock: Clock, size: int) -> None:
+        self.clock = clock
+        self.left = size
+        self.calls = 0
+
+    def gettimeout(self) -> float:
+        return 5.0
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        self.clock.now += 2.0
+        self.calls += 1
+        if not self.left or self.calls % 2:
+            raise BlockingIOError
+        self.left -= 1
+        return b"x"
+
+
+def test_a_slow_stream_is_read_for_as_long_as_more_comes(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "time", clock)
+    monkeypatch.setattr(flow, "poll", lambda *_: 0)
+    assert flow.drain(Slow(clock, 9), 9) == b"x" * 9  # type: ignore[arg-type]
+    began = clock.now
+    assert flow.drain(Slow(clock, 3), 9) == b"xxx"  # type: ignore[arg-type]
+    assert clock.now - began < 30
+
+
+def test_data_that_arrive_slowly_are_waited_for(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "_arrived", lambda sink: int(clock.now) // 3)
+    monkeypatch.setattr(lab, "time", clock)
+    flow.wait_queued(Slow(clock, 0), 10)  # type: ignore[arg-type]
+    monkeypatch.setattr(flow, "_arrived", lambda sink: 10)
+    with pytest.raises(Failed, match="within 5 s"):
+        flow.wait_queued(Slow(clock, 0), 11)  # type: ignore[arg-type]
