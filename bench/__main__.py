@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import baseline, figures, lab, machine, measure, record, table, tools
+from bench import baseline, figures, lab, machine, measure, record, table, tools, waterfall
 from bench.baseline import Change, Trend
 from bench.figures import Figure, Standing
 from bench.lab import Lab
@@ -21,7 +21,6 @@ from bench.runner import Failed
 from harness.errors import KernelUnavailable
 from harness.host.tools import ToolsMissing
 from harness.manifest.kernels_yaml import ManifestError
-from harness.report import waterfall
 from harness.verdict.results import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,

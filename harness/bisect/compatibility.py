@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The compatibility map of a series: boots what :mod:`harness.bisect.boundary_search` plans.
+"""The compatibility map of a series: boots what :mod:`harness.bisect.search` plans.
 
 What is observed of each kernel goes into a journal on the disk at once: killed at any time, the
 same command goes on. A kernel about which nothing was learned, because a download or QEMU failed,
@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.bisect import boundary_search, state
-from harness.bisect.boundary_search import Vector
+from harness.bisect import search, state
 from harness.bisect.candidates import Candidate
 from harness.bisect.results import (
     Boundary,
@@ -24,6 +23,7 @@ from harness.bisect.results import (
     Kernel,
     UntestableKernel,
 )
+from harness.bisect.search import Vector
 from harness.bisect.testing import Listening, Tester, in_workspace, remembered
 from harness.errors import Damaged, Interrupted, KernelUnavailable
 from harness.kernels import Cache
@@ -44,7 +44,7 @@ class Observed:
 
     @classmethod
     def by(cls, result: KernelResult) -> Observed:
-        vector = boundary_search.vector(result)
+        vector = search.vector(result)
         reused = result.reused_from is not None
         booted = bool(result.attempts) and not reused
         reason = f"{result.verdict}: {result.reason}" if vector is None else ""
@@ -151,7 +151,7 @@ class Search:
                     changes=gap.changes,
                     untestable=tuple(map(self._kernel, range(gap.old + 1, gap.new))),
                 )
-                for gap in boundary_search.gaps(self._vectors())
+                for gap in search.gaps(self._vectors())
             ),
             untestable=tuple(
                 UntestableKernel(self._kernel(place), observed.reason)
@@ -166,7 +166,7 @@ class Search:
         )
 
     def _plan(self, jobs: int) -> tuple[int, ...]:
-        return boundary_search.plan(self._versions, self._vectors(), jobs)
+        return search.plan(self._versions, self._vectors(), jobs)
 
     def _vectors(self) -> Mapping[int, Vector | None]:
         return {place: observed.vector for place, observed in self._observed.items()}

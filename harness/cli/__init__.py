@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 COMMANDS = {
     "matrix": ("matrix", "add"),
     "check": ("check", "add"),
-    "bisect": ("bisect", "add"),
-    "step": ("step", "add"),
+    "bisect": ("bisect", "add_bisect"),
+    "step": ("bisect", "add_step"),
     "nightly": ("nightly", "add"),
-    "replay": ("replay", "add"),
+    "replay": ("kept_runs", "add_replay"),
     "report": ("kept_runs", "add_report"),
     "compare": ("kept_runs", "add_compare"),
     "history": ("kept_runs", "add_history"),
@@ -37,7 +37,7 @@ COMMANDS = {
     "prepare": ("kernels", "add_prepare"),
     "list": ("kernels", "add_list"),
     "doctor": ("housekeeping", "add_doctor"),
-    "selftest": ("selftest", "add"),
+    "selftest": ("housekeeping", "add_selftest"),
     "prune": ("housekeeping", "add_prune"),
 }
 
@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (docs: README, "Exit status")."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["step"]:
-        from harness.cli import step  # as all commands: only where it is asked for
+        from harness.cli import bisect  # as all commands: only where it is asked for
 
-        return step.for_git(lambda: _main(arguments))
+        return bisect.for_git(lambda: _main(arguments))
     return _main(arguments)
 
 

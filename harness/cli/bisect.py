@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``bisect``: between a good kernel and a bad one, or every change along a series."""
+"""``bisect``: between a good kernel and a bad one, or every change along a series. ``step``: one
+commit of a kernel tree, for ``git bisect run``."""
 
 from __future__ import annotations
 
@@ -7,16 +8,21 @@ import argparse
 import fnmatch
 import json
 import sys
+import time
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from harness.bisect import bisection, candidates, commits, compatibility, predicate
 from harness.bisect.candidates import Series, between, whole
+from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.common import (
     all_names,
     check_fingerprint,
     check_writable,
+    complain,
     families,
     globs,
     listener,
@@ -26,20 +32,24 @@ from harness.cli.common import (
     stopping,
     write,
 )
-from harness.errors import UsageError
-from harness.kernels import Cache
+from harness.errors import Interrupted, KernelUnavailable, UsageError
+from harness.host import tools
+from harness.kernels import Cache, kconfig
 from harness.manifest import kernels_yaml
-from harness.manifest.kernels_yaml import load
 from harness.manifest.plan import Plan, Profile
-from harness.report import bisect, terminal
 from harness.report import bisect as report
+from harness.report import terminal
+from harness.report.plain import PlainProgress
 from harness.run.request import RunRequest
-from harness.verdict.results import EXIT_OK, Family
+from harness.step.build import Recipe
+from harness.step.step import Step, StepAnswer, StepRequest
+from harness.text import printable
+from harness.verdict.results import EXIT_INTERRUPTED, EXIT_OK, Family
 
 
-def add(commands: arguments.Commands) -> None:
+def add_bisect(commands: arguments.Commands) -> None:
     command = arguments.command(
-        commands, "bisect", "find which of many prebuilt kernels changed something", run
+        commands, "bisect", "find which of many prebuilt kernels changed something", run_bisect
     )
     arguments.add_manifest(command)
     command.add_argument(
@@ -82,7 +92,7 @@ def add(commands: arguments.Commands) -> None:
     arguments.add_output(command)
 
 
-def run(given: argparse.Namespace) -> int:
+def run_bisect(given: argparse.Namespace) -> int:
     """Search, and say what was found."""
     check_writable(given.json)
     request = RunRequest(
@@ -163,11 +173,11 @@ def _boundaries(
             notes=series.notes,
         )
     glyphs = terminal.glyphs_for(sys.stdout)
-    return bisect.render_map(found, glyphs), bisect.map_to_json(found), EXIT_OK
+    return report.render_map(found, glyphs), report.map_to_json(found), EXIT_OK
 
 
 def _series(given: argparse.Namespace, cache: Cache) -> Series:
-    entries = load(given.manifest).entries
+    entries = kernels_yaml.load(given.manifest).entries
     if (given.good is None) != (given.bad is None):
         raise UsageError(
             "--boundaries takes both ends, --good NAME and --bad NAME, or neither for all kernels "
@@ -176,3 +186,122 @@ def _series(given: argparse.Namespace, cache: Cache) -> Series:
     if given.good is None:
         return whole(entries, cache, say)
     return between(entries, given.good, given.bad, cache, say)
+
+
+#: git takes 0 for good, 125 for untestable, all else below 128 for bad, and stops at the rest.
+EXIT = {Outcome.GOOD: 0, Outcome.BAD: 1, Outcome.UNTESTABLE: 125}
+EXIT_STOP = 128
+#: The last line begins with one of these.
+WORD = {Outcome.GOOD: "good", Outcome.BAD: "bad", Outcome.UNTESTABLE: "skip"}
+
+
+def add_step(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "step", "build, boot and judge one commit, for git bisect run", run_step
+    )
+    arguments.add_predicate(command)
+    command.add_argument(
+        "--patch",
+        dest="patches",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="apply FILE to the copy that is built; may be given several times",
+    )
+    command.add_argument(
+        "--config",
+        dest="fragments",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a .config, or lines of one, that override those of `mptcp-harness config`",
+    )
+    command.add_argument(
+        "--confirm",
+        type=arguments.Number(0, 1000),
+        default=0,
+        metavar="N",
+        help="boot a good commit N more times, for a failure that comes and goes",
+    )
+    command.add_argument(
+        "--save", type=Path, metavar="FILE", help="copy the image to FILE, for `check`"
+    )
+    command.add_argument(
+        "--fresh", action="store_true", help="build and boot the commit even if its result is known"
+    )
+    command.add_argument(
+        "--family", type=Family, choices=list(Family), help="one address family (default: both)"
+    )
+    command.add_argument(
+        "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="seed of the payloads"
+    )
+    arguments.add_profile(command, "quick where --check names nothing else, else full")
+    arguments.add_resources(command)
+
+
+def run_step(given: argparse.Namespace) -> int:
+    """Judge the commit that is checked out; the last line says what it is."""
+    cache = Cache(given.cache)
+    request = _request(given)
+    progress = PlainProgress(sys.stdout, time.monotonic)
+    with stopping(cache.stop) as stop, progress.ticking():
+        try:
+            answer = Step(Path.cwd(), request, cache, progress.line, progress, stop).run()
+        except (Interrupted, KernelUnavailable) as error:
+            if not stop.is_set():
+                raise
+            complain(f"interrupted: {error}")
+            return EXIT_INTERRUPTED
+    _show(answer)
+    return EXIT[answer.outcome]
+
+
+def for_git(run: Callable[[], int]) -> int:
+    """The exit status of ``run``, or one at which git stops: what went wrong here is not "bad"."""
+    try:
+        status = run()
+    except SystemExit as end:  # wrong arguments, or --help
+        return EXIT_STOP if end.code else 0
+    except Exception:
+        complain(traceback.format_exc())
+        return EXIT_STOP
+    return status if status in EXIT.values() or status >= EXIT_STOP else EXIT_STOP
+
+
+def _request(given: argparse.Namespace) -> StepRequest:
+    check_pattern(given.check, profile_of(given))
+    check_fingerprint(given.incident)
+    wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
+    assert wanted is not None, "the grammar asks for one"
+    for path in given.patches:
+        if not path.is_file():
+            raise UsageError(f"--patch {path}: there is no such file")
+    return StepRequest(
+        predicate=wanted,
+        recipe=Recipe(
+            (kconfig.fragment(), *map(_read, given.fragments)), given.jobs or tools.processors()
+        ),
+        boots=RunRequest(
+            Plan(families(given), profile=profile_of(given), seed=given.seed),
+            jobs=1,
+            accel=given.accel,
+        ),
+        patches=tuple(path.absolute() for path in given.patches),
+        confirm=given.confirm,
+        fresh=given.fresh,
+        save=given.save,
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: it cannot be read ({error})") from error
+
+
+def _show(answer: StepAnswer) -> None:
+    for line in f"{WORD[answer.outcome]}: {answer.commit}: {answer.why}".splitlines():
+        print(printable(line), flush=True)

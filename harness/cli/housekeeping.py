@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``doctor`` and ``prune``: the host, and what the harness keeps on it."""
+"""``doctor``, ``selftest`` and ``prune``: the host, the harness itself, and what it keeps."""
 
 from __future__ import annotations
 
 import argparse
+import time
 
+from harness import selftest
 from harness.cli import arguments
+from harness.cli.common import chosen, stopping
+from harness.errors import UsageError
 from harness.host import tools
 from harness.kernels import Cache
 from harness.records import prune
 from harness.run import workspace
+from harness.selftest import faults
 from harness.step import toolchain
 from harness.text import printable
-from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_OK
+from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
 from harness.vm import process
 
 
@@ -73,3 +78,48 @@ def add_prune(commands: arguments.Commands) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="list what would be removed, and remove nothing"
     )
+
+
+def run_selftest(given: argparse.Namespace) -> int:
+    """Boot a good kernel with one fault after another, and see whether each is seen."""
+    started = time.monotonic()
+    cache = Cache(given.cache)
+    try:
+        wanted = selftest.select(given.only)
+    except UsageError as error:
+        raise UsageError(f"--only: {error}") from None
+    entries = chosen(given, cache)
+    request = selftest.SelftestRequest(
+        wanted, bool(given.kernels), given.jobs, given.accel, given.output
+    )
+
+    def say(text: str) -> None:
+        print(printable(text), flush=True)
+
+    with stopping(cache.stop) as stop:
+        rows = selftest.run(
+            entries,
+            request,
+            cache,
+            say,
+            lambda row: print(faults.line(row), flush=True),
+            stop,
+        )
+    print(faults.summary(rows, len(wanted) + 1, time.monotonic() - started))
+    return EXIT_INTERRUPTED if stop.is_set() else selftest.exit_status(rows, request)
+
+
+def add_selftest(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "selftest", "prove on a real kernel that faults are seen", run_selftest
+    )
+    arguments.add_manifest(command)
+    command.add_argument(
+        "--kernel",
+        dest="kernels",
+        metavar="NAME",
+        help="the kernel of the manifest (default: the newest that passes)",
+    )
+    command.add_argument("--only", metavar="FAULT,...", help="only these faults (default: all)")
+    arguments.add_resources(command)
+    arguments.add_output(command)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``compare``, ``history``, ``report`` and ``missing-fixes``: runs that are kept."""
+"""What earlier runs left: ``compare``, ``history``, ``report``, ``missing-fixes``, ``replay``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from harness import bundle, replay
+from harness.bundle import Bundle
 from harness.cli import arguments
-from harness.cli.common import check_writable, globs, write
+from harness.cli.common import check_writable, complain, globs, say, stopping, write
 from harness.errors import UsageError
+from harness.kernels import Cache
 from harness.records import stored_runs, to_json
 from harness.report import compare, details, history, html, junit, kcidb, ktap, markdown, terminal
+from harness.report import replay as report
 from harness.run import workspace
 from harness.verdict import comparison
 from harness.verdict.comparison import RunDifference
+from harness.verdict.failures import conclude
 from harness.verdict.results import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
+    EXIT_INTERRUPTED,
     EXIT_OK,
     KernelResult,
     RunResult,
@@ -183,3 +189,77 @@ def _last_results(wanted: list[str]) -> list[KernelResult]:
         return stored_runs.last_results(workspace.store_file(), wanted)
     except UsageError as error:
         raise UsageError(str(error)) from None
+
+
+#: How often each variation is booted, unless the user says.
+TIMES = 3
+
+
+def add_replay(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands,
+        "replay",
+        "boot a kernel that failed again, from the bundle that it left",
+        run_replay,
+    )
+    command.add_argument(
+        "bundle", type=Path, help="kernels/NAME/NAME.bundle.tar.zst in the directory of a run"
+    )
+    command.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="the image, if the bundle has none (default: found by its hash)",
+    )
+    command.add_argument(
+        "--vary",
+        action="store_true",
+        help="also boot under the other accelerator, with one and two processors and with another "
+        "QEMU, and say whether the failure depends on the kernel, the timing or the environment",
+    )
+    command.add_argument(
+        "--times",
+        type=arguments.Number(1, 1000),
+        metavar="N",
+        help=f"number of boots of each variation (default: 1, with --vary {TIMES})",
+    )
+    command.add_argument(
+        "--qemu",
+        type=Path,
+        metavar="FILE",
+        help="another qemu-system-x86_64 (default: one in PATH); --vary uses both",
+    )
+    arguments.add_output(command)
+
+
+def run_replay(given: argparse.Namespace) -> int:
+    """Boot the bundle's kernel again, and compare."""
+    found = bundle.load(given.bundle)
+    cache = Cache(given.cache)
+    times = given.times or (TIMES if given.vary else 1)
+    request = replay.ReplayRequest(given.image, given.qemu, given.vary, times)
+    say(_about(found))
+    with (
+        stopping(cache.stop) as stop,
+        workspace.opened(given.output, cache, abis=[found.entry.abi], say=say) as place,
+    ):
+        tried = replay.run(
+            *(found, request, place, cache, say),
+            lambda row: print(report.line(row), flush=True),
+            stop,
+        )
+        stopped = stop.is_set()
+    if given.vary:
+        print("", report.table(tried, conclude(tried)), sep="\n")
+    else:
+        print(report.summary(tried))
+    say(f"consoles and events: {place.directory}")
+    if stopped:
+        complain("interrupted: not every boot was made")
+        return EXIT_INTERRUPTED
+    return replay.exit_status(tried)
+
+
+def _about(found: Bundle) -> str:
+    failed = f"{found.entry.name} ({found.result.release}, seed {found.asked.seed})"
+    return f"{failed} failed on {found.created:%Y-%m-%d}: {found.result.reason}"

@@ -27,9 +27,7 @@ from harness.kernels import Cache
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
-from harness.nightly import baseline
-from harness.nightly.baseline import LastReported
-from harness.nightly.night import Ends
+from harness.nightly.night import Ends, LastReported, note_begin, note_end
 from harness.nightly.results import Night
 from harness.records import stored_runs
 from harness.records.store import Store
@@ -93,7 +91,7 @@ def run(given: argparse.Namespace) -> int:
         night = _night(given, cache, stop, results)
         reached = _show(night, given, notification)
         if reached and not night.run.interrupted:
-            baseline.note_end(results.with_name(UNREPORTED))
+            note_end(results.with_name(UNREPORTED))
     return night.status if reached else night.status or EXIT_INFRASTRUCTURE
 
 
@@ -163,7 +161,7 @@ def _begin(results: Path) -> LastReported:
         if store.damage is not None:
             complain(str(store.damage))
         newest = next((run.id for run in store.runs(1)), "")
-    return baseline.note_begin(results.with_name(UNREPORTED), newest)
+    return note_begin(results.with_name(UNREPORTED), newest)
 
 
 def _search(

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.bisect import boundary_search
-from harness.bisect.boundary_search import Vector
+from harness.bisect import search
 from harness.bisect.results import BoundaryKind, Feature, SeriesChange
+from harness.bisect.search import Vector
 from harness.manifest.expectations import Version, parse_release
 from harness.verdict.results import CheckVerdict, Family, KernelResult, KernelVerdict
 from tests import factories
@@ -55,7 +55,7 @@ class Search:
         self.boots: list[int] = []
         self.rounds = 0
         known = [None] * len(truth) if versions is None else versions
-        while planned := boundary_search.plan(known, self.tested, jobs):
+        while planned := search.plan(known, self.tested, jobs):
             assert len(planned) <= jobs
             self.rounds += 1
             self.boots += planned
@@ -63,12 +63,12 @@ class Search:
                 self.tested[place] = truth[place]
 
     def found(self) -> list[tuple[int, int, tuple[SeriesChange, ...]]]:
-        return [(gap.old, gap.new, gap.changes) for gap in boundary_search.gaps(self.tested)]
+        return [(gap.old, gap.new, gap.changes) for gap in search.gaps(self.tested)]
 
 
 def all_of(truth: Sequence[Vector | None]) -> list[tuple[int, int, tuple[SeriesChange, ...]]]:
     """What testing every kernel finds."""
-    gaps = boundary_search.gaps(dict(enumerate(truth)))
+    gaps = search.gaps(dict(enumerate(truth)))
     return [(gap.old, gap.new, gap.changes) for gap in gaps]
 
 
@@ -172,7 +172,7 @@ def test_one_change_without_known_versions_takes_a_binary_search(place: int, job
 
 def test_several_jobs_take_different_gaps_first() -> None:
     tested = {place: steps(41, 10, 30)[place] for place in (0, 20, 40)}
-    first, second = boundary_search.plan([None] * 41, tested, 2)
+    first, second = search.plan([None] * 41, tested, 2)
     assert first < 20 < second
 
 
@@ -201,7 +201,7 @@ def test_a_series_of_which_nothing_can_be_tested_has_no_boundary() -> None:
 
 
 def told(result: KernelResult) -> Vector:
-    vector = boundary_search.vector(result)
+    vector = search.vector(result)
     assert vector is not None
     return vector
 
@@ -216,7 +216,7 @@ def told(result: KernelResult) -> Vector:
 def test_a_kernel_whose_checks_did_not_run_to_their_end_cannot_be_compared(
     verdict: KernelVerdict,
 ) -> None:
-    assert boundary_search.vector(replace(factories.kernel(), verdict=verdict)) is None
+    assert search.vector(replace(factories.kernel(), verdict=verdict)) is None
 
 
 def test_a_kernel_without_mptcp_can_be_compared() -> None:
@@ -257,10 +257,10 @@ def test_a_capability_counts_by_what_is_there_not_by_what_is_expected(
 def test_a_size_that_comes_with_its_capability_is_no_change_of_its_own() -> None:
     capability = replace(MPTCP_INFO, kind=BoundaryKind.CAPABILITY)
     old, new = {capability: "absent"}, {capability: "present", MPTCP_INFO: "48 bytes"}
-    assert boundary_search.changes(old, new) == (SeriesChange(capability, "absent", "present"),)
+    assert search.changes(old, new) == (SeriesChange(capability, "absent", "present"),)
 
 
 def test_a_size_that_is_no_longer_told_is_a_change() -> None:
     capability = replace(MPTCP_INFO, kind=BoundaryKind.CAPABILITY)
     old, new = {capability: "present", MPTCP_INFO: "48 bytes"}, {capability: "present"}
-    assert boundary_search.changes(old, new) == (SeriesChange(MPTCP_INFO, "48 bytes", "not said"),)
+    assert search.changes(old, new) == (SeriesChange(MPTCP_INFO, "48 bytes", "not said"),)

@@ -9,11 +9,11 @@ import shlex
 import pytest
 
 from harness import cli
-from harness.cli import COMMANDS, examples
+from harness.cli import COMMANDS, arguments
 
 
 def test_every_command_has_examples() -> None:
-    assert set(examples.EXAMPLES) == set(COMMANDS)
+    assert set(arguments.EXAMPLES) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -26,7 +26,7 @@ def test_the_help_of_a_command_ends_with_its_examples(
 
 
 @pytest.mark.parametrize(
-    "line", [line for lines in examples.EXAMPLES.values() for line, _ in lines]
+    "line", [line for lines in arguments.EXAMPLES.values() for line, _ in lines]
 )
 def test_an_example_is_a_command_line_that_parses(line: str) -> None:
     words = shlex.split(line.partition("|")[0])

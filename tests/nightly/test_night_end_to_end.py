@@ -19,8 +19,7 @@ from harness.errors import HostError
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, ManifestError
 from harness.nightly import night
-from harness.nightly.baseline import LastReported
-from harness.nightly.night import Ends, NotBisected
+from harness.nightly.night import Ends, LastReported, NotBisected
 from harness.nightly.results import Night
 from harness.records.store import FILE, Store
 from harness.report import nightly as report

@@ -10,8 +10,7 @@ import pytest
 
 from harness import cli, nightly
 from harness.cli.nightly import UNREPORTED
-from harness.nightly import baseline
-from harness.nightly.baseline import LastReported
+from harness.nightly.night import LastReported, note_begin, note_end
 from harness.nightly.results import Night, Selftest
 from tests import factories
 
@@ -61,7 +60,7 @@ def test_an_interrupted_night_told_too_little(note: Path, monkeypatch: pytest.Mo
 
 def test_the_first_night_that_nobody_was_told_of_counts(tmp_path: Path) -> None:
     note = tmp_path / UNREPORTED
-    assert baseline.note_begin(note, "first") == LastReported("first")
-    assert baseline.note_begin(note, "second") == LastReported("first", unreported=True)
-    baseline.note_end(note)
-    assert baseline.note_begin(note, "third") == LastReported("third")
+    assert note_begin(note, "first") == LastReported("first")
+    assert note_begin(note, "second") == LastReported("first", unreported=True)
+    note_end(note)
+    assert note_begin(note, "third") == LastReported("third")

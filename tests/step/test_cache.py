@@ -8,8 +8,8 @@ import pytest
 
 from harness.kernels import Cache
 from harness.records import prune
-from harness.step import cache, step
-from harness.step.cache import Memory
+from harness.step import step
+from harness.step.step import Memory
 from tests import factories
 
 
@@ -28,7 +28,7 @@ def image(tmp_path: Path) -> Path:
 def test_only_the_last_images_are_kept(
     kept: Memory, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "IMAGES", 3)
+    monkeypatch.setattr(step, "MAX_IMAGES", 3)
     for number in range(5):
         place = kept.keep_image(f"key{number}", image)
         os.utime(place, (number, number))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import cli
-from harness.cli import step as command
+from harness.cli import bisect as command
 from harness.errors import HostError
 from harness.host import programs
 from harness.kernels import kconfig

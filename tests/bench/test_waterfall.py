@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report import waterfall
+from bench import waterfall
 from harness.verdict.results import Phase
 
 PHASES = (Phase("qemu", 1.0), Phase("kernel", 2.0), Phase("ipv4", 1.0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where the time of one boot went: phases one below the other, each beginning where the last ended.
+"""Where the time of one boot went: a row for each phase, starting where the previous one ended.
 
 Pure functions from the phases of a result's timing to text and to an SVG of its own.
 """
