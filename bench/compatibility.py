@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.fixes import Fix, kernel_version
-from harness.manifest.fixes_table import FIXES
+from harness.manifest.fixes import FIXES, Fix, kernel_version
 
 Boundary = Mapping[str, Any]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.runner import Failed
 from harness.host import tools
-from harness.kernels import Cache, PreparedKernel, apt, modules, packages
+from harness.kernels import Cache, PreparedKernel, apt, debian, modules
 from harness.kernels.modules import Module
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
@@ -55,7 +55,7 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix="build-", dir=place) as scratch:
         source = entry.source
         index = apt.index(source.suite, cache, say)
-        found = packages.resolve(index, source.package, source.suite)
+        found = debian.resolve(index, source.package, source.suite)
         say(f"downloading {found.name} for virtme-ng's own use")
         downloads, root = Path(scratch, "debs"), Path(scratch, "root")
         downloads.mkdir()

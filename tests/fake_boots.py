@@ -22,8 +22,7 @@ from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.plan import Plan
 from harness.records import reuse
 from harness.run import session, workspace
-from harness.run.progress import Listener, Progress, Stage
-from harness.run.request import RunRequest
+from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.verdict.results import (
     Attempt,
     BootEnd,

@@ -22,7 +22,7 @@ from bench.faults.catalogue import DATA
 from harness import kernels
 from harness.host import tools
 from harness.kernels import Cache, kconfig
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import Accel
 from harness.manifest.known_issues import KnownIssues

@@ -17,7 +17,7 @@ from bench.faults.catalogue import DATA, Fault
 from harness.host import tools
 from harness.kernels import apt, kconfig
 from harness.kernels.cache import Cache, digest
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 from harness.step import toolchain
 
 SUITE = "trixie-backports"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness import kernels
 from harness.errors import KernelUnavailable, UsageError
 from harness.kernels import Cache
-from harness.kernels.packages import version_key
+from harness.kernels.debian import version_key
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
 #: Entries of the manifest that cannot be had, and why.

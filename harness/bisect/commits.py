@@ -16,7 +16,7 @@ from harness.bisect.results import LogEntry
 from harness.errors import HostError, KernelUnavailable
 from harness.kernels import Cache, changelog
 from harness.kernels.changelog import ChangelogEntry, Changes
-from harness.kernels.packages import version_key
+from harness.kernels.debian import version_key
 from harness.manifest.kernels_yaml import DebSource, UpstreamSource
 from harness.verdict.judge import CAPABILITY
 

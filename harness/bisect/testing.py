@@ -25,8 +25,7 @@ from harness.run import session
 from harness.run import workspace as workspaces
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix
-from harness.run.progress import Listener, Progress, Stage
-from harness.run.request import RunRequest
+from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.verdict.results import KernelResult
 from harness.vm import initramfs
 

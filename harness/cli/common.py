@@ -26,7 +26,7 @@ from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.plan import Profile
 from harness.report import plain
 from harness.run import matrix
-from harness.run.progress import Listener
+from harness.run.request import Listener
 from harness.text import printable
 from harness.verdict.judge import CAPABILITY
 from harness.verdict.results import Family

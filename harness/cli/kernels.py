@@ -14,7 +14,7 @@ from harness.errors import KernelUnavailable
 from harness.kernels import Cache, kconfig
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.fixes_table import FIXES
+from harness.manifest.fixes import FIXES
 from harness.manifest.kernels_yaml import (
     DebSource,
     ImageSource,

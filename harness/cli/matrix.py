@@ -26,7 +26,7 @@ from harness.cli.common import (
 )
 from harness.errors import UsageError
 from harness.kernels import Cache
-from harness.manifest import programs
+from harness.manifest import cross_check
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.plan import Plan
 from harness.records import stored_runs
@@ -78,7 +78,7 @@ def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: 
             payload=given.payload,
             repeat=_repeat(given),
             seed=given.seed,
-            programs=programs.find(given.cross_check),
+            programs=cross_check.find(given.cross_check),
         ),
         jobs=given.jobs,
         accel=given.accel,

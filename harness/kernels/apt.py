@@ -20,9 +20,9 @@ from pathlib import Path
 
 from harness.errors import Interrupted, KernelUnavailable
 from harness.host import files, programs, tools
-from harness.kernels import mirror
+from harness.kernels import debian
 from harness.kernels.cache import Cache, file_sha256
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 
 #: Seconds for which an index is not read again, and a failed attempt at it not repeated.
 FRESH = 3600
@@ -257,7 +257,7 @@ def _source_line(suite: str, arch: str) -> str:
     config = subprocess.run(
         ["apt-config", "shell", *names], capture_output=True, text=True, errors="replace"
     )
-    uri = mirror.choose(mirror.configured(config.stdout), suite)
+    uri = debian.choose_mirror(debian.configured_sources(config.stdout), suite)
     if uri is None:
         raise KernelUnavailable(
             f"this host's apt has no source for {suite} or another suite of Debian's archive, so "
@@ -304,7 +304,7 @@ def distil(records: str) -> dict[str, Package]:
             size=int(fields["size"]),
             sha256=fields["sha256"],
         )
-        for fields in mirror.stanzas(records)
+        for fields in debian.stanzas(records)
         if {"package", "version", "size", "sha256"} <= fields.keys()
     }
 

@@ -16,7 +16,7 @@ from harness.errors import KernelUnavailable, Malformed
 from harness.host.files import touch
 from harness.kernels import apt, compression, deb
 from harness.kernels.cache import Cache, digest
-from harness.kernels.packages import KernelPackages, Package, version_key
+from harness.kernels.debian import KernelPackages, Package, version_key
 from harness.manifest.kernels_yaml import DebSource
 
 #: Of the cache, where they are kept as they came, by package.

@@ -19,11 +19,11 @@ from typing import Self
 
 from harness.errors import Interrupted, KernelUnavailable
 from harness.host.programs import Supervised
-from harness.kernels import apt, modules, packages
+from harness.kernels import apt, debian, modules
 from harness.kernels.cache import Built, Cache, digest
+from harness.kernels.debian import KernelPackages, Package
 from harness.kernels.kernel_image import RELEASE, recognise
 from harness.kernels.modules import Module, ModuleSet
-from harness.kernels.packages import KernelPackages, Package
 from harness.kernels.prepared import PreparedKernel, assemble, prepared
 from harness.manifest.kernels_yaml import DebSource
 
@@ -79,14 +79,14 @@ def prepare(
 def identify(source: DebSource, cache: Cache, say: Callable[[str], None]) -> KernelPackages:
     """The kernel that ``source`` names, found through the index alone."""
     _check_suite(source.suite)
-    return packages.resolve(apt.index(source.suite, cache, say), source.package, source.suite)
+    return debian.resolve(apt.index(source.suite, cache, say), source.package, source.suite)
 
 
 def series(source: DebSource, cache: Cache, say: Callable[[str], None]) -> list[Package]:
     """The kernels that the pattern in ``source`` matches, oldest first."""
     _check_suite(source.suite)
     index = apt.index(source.suite, cache, say)
-    return packages.matching(index, source.package, source.suite)
+    return debian.matching(index, source.package, source.suite)
 
 
 def _check_suite(suite: str) -> None:
@@ -103,7 +103,7 @@ def _prepare(
     cache: Cache,
     say: Callable[[str], None],
 ) -> PreparedKernel:
-    kernel = packages.resolve(index, source.package, source.suite)
+    kernel = debian.resolve(index, source.package, source.suite)
     identity = [[part.name, part.version, part.sha256] for part in kernel.parts]
 
     def build(root: Path) -> Built:

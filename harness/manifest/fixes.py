@@ -4,8 +4,7 @@
 A check that fails on a kernel older than the repair is known: a bug of that kernel, shown with the
 commit, which does not count. The same failure on a kernel that should have the repair counts. The
 manifest has the last word: ``expect: {COMMIT: true}`` says that a kernel has a repair, ``false``
-that it lacks it. The table is :mod:`harness.manifest.fixes_table`.
-"""
+that it lacks it."""
 
 from __future__ import annotations
 
@@ -145,3 +144,244 @@ def shown_missing(
 
 def _lacks_mptcp(check: CheckResult) -> bool:
     return check.key.id == f"{judge.CAPABILITY}mptcp" and check.verdict is not CheckVerdict.PASS
+
+
+#: Mainline versions and first bad versions are from the kernel's history (the commit's Fixes: tag and
+#: the first tag that contains it), stable releases from the ChangeLog-X.Y.Z files of kernel.org. A
+#: kernel of a series without a line here lacks the repair until the mainline version.
+FIXES: tuple[Fix, ...] = (
+    Fix(
+        "8c3963375988",
+        "mptcp: sockopt: fix getting IPV6_V6ONLY",
+        fixed="6.15",
+        backports=("6.12.24", "6.1.135"),
+        since="5.9",
+        checks=("capability.transparent_get",),
+    ),
+    Fix(
+        "e2f4ac7bab22",
+        "mptcp: sockopt: fix getting freebind & transparent",
+        fixed="6.15",
+        backports=("6.12.24", "6.1.135"),
+        since="5.17",
+        checks=("capability.transparent_get",),
+    ),
+    Fix(
+        "bd11dc4fb969",
+        "mptcp: fix full TCP keep-alive support",
+        fixed="6.10",
+        backports=("6.8.12", "6.1.94"),
+        since="5.13",
+        checks=("capability.tcp_keepalive",),
+    ),
+    Fix(
+        "29b5e5ef8739",
+        "mptcp: implement TCP_NOTSENT_LOWAT support",
+        fixed="6.9",
+        backports=("6.8.12",),
+        since="5.13",
+        checks=("capability.tcp_notsent_lowat",),
+    ),
+    Fix(
+        "3b1e21eb60e8",
+        "mptcp: getsockopt: add support for IP_TOS",
+        fixed="5.17",
+        checks=("capability.ip_tos",),
+    ),
+    Fix(
+        "5684ab1a0eff",
+        "mptcp: give rcvlowat some love",
+        fixed="6.7",
+        checks=(
+            "poll.is_woken_by_so_rcvlowat",
+            "so_rcvlowat.delays_pollin",
+            "so_rcvlowat.is_capped",
+            "so_rcvlowat.makes_room",
+        ),
+    ),
+    Fix(
+        "8e04ce45a8db",
+        "mptcp: fix MSG_PEEK stream corruption",
+        fixed="6.18",
+        # 6.12.59 has it, and then recv() never returns: docs/findings.md
+        since="5.14",
+        checks=("fallback.peek_waitall_collects_all", "msg_peek.waitall_*"),
+    ),
+    Fix(
+        "648de37416b3",
+        "mptcp: sockopt: make sync_socket_options propagate SOCK_KEEPOPEN",
+        fixed="6.17",
+        backports=("6.12.48", "6.1.153"),
+        since="5.13",
+        checks=(
+            "so_keepalive.reaches_the_subflow",
+            "so_keepalive.sends_probes",
+            "tcp_keepidle.sets_the_timer",
+        ),
+    ),
+    Fix(
+        "f14d6e9c3678",
+        "mptcp: fastclose msk when linger time is 0",
+        fixed="7.1",
+        backports=("6.12.88", "6.1.176"),
+        since="5.13",
+        checks=(
+            "accept.after_the_client_reset",
+            "disconnect.after_a_reset",
+            "fallback.linger_zero_resets",
+            "mp_fastclose.goes_with_the_reset",
+            "poll.is_woken_by_a_reset",
+            "recv.is_woken",
+            "send.is_woken",
+            "so_linger.zero_*",
+        ),
+    ),
+    Fix(
+        "bf0e96108fb6",
+        "mptcp: properly account fastopen data",
+        fixed="6.7",
+        backports=("6.5.12",),
+        since="6.5",
+        checks=("msg_fastopen.counts_received_bytes",),
+    ),
+    Fix(
+        "619af16b3b57",
+        "mptcp: handle fastopen disconnect correctly",
+        fixed="6.14",
+        backports=("6.12.13", "6.1.129"),
+        since="6.2",
+        checks=(
+            "msg_fastopen.refused_leaves_the_socket_usable",
+            "tcp_fastopen_connect.refused_at_the_first_send",
+        ),
+    ),
+    Fix(
+        "8031b58c3a9b",
+        "mptcp: ensure snd_una is properly initialized on connect",
+        fixed="6.10",
+        backports=("6.1.95",),
+        since="5.9",
+        checks=("fallback.siocoutq_*",),
+    ),
+    Fix(
+        "86730ac255b0",
+        "mptcp: ensure context reset on disconnect()",
+        fixed="6.19",
+        backports=("6.12.65", "6.1.164"),
+        since="5.17",
+        # All of them fail on 6.17.13, which a backport broke, and pass on 6.17.8 and on 6.18.5.
+        checks=("reconnect.*", "state.reconnect", "state.reconnected_is_mptcp"),
+    ),
+    # Before, an accepted socket that was disconnected can never be connected again: EINVAL.
+    Fix(
+        "ddb1a072f858",
+        "mptcp: move first subflow allocation at mpc access time",
+        fixed="6.4",
+        checks=(
+            "state.reconnect",
+            "state.reconnected_is_mptcp",
+            # After a reset there is no subflow to set these on: EINVAL.
+            "ip_freebind.set_get",
+            "ip_transparent.set_get",
+            "ipv6_freebind.set_get",
+            "ipv6_transparent.set_get",
+            "so_bindtodevice.set_get",
+            "so_bindtoifindex.set_get",
+            "so_reuseaddr.set_get",
+            "so_reuseport.set_get",
+            "tcp_defer_accept.set_get",
+        ),
+    ),
+    Fix(
+        "17393fa7b708",
+        "mptcp: fix premature close in case of fallback",
+        fixed="6.18",
+        backports=("6.12.60",),
+        since="5.12",
+        checks=("fallback.goes_on_after_the_peers_half_close",),
+    ),
+    Fix(
+        "8005184fd1ca",
+        "mptcp: refactor sndbuf auto-tuning",
+        fixed="6.7",
+        backports=("6.6.10",),
+        since="5.11",
+        checks=("so_sndbuf.begins_with_that_of_the_subflow", "subflows.sndbuf_is_the_sum"),
+    ),
+    Fix(
+        "fcf04b143346",
+        "mptcp: sync the msk->sndbuf at accept() time",
+        fixed="7.1",
+        backports=("6.12.92",),
+        since="6.7",
+        checks=("so_sndbuf.begins_with_that_of_the_subflow",),
+    ),
+    Fix(
+        "045e9d812868",
+        "mptcp: fix duplicate subflow creation",
+        fixed="6.8",
+        backports=("6.7.7", "6.6.19"),
+        checks=(
+            "fullmesh.all_pairs",
+            "fullmesh.off",
+            "fullmesh.off_pairs",
+            "fullmesh.second_endpoint",
+        ),
+    ),
+    Fix(
+        "c558246ee73e",
+        "mptcp: add statistics for mptcp socket in use",
+        fixed="6.3",
+        checks=(
+            "counters.sockets_in_use",
+            "counters.stopped_listener_is_not_in_use",
+            "failures.closed_without_subflows",
+        ),
+    ),
+    Fix(
+        "0d7336f8f06d",
+        "tcp: ulp: diag: more info without CAP_NET_ADMIN",
+        fixed="6.15",
+        checks=("diag.shown_without_net_admin",),
+    ),
+    Fix(
+        "f755be0b1ff4",
+        "mptcp: propagate shutdown to subflows when possible",
+        fixed="6.17",
+        backports=("6.12.49", "6.1.154"),
+        since="5.9",
+        checks=("shutdown.closes_the_subflows",),
+    ),
+    Fix(
+        "57132affbc89",
+        "mptcp: sockopt: check timestamping ret value",
+        fixed="7.1",
+        backports=("6.12.94",),
+        since="5.14",
+        checks=("so_timestamping.refusals_are_returned",),
+    ),
+    Fix(
+        "96939cec9940",
+        "mptcp: set remote_deny_join_id0 on SYN recv",
+        fixed="6.17",
+        backports=("6.12.49", "6.1.154"),
+        since="5.14",
+        checks=("deny_join.told_when_created",),
+    ),
+    Fix(
+        "2293c57484ae",
+        "mptcp: pm: nl: announce deny-join-id0 flag",
+        fixed="6.17",
+        backports=("6.12.49", "6.1.154"),
+        since="5.19",
+        checks=("deny_join.told_in_events",),
+    ),
+    Fix(
+        "4b1ff850e0c1",
+        "mptcp: pm: in-kernel: usable client side with C-flag",
+        fixed="6.18",
+        backports=("6.12.54", "6.1.157"),
+        since="5.14",
+        checks=("deny_join.endpoints_join_announced",),
+    ),
+)

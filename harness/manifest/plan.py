@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from harness.manifest.cross_check import Program
 from harness.manifest.fingerprint import added
-from harness.manifest.programs import Program
 from harness.verdict.results import Family
 from harness.verdict.rounds import ONCE, Repeat
 

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.fixes_table import FIXES
+from harness.manifest.fixes import FIXES
 from harness.manifest.positions import (
     DataPath,
     Document,

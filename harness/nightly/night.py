@@ -30,8 +30,7 @@ from harness.nightly.results import Compared, Night, RegressionBisect, Selftest
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store
 from harness.run import session
-from harness.run.progress import Listener
-from harness.run.request import RunRequest
+from harness.run.request import Listener, RunRequest
 from harness.selftest import FAULTS
 from harness.selftest.faults import FaultRow, line
 from harness.verdict import comparison

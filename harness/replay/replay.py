@@ -18,8 +18,7 @@ from harness.manifest.known_issues import KnownIssues
 from harness.replay import image
 from harness.run import workspace as workspaces
 from harness.run.attempts import Attempts, Options
-from harness.run.progress import Progress, Stage
-from harness.run.request import RunRequest
+from harness.run.request import Progress, RunRequest, Stage
 from harness.verdict.failures import Again, Comparison, MachineUsed, Tried, compare
 from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, KernelVerdict
 from harness.vm import accelerator, initramfs

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from harness.report.terminal import Glyphs, Writer, glyphs_for, style_of
-from harness.run.progress import Listener, Progress, Stage
+from harness.run.request import Listener, Progress, Stage
 from harness.text import plural
 from harness.verdict.results import KernelVerdict
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from harness.report.terminal import Writer, glyphs_for
-from harness.run.progress import Listener, Progress, Stage
+from harness.run.request import Listener, Progress, Stage
 from harness.text import plural
 
 #: Seconds after which there is a line on each kernel that is at work, whatever it does.

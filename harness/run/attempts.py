@@ -20,16 +20,15 @@ from harness import kernels
 from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import PreparedKernel
-from harness.manifest import fixes, known_issues, programs
-from harness.manifest.fixes_table import FIXES
+from harness.manifest import cross_check, fixes, known_issues
+from harness.manifest.fixes import FIXES
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import PROGRAM_S
 from harness.manifest.schema import Abi
 from harness.records.reuse import Results
-from harness.run.progress import Listener, Progress, Stage
-from harness.run.request import RunRequest
-from harness.verdict import cross_check, judge
+from harness.run.request import Listener, Progress, RunRequest, Stage
+from harness.verdict import judge
 from harness.verdict.results import (
     Attempt,
     BootEnd,
@@ -196,7 +195,7 @@ class Attempts:
             deadlines=deadlines,
             directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
             number=number,
-            extra={**options.extra, **programs.files(plan.programs, plan.families)},
+            extra={**options.extra, **cross_check.files(plan.programs, plan.families)},
         )
 
     def _deadlines(self) -> Deadlines:
@@ -257,7 +256,7 @@ class Attempts:
         return tuple(
             cross_check.compare(program.shown(family), family, run, families.get(family))
             for (program, family), run in zip(
-                programs.runs(plan.programs, plan.families), ended, strict=False
+                cross_check.runs(plan.programs, plan.families), ended, strict=False
             )
         )
 

@@ -20,7 +20,7 @@ from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.reuse import Answer
 from harness.run import attempts, resources
 from harness.run.attempts import Attempts, Options
-from harness.run.progress import Listener, Progress, Stage
+from harness.run.request import Listener, Progress, Stage
 from harness.run.resources import Accelerators
 from harness.verdict.results import KernelResult, Phase
 

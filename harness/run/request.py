@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the user asks of a run."""
+"""What the user asks of a run, and the progress that a run reports to a listener."""
 
 from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness.manifest.fingerprint import apart, members
 from harness.manifest.kernels_yaml import Accel
@@ -41,3 +42,38 @@ class RunRequest:
     def seed(self) -> int:
         """The seed that the user gave, or one of this run's own."""
         return secrets.randbits(32) if self.plan.seed is None else self.plan.seed
+
+
+class Stage(StrEnum):
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    WAITING = "waiting"
+    BOOTING = "booting"
+    CHECKING = "checking"
+    REPEATING = "repeating"
+    RETRYING = "retrying"
+    CONFIRMING = "confirming"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``kernel`` entered ``stage``, or went on within it; ``detail`` is text for a person.
+
+    ``kernel`` is "" for what concerns the whole run, such as the choice of the accelerator.
+    ``done`` and ``planned`` count checks in CHECKING, rounds of all of them in REPEATING. A DONE
+    carries the verdict. ``planned`` is 0 where there is no end of rounds.
+    """
+
+    kernel: str
+    stage: Stage
+    detail: str = ""
+    done: int = 0
+    planned: int = 0
+    verdict: str = ""
+
+
+class Listener(Protocol):
+    """Told of progress, from any thread; must not block or raise."""
+
+    def __call__(self, progress: Progress, /) -> None: ...

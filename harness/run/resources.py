@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.errors import HostError
 from harness.kernels import PreparedKernel
 from harness.manifest.kernels_yaml import Accel
-from harness.run.progress import Listener, Progress, Stage
+from harness.run.request import Listener, Progress, Stage
 from harness.vm import accelerator
 from harness.vm.accelerator import Choice
 

@@ -27,8 +27,7 @@ from harness.records.store import Run, Store
 from harness.run import workspace as workspaces
 from harness.run.attempts import Options, unexpected
 from harness.run.matrix import Matrix, default_jobs
-from harness.run.progress import Listener, Progress, Stage
-from harness.run.request import RunRequest
+from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.verdict.results import KernelResult, RunResult
 
 

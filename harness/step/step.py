@@ -28,8 +28,7 @@ from harness.manifest.plan import Profile
 from harness.records import prune, reuse, to_json
 from harness.records.from_json import kernel_from_text
 from harness.run import session, workspace
-from harness.run.progress import Listener
-from harness.run.request import RunRequest
+from harness.run.request import Listener, RunRequest
 from harness.step import toolchain
 from harness.step.build import Build, Recipe
 from harness.step.source import Commit, Copy, Source, Untestable

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.host.programs import RunningClock
 from harness.kernels.prepared import PreparedKernel
-from harness.manifest import programs
+from harness.manifest import cross_check
 from harness.verdict.results import Attempt, BootEnd, Incident
 from harness.vm import commandline, hang, incidents, initramfs, memory
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
@@ -147,7 +147,7 @@ class _Boot:
             plan.request.plan.repeat,
             [
                 program.shown(family)
-                for program, family in programs.runs(
+                for program, family in cross_check.runs(
                     plan.request.plan.programs, plan.request.plan.families
                 )
             ],

@@ -18,7 +18,7 @@ from pathlib import Path
 from harness.errors import HostError, KernelUnavailable
 from harness.kernels import apt, deb
 from harness.kernels.cache import Cache
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 from harness.manifest.schema import Abi
 from harness.vm import initramfs
 

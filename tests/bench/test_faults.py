@@ -32,7 +32,7 @@ from guest import checks as guest_checks
 from guest.ktap import Ktap
 from harness.kernels import apt
 from harness.kernels.cache import Cache
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 from harness.manifest import kernels_yaml
 from harness.manifest.schema import Abi
 from tests.replacing import replaced

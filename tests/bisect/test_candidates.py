@@ -14,7 +14,7 @@ from harness.bisect import candidates
 from harness.bisect.candidates import Candidate, Series
 from harness.errors import KernelUnavailable, UsageError
 from harness.kernels import Cache, apt
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 from harness.manifest.kernels_yaml import DebSource, KernelEntry, UpstreamSource
 from tests.kernels.conftest import DATA
 

@@ -19,7 +19,7 @@ from harness.errors import HostError, KernelUnavailable
 from harness.kernels import Cache, apt
 from harness.kernels import changelog as logs
 from harness.kernels.changelog import Changes
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry
 from tests.kernels import builders
 

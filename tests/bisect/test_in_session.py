@@ -16,7 +16,7 @@ from harness.bisect.results import Bisection, Ending
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.store import Store
-from harness.run.progress import Listener
+from harness.run.request import Listener
 from harness.run.workspace import store_file
 from harness.verdict.results import Attempt, Family
 from harness.vm.boot import BootPlan

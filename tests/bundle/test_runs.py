@@ -11,7 +11,7 @@ import pytest
 
 from harness.bundle import Bundles, archive, load, place
 from harness.records.store import FILE, Store
-from harness.run.progress import Progress
+from harness.run.request import Progress
 from harness.verdict.results import BootEnd, RunResult
 from tests import fake_boots
 from tests.fake_boots import GOOD, Outcomes

@@ -19,7 +19,7 @@ from harness import cli, kernels
 from harness.cli.arguments import EPILOG, seconds_of
 from harness.errors import KernelUnavailable, UsageError
 from harness.kernels import deb
-from harness.kernels import packages as apt_packages
+from harness.kernels import debian as apt_packages
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records import stored_runs
 from harness.run import session, workspace

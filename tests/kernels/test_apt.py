@@ -16,7 +16,7 @@ from harness.errors import KernelUnavailable
 from harness.host import programs, tools
 from harness.kernels import apt
 from harness.kernels.cache import Cache
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 from tests.kernels.conftest import FakeApt, Said, stopped_after
 from tests.processes import is_gone, read_pid
 from tests.replacing import replaced
@@ -272,7 +272,7 @@ def test_a_harness_that_is_killed_leaves_no_apt(
     downloads = (
         "import sys; from pathlib import Path\n"
         "from harness.kernels import apt; from harness.kernels.cache import Cache\n"
-        "from harness.kernels.packages import Package\n"
+        "from harness.kernels.debian import Package\n"
         "package = Package('linux-image-6.1', '6.1', '', 1, '0')\n"
         "apt.download('bookworm', [package], Path(sys.argv[1]), Cache(Path(sys.argv[2])))\n"
     )

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.kernels import mirror
-from harness.kernels.mirror import AptSource
+from harness.kernels import debian
+from harness.kernels.debian import AptSource
 from tests.replacing import replaced
 
 DEB822 = """\
@@ -53,7 +53,7 @@ nonsense
 
 
 def test_a_sources_file_gives_each_enabled_binary_source() -> None:
-    found = [(source.uri, source.suite) for source in mirror.parse_sources(DEB822)]
+    found = [(source.uri, source.suite) for source in debian.parse_sources(DEB822)]
     assert found == [
         ("http://mirror.example.org/debian", "bookworm"),
         ("http://mirror.example.org/debian", "bookworm-updates"),
@@ -65,7 +65,7 @@ def test_a_sources_file_gives_each_enabled_binary_source() -> None:
 
 def test_a_list_file_gives_each_binary_source_with_its_options() -> None:
     uri, key = "http://mirror.example.org/debian", "/keys/Debian.gpg"
-    found = [source for source in mirror.parse_list(ONE_LINE) if "cdrom" not in source.uri]
+    found = [source for source in debian.parse_list(ONE_LINE) if "cdrom" not in source.uri]
     assert found == [AptSource(uri, "bookworm", ("main",), key)]
 
 
@@ -81,21 +81,21 @@ KEY = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 @pytest.mark.parametrize("suite", ["bullseye", "trixie-backports", "sid", "experimental"])
 def test_any_suite_comes_from_the_archive_that_the_host_uses(suite: str) -> None:
-    assert mirror.choose([THIRD, SECURITY, DEBIAN], suite) == DEBIAN.uri
+    assert debian.choose_mirror([THIRD, SECURITY, DEBIAN], suite) == DEBIAN.uri
 
 
 def test_a_security_suite_comes_from_the_security_archive() -> None:
-    assert mirror.choose([DEBIAN, SECURITY], "bullseye-security") == SECURITY.uri
+    assert debian.choose_mirror([DEBIAN, SECURITY], "bullseye-security") == SECURITY.uri
 
 
 def test_a_source_with_debians_key_is_debian_whatever_its_address() -> None:
     local = source("http://cache.example.org:3142/pub", "stable", signed_by=KEY)
-    assert mirror.choose([THIRD, DEBIAN, local], "trixie") == local.uri
+    assert debian.choose_mirror([THIRD, DEBIAN, local], "trixie") == local.uri
 
 
 def test_a_list_of_mirrors_is_taken_as_it_is() -> None:
     cloud = source("mirror+file:/etc/apt/mirrors/debian.list", "trixie")
-    assert mirror.choose([THIRD, cloud], "bookworm") == cloud.uri
+    assert debian.choose_mirror([THIRD, cloud], "bookworm") == cloud.uri
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_list_of_mirrors_is_taken_as_it_is() -> None:
     ],
 )
 def test_other_sources_are_no_archive_of_debian(other: AptSource) -> None:
-    assert mirror.choose([other], "bookworm") is None
+    assert debian.choose_mirror([other], "bookworm") is None
 
 
 def test_the_hosts_configuration_is_read_from_list_and_parts(tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_the_hosts_configuration_is_read_from_list_and_parts(tmp_path: Path) -> 
     (parts / "two.sources").write_text(replaced(DEB822, "mirror", "two"))
     (parts / "three.list.disabled").write_text("deb http://three.example.org/debian sid main\n")
     config = f"LIST='{tmp_path}/sources.list'\nPARTS='{tmp_path}/it'\\''s sources.d/'\n"
-    uris = [found.uri for found in mirror.configured(config)]
+    uris = [found.uri for found in debian.configured_sources(config)]
     assert uris[:2] == ["http://one.example.org/debian", "http://two.example.org/debian"]
     assert not any("three" in uri for uri in uris)
 
 
 def test_a_host_without_either_has_no_sources(tmp_path: Path) -> None:
-    assert mirror.configured(f"LIST='{tmp_path}/none'\nPARTS='{tmp_path}/none.d'\n") == []
+    assert debian.configured_sources(f"LIST='{tmp_path}/none'\nPARTS='{tmp_path}/none.d'\n") == []
 
 
 def test_a_file_that_only_root_may_read_is_passed_over(
@@ -136,10 +136,10 @@ def test_a_file_that_only_root_may_read_is_passed_over(
 
     (tmp_path / "secret.list").write_text("deb http://user:pw@x.example.org/debian sid main\n")
     monkeypatch.setattr(Path, "read_text", refuse)  # root may read whatever its mode
-    assert mirror.configured(f"LIST='{tmp_path}/secret.list'\n") == []
+    assert debian.configured_sources(f"LIST='{tmp_path}/secret.list'\n") == []
 
 
 @given(st.text(alphabet="deb [=]:#-\n\t ahtp/.", max_size=200))
 def test_no_text_makes_the_parsers_fail(text: str) -> None:
-    list(mirror.parse_list(text))
-    list(mirror.parse_sources(text))
+    list(debian.parse_list(text))
+    list(debian.parse_sources(text))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import KernelUnavailable
-from harness.kernels import apt, packages
-from harness.kernels.packages import Package
+from harness.kernels import apt, debian
+from harness.kernels.debian import Package
 from tests.kernels.conftest import DATA, needs
 
 Index = dict[str, Package]
@@ -26,18 +26,18 @@ def backports() -> Index:
     return apt.distil((DATA / "trixie-backports.deb822").read_text())
 
 
-def part_names(kernel: packages.KernelPackages) -> list[str]:
+def part_names(kernel: debian.KernelPackages) -> list[str]:
     return [part.name for part in kernel.parts]
 
 
 def test_a_metapackage_leads_to_the_current_kernel(bookworm: Index) -> None:
-    kernel = packages.resolve(bookworm, "linux-image-amd64", "bookworm")
+    kernel = debian.resolve(bookworm, "linux-image-amd64", "bookworm")
     assert (kernel.name, kernel.version) == ("linux-image-6.1.0-50-amd64", "6.1.176-1")
     assert kernel.release == "6.1.0-50-amd64"
 
 
 def test_an_old_kernel_is_one_package(bookworm: Index) -> None:
-    kernel = packages.resolve(bookworm, "linux-image-6.1.0-47-amd64", "bookworm")
+    kernel = debian.resolve(bookworm, "linux-image-6.1.0-47-amd64", "bookworm")
     assert part_names(kernel) == ["linux-image-6.1.0-47-amd64"]
 
 
@@ -45,7 +45,7 @@ def test_an_old_kernel_is_one_package(bookworm: Index) -> None:
 def test_a_new_kernel_is_three_packages_and_its_shell_is_left_out(
     backports: Index, name: str
 ) -> None:
-    kernel = packages.resolve(backports, name, "trixie-backports")
+    kernel = debian.resolve(backports, name, "trixie-backports")
     assert kernel.name == "linux-image-7.3.4+deb13-amd64"
     assert part_names(kernel) == [
         "linux-base-7.3.4+deb13-amd64",
@@ -58,27 +58,27 @@ def test_parts_of_another_version_are_not_mixed_in(backports: Index) -> None:
     name = "linux-modules-7.3.4+deb13-amd64"
     old = backports[name]
     backports[name] = Package(name, "7.3.4-0", old.depends, old.size, old.sha256)
-    kernel = packages.resolve(backports, "linux-image-amd64", "trixie-backports")
+    kernel = debian.resolve(backports, "linux-image-amd64", "trixie-backports")
     assert name not in part_names(kernel)
 
 
 def test_an_unknown_package_is_answered_with_the_nearest_names(bookworm: Index) -> None:
     with pytest.raises(KernelUnavailable, match=r"did you mean linux-image-6\.1\.0-50-amd64"):
-        packages.resolve(bookworm, "linux-image-6.1.0-51-amd64", "bookworm")
+        debian.resolve(bookworm, "linux-image-6.1.0-51-amd64", "bookworm")
 
 
 def test_a_package_like_nothing_known_is_answered_with_what_there_is(bookworm: Index) -> None:
     with pytest.raises(KernelUnavailable, match=r"it has linux-image-6\.1\.0-47-amd64, "):
-        packages.resolve(bookworm, "zsh", "bookworm")
+        debian.resolve(bookworm, "zsh", "bookworm")
 
 
 def test_a_package_that_leads_to_no_image_is_refused(backports: Index) -> None:
     with pytest.raises(KernelUnavailable, match="leads to no kernel image"):
-        packages.resolve(backports, "linux-modules-amd64", "trixie-backports")
+        debian.resolve(backports, "linux-modules-amd64", "trixie-backports")
 
 
 def test_a_series_is_in_the_order_of_its_versions(backports: Index) -> None:
-    found = packages.matching(backports, "linux-image-6.1*+deb13-amd64", "trixie-backports")
+    found = debian.matching(backports, "linux-image-6.1*+deb13-amd64", "trixie-backports")
     assert [package.name.split("-")[2] for package in found] == [
         "6.16.3+deb13",
         "6.16.12+deb13",
@@ -90,7 +90,7 @@ def test_a_series_is_in_the_order_of_its_versions(backports: Index) -> None:
 
 
 def test_a_series_holds_no_metapackage_and_no_variant(bookworm: Index) -> None:
-    found = packages.matching(bookworm, "linux-*", "bookworm")
+    found = debian.matching(bookworm, "linux-*", "bookworm")
     assert [package.name for package in found] == [
         "linux-image-6.1.0-47-amd64",
         "linux-image-6.1.0-50-amd64",
@@ -98,7 +98,7 @@ def test_a_series_holds_no_metapackage_and_no_variant(bookworm: Index) -> None:
 
 
 def test_a_variant_that_the_pattern_names_is_in_the_series(bookworm: Index) -> None:
-    found = packages.matching(bookworm, "linux-image-*-rt-amd64", "bookworm")
+    found = debian.matching(bookworm, "linux-image-*-rt-amd64", "bookworm")
     assert [package.name for package in found] == [
         "linux-image-6.1.0-47-rt-amd64",
         "linux-image-6.1.0-50-rt-amd64",
@@ -107,7 +107,7 @@ def test_a_variant_that_the_pattern_names_is_in_the_series(bookworm: Index) -> N
 
 def test_a_pattern_that_matches_nothing_is_answered_with_what_there_is(bookworm: Index) -> None:
     with pytest.raises(KernelUnavailable, match=r"matches 'linux-image-9\*'; it has linux-image-6"):
-        packages.matching(bookworm, "linux-image-9*", "bookworm")
+        debian.matching(bookworm, "linux-image-9*", "bookworm")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_pattern_that_matches_nothing_is_answered_with_what_there_is(bookworm:
     ],
 )
 def test_versions_sort_as_debians_do(older: str, newer: str) -> None:
-    assert packages.version_key(older) < packages.version_key(newer)
+    assert debian.version_key(older) < debian.version_key(newer)
 
 
 VERSION = st.from_regex(r"([0-2]:)?[0-9][0-9a-b.+~]{0,6}(-[0-9a-b.+~]{1,4})?", fullmatch=True)
@@ -139,6 +139,6 @@ def dpkg_says(first: str, operator: str, second: str) -> bool:
 @settings(deadline=None)
 @given(VERSION, VERSION)
 def test_versions_sort_as_dpkg_says(first: str, second: str) -> None:
-    key = packages.version_key
+    key = debian.version_key
     assert (key(first) < key(second)) == dpkg_says(first, "lt", second)
     assert (key(first) == key(second)) == dpkg_says(first, "eq", second)

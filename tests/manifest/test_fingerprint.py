@@ -19,10 +19,10 @@ from harness.bisect import testing
 from harness.bisect.candidates import Candidate
 from harness.kernels.prepared import PreparedKernel
 from harness.manifest import fingerprint
+from harness.manifest.cross_check import Program
 from harness.manifest.fingerprint import apart, counting, members, text
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, Source, TreeSource
 from harness.manifest.plan import Plan, Profile
-from harness.manifest.programs import Program
 from harness.records import reuse
 from harness.run.request import RunRequest
 from harness.verdict.results import Family

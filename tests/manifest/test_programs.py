@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.manifest import programs
+from harness.manifest import cross_check
+from harness.manifest.cross_check import Program
 from harness.manifest.plan import Plan
-from harness.manifest.programs import Program
 from harness.verdict.results import Family
 
 
@@ -37,9 +37,9 @@ def executable(path: Path, content: bytes) -> Path:
 
 def test_a_static_program_brings_no_library(tmp_path: Path) -> None:
     path = executable(tmp_path / "mptcp_sockopt", elf())
-    (found,) = programs.find([f"{shlex.quote(str(path))} -v"])
+    (found,) = cross_check.find([f"{shlex.quote(str(path))} -v"])
     assert found.arguments == ("-v",)
-    files = programs.files([found], tuple(Family))
+    files = cross_check.files([found], tuple(Family))
     assert files == {
         "opt/program/0/mptcp_sockopt": path.read_bytes(),
         "opt/commands/000": b"0\0mptcp_sockopt\0-v",
@@ -50,8 +50,8 @@ def test_a_static_program_brings_no_library(tmp_path: Path) -> None:
 def test_a_dynamic_program_brings_its_libraries_and_loader() -> None:
     place = shutil.which("ls")
     assert place is not None
-    found = programs.find([place])
-    names = programs.files(found, (Family.IPV4,)).keys()
+    found = cross_check.find([place])
+    names = cross_check.files(found, (Family.IPV4,)).keys()
     assert any("libc.so" in name for name in names)
     assert any("/ld-linux" in name for name in names)
 
@@ -83,7 +83,7 @@ def test_what_cannot_run_is_refused_before_the_boot(
 ) -> None:
     path = executable(tmp_path / "program", content)
     with pytest.raises(UsageError, match=why):
-        programs.find([str(path)])
+        cross_check.find([str(path)])
 
 
 def test_a_library_that_the_host_lacks_is_named(
@@ -93,7 +93,7 @@ def test_a_library_that_the_host_lacks_is_named(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     path = executable(tmp_path / "program", elf(interpreter="/"))
     with pytest.raises(UsageError, match=r"this host lacks libabc\.so\.1; link it statically"):
-        programs.find([str(path)])
+        cross_check.find([str(path)])
 
 
 def test_words_that_name_no_program_are_refused() -> None:
@@ -103,26 +103,26 @@ def test_words_that_name_no_program_are_refused() -> None:
         ("/nonexistent/program", "there is no such executable file"),
     ):
         with pytest.raises(UsageError, match=why):
-            programs.find([text])
+            cross_check.find([text])
     with pytest.raises(UsageError, match="at most 8"):
-        programs.find(["true"] * 9)
+        cross_check.find(["true"] * 9)
 
 
 def test_a_program_that_changes_meanwhile_is_not_run(tmp_path: Path) -> None:
     path = executable(tmp_path / "program", elf())
-    found = programs.find([str(path)])
+    found = cross_check.find([str(path)])
     executable(path, elf() + b"more")
     with pytest.raises(UsageError, match="it changed"):
-        programs.files(found, tuple(Family))
+        cross_check.files(found, tuple(Family))
 
 
 def test_a_program_too_large_for_the_guest_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "MAX_SIZE", 100)
+    monkeypatch.setattr(cross_check, "MAX_SIZE", 100)
     path = executable(tmp_path / "program", elf())
     with pytest.raises(UsageError, match="at most 0 are put into the guest"):
-        programs.find([str(path)])
+        cross_check.find([str(path)])
 
 
 def test_the_guest_is_told_of_programs_only_where_there_are_some() -> None:

@@ -25,7 +25,7 @@ from harness.records.store import FILE, Store
 from harness.report import nightly as report
 from harness.report.terminal import ASCII
 from harness.run import session
-from harness.run.progress import Listener
+from harness.run.request import Listener
 from harness.verdict.results import (
     Attempt,
     BootEnd,

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.report.live import Display, Screen, live
 from harness.report.terminal import ASCII, UNICODE, Glyphs
-from harness.run.progress import Progress, Stage
+from harness.run.request import Progress, Stage
 from tests.report.support import Clock, Encoded, Gone
 
 NAMES = ["debian-5.10", "debian-6.1", "debian-newest"]

@@ -10,7 +10,7 @@ from io import StringIO
 import pytest
 
 from harness.report.plain import PlainProgress, plain
-from harness.run.progress import Progress, Stage
+from harness.run.request import Progress, Stage
 from tests.report.support import Clock, Encoded, Gone
 
 

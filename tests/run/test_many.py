@@ -21,8 +21,7 @@ from harness.manifest.schema import Abi
 from harness.run import attempts
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix
-from harness.run.progress import Progress, Stage
-from harness.run.request import RunRequest
+from harness.run.request import Progress, RunRequest, Stage
 from harness.verdict.results import Family, KernelResult
 from harness.vm import commandline
 from tests.kernels import builders

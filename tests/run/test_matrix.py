@@ -34,8 +34,7 @@ from harness.records.to_json import kernel_text
 from harness.run import attempts, matrix, resources
 from harness.run.attempts import Options
 from harness.run.matrix import QEMU_OVERHEAD, Matrix
-from harness.run.progress import Progress, Stage
-from harness.run.request import RunRequest
+from harness.run.request import Progress, RunRequest, Stage
 from harness.verdict.results import (
     Attempt,
     BootEnd,

@@ -19,7 +19,7 @@ from harness.records import reuse
 from harness.records.store import FILE, Store
 from harness.report import plain, table
 from harness.report.details import rounds_of_check, rounds_summary
-from harness.run.progress import Progress, Stage
+from harness.run.request import Progress, Stage
 from harness.verdict.results import (
     BootEnd,
     CheckResult,

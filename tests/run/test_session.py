@@ -23,7 +23,7 @@ from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.records import prune
 from harness.records.store import FILE, Store
 from harness.run import workspace
-from harness.run.progress import Progress, Stage
+from harness.run.request import Progress, Stage
 from harness.verdict.results import EXIT_OK, BootEnd, RunResult, exit_status
 from tests import fake_boots
 from tests.fake_boots import GOOD, MANY, Outcomes

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.verdict.cross_check import compare
+from harness.manifest.cross_check import compare
 from harness.verdict.results import (
     CheckKey,
     CheckResult,

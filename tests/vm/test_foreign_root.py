@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import HostError, KernelUnavailable
 from harness.kernels import Cache, apt, deb
-from harness.kernels.packages import Package
+from harness.kernels.debian import Package
 from harness.manifest.schema import Abi
 from harness.vm import foreign_root, initramfs
 from tests.vm.test_initramfs import entries

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Compiled programs that run in the guest after the checks (``--cross-check``)."""
+"""Compiled programs that run in the guest after the checks (``--cross-check``), and whether each
+agrees with the checks. They change no verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.manifest.fingerprint import apart
-from harness.verdict.results import Family
+from harness.verdict.results import (
+    CheckVerdict,
+    CrossCheck,
+    Family,
+    FamilyResult,
+    ProgramEnd,
+    ProgramRun,
+)
 
 #: In an argument: ``ipv4`` or ``ipv6``.
 FAMILY = "{family}"
@@ -174,3 +182,54 @@ def files(programs: Sequence[Program], families: Sequence[Family]) -> Mapping[st
 def runs(programs: Sequence[Program], families: Sequence[Family]) -> list[tuple[Program, Family]]:
     """In the order in which the guest runs them."""
     return [(program, family) for program in programs for family in families]
+
+
+#: The exit status of a kernel selftest that could not test (KSFT_SKIP of kselftest.h).
+SKIP = 4
+_MAX_LINE = 160
+
+
+def compare(
+    program: str, family: Family, run: ProgramRun | None, checks: FamilyResult | None
+) -> CrossCheck:
+    """What ``program`` says of ``family``, of which the checker says ``checks``.
+
+    Exit status 0 says that all is well, any other end but a skip that it is not. A failure that is
+    known is as a pass, as it is for the verdict.
+    """
+    run = run or ProgramRun(ProgramEnd.LOST)
+    how = _how(run)
+    verdict = CheckVerdict.UNSUPPORTED if checks is None else checks.verdict
+    skipped = run.end is ProgramEnd.EXIT and run.status == SKIP
+    if run.end in (ProgramEnd.LOST, ProgramEnd.NOT_RUN) or skipped:
+        return CrossCheck(program, family, run, None, how)
+    succeeded = run.end is ProgramEnd.EXIT and run.status == 0
+    if succeeded == (verdict is CheckVerdict.PASS):
+        return CrossCheck(program, family, run, True, f"{how}, agrees")
+    if verdict is CheckVerdict.UNSUPPORTED:
+        said = "no check could be run"
+    elif succeeded:
+        assert checks is not None
+        bad = dict.fromkeys(check.key.id for check in checks.checks if check.weight.is_bad)
+        said = f"the checks fail: {', '.join(list(bad)[:4])}"
+    else:
+        said = "the checks pass"
+    return CrossCheck(program, family, run, False, f"disagrees: {how}; {said}")
+
+
+def _how(run: ProgramRun) -> str:
+    """In words; the last line of the output where that may say why."""
+    lines = [line.strip() for line in run.output.splitlines() if line.strip()]
+    last = f" ({lines[-1][:_MAX_LINE]})" if lines else ""
+    if run.end is ProgramEnd.EXIT:
+        what = f"exit {run.status}"
+        return (
+            f"{what}, skipped{last}" if run.status == SKIP else what + (last if run.status else "")
+        )
+    if run.end is ProgramEnd.SIGNAL:
+        return f"killed by signal {run.status}{last}"
+    if run.end is ProgramEnd.DEADLINE:
+        return f"ended at its deadline, after {run.seconds:.0f} s{last}"
+    if run.end is ProgramEnd.NOT_RUN:
+        return f"the guest could not run it{last}"
+    return "lost: the guest did not say how it ended"
