@@ -1,23 +1,195 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files in a tar archive, compressed by zstd: written in one step, and read without any trust.
+"""Bundles as files: one is made of each kernel that fails once its result is kept, and read again
+without trust.
 
-Plain ustar, everything root's and without a date, so that the same content makes the same bytes.
-zstd's checksum over all of it tells a flipped byte; who means harm can make it anew.
-"""
+A tar archive compressed by zstd, written in one step. Plain ustar, all members owned by root and
+without a date, so that the same content gives the same bytes. zstd's checksum over the whole file
+reveals a flipped byte, not malice: whoever means harm can compute it anew."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import os
 import re
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.errors import Damaged, Malformed
-from harness.kernels import compression
+from guest import events
+from harness.bundle import contents
+from harness.bundle.contents import (
+    CHECKER,
+    CONFIG,
+    IMAGE,
+    KNOWN_ISSUES,
+    MANIFEST,
+    MODULES,
+    RESULT,
+    Asked,
+    Bundle,
+)
+from harness.errors import Damaged, KernelUnavailable, Malformed
+from harness.kernels import PreparedKernel, compression
+from harness.kernels.image import configuration_of
+from harness.kernels.kernel_image import recognise
+from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
+from harness.records import to_json
+from harness.verdict.results import Attempt, KernelResult, KernelVerdict
+from harness.vm import initramfs
+from harness.vm.boot import BootPlan
+
+#: Beside a kernel's result.json.
+SUFFIX = ".bundle.tar.zst"
+#: Of an attempt's directory, what goes in.
+ATTEMPT_FILES = ("console.log", "events.jsonl", "command.txt", "qemu.txt")
+
+
+def place(directory: Path, kernel: str) -> Path:
+    """Where the bundle of ``kernel`` is, in a run's ``directory``."""
+    return directory / "kernels" / kernel / f"{kernel}{SUFFIX}"
+
+
+@dataclass
+class Bundles:
+    """The bundles of a run in ``directory``; ``versions`` are for people.
+
+    ``with_image`` puts the kernel's image in, too.
+    """
+
+    directory: Path
+    entries: Sequence[KernelEntry]
+    versions: Mapping[str, str]
+    with_image: bool = False
+    # As it is now: its sources may be worked on while the run goes on.
+    checker: Mapping[str, bytes] = field(default_factory=initramfs.checker)
+    _plans: dict[str, BootPlan] = field(default_factory=dict)
+
+    def booting(self, plan: BootPlan) -> None:
+        """Note what is about to be booted. May be called from several threads."""
+        self._plans[plan.kernel.name] = plan
+
+    def keep(self, result: KernelResult) -> str:
+        """Write the bundle of a kernel that failed; what is to be said if that did not work."""
+        plan = self._plans.pop(result.name, None)
+        if not failed(result) or plan is None:
+            return ""
+        entry = next(entry for entry in self.entries if entry.name == result.name)
+        try:
+            target = place(self.directory, result.name)
+            write(target, self._members(entry, plan, result))
+        except (OSError, ValueError) as error:  # ValueError: what no archive takes
+            return f"{result.name} failed, and no bundle could be made of it: {error}"
+        return ""
+
+    def _members(
+        self, entry: KernelEntry, plan: BootPlan, result: KernelResult
+    ) -> dict[str, bytes]:
+        room = _Room()
+        room.add(RESULT, to_json.kernel_text(result).encode())
+        for name, content in self.checker.items():
+            room.add(f"{CHECKER}/{name}", content)
+        for number, module in enumerate(plan.kernel.modules):
+            room.add(f"{MODULES}/{number:02}-{module.name}", module.read_bytes())
+        if entry.known_issues is not None:
+            room.add(KNOWN_ISSUES, entry.known_issues.read_bytes())
+        config = _config(entry, plan.kernel)
+        if config:
+            room.add(CONFIG, config.encode())
+        if self.with_image:
+            room.add(f"{IMAGE}/vmlinuz", plan.kernel.image.read_bytes())
+        for attempt in result.attempts:
+            for name, content in self._of_attempt(attempt):
+                room.add(name, content)
+        described = _describe(entry, plan, result, self.versions, room.left_out)
+        return {**room.members, MANIFEST: contents.to_json(described, room.members)}
+
+    def _of_attempt(self, attempt: Attempt) -> Iterator[tuple[str, bytes]]:
+        files = (self.directory / attempt.console).parent
+        for name in ATTEMPT_FILES:
+            if (files / name).is_file():
+                yield f"attempt-{attempt.number}/{name}", (files / name).read_bytes()
+
+
+def failed(result: KernelResult) -> bool:
+    """Whether ``result`` is of a kernel that failed here and now."""
+    here = result.verdict is not KernelVerdict.INFRASTRUCTURE and result.reused_from is None
+    return here and not result.verdict.as_expected
+
+
+class _Room:
+    """Members, as long as there is room for them in what may be read again."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, bytes] = {}
+        self.left_out: list[str] = []
+        self._left = LIMIT - (1 << 20)  # for bundle.json
+
+    def add(self, name: str, content: bytes) -> None:
+        if len(content) > self._left or len(self.members) >= MEMBERS - 1:
+            self.left_out.append(name)
+            return
+        self._left -= len(content)
+        self.members[name] = content
+
+
+def _config(entry: KernelEntry, kernel: PreparedKernel) -> str:
+    """The kernel's configuration as a .config has it, if all of it is known."""
+    match entry.source:
+        case ImageSource(image=image):
+            place = image
+        case TreeSource(tree=tree):
+            place = tree / "arch" / "x86" / "boot" / "bzImage"
+        case _:
+            place = kernel.image
+    try:
+        booted = recognise(kernel.boot_image.read_bytes(), str(kernel.boot_image))
+    except (KernelUnavailable, OSError):
+        return ""
+    found = configuration_of(place, booted)
+    if found is None or found.known is not None:
+        return ""
+    lines = [f"{name}={value}\n" for name, value in found.values.items()]
+    return f"# from {found.source}\n{''.join(lines)}"
+
+
+def _asked(plan: BootPlan) -> Asked:
+    return Asked(plan.request.seed, plan.request.plan)
+
+
+def _describe(
+    entry: KernelEntry,
+    plan: BootPlan,
+    result: KernelResult,
+    versions: Mapping[str, str],
+    left_out: Sequence[str],
+) -> Bundle:
+    kernel = plan.kernel
+    release = result.release or kernel.release
+    expected = entry.expected(release)
+    return Bundle(
+        entry=entry,
+        created=datetime.datetime.now(datetime.UTC),
+        versions=versions,
+        image_sha256=kernel.image_sha256,
+        image=None,
+        release=kernel.release,
+        version=kernel.version,
+        origin=kernel.origin,
+        modules=(),
+        kvm=result.accel == "kvm",
+        asked=_asked(plan),
+        expected={name: expectation.present for name, expectation in expected.items()},
+        checker={},
+        protocol=events.PROTOCOL,
+        known_issues=None,
+        left_out=tuple(left_out),
+        result=result,
+    )
+
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -75,13 +247,25 @@ def read(path: Path) -> dict[str, bytes]:
     except Malformed as error:
         raise Damaged(f"{path} is damaged ({error}); copy it again") from error
     try:
-        return _members(plain)
+        return _plain_members(plain)
     # RecursionError: tarfile calls itself for each header that only names the next member.
     except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is no sound bundle: {error or 'its headers are nested'}") from error
 
 
-def _members(plain: bytes) -> dict[str, bytes]:
+def load(path: Path) -> Bundle:
+    """The bundle in the file ``path``. Raises :class:`Damaged`, a sentence for the user."""
+    members = read(path)
+    try:
+        return contents.parse(members)
+    except Malformed as error:
+        raise Damaged(
+            f"{path} is no sound bundle: {error}; copy it again from where it was made, or use the "
+            "harness that made it"
+        ) from error
+
+
+def _plain_members(plain: bytes) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
         for member in archive:

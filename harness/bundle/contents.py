@@ -14,8 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.bundle import archive
-from harness.errors import Damaged, Malformed
+from harness.errors import Malformed
 from harness.manifest.kernels_yaml import (
     DebSource,
     ImageSource,
@@ -120,17 +119,16 @@ def to_json(bundle: Bundle, members: Mapping[str, bytes]) -> bytes:
     return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
-def load(path: Path) -> Bundle:
-    """The bundle in the file ``path``. Raises :class:`Damaged`, a sentence for the user."""
-    members = archive.read(path)
+def parse(members: Mapping[str, bytes]) -> Bundle:
+    """The bundle with these ``members``. Raises :class:`Malformed`, which says what is wrong."""
     try:
         return _bundle(members)
-    except (Malformed, ValidationError, ValueError, RecursionError) as error:
-        said = _first(error) if isinstance(error, ValidationError) else str(error)
-        raise Damaged(
-            f"{path} is no sound bundle: {said or 'it is nested too deeply'}; copy it again from "
-            "where it was made, or use the harness that made it"
-        ) from error
+    except ValidationError as error:
+        raise Malformed(_first(error)) from error
+    except RecursionError as error:
+        raise Malformed("it is nested too deeply") from error
+    except ValueError as error:
+        raise Malformed(str(error)) from error
 
 
 def _first(error: ValidationError) -> str:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 #: Where each command lies, in the order of --help: its module, and what adds it to the grammar.
 COMMANDS = {
-    "matrix": ("matrix", "add"),
-    "check": ("check", "add"),
+    "matrix": ("matrix", "add_matrix"),
+    "check": ("matrix", "add_check"),
     "bisect": ("bisect", "add_bisect"),
     "step": ("bisect", "add_step"),
     "nightly": ("nightly", "add"),

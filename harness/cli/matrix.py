@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``matrix``: the kernels of a manifest; and a run of tests, as other commands make it too."""
+"""``matrix``: the kernels of a manifest. ``check``: one image, alone or against another kernel, or a
+shell in its guest.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
+import json
+import os
 import shlex
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+import termios
+import tty
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import bundle
+from harness import bundle, kernels
 from harness.cli import arguments
 from harness.cli.common import (
     check_writable,
     chosen,
     colourful,
+    complain,
     families,
     listener,
     matching_checks,
@@ -24,23 +34,38 @@ from harness.cli.common import (
     width,
     write,
 )
-from harness.errors import UsageError
+from harness.errors import HostError, UsageError
 from harness.kernels import Cache
-from harness.manifest import cross_check
+from harness.manifest import cross_check, kernels_yaml
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.plan import Plan
-from harness.records import stored_runs
+from harness.records import stored_runs, to_json
+from harness.records.from_json import COMPARISON
+from harness.report import compare as report
 from harness.report import table, terminal
-from harness.run import session
+from harness.run import session, workspace
 from harness.run.request import RunRequest
 from harness.text import printable
-from harness.verdict.results import RunResult, exit_status
+from harness.verdict import comparison
+from harness.verdict.comparison import Difference
+from harness.verdict.results import (
+    EXIT_FAILED,
+    EXIT_INFRASTRUCTURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    KernelResult,
+    KernelVerdict,
+    RunResult,
+    exit_status,
+)
 from harness.verdict.rounds import MOST, Repeat
+from harness.vm import accelerator, foreign_root, shell
+from harness.vm.commandline import Machine, Unsafe
 
 
-def add(commands: arguments.Commands) -> None:
+def add_matrix(commands: arguments.Commands) -> None:
     command = arguments.command(
-        commands, "matrix", "boot and check every kernel of a manifest", run
+        commands, "matrix", "boot and check every kernel of a manifest", run_matrix
     )
     arguments.add_manifest(command)
     arguments.add_selection(command)
@@ -53,7 +78,7 @@ def add(commands: arguments.Commands) -> None:
     )
 
 
-def run(given: argparse.Namespace) -> int:
+def run_matrix(given: argparse.Namespace) -> int:
     """Test the manifest's kernels."""
     cache = Cache(given.cache)
     return test(chosen(given, cache), given, cache)
@@ -129,3 +154,233 @@ def copy_record(record: Path, target: Path, more: str = "") -> None:
     if more:
         text = f"{text.rstrip().removesuffix('}').rstrip()},\n {more}\n}}\n"
     write("--json", target, text, f"the same is in {record}")
+
+
+def add_check(commands: arguments.Commands) -> None:
+    command = arguments.command(commands, "check", "boot and check one kernel image", run_check)
+    command.add_argument("image", type=Path, help="a bzImage or vmlinux")
+    command.add_argument(
+        "--modules",
+        type=Path,
+        metavar="DIR",
+        help="a built tree, or a directory with lib/modules (default: found beside the image)",
+    )
+    _add_against(command)
+    command.add_argument(
+        "--shell",
+        action="store_true",
+        help="open a shell in the same guest, on this terminal, instead of running the checks",
+    )
+    arguments.add_run_options(command)
+    command.set_defaults(manifest=None, resume=False)
+
+
+def run_check(given: argparse.Namespace) -> int:
+    """Test one image."""
+    entry = kernels_yaml.for_image(given.image, given.modules)
+    cache = Cache(given.cache)
+    if given.shell:
+        return run_shell(entry, given, cache)
+    if given.against is not None:
+        return run_against(entry, given, cache)
+    return test([entry], given, cache)
+
+
+DEFAULT_MANIFEST = Path("kernels.yaml")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is compared with: ``kernel`` is tested beside the image, or ``result`` was kept."""
+
+    what: str  # for people
+    kernel: KernelEntry | None = None
+    result: KernelResult | None = None
+
+
+def _add_against(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--against",
+        metavar="NAME",
+        help="show only what differs from a kernel of the manifest, from another image, or from a "
+        "stored run (its id, RUN:KERNEL, or 'last')",
+    )
+    command.add_argument(
+        "--manifest",
+        dest="kernels_of",
+        type=Path,
+        metavar="FILE",
+        help="where --against finds kernels (default: ./kernels.yaml, if there is one)",
+    )
+
+
+def run_against(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
+    """Test ``entry``, beside what it is compared with where that was not kept."""
+    reference = resolve(given.against, entry, given.kernels_of, cache)
+    print(f"against {printable(reference.what)}", flush=True)
+    entries = [entry] if reference.kernel is None else [reference.kernel, entry]
+    run = run_tests(entries, given, cache)
+    found = {kernel.name: kernel for kernel in run.kernels}
+    before = reference.result
+    if reference.kernel is not None:
+        before = found.get(reference.kernel.name)
+    after = found.get(entry.name)
+    if before is None or after is None:
+        show(run, given.json)
+        complain("interrupted before both kernels were tested: nothing is compared")
+        return EXIT_INTERRUPTED
+    difference = comparison.kernels(before, after)
+    _show_difference(run, difference)
+    if given.json is not None:
+        more = json.dumps({COMPARISON: to_json.clean(report.to_json(difference))})[1:-1]
+        copy_record(Path(run.directory, stored_runs.RECORD), given.json, more)
+    return EXIT_INTERRUPTED if run.interrupted else difference_status(difference)
+
+
+def difference_status(difference: Difference) -> int:
+    """What the image is found to be outweighs that it could not be compared."""
+    after = difference.after.verdict
+    if after is KernelVerdict.INFRASTRUCTURE:
+        return EXIT_INFRASTRUCTURE
+    if difference.is_worse or not after.as_expected:
+        return EXIT_FAILED
+    return EXIT_INFRASTRUCTURE if difference.cannot else EXIT_OK
+
+
+def _show_difference(run: RunResult, difference: Difference) -> None:
+    glyphs = terminal.glyphs_for(sys.stdout)
+    if difference.cannot:
+        show(run, None)  # what went wrong is in the table's details
+    print(report.render(difference, glyphs), end="")
+    if not difference.cannot:
+        for note in run.notes:
+            print(f"note: {glyphs.safe(note, 1024)}")
+        print(f"seed {run.seed}, results in {glyphs.safe(run.directory, 4096)}", flush=True)
+
+
+def resolve(word: str, entry: KernelEntry, file: Path | None, cache: Cache) -> Reference:
+    """What ``word`` names: first a kernel of the manifest, then a path, then a stored run."""
+    if file is None and DEFAULT_MANIFEST.is_file():
+        file = DEFAULT_MANIFEST
+    entries = kernels_yaml.load(file).entries if file is not None else ()
+    path = Path(word)
+    if (kernel := _of_manifest(word, entries, cache)) is not None:
+        other = f"; not the file {path}, which is ./{path}" if path.is_file() else ""
+        return Reference(f"the kernel {word} of {file}{other}", _apart(kernel, entry))
+    if path.is_file() and path.suffix != ".json":
+        return Reference(f"the image {path}", _apart(kernels_yaml.for_image(path), entry))
+    return _of_run(word, entry, [kernel.name for kernel in entries], file)
+
+
+def _of_manifest(word: str, entries: Sequence[KernelEntry], cache: Cache) -> KernelEntry | None:
+    for kernel in entries:
+        if kernel.name == word and kernel.is_series:
+            raise UsageError(
+                f"--against {word}: that is a series, many kernels; name one of them, as "
+                f"`mptcp-harness prepare -k '{word}'` lists them, or an image"
+            )
+        if kernel.name == word:
+            return kernel
+    for series in entries:
+        if series.is_series and word.startswith(f"{series.name}-"):
+            for kernel in kernels.expand(series, cache):
+                if kernel.name == word:
+                    return kernel
+    return None
+
+
+def _apart(kernel: KernelEntry, entry: KernelEntry) -> KernelEntry:
+    """``kernel`` under a name that is not also that of ``entry``."""
+    return replace(kernel, name=f"{kernel.name}-before") if kernel.name == entry.name else kernel
+
+
+def _of_run(word: str, entry: KernelEntry, names: Sequence[str], file: Path | None) -> Reference:
+    name, wanted = word, ""
+    if ":" in word and not Path(word).exists():
+        name, _, wanted = word.rpartition(":")
+    try:
+        run = stored_runs.find(name, workspace.store_file())
+    except UsageError as error:
+        if Path(name).exists():
+            raise UsageError(f"--against {word}: {error}") from None
+        raise UsageError(_unknown(word, names, file, str(error))) from None
+    kept = {kernel.name: kernel for kernel in run.kernels}
+    if not wanted and len(kept) == 1:
+        wanted = next(iter(kept))
+    elif not wanted and entry.name in kept:
+        wanted = entry.name
+    if wanted not in kept:
+        which = f"no kernel {wanted!r}" if wanted else f"{len(kept)} kernels"
+        raise UsageError(
+            f"--against {word}: run {run.id} has {which}; name one as {name}:KERNEL, of "
+            f"{', '.join(list(kept)[:20]) or 'none, for it has no result'}"
+        )
+    return Reference(f"{wanted} as kept of run {run.id}, {run.started}", result=kept[wanted])
+
+
+def _unknown(word: str, names: Sequence[str], file: Path | None, why: str) -> str:
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.4)
+    of = (
+        f"no kernel of {file}" if file else "no kernel, for there is no ./kernels.yaml (--manifest)"
+    )
+    like = f"; kernels of like name: {', '.join(near)}" if near else ""
+    has = f"; it has {', '.join(names)}" if names and not near else ""
+    return f"--against {word}: {of}, no file, and {why}{like}{has}"
+
+
+#: Options of `check` that mean nothing where no checks are run.
+_OF_CHECKS = (
+    *("against", "repeat", "until_fail", "duration", "check", "family", "seed", "payload"),
+    *("confirm", "reuse", "cross_check", "bundle_image", "json", "output"),
+)
+HOW = f"run the checker with: {shell.CHECKER} (see {shell.CHECKER} --help); leave with: exit"
+
+
+def run_shell(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
+    """Boot ``entry`` and give the user its console; returns the exit status."""
+    idle = [name for name in _OF_CHECKS if getattr(given, name, None) not in (None, False, [])]
+    if idle:
+        option = {"duration": "for"}.get(idle[0], idle[0].replace("_", "-"))
+        raise UsageError(f"--shell runs no checks, so that --{option} means nothing; leave one out")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("--shell needs a terminal, and there is none; start it from one")
+    with stopping(cache.stop) as stop, _plan(entry, given, cache) as plan:
+        complain(f"{plan.kernel.release}: {plan.greeting}, poweroff or Ctrl-A x")
+        try:
+            with _raw(sys.stdin.fileno()):
+                shell.run(plan, _terminal(), stop)
+        except (HostError, Unsafe) as error:
+            complain(f"no shell: {error}")
+            return EXIT_INFRASTRUCTURE
+        return EXIT_INTERRUPTED if stop.is_set() else EXIT_OK
+
+
+@contextlib.contextmanager
+def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.ShellPlan]:
+    qemu, busybox = workspace.find_tools()
+    with cache.scratch():  # nothing is pruned that is used
+        base = foreign_root.prepare(given.abi or entry.abi, cache, busybox, complain)
+        kernel = kernels.prepare(entry, cache, complain)
+        choice = accelerator.choose(
+            given.accel or entry.accel, kernel, qemu, cache.root / "kvm.json", complain
+        )
+        machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
+        yield shell.ShellPlan(kernel, base, qemu, machine, HOW)
+
+
+def _terminal() -> shell.Terminal:
+    columns, rows = shutil.get_terminal_size((80, 24))
+    name = os.environ.get("TERM", "vt100")
+    return shell.Terminal(sys.stdin.fileno(), sys.stdout.fileno(), rows, columns, name)
+
+
+@contextlib.contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    """The terminal passes every key on, until whatever happens; then it is as it was."""
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setraw(descriptor)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        sys.stdout.write("\n")

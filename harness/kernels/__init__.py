@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.errors import KernelUnavailable
 from harness.kernels import deb, image, upstream
 from harness.kernels.cache import Cache
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import (
     DebSource,
     ImageSource,

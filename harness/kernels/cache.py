@@ -7,7 +7,7 @@ Layout below the root::
                             verified.json (harness.host.files)
     images/                 what was found in image files (harness.kernels.image)
     apt/SUITE/              the private state of apt for a suite (harness.kernels.apt)
-    changelogs/             those of packages (harness.kernels.changelog)
+    changelogs/             those of packages (harness.bisect.commits)
     locks/NAME              harness.host.locks; unused ones go with harness.records.prune
     tmp/                    builds under way, each with a locked file NAME.lock beside it
 

@@ -22,9 +22,8 @@ from harness.host.programs import Supervised
 from harness.kernels import apt, debian, modules
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.debian import KernelPackages, Package
-from harness.kernels.kernel_image import RELEASE, recognise
+from harness.kernels.kernel_image import RELEASE, PreparedKernel, assemble, prepared, recognise
 from harness.kernels.modules import Module, ModuleSet
-from harness.kernels.prepared import PreparedKernel, assemble, prepared
 from harness.manifest.kernels_yaml import DebSource
 
 # Suites and packages become words of apt's configuration and command line.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debian's archive: the packages of a kernel, their order, and the mirror that the host's apt uses."""
+"""Debian's archive: the packages of a kernel, their order, and the mirror of the host's apt."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from harness.errors import Interrupted, KernelUnavailable
 from harness.host import files, programs, tools
 from harness.kernels import modules
 from harness.kernels.cache import Built, Cache, digest
-from harness.kernels.kernel_image import recognise
-from harness.kernels.prepared import PreparedKernel, assemble, prepared
+from harness.kernels.kernel_image import PreparedKernel, assemble, prepared, recognise
 from harness.manifest.kernels_yaml import UpstreamSource
 
 # As virtme-ng recognises one (virtme_ng/run.py); anything else it takes for a file.

@@ -146,9 +146,9 @@ def _lacks_mptcp(check: CheckResult) -> bool:
     return check.key.id == f"{judge.CAPABILITY}mptcp" and check.verdict is not CheckVerdict.PASS
 
 
-#: Mainline versions and first bad versions are from the kernel's history (the commit's Fixes: tag and
-#: the first tag that contains it), stable releases from the ChangeLog-X.Y.Z files of kernel.org. A
-#: kernel of a series without a line here lacks the repair until the mainline version.
+#: Mainline versions and first bad versions are from the kernel's history (the commit's Fixes: tag
+#: and the first tag that contains it), stable releases from the ChangeLog-X.Y.Z files of
+#: kernel.org. A kernel of a series without a line here lacks the repair until the mainline version.
 FIXES: tuple[Fix, ...] = (
     Fix(
         "8c3963375988",

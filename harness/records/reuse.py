@@ -132,7 +132,7 @@ def circumstances_of(
         "format": FORMAT,
         "harness": [__version__, judging()],
         "image": kernel.image_sha256,
-        # An image boots as it is or unpacked, see harness.kernels.prepared.
+        # An image boots as it is or unpacked, see harness.kernels.kernel_image.
         "unpacked": kernel.boot_image.name != kernel.image.name,
         "modules": list(kernel.modules_sha256),
         "base": setting.base,

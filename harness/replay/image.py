@@ -14,7 +14,7 @@ from harness import kernels
 from harness.bundle import Bundle
 from harness.errors import Damaged, KernelUnavailable, UsageError
 from harness.host import files
-from harness.kernels import Cache, PreparedKernel, image, modules, prepared
+from harness.kernels import Cache, PreparedKernel, image, kernel_image, modules
 from harness.kernels.cache import RECORD, CacheEntry, file_sha256
 from harness.kernels.modules import ModuleSet
 from harness.manifest.kernels_yaml import (
@@ -101,7 +101,7 @@ def _prepared(bundle: Bundle, cache: Cache) -> PreparedKernel | None:
     for entry in _cached(bundle, cache):
         if entry.modules_sha256 == wanted_modules:
             named = {"origin": bundle.origin, "version": bundle.version}
-            return prepared.prepared(bundle.entry.name, entry, **named)
+            return kernel_image.prepared(bundle.entry.name, entry, **named)
     return None
 
 

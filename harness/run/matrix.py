@@ -18,10 +18,10 @@ from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.reuse import Answer
-from harness.run import attempts, resources
+from harness.run import attempts, workspace
 from harness.run.attempts import Attempts, Options
 from harness.run.request import Listener, Progress, Stage
-from harness.run.resources import Accelerators
+from harness.run.workspace import Accelerators
 from harness.verdict.results import KernelResult, Phase
 
 _T = TypeVar("_T")
@@ -65,7 +65,7 @@ class Matrix:
         self._on_result = on_result
         self._stop = stop
         self._trusting = cache.trusting()
-        self._gate = resources.MemoryGate(tools.available_memory_mib)
+        self._gate = workspace.MemoryGate(tools.available_memory_mib)
         remembered = cache.root / "kvm.json"
         self._accelerators = Accelerators(options.qemu, remembered, listener, stop)
 

@@ -34,7 +34,7 @@ from harness.verdict.results import (
     Family,
     KernelVerdict,
 )
-from harness.vm import accelerator, initramfs, memory
+from harness.vm import accelerator, commandline, initramfs
 from harness.vm.boot import Deadlines
 from harness.vm.commandline import Unsafe
 
@@ -191,7 +191,7 @@ class _Subject:
         except module.NoModule as error:
             passed = KernelVerdict.PASS
             return FaultRow(fault.name, fault.expected, "-", passed, 0.0, impossible=str(error))
-        least = memory.needed_mib(self.kernel, self.workspace.roots[self.entry.abi])
+        least = commandline.needed_mib(self.kernel, self.workspace.roots[self.entry.abi])
         mib = max(fault.memory_mib or self.entry.memory_mib, least)
         entry = replace(self.entry, memory_mib=mib)
         attempts = Attempts(entry, self.kernel, self.kvm, options, lambda _: None, self.stop)

@@ -27,7 +27,7 @@ from harness.host import files, tools
 from harness.host.files import write_atomically
 from harness.host.programs import TICK, RunningClock, Supervised
 from harness.kernels.cache import Cache
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import Accel
 from harness.vm.commandline import Unsafe
 from harness.vm.process import work_directory

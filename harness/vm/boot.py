@@ -12,10 +12,10 @@ from enum import Enum
 from pathlib import Path
 
 from harness.host.programs import RunningClock
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest import cross_check
 from harness.verdict.results import Attempt, BootEnd, Incident
-from harness.vm import commandline, hang, incidents, initramfs, memory
+from harness.vm import commandline, hang, incidents, initramfs
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
 from harness.vm.process import VmProcess, read_available, work_directory
 from harness.vm.stream import MAX_BYTES, StreamReader
@@ -123,7 +123,7 @@ def boot(plan: BootPlan, stop: threading.Event, on_progress: OnProgress) -> Atte
 
     Raises commandline.Unsafe where the VM is known not to do, as when it has too little memory.
     """
-    memory.check(plan.kernel, plan.base, plan.machine)
+    commandline.check_memory(plan.kernel, plan.base, plan.machine)
     plan.directory.mkdir(parents=True, exist_ok=True)
     with work_directory() as work:
         return _Boot(plan, work, stop, on_progress).run()

@@ -29,8 +29,8 @@ from typing import BinaryIO
 import guest
 from harness.errors import HostError
 from harness.host import files
+from harness.kernels.kernel_image import PreparedKernel
 from harness.kernels.modules import ON_DEMAND
-from harness.kernels.prepared import PreparedKernel
 
 CHECKER = "opt/guest"  # its __main__.py is run as a file: a directory needs runpy
 #: What the checker is asked to do. Not on the kernel's command line, which takes 2 KiB.

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from harness.errors import HostError
 from harness.host.programs import TICK
-from harness.kernels.prepared import PreparedKernel
-from harness.vm import commandline, initramfs, memory
+from harness.kernels.kernel_image import PreparedKernel
+from harness.vm import commandline, initramfs
 from harness.vm.boot import DRAIN, last_words, read_status
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine
 from harness.vm.process import VmProcess, read_available, work_directory
@@ -77,7 +77,7 @@ def run(plan: ShellPlan, terminal: Terminal, stop: threading.Event) -> None:
 
     Raises :class:`HostError`, and OSError where the host's disk fails.
     """
-    memory.check(plan.kernel, plan.base, plan.machine)
+    commandline.check_memory(plan.kernel, plan.base, plan.machine)
     with work_directory() as work:
         console = work / commandline.CONSOLE_SOCKET
         commandline.lay_out(work, plan.kernel, plan.qemu, console=console)

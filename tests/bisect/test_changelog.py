@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.bisect import commits
+from harness.bisect import commits as logs
 from harness.bisect.candidates import Candidate
-from harness.bisect.commits import entries_between
+from harness.bisect.commits import Changes, entries_between
 from harness.errors import HostError, KernelUnavailable
 from harness.kernels import Cache, apt
-from harness.kernels import changelog as logs
-from harness.kernels.changelog import Changes
 from harness.kernels.debian import Package
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry
 from tests.kernels import builders
@@ -114,7 +113,7 @@ def test_what_mentions_mptcp_is_told_with_the_version_that_brought_it(between: B
 
 
 def test_the_entry_of_a_signed_image_is_that_of_the_kernel_it_signs() -> None:
-    assert next(logs.entries(SIGNED.decode())).version == "6.12.117-1"
+    assert next(logs.entries_of(SIGNED.decode())).version == "6.12.117-1"
 
 
 def test_the_older_kernels_own_entry_does_not_count(between: Between) -> None:
@@ -262,7 +261,7 @@ def test_what_is_torn_in_the_cache_is_read_again(
     archive: Archive, between: Between, cache: Cache
 ) -> None:
     first = between(packed(SIGNED))
-    (kept,) = (cache.root / logs.DIRECTORY).iterdir()
+    (kept,) = (cache.root / logs.LOGS).iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
     assert between(packed(SIGNED)) == first
 
@@ -337,7 +336,7 @@ def test_an_item_of_many_lines_is_cut(between: Between) -> None:
 
 @given(st.text(max_size=300))
 def test_no_text_breaks_the_parser(text: str) -> None:
-    for entry in logs.entries(f"linux (1) x\n  * {text}\n{text}"):
+    for entry in logs.entries_of(f"linux (1) x\n  * {text}\n{text}"):
         assert all(isinstance(item, str) for item in entry.items)
 
 

@@ -24,7 +24,7 @@ import pytest
 from harness.host import tools
 from harness.kernels import prepare
 from harness.kernels.cache import Cache
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import expectations
 from harness.manifest.kernels_yaml import DebSource, KernelEntry

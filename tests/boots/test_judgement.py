@@ -9,7 +9,7 @@ import pytest
 
 from harness.kernels import prepare
 from harness.kernels.cache import Cache
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from tests.boots.conftest import Harness, manifest
 

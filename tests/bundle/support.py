@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.bundle import Bundles
-from harness.bundle.keep import place
+from harness.bundle.archive import place
 from harness.kernels import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from harness.manifest.plan import Plan

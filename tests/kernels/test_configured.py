@@ -18,7 +18,7 @@ from harness.errors import KernelUnavailable
 from harness.kernels import image
 from harness.kernels.cache import Cache
 from harness.kernels.kconfig import OPTIONS, REMEDY, fragment
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
 from harness.run.request import RunRequest
 from tests import fake_boots

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import KernelUnavailable
 from harness.kernels import deb
 from harness.kernels.cache import Cache, file_sha256
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE

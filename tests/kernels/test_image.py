@@ -11,7 +11,7 @@ from harness.errors import KernelUnavailable
 from harness.host import files
 from harness.kernels import image, modules
 from harness.kernels.cache import Cache, file_sha256
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, TreeSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE

@@ -17,7 +17,7 @@ import pytest
 from guest import checks
 from harness.bisect import testing
 from harness.bisect.candidates import Candidate
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest import fingerprint
 from harness.manifest.cross_check import Program
 from harness.manifest.fingerprint import apart, counting, members, text

@@ -31,7 +31,7 @@ from harness.manifest.schema import Abi
 from harness.records.reuse import Results, Setting
 from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text
-from harness.run import attempts, matrix, resources
+from harness.run import attempts, matrix, workspace
 from harness.run.attempts import Options
 from harness.run.matrix import QEMU_OVERHEAD, Matrix
 from harness.run.request import Progress, RunRequest, Stage
@@ -559,7 +559,7 @@ def test_a_kernel_is_booted_once_there_is_memory_for_it(
         return gates[-1]
 
     during: list[int] = []
-    monkeypatch.setattr(resources, "MemoryGate", gate)
+    monkeypatch.setattr(workspace, "MemoryGate", gate)
     bench.during_boot = lambda: during.append(gates[0].inside)
     bench.boots = {"a": [GOOD], "b": [GOOD]}
     bench.run("a", "b")

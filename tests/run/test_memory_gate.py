@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from harness.run.resources import PAUSE, SETTLING, MemoryGate
+from harness.run.workspace import PAUSE, SETTLING, MemoryGate
 
 #: MiB
 VM = 600

@@ -16,7 +16,7 @@ from guest import faults as guest_faults
 from harness import selftest
 from harness.errors import UsageError
 from harness.kernels import Cache, elf
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.schema import Abi
 from harness.run.workspace import Workspace
@@ -363,7 +363,7 @@ class Bench:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(tmp_path)
     monkeypatch.setattr("harness.vm.boot.boot", made.boot)
-    monkeypatch.setattr("harness.vm.memory.needed_mib", lambda *_: 100)
+    monkeypatch.setattr("harness.vm.commandline.needed_mib", lambda *_: 100)
     monkeypatch.setattr("harness.run.attempts.BACK_OFF", (0.0, 0.0))
     return made
 

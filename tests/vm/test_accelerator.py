@@ -19,7 +19,7 @@ import pytest
 from harness.errors import HostError
 from harness.host import tools
 from harness.kernels.cache import Cache
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import Accel
 from harness.vm import accelerator
 from harness.vm.accelerator import choose

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.host.programs import RunningClock
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.plan import Plan
 from harness.verdict.results import Attempt, BootEnd, Family
 from harness.vm import boot, commandline, hang

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.plan import Plan
 from harness.verdict.results import Family
 from harness.vm import commandline

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.host import tools
-from harness.kernels.prepared import PreparedKernel
+from harness.kernels.kernel_image import PreparedKernel
 from harness.vm import initramfs
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.kernels.prepared import PreparedKernel
-from harness.vm import boot, memory
+from harness.kernels.kernel_image import PreparedKernel
+from harness.vm import boot, commandline
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
 from tests.kernels import builders
@@ -46,12 +46,12 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_the_kernel_and_twice_the_root_must_fit(tmp_path: Path, base: Path) -> None:
-    small = memory.needed_mib(kernel(tmp_path, vmlinux(40 * MIB)), base)
-    assert 40 + 2 * 30 + memory.REST_MIB <= small <= 40 + 2 * 30 + memory.REST_MIB + 32
-    assert small % memory.STEP_MIB == 0
-    larger = memory.needed_mib(kernel(tmp_path, vmlinux(80 * MIB)), base)
+    small = commandline.needed_mib(kernel(tmp_path, vmlinux(40 * MIB)), base)
+    assert 40 + 2 * 30 + commandline.REST_MIB <= small <= 40 + 2 * 30 + commandline.REST_MIB + 32
+    assert small % commandline.STEP_MIB == 0
+    larger = commandline.needed_mib(kernel(tmp_path, vmlinux(80 * MIB)), base)
     assert larger in (small + 32, small + 48)
-    modules = memory.needed_mib(kernel(tmp_path, vmlinux(40 * MIB), modules=32 * MIB), base)
+    modules = commandline.needed_mib(kernel(tmp_path, vmlinux(40 * MIB), modules=32 * MIB), base)
     assert modules in (small + 64, small + 80)
 
 
@@ -59,7 +59,7 @@ def test_a_bzimage_says_how_much_it_takes(tmp_path: Path, base: Path) -> None:
     image = bytearray(builders.bzimage())
     image[0x206:0x208] = (0x20F).to_bytes(2, "little")
     image[0x260:0x264] = (64 * MIB).to_bytes(4, "little")
-    assert memory.needed_mib(kernel(tmp_path, bytes(image)), base) >= 64 + 2 * 30
+    assert commandline.needed_mib(kernel(tmp_path, bytes(image)), base) >= 64 + 2 * 30
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,16 @@ def test_too_little_is_refused_with_the_amount(
 ) -> None:
     found = kernel(tmp_path, vmlinux(40 * MIB))
     with pytest.raises(Unsafe, match=said) as refused:
-        memory.check(found, base, machine)
-    assert f"memory: {memory.needed_mib(found, base)}M" in str(refused.value)
+        commandline.check_memory(found, base, machine)
+    assert f"memory: {commandline.needed_mib(found, base)}M" in str(refused.value)
 
 
 def test_what_is_needed_is_enough(tmp_path: Path, base: Path) -> None:
     found = kernel(tmp_path, vmlinux(40 * MIB))
-    memory.check(found, base, Machine(memory_mib=memory.needed_mib(found, base)))
-    memory.check(found, base, Machine(memory_mib=512, append=("mem=1G", "memmap=1M", "mem=junk")))
+    commandline.check_memory(found, base, Machine(memory_mib=commandline.needed_mib(found, base)))
+    commandline.check_memory(
+        found, base, Machine(memory_mib=512, append=("mem=1G", "memmap=1M", "mem=junk"))
+    )
 
 
 def test_a_boot_is_refused_before_virtme_ng_starts(tmp_path: Path, base: Path) -> None:
