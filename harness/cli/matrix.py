@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``matrix``: the kernels of a manifest. ``check``: one image, alone or against another kernel, or a
-shell in its guest.
+"""``matrix``: the kernels of a manifest. ``check``: one image, alone or against another kernel; or
+a shell in its guest.
 """
 
 from __future__ import annotations
