@@ -5,6 +5,7 @@
     python -m bench.faults --only tos_live,…    these faults, whatever is known of them
     python -m bench.faults --selftests          the kernel's own selftests with all faults
     python -m bench.faults --coverage           lines and branches of net/mptcp that are run
+    python -m bench.faults --chance 150         faults chosen by chance, not from the catalogue
     python -m bench.faults --build              only build the kernel, and say where it is
 
 Takes Debian's newest kernel source, puts the faults of bench/faults/data into it, builds one small
@@ -23,10 +24,10 @@ import platformdirs
 
 from bench.coverage import figures, measure
 from bench.coverage.counters import NoCounters
-from bench.faults import catalogue, document, kernel, selftests, source
+from bench.faults import catalogue, chance, document, kernel, selftests, source
 from bench.faults.catalogue import Fault
-from bench.faults.shared_vm import TieredBoots
-from bench.faults.sweep import ROOT, Boots, MatrixBoots, Sweep, SweepFailed
+from bench.faults.shared_vm import SharedBoots, TieredBoots
+from bench.faults.sweep import ROOT, Boots, MatrixBoots, Sweep, SweepFailed, abis
 from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
 from harness.kernels.cache import Cache
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults = catalogue.load()
         if given.coverage:
             _measure(given, faults, say)
+        elif given.chance:
+            _sweep_by_chance(given, say)
         else:
             _sweep(given, faults, say)
     except (catalogue.BadCatalogue, kernel.NotBuilt, source.NotApplied, SweepFailed) as error:
@@ -78,6 +81,25 @@ def _sweep(given: argparse.Namespace, faults: Sequence[Fault], say: Say) -> None
     kept = (selftests.recall(), figures.recall())
     document.write(given.output, faults, sweep.outcomes, built, *kept)
     say(document.summary(applied, sweep.outcomes))
+
+
+def _sweep_by_chance(given: argparse.Namespace, say: Say) -> None:
+    """Writes no document: a person judges first which of the missed faults can be seen at all."""
+    cache, directory = Cache(), given.directory
+    tree = kernel.unpacked(kernel.newest(cache, say), directory, cache, say)
+    faults = chance.choose(source.reader(tree), given.chance, given.seed)
+    built = kernel.prepare(faults, directory, cache, say, given.build_jobs)
+    say(f"the kernel is {built.image}")
+    if given.build:
+        return
+    boots = SharedBoots(built.image, directory / "boots", given.jobs, {}, abis(faults))
+    kept = directory / f"chance-{given.chance}-{given.seed}.json"
+    sweep = Sweep(boots, kept, say)
+    sweep.run(faults, again=given.again)
+    missed = [fault for fault in faults if not sweep.outcomes[fault.name].caught]
+    for fault in missed:
+        say(f"missed: {fault.sees}")
+    say(f"{len(faults) - len(missed)} of {len(faults)} caught; outcomes: {kept}")
 
 
 def _measure(given: argparse.Namespace, faults: Sequence[Fault], say: Say) -> None:
@@ -138,6 +160,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="no faults: measure which lines and branches of net/mptcp the checks run, and which\n"
         "the kernel's own selftests",
+    )
+    what.add_argument(
+        "--chance",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead of the catalogue's, N faults chosen by chance: conditions turned round,\n"
+        "statements left out, errors returned as success; all checks for each",
+    )
+    what.add_argument(
+        "--seed", type=int, default=1, metavar="S", help="of --chance: another choice (default: 1)"
     )
     what.add_argument("--build", action="store_true", help="only build the kernel")
     what.add_argument("-j", dest="jobs", type=int, default=2, metavar="N", help="VMs at a time")

@@ -21,6 +21,8 @@ PROTOCOL = f"{DIRECTORY}/protocol.h"
 #: What the kernel logs when the fault is on, and where it can be read later.
 LOGGED = "MPTCP: fault: {name} is on"
 PARAMETER = "mptcp.fault"
+#: Below the tree: the files that have faults, as they were.
+_ORIGINAL = ".faults-original"
 
 # A statement that is skipped stands behind its condition on the same line. Not so -Wdangling-else,
 # which finds a condition that takes the else of another one.
@@ -121,15 +123,8 @@ def patched(faults: Sequence[Fault], read: Callable[[str], str]) -> dict[str, st
 
 def apply(faults: Sequence[Fault], tree: Path) -> None:
     """Put ``faults`` into ``tree`` in place of earlier ones; only what differs is written."""
-    original = tree / ".faults-original"
-
-    def read(file: str) -> str:
-        kept = original / file
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text((tree / file).read_text())
-        return kept.read_text()
-
+    original = tree / _ORIGINAL
+    read = reader(tree)
     new = patched(faults, read)
     kept = {str(path.relative_to(original)) for path in original.rglob("*") if path.is_file()}
     for file in kept - new.keys():
@@ -138,6 +133,19 @@ def apply(faults: Sequence[Fault], tree: Path) -> None:
         path = tree / file
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
+
+
+def reader(tree: Path) -> Callable[[str], str]:
+    """Gives the text of a file of ``tree`` as it was before any fault was put into it."""
+
+    def read(file: str) -> str:
+        kept = tree / _ORIGINAL / file
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text((tree / file).read_text())
+        return kept.read_text()
+
+    return read
 
 
 def _switch(faults: Sequence[Fault], protocol: str, makefile: str) -> dict[str, str]:
