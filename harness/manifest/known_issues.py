@@ -65,6 +65,7 @@ class KnownIssue:
     family: Family | None = None  # both if None
     kernels: tuple[str, ...] = ("*",)
     link: str = ""
+    intermittent: bool = False  # a run in which it does not occur says nothing
 
     def __str__(self) -> str:
         beside = ", ".join(text for text in (self.link, self.owner) if text)
@@ -161,11 +162,14 @@ def idle(
 ) -> tuple[str, ...]:
     """A note on each of ``issues`` that could have occurred on one of ``kernels``, and on none did.
 
+    An intermittent one gets a note only once it has expired.
     It could where a boot got to its end and, for an issue of a check, the check was run in every
     family that the issue names; an issue of a report is taken to come about in any such boot.
     """
     notes = []
     for issue in issues:
+        if issue.intermittent and not issue.expired(today):
+            continue
         covered = [kernel for kernel in kernels if issue.covers(kernel.name, kernel.release)]
         tried = [kernel.name for kernel in covered if _tries(kernel, issue)]
         if tried and not any(_occurs(kernel, issue) for kernel in covered):

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
 
 from harness.manifest.positions import Data, DataPath, Document, Problem, kind, quoted, show_path
-from harness.manifest.schema import nearest
+from harness.manifest.schema import flag, nearest
 from harness.verdict.results import Family
 
 KEY = "known_issues"
@@ -82,6 +82,7 @@ class IssueModel(BaseModel):
         tuple[Annotated[str, _text("a kernel's name or release, or a pattern")], ...],
         BeforeValidator(_patterns),
     ] = ("*",)
+    intermittent: Annotated[bool, PlainValidator(flag)] = False
     reason: Annotated[str, _text("why this is accepted for now")]
     link: Annotated[str, PlainValidator(_link)] = ""
     owner: Annotated[str, _text("who answers for it")]

@@ -175,7 +175,8 @@ def _abi(value: object) -> Abi:
     return Abi(text)
 
 
-def _flag(value: object) -> bool:
+def flag(value: object) -> bool:
+    """True or false, as YAML 1.2 has them. Raises ValueError for anything else."""
     text = _text(value, "true or false")
     if text not in ("true", "false"):
         raise ValueError(f"expected true or false, in just these letters, found {quoted(text)}")
@@ -239,7 +240,7 @@ Arguments = Annotated[
     BeforeValidator(_listed),
     AfterValidator(_short_enough),
 ]
-Expect = dict[Annotated[str, AfterValidator(_expectable)], Annotated[bool, PlainValidator(_flag)]]
+Expect = dict[Annotated[str, AfterValidator(_expectable)], Annotated[bool, PlainValidator(flag)]]
 Name = Annotated[
     str,
     _matching(

@@ -305,6 +305,12 @@ def test_so_is_one_that_has_expired() -> None:
     assert note == f"{GONE} (it expired on 2026-08-03)"
 
 
+def test_an_intermittent_issue_is_idle_only_once_it_has_expired() -> None:
+    now_and_then = replace(KNOWN, intermittent=True)
+    assert idle([now_and_then], [kernel(BOTH_PASS)], TODAY) == ()
+    assert idle([expired(now_and_then)], [kernel(BOTH_PASS)], TODAY)
+
+
 def test_an_issue_that_occurs_on_one_of_its_kernels_is_not_idle() -> None:
     kernels = [kernel(BOTH_PASS, name="a"), kernel(BOTH, name="b")]
     assert idle([KNOWN], kernels, TODAY) == ()
@@ -413,7 +419,8 @@ known_issues:
     link: https://example.org/issues/1
     owner: Net Team <net@example.org>
     expires: 2027-01-31
-  - {fingerprint: "warning:f:*", reason: harmless, owner: net, expires: 2026-12-31, kernels: a}
+  - {fingerprint: "warning:f:*", reason: harmless, owner: net, expires: 2026-12-31, kernels: a,
+     intermittent: true}
 """
 
 
@@ -441,6 +448,7 @@ def test_a_file_is_read(file: Path) -> None:
             reason="harmless",
             owner="net",
             expires=datetime.date(2026, 12, 31),
+            intermittent=True,
             where=f"{file}:11",
         ),
     )
@@ -468,6 +476,7 @@ known_issues:
   - {fingerprint: f, family: ipv4, reason: r, owner: o, expires: 2027-01-31}
   - text
   - {check: c, kernels: [a, ""], reason: r, owner: "a\\eb", expires: 2027-01-31, reason: twice}
+  - {check: c, reason: r, owner: o, expires: 2027-01-31, intermittent: yes}
 other: 1
 """
 ERRORS = """\
@@ -492,7 +501,8 @@ and 'expires', found 'text'
 16:52: known_issues[6].owner: expected who answers for it, found 'a\\x1bb' with unprintable \
 characters
 16:81: known_issues[6].reason: a key given twice, first on line 16; keep one
-17:1: other: unknown key; known here: known_issues
+17:72: known_issues[7].intermittent: expected true or false, in just these letters, found 'yes'
+18:1: other: unknown key; known here: known_issues
 """
 
 
