@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -115,7 +116,19 @@ def _prepare(
 
     entry = cache.entry(f"deb-{kernel.release}-{digest(identity)}", build, say)
     origin = f"{source.suite} {kernel.name} {kernel.version}"
-    return prepared(name, entry, origin=origin, version=kernel.version)
+    found = prepared(name, entry, origin=origin, version=kernel.version)
+    return replace(found, notes=(*found.notes, *_missing_modules(kernel, source.suite)))
+
+
+def _missing_modules(kernel: KernelPackages, suite: str) -> tuple[str, ...]:
+    """A note where the suite has the kernel and not its modules."""
+    absent = [name for name in kernel.absent if name.startswith("linux-modules-")]
+    if not absent:
+        return ()
+    return (
+        f"{suite} no longer has {absent[0]}: what this kernel has as a module, such as inet_diag, "
+        "is missing, and checks that need it are unsupported",
+    )
 
 
 def unpack(debs: Iterable[Path], root: Path, what: str, stop: threading.Event) -> Built:

@@ -38,11 +38,16 @@ class Package:
 
 @dataclass(frozen=True)
 class KernelPackages:
-    """A kernel as ``name`` and ``version``, and the packages that hold it."""
+    """A kernel as ``name`` and ``version``, and the packages that hold it.
+
+    ``absent`` are those that the index lacks: Debian's archive keeps old images longer than their
+    modules.
+    """
 
     name: str
     version: str
     parts: tuple[Package, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def release(self) -> str:
@@ -58,12 +63,15 @@ def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackag
     if name not in index:
         raise KernelUnavailable(_unknown(index, name, suite))
     found: dict[str, Package] = {}
+    absent: dict[str, None] = {}
     waiting = [name]
     while waiting:
         package = index[waiting.pop()]
         found[package.name] = package
         for other, version in _dependencies(package):
-            if other not in found and other in index and index[other].version == version:
+            if other not in index or index[other].version != version:
+                absent[other] = None
+            elif other not in found:
                 waiting.append(other)
     parts: dict[str, Package] = {}
     for package in found.values():
@@ -77,7 +85,8 @@ def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackag
         )
     if "binary" in parts:
         parts.pop("image", None)
-    return KernelPackages(main.name, main.version, tuple(parts[part] for part in sorted(parts)))
+    chosen = tuple(parts[part] for part in sorted(parts))
+    return KernelPackages(main.name, main.version, chosen, tuple(absent))
 
 
 def matching(index: Mapping[str, Package], pattern: str, suite: str) -> list[Package]:

@@ -87,6 +87,19 @@ def test_a_download_is_announced_with_its_size(fake_apt: FakeApt, cache: Cache, 
     assert f"downloading linux-image-{RELEASE} (0 MB)" in say
 
 
+def test_a_kernel_whose_modules_left_the_mirror_says_so(
+    fake_apt: FakeApt, cache: Cache, say: Said
+) -> None:
+    path = serve(fake_apt)
+    assert prepare(cache, say).notes == ()
+    name = f"linux-image-{RELEASE}"
+    depends = f"linux-modules-{RELEASE} (= 6.1.176-1), kmod (= 30), linux-base"
+    fake_apt.serves(record(name, path, depends))
+    for _ in range(2):  # fetched, and from the cache
+        (note,) = deb.prepare("k", DebSource("bullseye", name), cache, say).notes
+        assert note.startswith(f"bullseye no longer has linux-modules-{RELEASE}: ")
+
+
 def test_a_package_that_left_the_mirror_is_looked_up_again(
     fake_apt: FakeApt, cache: Cache, say: Said
 ) -> None:
