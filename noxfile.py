@@ -18,6 +18,7 @@ benchmark and to the demonstration.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ MEANING = {
 }
 #: Seconds that the harness gets after Ctrl-C to end its VMs and to write down what it has.
 PATIENCE = 30
+#: Bytecode is kept: else each worker, and each program that a test starts, compiles it all again.
+CACHED = {"PYTHONDONTWRITEBYTECODE": None}
 
 
 @nox.session
@@ -68,11 +71,13 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
         return
     slow = "boots or apt"
-    units = ("-m", f"not ({slow})", "-n", "auto", "--dist", "worksteal")
-    session.run("pytest", *units, interrupt_timeout=PATIENCE)
+    # Many wait for a process or for the kernel: two for each processor.
+    workers = 2 * len(os.sched_getaffinity(0))
+    units = ("-m", f"not ({slow})", "-n", str(workers), "--dist", "worksteal")
+    session.run("pytest", *units, env=CACHED, interrupt_timeout=PATIENCE)
     # Most boot one VM, which has one processor: two at a time.
     boots = ("-m", slow, "-n", "auto", "--maxprocesses", "2", "--dist", "loadfile")
-    session.run("pytest", *boots, interrupt_timeout=PATIENCE)
+    session.run("pytest", *boots, env=CACHED, interrupt_timeout=PATIENCE)
 
 
 @nox.session

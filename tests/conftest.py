@@ -13,6 +13,7 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from harness.kernels.cache import Cache
 
 IPPROTO_MPTCP = 262
+
+#: A tmpfs, on most hosts; in containers it is often small, and without the right to execute.
+SHARED_MEMORY = Path("/dev/shm")
+SPARE = 4 << 30  # ten times what all tests need together
 
 # In CI the same examples each time: what fails there fails again, and on the change that broke it.
 # Elsewhere others each time, so that few in each run become many. HYPOTHESIS_PROFILE=thorough
@@ -49,7 +54,17 @@ def all_required() -> bool:
     )
 
 
+def _keep_files_in_memory() -> None:
+    """Let ``tmp_path`` be in memory: the harness syncs what it writes, thousands of times here."""
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        return
+    found = os.statvfs(SHARED_MEMORY)
+    if found.f_frsize * found.f_bavail >= SPARE and not found.f_flag & os.ST_NOEXEC:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
+
+
 def pytest_configure() -> None:
+    _keep_files_in_memory()
     in_ci = os.environ.get("CI", "").lower() in ("true", "1")
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if in_ci else "quick"))
 
