@@ -116,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         parser().error("--require: %s is none of %s" % (unknown[0], ", ".join(probe.NAMES)))
     profile = given.profile if given.check is None else checks.FULL
     names = [item.id for item in checks.all_checks(profile)]
-    selected = names if given.check is None else []
+    selected: list[str] = []
     for pattern in ",".join(given.check or ()).split(",") if given.check else ():
         matching = fnmatch.filter(names, pattern)
         if not matching:
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     # A host without IPv6 is no failure of MPTCP, unless IPv6 was asked for.
     rounds = given.repeat or (MOST_ROUNDS if given.until_fail else 1)
     report = Ktap([*given.require, *(given.families or ())], repeated=rounds > 1)
-    chosen = set(selected).__contains__
+    chosen = set(selected).__contains__ if given.check else None
     options = Options(
         families, seed, chosen, given.payload, rounds, given.until_fail, profile=profile
     )

@@ -198,9 +198,8 @@ class Sweep:
 
 
 def _fault_key(fault: Fault) -> str:
-    """What changes with ``fault``. The native user space is left out: it was, in earlier keys."""
-    told = asdict(fault)
-    return digest({key: value for key, value in told.items() if value is not Abi.NATIVE})
+    """What changes with what ``fault`` does; not with what is said of it."""
+    return digest([[asdict(edit) for edit in fault.edits], fault.abi])
 
 
 def checks_key() -> str:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from guest import checks, cli
+from guest.runner import Runner
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.mptcp
 
@@ -155,3 +158,23 @@ def test_quick_is_a_part_of_full() -> None:
 def test_a_check_of_a_scenario_can_be_chosen_in_the_quick_profile() -> None:
     done = run("-4", "--check", "tcp_nodelay.set_get")
     assert [line for line in lines(done.stdout) if "tcp_nodelay.set_get" in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "run"), [([], True), (["--repeat", "2"], False), (["--until-fail"], False)]
+)
+def test_bugs_of_all_kernels_are_left_out_of_rounds(
+    arguments: list[str], run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bugs = {item.id for item in checks.all_checks() if item.bug}
+    ran: list[bool] = []
+
+    def plan_only(self: Runner) -> None:
+        self._probe("ipv4")
+        ran.append(bool(bugs & {entry.id for one in self._plan() for entry, *_ in one.entries}))
+
+    monkeypatch.setattr(Runner, "run", plan_only)
+    cli.main(["-4", *arguments])
+    named = [*arguments, "--check", min(bugs)]
+    cli.main(["-4", *named])
+    assert ran == [run, True]
