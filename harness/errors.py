@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What goes wrong, by what the user can do about it. The text is a sentence with the remedy.
+"""Exceptions, by what the user can do about them. The text is a sentence with the remedy.
 
-The command line shows that sentence and ends with the status of the class; anything else that is
-raised is a fault of the harness.
+The command line prints the sentence and exits with the status of the class. Any other exception is
+a bug of the harness.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """Arguments or files of the user's that cannot be worked with. Exit status 2."""
+    """The user's arguments or files are wrong. Exit status 2."""
 
 
 class Damaged(UsageError):
@@ -21,23 +21,23 @@ class Damaged(UsageError):
 
 
 class HostError(HarnessError):
-    """The host cannot do what is needed: a tool, the disk, the network. Exit status 3."""
+    """The host failed: a tool, the disk or the network. Exit status 3."""
 
 
 class Busy(HostError):
-    """Another harness is at work on the same thing. Exit status 3."""
+    """Another harness is working on the same thing. Exit status 3."""
 
 
 class Interrupted(HarnessError):
-    """The user ended it before it was done. Exit status 130."""
+    """The user interrupted the command. Exit status 130."""
 
 
 class Malformed(ValueError):
-    """Bytes that came from outside are not of their format: why, as the end of a sentence."""
+    """Foreign bytes do not have their expected format; the text is the end of a sentence."""
 
 
 class KernelUnavailable(HostError):
-    """Nothing bootable came of a source: a sentence with what was tried, what happened, what to do.
+    """A source gave no bootable kernel: what was tried, what happened and what to do.
 
     The kernel's verdict is ``infrastructure``; ``transient`` says whether a retry makes sense.
     """

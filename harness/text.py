@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Text for people: escaped, and in the right number. Used by every room."""
+"""Text for people: escaping and plurals. Used by every room."""
 
 from __future__ import annotations
 
 
 def printable(text: str, *, unicode: bool = True) -> str:
-    r"""``text`` on one line, with nothing in it that a terminal acts upon.
+    r"""``text`` on one line, escaped for a terminal.
 
-    Control characters, separators, bidirectional overrides, lone surrogates and unassigned
-    code points become ``\x1b``, ``\u202e`` and so on; without ``unicode`` all beyond ASCII does.
+    Control characters, separators, bidirectional overrides, lone surrogates and unassigned code
+    points become ``\x1b``, ``\u202e`` and so on; without ``unicode``, so does everything beyond
+    ASCII.
     """
     if unicode and text.isprintable():
         return text
@@ -19,7 +20,7 @@ def printable(text: str, *, unicode: bool = True) -> str:
 
 
 def _escaped(char: str) -> str:
-    # As in Python's own literals, \n and \t among them.
+    # As in Python literals, including \n and \t.
     return char.encode("unicode_escape").decode("ascii")
 
 

@@ -21,7 +21,7 @@ from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-#: Where each command lies, in the order of --help: its module, and what adds it to the grammar.
+#: The commands in the order of --help, each with its module and the function that adds its parser.
 COMMANDS = {
     "matrix": ("matrix", "add_matrix"),
     "check": ("matrix", "add_check"),
@@ -42,15 +42,15 @@ COMMANDS = {
 }
 
 
-#: Variables of the environment from which paths come.
+#: Environment variables that hold paths.
 _PLACES = ("HOME", "PWD", "TMPDIR", "XDG_CACHE_HOME", "XDG_STATE_HOME")
 
 _REMEDY = {
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM),
-        "; make it writable, or give another place (--output, --cache, XDG_STATE_HOME)",
+        "; make it writable, or use another directory (--output, --cache, XDG_STATE_HOME)",
     ),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room on the disk"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; free some space on the disk"),
 }
 
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (docs: README, "Exit status")."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["step"]:
-        from harness.cli import bisect  # as all commands: only where it is asked for
+        from harness.cli import bisect  # imported only when needed, as every command
 
         return bisect.for_git(lambda: _main(arguments))
     return _main(arguments)
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     if sys.stdout is None:  # the shell's >&-
-        complain("standard output is closed; give it a place to go, such as /dev/null")
+        complain("standard output is closed; redirect it, for example to /dev/null")
         return EXIT_INFRASTRUCTURE
     try:
         try:
@@ -90,22 +90,22 @@ def _main(arguments: Sequence[str]) -> int:
         complain("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`): nothing is left to be said.
+        # The reader of our output is gone (`| head`), so there is nobody to report to.
         _abandon_output()
         return EXIT_INTERRUPTED
-    except OSError as error:  # a full disk, a directory that went away: of the host, not a kernel
+    except OSError as error:  # the host failed (a full disk, a removed directory), not a kernel
         _abandon_output()
         hint = _REMEDY.get(error.errno or 0, "")
         if not error.filename:
-            hint = "; look at the disk, and at where standard output goes"
+            hint = "; check the disk, and where standard output goes"
         complain(f"the host failed: {error.strerror or error}{_file_of(error)}{hint}")
         return EXIT_INFRASTRUCTURE
 
 
 def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The whole command line, or where ``first`` is one command, that of this command.
+    """The parser of the whole command line, or only that of the command in ``first``.
 
-    Importing all takes 0.1 s. Each command sets ``run``, which takes what was given.
+    Importing all commands takes 0.1 s. Each command sets ``run``, which takes the parsed arguments.
     """
     top = _Parser(
         prog="mptcp-harness",
@@ -123,9 +123,9 @@ def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 def _check_names(arguments: Sequence[str]) -> None:
-    """Raise UsageError for a name that is not UTF-8: no record, report or manifest can hold it.
+    """Raise UsageError for a name that is not UTF-8, because records, reports and manifests are.
 
-    Python has surrogates for such bytes; under an ASCII locale it has them for all but ASCII.
+    Python represents such bytes by surrogates; under an ASCII locale, all bytes but ASCII ones.
     """
     named = [("the argument", argument) for argument in arguments]
     named += [(name, os.environ.get(name, "")) for name in _PLACES]
@@ -138,7 +138,8 @@ def _check_names(arguments: Sequence[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argparse's own ignores that its help could not be written, and ends with status 0."""
+    """A parser that fails if its help cannot be written; argparse's own ignores that and exits with
+    0."""
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         file = file or sys.stderr
@@ -153,7 +154,7 @@ def _file_of(error: OSError) -> str:
 
 
 def _abandon_output() -> None:
-    """Where standard output takes nothing any more, let Python not try it again at its end."""
+    """Keep Python from writing to a broken standard output again when it exits."""
     try:
         sys.stdout.flush()
     except OSError:

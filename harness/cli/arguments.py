@@ -25,18 +25,18 @@ EPILOG = """\
 examples:
   mptcp-harness matrix                               every kernel of ./kernels.yaml
   mptcp-harness check arch/x86/boot/bzImage          one image
-  mptcp-harness check bzImage --against debian-6.12  what differs between two kernels
-  mptcp-harness bisect --good A --bad B              which kernel between them changed it
-  git bisect run mptcp-harness step --check ID       which commit of a tree
-  mptcp-harness nightly --notify CMD                 what is newly wrong, for a timer
-  mptcp-harness doctor                               what this host lacks
+  mptcp-harness check bzImage --against debian-6.12  show what differs between two kernels
+  mptcp-harness bisect --good A --bad B              find the kernel that changed something
+  git bisect run mptcp-harness step --check ID       find the commit that changed something
+  mptcp-harness nightly --notify CMD                 report what is newly wrong, for a timer
+  mptcp-harness doctor                               show what this host lacks
 
 exit status: 0 all as expected; 1 a kernel fails, crashes, hangs or warns; 2 wrong arguments or
 manifest; 3 a kernel could not be tested; 130 interrupted. A command whose statuses differ lists
 them in its --help.
 """
 
-#: What argparse calls its subcommands.
+#: argparse's type of subcommands.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 MANIFEST_HELP = "the list of kernels (default: ./kernels.yaml)"
@@ -45,7 +45,7 @@ MANIFEST_HELP = "the list of kernels (default: ./kernels.yaml)"
 def command(
     commands: Commands, name: str, what: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    """A new command ``name``: ``run`` takes what was given and returns the exit status."""
+    """A new command ``name``; ``run`` takes the parsed arguments and returns the exit status."""
     command = commands.add_parser(
         name,
         help=what,
@@ -64,7 +64,7 @@ def command(
 
 
 class Patterns(argparse.Action):
-    """Patterns joined by commas: given again, an option adds to what it was given before."""
+    """An option that may be given several times; its patterns are joined by commas."""
 
     def __call__(
         self,
@@ -89,8 +89,9 @@ def add_selection(command: argparse.ArgumentParser) -> None:
         dest="kernels",
         metavar="PATTERN",
         action=Patterns,
-        help="only kernels whose names match, such as 'debian-6.*,patched'; a series or its "
-        "kernels (trixie-6.12-*) are tested only if named here; may be given again",
+        help="only kernels whose names match, such as 'debian-6.*,patched'; a series, or kernels "
+        "of one (trixie-6.12-*), are tested only if this option names them; may be given several "
+        "times",
     )
 
 
@@ -103,13 +104,13 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         "--check",
         metavar="PATTERN",
         action=Patterns,
-        help="only checks whose names match, such as 'mptcp_info.*'; may be given again",
+        help="only checks whose names match, such as 'mptcp_info.*'; may be given several times",
     )
     command.add_argument(
         "--seed",
         type=Number(0, (1 << 63) - 1),
         metavar="N",
-        help="seed of the payloads; the run prints its own, and with it the run can be repeated",
+        help="seed of the payloads; each run prints its seed, which repeats the run",
     )
     command.add_argument(
         "--payload",
@@ -123,21 +124,21 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         "--reuse",
         action="store_true",
         help="do not boot a kernel whose last result was good and for which nothing changed; show "
-        "that result, and its run",
+        "that result and the run it is from",
     )
     command.add_argument(
         "--confirm",
         type=Number(0, 100),
         default=0,
         metavar="N",
-        help="boot a failing kernel N more times, and say whether it fails every time",
+        help="boot a failing kernel N more times, and report whether it fails every time",
     )
     command.add_argument(
         "--abi",
         type=Abi,
         choices=list(Abi),
-        help="user space of the guest, instead of the manifest's; i386 runs the checks in a 32-bit "
-        "Python of Debian's on the same kernel",
+        help="user space of the guest, overrides the manifest; i386 runs the checks with Debian's "
+        "32-bit Python on the same kernel",
     )
     command.add_argument(
         "--cross-check",
@@ -145,8 +146,9 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="after the checks, run a compiled program in the guest for each family, and show "
-        "whether it agrees; arguments are split as by a shell, {family} is replaced by ipv4 or "
-        "ipv6, and without it -6 is put first for IPv6; may be given again",
+        "whether it agrees with them; PROGRAM may have arguments, split as by a shell; {family} in "
+        "them is replaced by ipv4 or ipv6, and without it -6 is inserted for IPv6; may be given "
+        "several times",
     )
     command.add_argument(
         "--bundle-image",
@@ -158,7 +160,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_predicate(command: argparse.ArgumentParser, default: str = "") -> None:
-    """What is looked for; one of them has to be given where there is no ``default``."""
+    """Add the options that say what is bad; one is required unless there is a ``default``."""
     wanted = command.add_mutually_exclusive_group(required=not default)
     wanted.add_argument(
         "--check",
@@ -184,7 +186,7 @@ def add_profile(command: argparse.ArgumentParser, default: str) -> None:
         "--profile",
         type=Profile,
         choices=list(Profile),
-        help="quick: checks of loopback connections; full: checks of scenarios, too, such as "
+        help="quick: only checks of loopback connections; full: also checks of scenarios, such as "
         f"several subflows (default: {default})",
     )
 
@@ -194,8 +196,8 @@ def _add_repeat(command: argparse.ArgumentParser) -> None:
         "--repeat",
         type=Number(1, MOST),
         metavar="N",
-        help="run the checks N times in one boot, each round with the next seed, and say how often "
-        "each check failed; --seed repeats a round",
+        help="run the checks N times in one boot, each round with the next seed, and report how "
+        "often each check failed; --seed repeats a round",
     )
     command.add_argument(
         "--until-fail",
@@ -207,7 +209,7 @@ def _add_repeat(command: argparse.ArgumentParser) -> None:
         dest="duration",
         type=span,
         metavar="TIME",
-        help="repeat for 90s, 10m or 8h, and finish the round that has begun",
+        help="repeat for this long, such as 90s, 10m or 8h, and finish the current round",
     )
 
 
@@ -217,7 +219,7 @@ def add_resources(command: argparse.ArgumentParser) -> None:
         dest="jobs",
         type=Number(1, 1024),
         metavar="N",
-        help="VMs at a time (default: as many as processors and free memory allow)",
+        help="run N VMs at a time (default: as many as processors and free memory allow)",
     )
     command.add_argument(
         "--accel",
@@ -240,11 +242,11 @@ _UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def seconds_of(duration: str) -> int:
-    """``12h``, ``30d`` or ``2w`` in seconds."""
+    """The seconds in ``12h``, ``30d`` or ``2w``."""
     match = re.fullmatch(r"([0-9]{1,5})([hdw])", duration)
     if match is None:
         raise argparse.ArgumentTypeError(
-            f"{duration!r} is no time such as 12h, 30d or 2w (hours, days, weeks)"
+            f"{duration!r} is not a time such as 12h, 30d or 2w (hours, days, weeks)"
         )
     return int(match[1]) * _UNITS[match[2]]
 
@@ -253,11 +255,11 @@ _SPAN_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def span(duration: str) -> int:
-    """``90s``, ``10m`` or ``8h`` in seconds."""
+    """The seconds in ``90s``, ``10m`` or ``8h``."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})([smh])", duration)
     if match is None:
         raise argparse.ArgumentTypeError(
-            f"{duration!r} is no time such as 90s, 10m or 8h (seconds, minutes, hours)"
+            f"{duration!r} is not a time such as 90s, 10m or 8h (seconds, minutes, hours)"
         )
     return int(match[1]) * _SPAN_UNITS[match[2]]
 
@@ -285,7 +287,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 class PrintCompletion(argparse.Action):
-    """Print the script for the shell that is named, and stop."""
+    """Print the completion script for a shell, and exit."""
 
     def __call__(
         self,
@@ -294,7 +296,7 @@ class PrintCompletion(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        import shtab  # only where it is asked for: other commands start without it
+        import shtab  # imported only here, so that other commands start faster
 
         for action in _actions(parser):
             if action.type is Path:
@@ -309,7 +311,7 @@ def add_completion(parser: argparse.ArgumentParser) -> None:
         action=PrintCompletion,
         choices=SHELLS,
         metavar="SHELL",
-        help=f"print a completion script for {', '.join(SHELLS)} and stop",
+        help=f"print a completion script for {', '.join(SHELLS)} and exit",
     )
 
 
@@ -321,11 +323,11 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from _actions(command)
 
 
-#: By command, each a command line and what it is for.
+#: For each command, its examples: a command line and its purpose.
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "matrix": (
         ("matrix", "every kernel of ./kernels.yaml"),
-        ("matrix my.yaml -k 'debian-6.*' --json r.json", "some kernels, with a record for scripts"),
+        ("matrix my.yaml -k 'debian-6.*' --json r.json", "some kernels, with results for scripts"),
         ("matrix --reuse", "only kernels for which something changed"),
         ("matrix --resume", "the kernels that an interrupted run did not reach"),
     ),
@@ -334,23 +336,23 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("check bzImage --against debian-6.12", "only what differs from another kernel"),
         ("check bzImage --until-fail --for 10m", "many rounds in one boot"),
         ("check bzImage --shell", "a shell in the same guest"),
-        ("check bzImage --cross-check ./mptcp_sockopt", "and a program, to compare"),
+        ("check bzImage --cross-check ./mptcp_sockopt", "compare with a program"),
     ),
     "bisect": (
-        ("bisect --good debian-6.12 --bad debian-newest", "what the two kernels differ in"),
+        ("bisect --good debian-6.12 --bad debian-newest", "what changed between the two"),
         ("bisect --good A --bad B --check 'so_linger.*'", "where one option changed"),
         ("bisect --boundaries --from A --to B", "where anything changed"),
     ),
     "step": (
         ("step --check 'so_linger.*'", "for `git bisect run`, after `git bisect start BAD GOOD`"),
-        ("step --any --patch fix-build.patch", "any failure, in commits that need a patch"),
+        ("step --any --patch fix-build.patch", "any failure; each commit is patched first"),
     ),
     "nightly": (
         ("nightly", "what is newly wrong, for a timer"),
         ("nightly --wait --notify ./tell-us", "tell-us gets the report and the status"),
     ),
     "replay": (
-        ("replay debian-6.12.bundle.tar.zst", "the same boot again"),
+        ("replay debian-6.12.bundle.tar.zst", "repeat the boot"),
         ("replay debian-6.12.bundle.tar.zst --vary", "what the failure depends on"),
     ),
     "report": (
@@ -366,18 +368,18 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("history --check '*' -k 'debian-6.*'", "each check that ever failed"),
     ),
     "missing-fixes": (
-        ("missing-fixes", "of every kernel"),
-        ("missing-fixes debian-6.1 --json fixes.json", "of one, for a script too"),
+        ("missing-fixes", "fixes that each kernel lacks"),
+        ("missing-fixes debian-6.1 --json fixes.json", "those of one kernel, also as JSON"),
     ),
     "config": (("config | vng --kconfig --config -", "configure a kernel tree"),),
     "prepare": (("prepare -k 'debian-*'", "download now, boot later"),),
     "list": (
         ("list kernels", "the kernels of ./kernels.yaml"),
-        ("list checks", "each check in a sentence"),
+        ("list checks", "every check, with one sentence about it"),
         ("list capabilities", "the names that `expect` takes"),
-        ("list fixes", "the repairs that checks can show"),
+        ("list fixes", "the fixes that the checks can detect"),
     ),
-    "doctor": (("doctor", "what this host lacks, and what is kept"),),
+    "doctor": (("doctor", "what this host lacks, and what is stored"),),
     "selftest": (
         ("selftest", "every fault, on the newest good kernel"),
         ("selftest --only panic,hang --kernel debian-6.1", "two faults on one kernel"),
@@ -387,7 +389,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("prune --keep 2w", "remove what was not used for two weeks"),
     ),
 }
-#: Of commands whose statuses mean something else than the top level's help says.
+#: Commands whose exit statuses differ from those in the top-level help.
 STATUSES = {
     "bisect": "0 a kernel, a range or the map is found; 1 no answer: the ends do not differ, are "
     "swapped, or the evidence contradicts itself; 2 wrong arguments or manifest; 3 an end could "
@@ -406,7 +408,7 @@ STATUSES = {
 
 
 def epilog(command: str) -> str:
-    """The examples of ``command``, and its exit statuses if they are its own."""
+    """The examples of ``command``, and its exit statuses if they differ from the usual ones."""
     lines = [(f"  mptcp-harness {line}", what) for line, what in EXAMPLES[command]]
     width = max(len(line) for line, _ in lines)
     text = "examples:\n" + "\n".join(f"{line:{width}}  {what}" for line, what in lines)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``bisect``: between a good kernel and a bad one, or every change along a series. ``step``: one
-commit of a kernel tree, for ``git bisect run``."""
+"""``bisect``: the kernel that broke something, or every change along a series. ``step``: one commit
+of a kernel tree, for ``git bisect run``."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from harness.verdict.results import EXIT_INTERRUPTED, EXIT_OK, Family
 
 def add_bisect(commands: arguments.Commands) -> None:
     command = arguments.command(
-        commands, "bisect", "find which of many prebuilt kernels changed something", run_bisect
+        commands, "bisect", "find which of many prebuilt kernels broke something", run_bisect
     )
     arguments.add_manifest(command)
     command.add_argument(
@@ -86,14 +86,14 @@ def add_bisect(commands: arguments.Commands) -> None:
     command.add_argument(
         "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="seed of the payloads"
     )
-    arguments.add_profile(command, "quick where --check names nothing else, else full")
+    arguments.add_profile(command, "quick if --check names only its checks, otherwise full")
     command.add_argument("--fresh", action="store_true", help="do not continue an earlier bisect")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
     arguments.add_output(command)
 
 
 def run_bisect(given: argparse.Namespace) -> int:
-    """Search, and say what was found."""
+    """Search, and print the answer."""
     check_writable(given.json)
     request = RunRequest(
         plan=Plan(families(given), profile=profile_of(given), seed=given.seed),
@@ -108,15 +108,15 @@ def run_bisect(given: argparse.Namespace) -> int:
     sys.stdout.write(text)
     sys.stdout.flush()
     if given.json is not None:
-        remedy = "the same command boots nothing again, and writes it elsewhere"
+        remedy = "repeat the command with another file; it boots nothing again"
         write("--json", given.json, data, remedy)
     return status
 
 
 def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tuple[str, str, int]:
-    """What is to be shown, the same as JSON, and the exit status."""
+    """Returns the text to print, the same as JSON, and the exit status."""
     if given.good is None or given.bad is None:
-        raise UsageError("--good and --bad each want the name of a kernel")
+        raise UsageError("--good and --bad must both name a kernel")
     entries = kernels_yaml.load(given.manifest).entries
     check_pattern(given.check, profile_of(given))
     check_fingerprint(given.incident)
@@ -135,7 +135,8 @@ def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tup
 
 
 def check_pattern(pattern: str | None, profile: Profile) -> None:
-    """Every part of it has to match something that kernels are asked in the ``profile``."""
+    """Raise UsageError if a part of ``pattern`` matches no check or capability of the
+    ``profile``."""
     known = all_names(profile)
     of = "" if profile is Profile.FULL else f" of the profile {profile}"
     for glob in globs(pattern) if pattern is not None else ():
@@ -149,14 +150,14 @@ def check_pattern(pattern: str | None, profile: Profile) -> None:
 def _boundaries(
     given: argparse.Namespace, request: RunRequest, cache: Cache
 ) -> tuple[str, str, int]:
-    """Map what ``given`` names, from --good to --bad, or all kernels of the manifest.
+    """Map the changes from --good to --bad, or along all kernels of the manifest.
 
-    What is to be shown, the same as JSON, and the exit status.
+    Returns the text to print, the same as JSON, and the exit status.
     """
     if given.any or given.incident is not None or given.confirm:
         raise UsageError(
-            "--boundaries looks at all changes, with one boot of each kernel; leave --any, "
-            "--incident and --confirm away"
+            "--boundaries looks for all changes with one boot of each kernel; omit --any, "
+            "--incident and --confirm"
         )
     plan = replace(request.plan, checks=matching_checks(given.check, request.plan.profile))
     request = replace(request, plan=plan)
@@ -180,7 +181,7 @@ def _series(given: argparse.Namespace, cache: Cache) -> Series:
     entries = kernels_yaml.load(given.manifest).entries
     if (given.good is None) != (given.bad is None):
         raise UsageError(
-            "--boundaries takes both ends, --good NAME and --bad NAME, or neither for all kernels "
+            "--boundaries needs both ends, --good NAME and --bad NAME, or neither for all kernels "
             "of the manifest"
         )
     if given.good is None:
@@ -188,10 +189,11 @@ def _series(given: argparse.Namespace, cache: Cache) -> Series:
     return between(entries, given.good, given.bad, cache, say)
 
 
-#: git takes 0 for good, 125 for untestable, all else below 128 for bad, and stops at the rest.
+#: git reads 0 as good, 125 as untestable and any other status below 128 as bad; it stops at the
+#: rest.
 EXIT = {Outcome.GOOD: 0, Outcome.BAD: 1, Outcome.UNTESTABLE: 125}
 EXIT_STOP = 128
-#: The last line begins with one of these.
+#: The first word of the last line.
 WORD = {Outcome.GOOD: "good", Outcome.BAD: "bad", Outcome.UNTESTABLE: "skip"}
 
 
@@ -216,7 +218,7 @@ def add_step(commands: arguments.Commands) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a .config, or lines of one, that override those of `mptcp-harness config`",
+        help="a .config, or some of its lines; they override those of `mptcp-harness config`",
     )
     command.add_argument(
         "--confirm",
@@ -237,12 +239,12 @@ def add_step(commands: arguments.Commands) -> None:
     command.add_argument(
         "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="seed of the payloads"
     )
-    arguments.add_profile(command, "quick where --check names nothing else, else full")
+    arguments.add_profile(command, "quick if --check names only its checks, otherwise full")
     arguments.add_resources(command)
 
 
 def run_step(given: argparse.Namespace) -> int:
-    """Judge the commit that is checked out; the last line says what it is."""
+    """Judge the commit that is checked out; the last line of output is the answer."""
     cache = Cache(given.cache)
     request = _request(given)
     progress = PlainProgress(sys.stdout, time.monotonic)
@@ -259,7 +261,8 @@ def run_step(given: argparse.Namespace) -> int:
 
 
 def for_git(run: Callable[[], int]) -> int:
-    """The exit status of ``run``, or one at which git stops: what went wrong here is not "bad"."""
+    """The exit status of ``run``, or one at which git stops: a fault of the harness is not
+    "bad"."""
     try:
         status = run()
     except SystemExit as end:  # wrong arguments, or --help
@@ -274,7 +277,7 @@ def _request(given: argparse.Namespace) -> StepRequest:
     check_pattern(given.check, profile_of(given))
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
-    assert wanted is not None, "the grammar asks for one"
+    assert wanted is not None, "the parser requires one"
     for path in given.patches:
         if not path.is_file():
             raise UsageError(f"--patch {path}: there is no such file")
@@ -299,7 +302,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: it cannot be read ({error})") from error
+        raise UsageError(f"--config {path}: cannot be read ({error})") from error
 
 
 def _show(answer: StepAnswer) -> None:

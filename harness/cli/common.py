@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What commands share: selections, progress, signals, and words for people."""
+"""Shared by the commands: selection of kernels and checks, progress, signals, and messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from harness.verdict.results import Family
 
 
 def profile_of(given: argparse.Namespace) -> Profile:
-    """The one of --profile; else quick where --check names no check of another, else full."""
+    """The profile of --profile; without it, quick if --check names only quick checks, else full."""
     if given.profile is not None:
         chosen: Profile = given.profile
         return chosen
@@ -45,13 +45,13 @@ def profile_of(given: argparse.Namespace) -> Profile:
 
 
 def all_names(profile: Profile = Profile.FULL) -> list[str]:
-    """What a kernel of ``profile`` is asked: checks, and capabilities as capability.NAME."""
+    """The names of all checks of ``profile``, and of all capabilities as capability.NAME."""
     ids = [check.id for check in guest_checks.all_checks(profile)]
     return [*ids, *(CAPABILITY + name for name in CAPABILITIES)]
 
 
 def matching_checks(pattern: str | None, profile: Profile) -> tuple[str, ...]:
-    """The checks of ``profile`` that ``pattern`` names; none where that is all of them."""
+    """The checks of ``profile`` that match ``pattern``; empty if all of them match."""
     if pattern is None:
         return ()
     known = [check.id for check in guest_checks.all_checks(profile)]
@@ -68,12 +68,12 @@ def matching_checks(pattern: str | None, profile: Profile) -> tuple[str, ...]:
 
 
 def globs(pattern: str) -> list[str]:
-    """The members of a list separated by commas; none may be empty or match nothing."""
+    """The patterns in a list separated by commas."""
     return [part.strip() for part in pattern.split(",")]
 
 
 def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
-    """The manifest's kernels that the user named, or all; every part of -k must name some."""
+    """The manifest's kernels that -k names, or all. Every part of -k must match a kernel."""
     entries = kernels_yaml.load(given.manifest).entries
     wanted = globs(given.kernels) if given.kernels else []
     found = matrix.select(
@@ -82,51 +82,53 @@ def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
     names = [entry.name for entry in (*entries, *found)]
     idle = [glob for glob in wanted if not fnmatch.filter(names, glob)]
     if idle or not found:
-        asked = f"no kernel matches {idle[0]!r}" if idle else "no kernel but series"
+        asked = f"no kernel matches {idle[0]!r}" if idle else "all of its entries are series, "
+        "which -k has to name"
         has = ", ".join(entry.name for entry in entries)
         raise UsageError(f"{given.manifest}: {asked}; it has {has}")
     return found
 
 
 def check_fingerprint(text: str | None) -> None:
-    """An empty one would be the beginning of every incident's."""
+    """Raise UsageError for an empty fingerprint, which would be a prefix of every other."""
     if text is not None and not text.strip():
         raise UsageError(
-            "--incident '': that is no fingerprint; give one as the report of a run shows it"
+            "--incident '': a fingerprint cannot be empty; give one from the report of a run"
         )
 
 
 def check_writable(path: Path | None) -> None:
-    """Better now than after ten minutes of booting."""
+    """Raise UsageError if ``path`` cannot be written, before minutes are spent on booting."""
     if path is None:
         return
     if str(path) == "-":
         raise UsageError(
-            "--json -: standard output has the table; name a file, or a FIFO such as one of "
-            "bash's >(…)"
+            "--json -: the table goes to standard output; give a file, or a FIFO such as bash's "
+            ">(…)"
         )
     if path.is_dir():
-        raise UsageError(f"--json {path}: it is a directory; name a file")
+        raise UsageError(f"--json {path}: this is a directory; give a file")
     if path.exists() and not os.access(path, os.W_OK):
-        raise UsageError(f"--json {path}: it is not writable; name another file")
+        raise UsageError(f"--json {path}: not writable; give another file")
     directory = path.resolve().parent if path.is_symlink() else path.parent
     if not path.exists() and not os.access(directory, os.W_OK | os.X_OK):
-        raise UsageError(f"--json {path}: its directory does not exist or is not writable")
+        raise UsageError(f"--json {path}: the directory does not exist or is not writable")
 
 
 def write(option: str, path: Path, text: str, remedy: str = "") -> None:
-    """Put ``text`` where the user's ``option`` says. Raises HostError, with the ``remedy``."""
+    """Write ``text`` to the ``path`` of the user's ``option``. Raises HostError with the
+    ``remedy``."""
     try:
         write_through(path, text)
     except OSError as error:
         hint = f"; {remedy}" if remedy else ""
         why = error.strerror or error
-        raise HostError(f"{option} {path}: it could not be written: {why}{hint}") from error
+        raise HostError(f"{option} {path}: cannot be written: {why}{hint}") from error
 
 
 @contextlib.contextmanager
 def stopping(stop: threading.Event) -> Iterator[threading.Event]:
-    """``stop``, set by the first Ctrl-C, SIGTERM or hang-up; the second ends the program."""
+    """Set ``stop`` at the first Ctrl-C, SIGTERM or SIGHUP; a second one ends the program."""
     previous: dict[int, Any] = {}
 
     def on_signal(number: int, _: object) -> None:
@@ -148,7 +150,7 @@ def listener(names: Sequence[str]) -> contextlib.AbstractContextManager[Listener
     lively = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     if not lively:
         return plain.plain(names, sys.stdout)
-    from harness.report import live  # rich takes 20 ms, which most runs have no use for
+    from harness.report import live  # importing rich takes 20 ms, and most runs do not need it
 
     return live.live(names, sys.stdout)
 
@@ -158,21 +160,21 @@ def colourful() -> bool:
 
 
 def families(given: argparse.Namespace) -> tuple[Family, ...]:
-    """The one of --family, or both."""
+    """The family of --family, or both."""
     return (given.family,) if given.family else tuple(Family)
 
 
 def width() -> int:
-    """Columns of standard output; of what is no terminal a hundred."""
+    """The columns of standard output; 100 if it is not a terminal."""
     return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
 
 
 def say(text: str) -> None:
-    """One line on standard output, with nothing in it that a terminal would obey."""
+    """Print one line on standard output, escaped for a terminal."""
     print(printable(text), flush=True)
 
 
 def complain(text: str) -> None:
-    """One message on standard error, with nothing in it that a terminal would obey."""
+    """Print a message on standard error, escaped for a terminal."""
     for line in text.splitlines():
         print(printable(line), file=sys.stderr, flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``doctor``, ``selftest`` and ``prune``: the host, the harness itself, and what it keeps."""
+"""``doctor``, ``selftest`` and ``prune``: the host, the harness itself, and the files it keeps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.vm import process
 
 
 def run_doctor(given: argparse.Namespace) -> int:
-    """Say what this host lacks, and the command that mends it."""
+    """Show what this host lacks, and the command that installs it."""
     cache = Cache(given.cache).root
     kept = prune.doctor(cache, workspace.runs_directory(), workspace.store_file())
     findings = (*tools.doctor(cache), process.doctor(), toolchain.doctor(), *kept)
@@ -36,11 +36,11 @@ def run_doctor(given: argparse.Namespace) -> int:
 
 
 def run_prune(given: argparse.Namespace) -> int:
-    """Remove what has long not been used, and say what that was."""
+    """Remove what was not used for a long time, and print what was removed."""
     runs = workspace.runs_directory()
     removed = prune.prune(Cache(given.cache), runs, given.keep, dry_run=given.dry_run)
     for item in removed:
-        if item.kind == prune.LOCKS:  # hundreds, of no size: they are counted
+        if item.kind == prune.LOCKS:  # hundreds of empty files: only the total is printed
             continue
         path = printable(str(item.paths[0]))
         print(
@@ -57,7 +57,10 @@ def run_prune(given: argparse.Namespace) -> int:
 
 def add_doctor(commands: arguments.Commands) -> None:
     arguments.command(
-        commands, "doctor", "show what this host lacks, and the command that mends it", run_doctor
+        commands,
+        "doctor",
+        "show what this host lacks, and the command that installs it",
+        run_doctor,
     )
 
 
@@ -65,7 +68,7 @@ def add_prune(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands,
         "prune",
-        "remove kernels, results and runs that have long not been used",
+        "remove kernels, results and runs that were not used for a long time",
         run_prune,
     )
     command.add_argument(
@@ -81,7 +84,7 @@ def add_prune(commands: arguments.Commands) -> None:
 
 
 def run_selftest(given: argparse.Namespace) -> int:
-    """Boot a good kernel with one fault after another, and see whether each is seen."""
+    """Boot a good kernel with one fault after another, and verify that each is detected."""
     started = time.monotonic()
     cache = Cache(given.cache)
     try:
@@ -111,7 +114,7 @@ def run_selftest(given: argparse.Namespace) -> int:
 
 def add_selftest(commands: arguments.Commands) -> None:
     command = arguments.command(
-        commands, "selftest", "prove on a real kernel that faults are seen", run_selftest
+        commands, "selftest", "prove on a real kernel that faults are detected", run_selftest
     )
     arguments.add_manifest(command)
     command.add_argument(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What earlier runs left: ``compare``, ``history``, ``report``, ``missing-fixes``, ``replay``."""
+"""``compare``, ``history``, ``report``, ``missing-fixes`` and ``replay``: earlier runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from harness.verdict.results import (
     RunResult,
 )
 
-RUN_HELP = "its id or the beginning of that, 'last', its directory, or a file of --json"
+RUN_HELP = "a run's id or a prefix of it, 'last', its directory, or a file written by --json"
 
 
 def add_compare(commands: arguments.Commands) -> None:
@@ -43,13 +43,13 @@ def add_compare(commands: arguments.Commands) -> None:
         "runs",
         nargs="*",
         metavar="RUN",
-        help=f"{RUN_HELP}; one run is compared with the last one before it that asked the same, "
-        "none means the last two",
+        help=f"{RUN_HELP}; with one RUN, it is compared with the last earlier run with the same "
+        f"settings; with none, the last two runs are compared",
     )
 
 
 def run_compare(given: argparse.Namespace) -> int:
-    """Compare two kept runs, the older with the newer as they are given."""
+    """Compare two stored runs, given the older one first."""
     before, after = _runs(given.runs)
     difference = comparison.runs(before, after)
     print(compare.render_runs(difference, terminal.glyphs_for(sys.stdout)), end="", flush=True)
@@ -57,7 +57,7 @@ def run_compare(given: argparse.Namespace) -> int:
 
 
 def exit_status(difference: RunDifference) -> int:
-    """A regression found outweighs what could not be compared."""
+    """The exit status; a regression outweighs something that could not be compared."""
     if difference.is_worse:
         return EXIT_FAILED
     return EXIT_OK if difference.is_complete else EXIT_INFRASTRUCTURE
@@ -72,12 +72,15 @@ def _runs(words: list[str]) -> tuple[RunResult, RunResult]:
             return stored_runs.with_the_one_before(word, place)
         case [before, after]:
             return stored_runs.find(before, place), stored_runs.find(after, place)
-    raise UsageError(f"{len(words)} runs given; name two, or fewer")
+    raise UsageError(f"{len(words)} runs given; give at most two")
 
 
 def add_history(commands: arguments.Commands) -> None:
     command = arguments.command(
-        commands, "history", "show how kernels and checks fared over the last runs", run_history
+        commands,
+        "history",
+        "show the verdicts of kernels and checks over the last runs",
+        run_history,
     )
     command.add_argument(
         "-k", dest="kernels", metavar="PATTERN", help="only kernels such as 'debian-6.*'"
@@ -85,19 +88,20 @@ def add_history(commands: arguments.Commands) -> None:
     command.add_argument(
         "--check",
         metavar="PATTERN",
-        help="show each check, such as 'mptcp_info.*' or '*', that ever failed, kernel by kernel",
+        help="show each check that ever failed and whose name matches, such as 'mptcp_info.*' or "
+        "'*', for each kernel",
     )
     command.add_argument(
         "--last",
         type=arguments.Number(1, 1000),
         default=20,
         metavar="N",
-        help="the last N runs that have such a kernel (default: 20)",
+        help="look at the last N runs that have such a kernel (default: 20)",
     )
 
 
 def run_history(given: argparse.Namespace) -> int:
-    """Show a line for each kernel, or for each check that was ever bad."""
+    """Show a line for each kernel, or for each check that ever failed."""
     wanted = _matching(given.kernels)
     runs = stored_runs.history(workspace.store_file(), given.last, wanted)
     if given.check is None:
@@ -106,7 +110,7 @@ def run_history(given: argparse.Namespace) -> int:
         lines = history.check_lines(runs, wanted, _matching(given.check))
     print(history.render(lines, runs, terminal.glyphs_for(sys.stdout)), end="")
     if not lines and given.check is not None:
-        print("no such check was bad in any of them")
+        print("no such check failed in any of these runs")
     return EXIT_OK
 
 
@@ -126,7 +130,9 @@ FORMATS: Mapping[str, Callable[[RunResult], str]] = {
 
 
 def add_report(commands: arguments.Commands) -> None:
-    command = arguments.command(commands, "report", "show a kept run in another format", run_report)
+    command = arguments.command(
+        commands, "report", "show a stored run in another format", run_report
+    )
     command.add_argument(
         "run_name",
         nargs="?",
@@ -146,7 +152,7 @@ def add_report(commands: arguments.Commands) -> None:
 
 
 def run_report(given: argparse.Namespace) -> int:
-    """Write the run; whatever its verdicts are, that is a success."""
+    """Write the run in another format; the status does not depend on its verdicts."""
     kept = stored_runs.find(given.run_name, workspace.store_file())
     text = FORMATS[given.format](kept)
     if given.output is None:
@@ -160,7 +166,7 @@ def add_missing_fixes(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands,
         "missing-fixes",
-        "list the fixes that each kernel lacks, as its last results show",
+        "list the fixes that each kernel lacks according to its last results",
         run_missing_fixes,
     )
     command.add_argument(
@@ -168,13 +174,13 @@ def add_missing_fixes(commands: arguments.Commands) -> None:
         nargs="?",
         default="*",
         metavar="KERNEL",
-        help="only kernels of this name, or such as 'debian-*' (default: every kernel)",
+        help="only kernels whose names match, such as 'debian-*' (default: every kernel)",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the list to FILE")
 
 
 def run_missing_fixes(given: argparse.Namespace) -> int:
-    """List, for each kernel, the fixes that its last stored result shows to be missing."""
+    """List the fixes that each kernel lacks according to its last stored result."""
     check_writable(given.json)
     wanted = globs(given.kernel)
     kernels = _last_results(wanted)
@@ -191,7 +197,7 @@ def _last_results(wanted: list[str]) -> list[KernelResult]:
         raise UsageError(str(error)) from None
 
 
-#: How often each variation is booted, unless the user says.
+#: The default number of boots of each variation.
 TIMES = 3
 
 
@@ -199,11 +205,11 @@ def add_replay(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands,
         "replay",
-        "boot a kernel that failed again, from the bundle that it left",
+        "boot a failed kernel again from its bundle",
         run_replay,
     )
     command.add_argument(
-        "bundle", type=Path, help="kernels/NAME/NAME.bundle.tar.zst in the directory of a run"
+        "bundle", type=Path, help="kernels/NAME/NAME.bundle.tar.zst in a run's directory"
     )
     command.add_argument(
         "--image",
@@ -214,8 +220,8 @@ def add_replay(commands: arguments.Commands) -> None:
     command.add_argument(
         "--vary",
         action="store_true",
-        help="also boot under the other accelerator, with one and two processors and with another "
-        "QEMU, and say whether the failure depends on the kernel, the timing or the environment",
+        help="also boot under the other accelerator, with one and two processors, and with another "
+        "QEMU; report whether the failure depends on the kernel, the timing or the environment",
     )
     command.add_argument(
         "--times",
@@ -227,13 +233,13 @@ def add_replay(commands: arguments.Commands) -> None:
         "--qemu",
         type=Path,
         metavar="FILE",
-        help="another qemu-system-x86_64 (default: one in PATH); --vary uses both",
+        help="another qemu-system-x86_64 (default: the one in PATH); --vary uses both",
     )
     arguments.add_output(command)
 
 
 def run_replay(given: argparse.Namespace) -> int:
-    """Boot the bundle's kernel again, and compare."""
+    """Boot the bundle's kernel again, and compare the results."""
     found = bundle.load(given.bundle)
     cache = Cache(given.cache)
     times = given.times or (TIMES if given.vary else 1)
@@ -255,7 +261,7 @@ def run_replay(given: argparse.Namespace) -> int:
         print(report.summary(tried))
     say(f"consoles and events: {place.directory}")
     if stopped:
-        complain("interrupted: not every boot was made")
+        complain("interrupted before all boots were made")
         return EXIT_INTERRUPTED
     return replay.exit_status(tried)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``prepare``, ``list`` and ``config``: kernels, without a boot."""
+"""``prepare``, ``list`` and ``config``: commands that boot nothing."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_
 
 
 def run_prepare(given: argparse.Namespace) -> int:
-    """Fetch and unpack only."""
+    """Fetch and unpack kernels without booting them."""
     cache = Cache(given.cache)
     entries = chosen(given, cache)
     with (
         stopping(cache.stop) as stop,
-        cache.scratch(),  # meanwhile nothing that is used is pruned
+        cache.scratch(),  # keeps `prune` from removing what is in use
         ThreadPoolExecutor(matrix.PREPARING) as preparers,
     ):
         ready = list(preparers.map(lambda entry: _prepare(entry, cache), entries))
@@ -79,7 +79,7 @@ def _list_kernels(given: argparse.Namespace) -> None:
 
 
 def _source(entry: KernelEntry) -> str:
-    """Where a kernel comes from, as the manifest says it."""
+    """Where a kernel comes from, in the words of the manifest."""
     match entry.source:
         case DebSource(suite=suite, package=package):
             return f"deb {suite} {package}"
@@ -102,7 +102,7 @@ def _list_checks(_: argparse.Namespace) -> None:
         if check.covers:
             print(f"    covers {check.covers}")
         if check.bug:
-            print(f"    all kernels so far: {check.bug}")
+            print(f"    fails on all kernels so far: {check.bug}")
 
 
 def _list_capabilities(_: argparse.Namespace) -> None:
@@ -121,7 +121,10 @@ def _list_fixes(_: argparse.Namespace) -> None:
 
 def add_prepare(commands: arguments.Commands) -> None:
     command = arguments.command(
-        commands, "prepare", "fetch and unpack the kernels of a manifest, only", run_prepare
+        commands,
+        "prepare",
+        "fetch and unpack the kernels of a manifest without booting them",
+        run_prepare,
     )
     arguments.add_manifest(command)
     arguments.add_selection(command)
@@ -129,11 +132,13 @@ def add_prepare(commands: arguments.Commands) -> None:
 
 def add_list(commands: arguments.Commands) -> None:
     command = arguments.command(
-        commands, "list", "show the kernels of a manifest, the checks, or what they need", run_list
+        commands, "list", "list kernels, checks, capabilities or fixes", run_list
     )
     command.add_argument("what", choices=("kernels", "checks", "capabilities", "fixes"))
     command.add_argument(
-        "--expand", action="store_true", help="of kernels: the ones that a series has now"
+        "--expand",
+        action="store_true",
+        help="with kernels: list the kernels that each series has now",
     )
     arguments.add_manifest(command)
 
@@ -151,18 +156,18 @@ def add_config(commands: arguments.Commands) -> None:
     command.add_argument(
         "--modules",
         action="store_true",
-        help="for a kernel that can load modules; the harness needs none",
+        help="for a kernel that can load modules; the harness itself needs none",
     )
     command.add_argument(
         "--debug-info",
         action="store_true",
         help="with debug information, for source lines in traces; the build takes three times as "
-        "long, and gigabytes",
+        "long and gigabytes of disk",
     )
 
 
 def run_config(given: argparse.Namespace) -> int:
-    """Print the fragment."""
+    """Print the configuration fragment."""
     print(
         CONFIG_HEADER + kconfig.fragment(modules=given.modules, debug_info=given.debug_info), end=""
     )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``matrix``: the kernels of a manifest. ``check``: one image, alone or against another kernel; or
-a shell in its guest.
+"""``matrix``: the kernels of a manifest. ``check``: one image, alone or compared with another
+kernel; or a shell in its guest.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache
 
 
 def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> RunResult:
-    """Run the tests, and show nothing but their progress."""
+    """Run the tests, showing only their progress."""
     if given.abi is not None:
         entries = [replace(entry, abi=given.abi) for entry in entries]
     profile = profile_of(given)
@@ -123,7 +123,7 @@ def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: 
 def _repeat(given: argparse.Namespace) -> Repeat:
     endless = given.until_fail or given.duration is not None
     if endless and given.repeat == 1:
-        raise UsageError("--repeat 1 repeats nothing; leave it out, or give a larger number")
+        raise UsageError("--repeat 1 repeats nothing; omit it, or give a larger number")
     rounds = given.repeat or (MOST if endless else 1)
     return Repeat(rounds, given.until_fail, given.duration)
 
@@ -140,20 +140,20 @@ def show(run: RunResult, json_file: Path | None) -> None:
 
 
 def _replays(run: RunResult, most: int = 3) -> str:
-    """The commands that boot kernels which failed again, of ``most`` of them."""
+    """The commands that replay failed kernels, at most ``most``."""
     places = [bundle.place(Path(run.directory), kernel.name) for kernel in run.kernels]
     found = [place for place in places if place.is_file()]
     commands = [shlex.join(["mptcp-harness", "replay", str(place)]) for place in found[:most]]
-    return "".join(f"again: {printable(command)}\n" for command in commands)
+    return "".join(f"to replay: {printable(command)}\n" for command in commands)
 
 
 def copy_record(record: Path, target: Path, more: str = "") -> None:
-    """``record`` under the user's own name, with the members ``more`` of JSON at its end."""
-    # Not composed again: of sixty kernels that takes half a second.
+    """Copy ``record`` to the user's file ``target``, with the JSON members ``more`` appended."""
+    # The record is not composed again: for sixty kernels that takes half a second.
     text = record.read_text(encoding="utf-8")
     if more:
         text = f"{text.rstrip().removesuffix('}').rstrip()},\n {more}\n}}\n"
-    write("--json", target, text, f"the same is in {record}")
+    write("--json", target, text, f"the same record is in {record}")
 
 
 def add_check(commands: arguments.Commands) -> None:
@@ -191,7 +191,7 @@ DEFAULT_MANIFEST = Path("kernels.yaml")
 
 @dataclass(frozen=True)
 class Reference:
-    """What is compared with: ``kernel`` is tested beside the image, or ``result`` was kept."""
+    """What the image is compared with: a ``kernel`` tested beside it, or a stored ``result``."""
 
     what: str  # for people
     kernel: KernelEntry | None = None
@@ -202,20 +202,20 @@ def _add_against(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--against",
         metavar="NAME",
-        help="show only what differs from a kernel of the manifest, from another image, or from a "
-        "stored run (its id, RUN:KERNEL, or 'last')",
+        help="show only what differs from a kernel of the manifest, another image, or a stored run "
+        "(its id, RUN:KERNEL, or 'last')",
     )
     command.add_argument(
         "--manifest",
         dest="kernels_of",
         type=Path,
         metavar="FILE",
-        help="where --against finds kernels (default: ./kernels.yaml, if there is one)",
+        help="manifest with kernels for --against (default: ./kernels.yaml, if it exists)",
     )
 
 
 def run_against(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
-    """Test ``entry``, beside what it is compared with where that was not kept."""
+    """Test ``entry``, and what it is compared with unless that is stored."""
     reference = resolve(given.against, entry, given.kernels_of, cache)
     print(f"against {printable(reference.what)}", flush=True)
     entries = [entry] if reference.kernel is None else [reference.kernel, entry]
@@ -227,7 +227,7 @@ def run_against(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> 
     after = found.get(entry.name)
     if before is None or after is None:
         show(run, given.json)
-        complain("interrupted before both kernels were tested: nothing is compared")
+        complain("interrupted before both kernels were tested; nothing was compared")
         return EXIT_INTERRUPTED
     difference = comparison.kernels(before, after)
     _show_difference(run, difference)
@@ -238,7 +238,7 @@ def run_against(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> 
 
 
 def difference_status(difference: Difference) -> int:
-    """What the image is found to be outweighs that it could not be compared."""
+    """The exit status; the image's own verdict outweighs that it could not be compared."""
     after = difference.after.verdict
     if after is KernelVerdict.INFRASTRUCTURE:
         return EXIT_INFRASTRUCTURE
@@ -250,7 +250,7 @@ def difference_status(difference: Difference) -> int:
 def _show_difference(run: RunResult, difference: Difference) -> None:
     glyphs = terminal.glyphs_for(sys.stdout)
     if difference.cannot:
-        show(run, None)  # what went wrong is in the table's details
+        show(run, None)  # the table's details say what went wrong
     print(report.render(difference, glyphs), end="")
     if not difference.cannot:
         for note in run.notes:
@@ -259,7 +259,7 @@ def _show_difference(run: RunResult, difference: Difference) -> None:
 
 
 def resolve(word: str, entry: KernelEntry, file: Path | None, cache: Cache) -> Reference:
-    """What ``word`` names: first a kernel of the manifest, then a path, then a stored run."""
+    """What ``word`` names: a kernel of the manifest, else a path, else a stored run."""
     if file is None and DEFAULT_MANIFEST.is_file():
         file = DEFAULT_MANIFEST
     entries = kernels_yaml.load(file).entries if file is not None else ()
@@ -276,8 +276,8 @@ def _of_manifest(word: str, entries: Sequence[KernelEntry], cache: Cache) -> Ker
     for kernel in entries:
         if kernel.name == word and kernel.is_series:
             raise UsageError(
-                f"--against {word}: that is a series, many kernels; name one of them, as "
-                f"`mptcp-harness prepare -k '{word}'` lists them, or an image"
+                f"--against {word}: this is a series of kernels; name one of them (`mptcp-harness "
+                f"list kernels --expand` shows them), or an image"
             )
         if kernel.name == word:
             return kernel
@@ -290,7 +290,7 @@ def _of_manifest(word: str, entries: Sequence[KernelEntry], cache: Cache) -> Ker
 
 
 def _apart(kernel: KernelEntry, entry: KernelEntry) -> KernelEntry:
-    """``kernel`` under a name that is not also that of ``entry``."""
+    """``kernel`` under a name that differs from that of ``entry``."""
     return replace(kernel, name=f"{kernel.name}-before") if kernel.name == entry.name else kernel
 
 
@@ -328,7 +328,7 @@ def _unknown(word: str, names: Sequence[str], file: Path | None, why: str) -> st
     return f"--against {word}: {of}, no file, and {why}{like}{has}"
 
 
-#: Options of `check` that mean nothing where no checks are run.
+#: Options of `check` that have no effect with --shell.
 _OF_CHECKS = (
     *("against", "repeat", "until_fail", "duration", "check", "family", "seed", "payload"),
     *("confirm", "reuse", "cross_check", "bundle_image", "json", "output"),
@@ -341,9 +341,11 @@ def run_shell(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> in
     idle = [name for name in _OF_CHECKS if getattr(given, name, None) not in (None, False, [])]
     if idle:
         option = {"duration": "for"}.get(idle[0], idle[0].replace("_", "-"))
-        raise UsageError(f"--shell runs no checks, so that --{option} means nothing; leave one out")
+        raise UsageError(
+            f"--shell runs no checks, so --{option} has no effect; omit one of the two"
+        )
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("--shell needs a terminal, and there is none; start it from one")
+        raise UsageError("--shell needs a terminal; start it from one")
     with stopping(cache.stop) as stop, _plan(entry, given, cache) as plan:
         complain(f"{plan.kernel.release}: {plan.greeting}, poweroff or Ctrl-A x")
         try:
@@ -358,7 +360,7 @@ def run_shell(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> in
 @contextlib.contextmanager
 def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.ShellPlan]:
     qemu, busybox = workspace.find_tools()
-    with cache.scratch():  # nothing is pruned that is used
+    with cache.scratch():  # keeps `prune` from removing what is in use
         base = foreign_root.prepare(given.abi or entry.abi, cache, busybox, complain)
         kernel = kernels.prepare(entry, cache, complain)
         choice = accelerator.choose(
@@ -376,7 +378,7 @@ def _terminal() -> shell.Terminal:
 
 @contextlib.contextmanager
 def _raw(descriptor: int) -> Iterator[None]:
-    """The terminal passes every key on, until whatever happens; then it is as it was."""
+    """Put the terminal into raw mode, and restore it at the end."""
     before = termios.tcgetattr(descriptor)
     try:
         tty.setraw(descriptor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``nightly``: what a timer runs. Is something wrong that was not wrong before?"""
+"""``nightly``: for a timer. Reports what is wrong that was not wrong before."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from harness.run import workspace
 from harness.run.request import RunRequest
 from harness.verdict.results import EXIT_INFRASTRUCTURE
 
-#: In the state directory: held by a nightly as long as it goes on.
+#: In the state directory; a nightly holds this lock while it runs.
 LOCK = "nightly.lock"
-#: Beside it: exists until the report of the night has reached somebody.
+#: Beside it; exists until the report of the night has been delivered.
 UNREPORTED = "nightly.unreported"
-#: In the run's directory, or in that of --output.
+#: In the run's directory, or in the directory given by --output.
 TEXT, MARKDOWN = "nightly.txt", "nightly.md"
-#: Seconds that a notification may take: a mail server may be slow, a night must end.
+#: Seconds that a notification may take: a mail server may be slow, but the night must end.
 NOTIFYING = 120.0
 
 
@@ -57,11 +57,11 @@ def add(commands: arguments.Commands) -> None:
     command.add_argument(
         "--notify",
         metavar="CMD",
-        help="at the end run CMD with two more arguments, the path of the Markdown report and the "
+        help="at the end, run CMD with two more arguments: the path of the Markdown report and the "
         "exit status",
     )
     command.add_argument(
-        "--wait", action="store_true", help="if another nightly runs, wait for its end"
+        "--wait", action="store_true", help="if another nightly is running, wait until it ends"
     )
     command.add_argument("--no-selftest", action="store_true", help="skip the selftest")
     command.add_argument("--no-bisect", action="store_true", help="skip the bisects")
@@ -98,19 +98,20 @@ def run(given: argparse.Namespace) -> int:
 def _lock(
     place: Path, stop: threading.Event, *, wait: bool
 ) -> contextlib.AbstractContextManager[int]:
-    """One nightly at a time: two would slow each other down, and bisect the same twice."""
+    """Let one nightly run at a time: two would slow each other down and bisect the same
+    regressions."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if wait:
-        return locks.waited_for(place, stop, say, "the nightly that is under way")
+        return locks.waited_for(place, stop, say, "the nightly that is running")
     return locks.at_once(
         place,
-        "a nightly is under way, and two at a time would disturb each other: wait for it, or "
-        "give --wait",
+        "another nightly is running, and two would disturb each other; wait for it, or use --wait",
     )
 
 
 def _show(night: Night, given: argparse.Namespace, notification: Sequence[str]) -> bool:
-    """Print the report, and notify where that is wanted; whether it reached somebody."""
+    """Print the report and run the notification, if any; returns whether the report was
+    delivered."""
     place = _directory(night, given) / MARKDOWN
     glyphs = terminal.glyphs_for(sys.stdout)
     sys.stdout.write(report.render(night, glyphs, width=width()))
@@ -119,20 +120,20 @@ def _show(night: Night, given: argparse.Namespace, notification: Sequence[str]) 
 
 
 def _command(text: str | None) -> list[str]:
-    """The words of --notify; its program must be there before the night, not only after it."""
+    """The words of --notify. Its program must exist before the night begins, not only after it."""
     try:
         words = shlex.split(text or "")
     except ValueError as error:
         raise UsageError(f"--notify {text!r}: {error}") from None
     if text is not None and (not words or shutil.which(words[0]) is None):
-        raise UsageError(f"--notify {text!r}: there is no such program; give one with its path")
+        raise UsageError(f"--notify {text!r}: no such program; give its path")
     return words
 
 
 def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, results: Path) -> Night:
     entries = kernels_yaml.load(given.manifest).entries
     kernels = chosen(given, cache)
-    KnownIssues.read(kernels)  # a wrong file is refused now, not after the selftest
+    KnownIssues.read(kernels)  # report an invalid file now, not after the selftest
     request = nightly.NightRequest(
         manifest=given.manifest,
         entries=entries,
@@ -156,7 +157,7 @@ def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, resul
 
 
 def _begin(results: Path) -> LastReported:
-    """Note in the store ``results`` and beside it that a night begins of which nobody knows."""
+    """Note beside the store ``results`` that a night begins whose report is not yet delivered."""
     with Store(results) as store:
         if store.damage is not None:
             complain(str(store.damage))
@@ -171,7 +172,7 @@ def _search(
     stop: threading.Event,
     results: Path,
 ) -> nightly.Search:
-    """A bisect, as ``mptcp-harness bisect`` makes it, whose answer goes into the report."""
+    """A bisect like that of ``mptcp-harness bisect``; its answer goes into the report."""
 
     def search(ends: Ends, sought: Predicate) -> Sequence[str]:
         request = RunRequest(
@@ -204,13 +205,13 @@ def _write(night: Night, given: argparse.Namespace) -> None:
 
 
 def _notify(command: Sequence[str], place: Path, status: int) -> bool:
-    """Run ``command``; whether it succeeded."""
+    """Run ``command``; returns whether it succeeded."""
     trouble = ""
     try:
         done = programs.run(
             [*command, str(place), str(status)],
             os.environ,
-            stop=threading.Event(),  # an interrupted night is reported, too
+            stop=threading.Event(),  # an interrupted night is reported too
             timeout=NOTIFYING,
         )
         if done.returncode:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From results to text: one module per format, pure functions, and the display of a run."""
+"""Renders results as text: one module per format, pure functions; and the display of a run."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a bisect found, or the compatibility map of a series, as text for people and as data."""
+"""The answer of a bisect, or the compatibility map of a series, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from harness.text import plural, printable
 from harness.verdict.results import CheckVerdict, Family
 
 SCHEMA = 1
-#: Lines of a changelog that people are shown; --json has all.
+#: Lines of a change log that the text shows; --json has all.
 SHOWN = 40
 
 
 def render(found: Bisection) -> str:
-    """The result as plain text, several lines, with nothing in it that a terminal obeys."""
+    """The result as several lines of plain text, escaped for a terminal."""
     lines = [*_answer(found), ""]
     if found.evidence and found.ending is not Ending.INTERRUPTED:
         lines += ["tested, oldest first:", *map(_tested, found.evidence), ""]
     lines.append(_effort(found))
     if found.changes:
-        lines += ["", f"what the changelog says of what is between them ({len(found.changes)}):"]
+        lines += ["", f"change log entries between them ({len(found.changes)}):"]
         lines += [f"  {change.version}: {change.text}" for change in found.changes[:SHOWN]]
     if len(found.changes) > SHOWN:
-        lines.append(f"  and {len(found.changes) - SHOWN} more, which --json FILE has")
+        lines.append(f"    and {len(found.changes) - SHOWN} more (see --json FILE)")
     lines += [f"note: {note}" for note in found.notes]
     if found.git:
-        lines += ["", "on in a tree of the kernel:", f"  {found.git}"]
+        lines += ["", "to continue in a kernel tree:", f"  {found.git}"]
     if found.directory:
         lines += ["", f"consoles and events: {found.directory}"]
     return "".join(f"{printable(line)}\n" for line in lines)
@@ -51,7 +51,7 @@ def _answer(found: Bisection) -> Iterable[str]:
     if found.last_good is None or found.first_bad is None:
         yield f"bisect {found.what}: no answer ({found.ending}): {found.text}"
         return
-    # In the order of time: what is good at last may have been bad at first.
+    # In order of time: the fault may have been fixed.
     rows = [("last good", found.last_good), ("first bad", found.first_bad)]
     if found.reversed:
         rows = [("last bad", found.first_bad), ("first good", found.last_good)]
@@ -66,7 +66,7 @@ def _answer(found: Bisection) -> Iterable[str]:
 
 
 def _percent(confidence: float) -> str:
-    """Rounded down: nothing is certain."""
+    """Rounded down, so that it is never 100 % by rounding."""
     return f"{math.floor(min(confidence, 0.999) * 1000) / 10:g} %"
 
 
@@ -105,7 +105,7 @@ def to_json(found: Bisection) -> dict[str, Any]:
 
 
 MAP_SCHEMA = 1
-#: What the search takes for granted; said wherever its result is.
+#: The assumption of the search; shown with every result.
 ASSUMPTION = (
     "Where two kernels that were booted agree in everything, all between them are taken to agree\n"
     "with them: what came and went again there is not seen."
@@ -121,7 +121,7 @@ class _Row:
 
 
 def render_map(found: CompatibilityMap, glyphs: Glyphs) -> str:
-    """For people: a table for each boundary, then what it cost, then what is not known."""
+    """The map as text: a table for each boundary, the cost, and what is unknown."""
     lines = [
         f"{plural(found.kernels, 'kernel')} from {_named(found.oldest, glyphs)} "
         f"to {_named(found.newest, glyphs)}",
@@ -129,7 +129,7 @@ def render_map(found: CompatibilityMap, glyphs: Glyphs) -> str:
     for boundary in found.boundaries:
         lines += ["", *_boundary(boundary, glyphs)]
     if not found.boundaries:
-        lines += ["", "nothing that is looked at differs between the oldest and the newest"]
+        lines += ["", "the oldest and the newest kernel do not differ"]
     lines += ["", _cost(found), ASSUMPTION]
     if found.untestable:
         lines += ["", "could not be tested:"]
@@ -144,10 +144,10 @@ def render_map(found: CompatibilityMap, glyphs: Glyphs) -> str:
 
 
 def _boundary(boundary: Boundary, glyphs: Glyphs) -> Iterator[str]:
-    yield f"after {_named(boundary.last, glyphs)}, from {_named(boundary.first, glyphs)} on"
+    yield f"between {_named(boundary.last, glyphs)} and {_named(boundary.first, glyphs)}"
     if boundary.untestable:
         names = ", ".join(glyphs.safe(kernel.release) for kernel in boundary.untestable)
-        yield f"  (or from one of these on, which could not be tested: {names})"
+        yield f"  (or from one of these, which could not be tested: {names})"
     rows = list(_rows(boundary.changes))
     width = min(max(len(glyphs.safe(row.what)) for row in rows), _NAME_WIDTH)
     for row in rows:
@@ -156,10 +156,10 @@ def _boundary(boundary: Boundary, glyphs: Glyphs) -> Iterator[str]:
 
 
 def _rows(changes: Iterable[SeriesChange]) -> Iterator[_Row]:
-    """What both families share stands in one row; so do checks that lacked a capability.
+    """One row for a change that both families share, and one for checks that lacked a capability.
 
-    A dozen checks are ``unsupported`` up to the kernel that brings what they need: that is told
-    once for each option, any other change of a check by its name.
+    A dozen checks may be ``unsupported`` up to the kernel that adds their capability: there is one
+    row for each option. Every other change of a check has a row of its own.
     """
     by_change: dict[tuple[BoundaryKind, str, str, str], set[Family]] = {}
     order = list(BoundaryKind)
@@ -189,19 +189,19 @@ def _rows(changes: Iterable[SeriesChange]) -> Iterator[_Row]:
 def _cost(found: CompatibilityMap) -> str:
     told = f"{found.booted} of {plural(found.kernels, 'kernel')} booted"
     if found.known:
-        told += f", {plural(found.known, 'result')} of earlier runs used"
+        told += f", {plural(found.known, 'result')} from earlier runs reused"
     return f"{told}, in {plural(found.rounds, 'round')} and {found.seconds:.0f} s."
 
 
 def _unknown_ends(found: CompatibilityMap, glyphs: Glyphs) -> Iterator[str]:
     if found.oldest != found.oldest_tested:
-        yield f"nothing is known of what is older than {_named(found.oldest_tested, glyphs)}"
+        yield f"nothing is known about kernels older than {_named(found.oldest_tested, glyphs)}"
     if found.newest != found.newest_tested:
-        yield f"nothing is known of what is newer than {_named(found.newest_tested, glyphs)}"
+        yield f"nothing is known about kernels newer than {_named(found.newest_tested, glyphs)}"
 
 
 def _named(kernel: Kernel, glyphs: Glyphs) -> str:
-    """``debian-6.1 (6.1.0-50-amd64, 6.1.176-1)``, without what the name says already."""
+    """``debian-6.1 (6.1.0-50-amd64, 6.1.176-1)``, without parts that the name contains."""
     more = [
         text
         for text in (kernel.release, kernel.version)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What differs between two kernels or two runs, as text for people and as data for JSON."""
+"""The differences between two kernels or two runs, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from harness.verdict.comparison import (
 from harness.verdict.failures import phrases, place
 from harness.verdict.results import CheckKey, Incident, KernelResult
 
-# Of anything beyond these the number is given.
+# Anything beyond these limits is only counted.
 MAX_CHECKS = 20
 MAX_PHRASES = 6
 MAX_INCIDENTS = 10
 MAX_EXCERPT_LINES = 12
-#: Kinds of which each check is told with its places and words; of the others the names are enough.
+#: Kinds of change whose checks are listed with their places and details; others only by name.
 TOLD = (ChangeKind.FAILING, ChangeKind.LOST, ChangeKind.ERROR, ChangeKind.COUNTING)
 
 
 def render(difference: Difference, glyphs: Glyphs) -> str:
-    """What differs from one kernel to another, and a last line that sums it up."""
+    """The differences between two kernels, and a summary line."""
     lines = [_heading(difference, glyphs), *_body(difference, glyphs), sentence(difference, glyphs)]
     return "".join(f"{line}\n" for line in lines)
 
 
 def render_runs(difference: RunDifference, glyphs: Glyphs) -> str:
-    """What differs from one run to another, kernel by kernel, and a last line that sums it up."""
+    """The differences between two runs, kernel by kernel, and a summary line."""
     lines = list(_runs(difference, glyphs))
     return "".join(f"{line}\n" for line in lines)
 
@@ -46,7 +46,11 @@ def sentence(difference: Difference, glyphs: Glyphs) -> str:
         return glyphs.safe(f"cannot be compared: {difference.cannot}", 1024)
     told = list(_counts(difference))
     if not told:
-        part = " in what both have" if difference.only_before or difference.only_after else ""
+        part = (
+            "  in the checks that both ran"
+            if difference.only_before or difference.only_after
+            else ""
+        )
         return f"no difference{part}"
     return f"{'worse' if difference.is_worse else 'not worse'}: {', '.join(told)}"
 
@@ -93,18 +97,19 @@ def _body(difference: Difference, glyphs: Glyphs) -> Iterator[str]:
     yield from _incidents("new incidents", difference.new_incidents, glyphs, excerpts=True)
     yield from _incidents("incidents gone", difference.gone_incidents, glyphs, excerpts=False)
     if difference.still:
-        yield from _listed("bad in both", difference.still, glyphs)
+        yield from _listed("failing in both", difference.still, glyphs)
     yield from _uncompared("before", difference.only_before, glyphs)
     yield from _uncompared("now", difference.only_after, glyphs)
     if difference.verdict_is_of_the_rest:
-        yield "  note: what fails now was not tested before"
+        yield "    note: the failing checks were not tested before"
     yield "  " + "; ".join(_pace(pace) for pace in difference.paces)
     for note in difference.notes:
         yield f"  note: {glyphs.safe(note)}"
 
 
 def _uncompared(when: str, keys: Sequence[CheckKey], glyphs: Glyphs) -> Iterator[str]:
-    """Families and options are enough: where a kernel crashed, that is all of them."""
+    """Checks that only one side ran, by family and option: after a crash that may be all of
+    them."""
     if keys:
         families = ", ".join(dict.fromkeys(key.family for key in keys))
         options = list(dict.fromkeys(key.id.partition(".")[0] for key in keys))
@@ -130,7 +135,7 @@ def _capabilities(title: str, changes: Sequence[CapabilityChange], glyphs: Glyph
         yield f"  {title}:"
     for change in changes:
         families = f" ({', '.join(change.families)})" if len(change.families) == 1 else ""
-        standing = ", which is a failure" if change.failing else ""
+        standing = " (a failure)" if change.failing else ""
         standing += f", {glyphs.safe(change.known)}" if change.known else ""
         if change.is_lost:
             said = change.after_detail
@@ -170,11 +175,11 @@ def _change(change: Change, glyphs: Glyphs) -> Iterator[str]:
         if text:
             yield f"      {label:8} {glyphs.safe(text)}"
     if len({(result.detail, result.expected, result.got) for result in after}) > 1:
-        yield "      of the first place; others say it with other values"
+        yield "            (first place; the values differ at others)"
 
 
 def _listed(title: str, names: Sequence[str], glyphs: Glyphs) -> Iterator[str]:
-    """Names, by what stands before the first dot, so that a whole option takes a line."""
+    """Names grouped by the part before the first dot, one line for each option."""
     yield f"  {title}:"
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -240,7 +245,7 @@ def _runs(difference: RunDifference, glyphs: Glyphs) -> Iterator[str]:
 
 
 def _sum(difference: RunDifference, glyphs: Glyphs) -> str:
-    """The last line: what is worse, what else differs, what could not be compared."""
+    """The summary line: kernels that are worse, that differ otherwise, or could not be compared."""
     groups: dict[str, list[str]] = {}
     for kernel in difference.kernels:
         if kernel.cannot:

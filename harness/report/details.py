@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What stands under the table for one kernel: its failures, incidents, boots and notes."""
+"""The details below the table for one kernel: failures, incidents, boots and notes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from harness.verdict.results import (
 )
 from harness.verdict.rounds import MOST
 
-# Of anything beyond these the number is given, and the file that holds the rest.
+# Anything beyond these limits is only counted, with the file that holds the rest.
 MAX_REASON_LINES = 10
 MAX_FAILURES = 10
 MAX_VARIANTS = 2
@@ -46,7 +46,7 @@ MAX_FIXES = 5
 def kernel_details(
     run: RunResult, kernel: KernelResult, glyphs: Glyphs
 ) -> Iterator[RenderableType]:
-    """Nothing for a kernel that passed and has nothing to note, not even a known issue."""
+    """Empty for a kernel that passed and has no notes and no known issues."""
     passed = kernel.verdict is KernelVerdict.PASS and not kernel.known
     if (
         passed
@@ -85,7 +85,7 @@ def _missing_fixes(kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableT
 
 
 def _failures(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
-    # What a missing fix explains is said by the fix.
+    # A failure that a missing fix explains is shown with the fix.
     found = [failure for failure in failures(kernel) if not failure.known.startswith(KNOWN_BUG)]
     for failure in found[:MAX_FAILURES]:
         yield _failure(failure, kernel, _rest(run, kernel), glyphs)
@@ -136,7 +136,7 @@ def _variant(variant: Variant, glyphs: Glyphs) -> Table:
 
 
 def _raw(raw: str, glyphs: Glyphs) -> str:
-    """Hexadecimal in groups of four bytes, as the fields of these structures lie."""
+    """Hexadecimal in groups of four bytes, like the fields of these structures."""
     if not re.fullmatch("(?:[0-9a-fA-F]{2})+", raw):
         return glyphs.safe(raw)
     size = len(raw) // 2
@@ -151,7 +151,7 @@ def _lost(kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
     planned = sum(len(family.checks) for family in kernel.families.values())
     key = missing[0].key
     first = glyphs.safe(f"{key.id} at {phrases([place(key)])[0]}")
-    yield _indented(2, Text(f"{len(missing)} of {planned} results never came, the first: {first}"))
+    yield _indented(2, Text(f"{len(missing)} of {planned} results are missing, the first: {first}"))
 
 
 def _incidents(run: RunResult, kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
@@ -207,7 +207,7 @@ def _rest(run: RunResult, kernel: KernelResult) -> str:
 
 
 def _deciding(kernel: KernelResult) -> list[Attempt]:
-    """The attempts, first the one that the verdict is from: the last, or the worst of several."""
+    """The attempts, starting with the one that decided: the last, or the worst of several."""
     if kernel.confirmed is None:
         return list(reversed(kernel.attempts))
     return sorted(kernel.attempts, key=lambda attempt: attempt.verdict is not kernel.verdict)
@@ -225,7 +225,7 @@ def _block(text: str, limit: int, indent: int, glyphs: Glyphs) -> Iterator[Rende
 
 
 def _fields(rows: Sequence[tuple[str, str]]) -> Table:
-    """Labels and values, without those that are empty."""
+    """Labels and values, without empty ones."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, min_width=8)
     grid.add_column(overflow="fold")
@@ -240,11 +240,11 @@ def _indented(indent: int, renderable: RenderableType) -> Padding:
 
 
 def _unwrapped(indent: int, text: str) -> Text:
-    """One line even where the terminal is narrower: a path is to be copied."""
+    """One line even on a narrow terminal, so that a path can be copied."""
     return Text(" " * indent + text, no_wrap=True, overflow="ignore")
 
 
-#: Of counts that differ from place to place so many are given, and so many phrases of each.
+#: How many differing counts are shown, and how many places for each.
 MAX_COUNTS = 3
 MAX_PHRASES_OF_ROUNDS = 2
 
@@ -278,7 +278,7 @@ def rounds_of_check(rounds: Rounds, check: str) -> str:
 
 
 def _by_count(found: Sequence[RoundFailures], rounds: int) -> list[str]:
-    """Places that failed in fewer rounds than the check, the most frequent first."""
+    """Places that failed in fewer rounds than the check itself, most frequent first."""
     alike: dict[int, list[RoundFailures]] = {}
     for failure in found:
         if failure.count < rounds:
@@ -293,7 +293,7 @@ def _by_count(found: Sequence[RoundFailures], rounds: int) -> list[str]:
 
 
 FIXES_SCHEMA = 1
-#: Checks that are named for a fix; more are counted.
+#: Checks named for a fix; more are only counted.
 MOST_CHECKS = 3
 
 
@@ -307,7 +307,7 @@ def fix_line(fix: MissingFix, glyphs: Glyphs) -> str:
 
 
 def render_fixes(kernels: Sequence[KernelResult], glyphs: Glyphs) -> str:
-    """A section for each kernel: the fixes that its checks show to be missing."""
+    """A section for each kernel: the fixes that it lacks according to its checks."""
     return "\n".join(text for kernel in kernels for text in _fixes_of(kernel, glyphs)) + "\n"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.report.terminal import Glyphs
 from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult, worst
 
-#: Where a run has nothing to say of a kernel or a check.
+#: For a run that does not include the kernel or check.
 ABSENT = "."
 KERNEL_LETTERS = {
     KernelVerdict.PASS: "P",
@@ -33,10 +33,9 @@ CHECK_LETTERS = {
 
 @dataclass(frozen=True)
 class RunEntry:
-    """What one run said: ``word`` is the verdict, ``image`` the kernel's SHA-256.
+    """One run's result: ``word`` is the verdict, ``image`` the kernel's SHA-256.
 
-    ``good`` is None where nothing was learned. ``flaky`` is set where boots of that one run
-    disagreed.
+    ``good`` is None if nothing was learned. ``flaky`` is set if boots of that run disagreed.
     """
 
     run: RunResult
@@ -60,13 +59,13 @@ class Line:
 
     @property
     def change(self) -> tuple[RunEntry, RunEntry] | None:
-        """The last two neighbours that differ, of the runs that learned something."""
+        """The last two neighbouring runs that differ, ignoring runs that learned nothing."""
         pairs = list(zip(self.conclusive, self.conclusive[1:], strict=False))
         return next((pair for pair in reversed(pairs) if pair[0].word != pair[1].word), None)
 
     @property
     def flaky(self) -> bool:
-        """Whether the very same image was once good and once bad."""
+        """Whether the same image was both good and bad."""
         if any(entry.flaky for entry in self.conclusive):
             return True
         by_image: dict[str, set[bool | None]] = {}
@@ -94,7 +93,7 @@ def kernel_lines(runs: Sequence[RunResult], wanted: Callable[[str], bool]) -> tu
 def check_lines(
     runs: Sequence[RunResult], wanted: Callable[[str], bool], checks: Callable[[str], bool]
 ) -> tuple[Line, ...]:
-    """A line for each kernel's check, of those in ``checks``, that was bad in any run."""
+    """A line for each check of each kernel that ``checks`` selects and that was bad in any run."""
     lines = []
     for name in filter(wanted, _names(runs)):
         kernels = [_kernel_of(run, name) for run in runs]
@@ -116,7 +115,7 @@ def check_lines(
 
 
 def render(lines: Sequence[Line], runs: Sequence[RunResult], glyphs: Glyphs) -> str:
-    """A line for each, what the letters mean, and the flaky ones by name."""
+    """The lines, a legend of the letters, and the names of flaky ones."""
     return "".join(f"{line}\n" for line in _text(lines, runs, glyphs))
 
 
@@ -180,6 +179,6 @@ def _check_entry(run: RunResult, kernel: KernelResult, check_id: str) -> RunEntr
     if not verdicts:
         return None
     verdict = worst(verdicts)
-    # What never came says nothing about this check: the kernel may have crashed in another.
+    # A missing result says nothing about this check: the kernel may have crashed in another.
     good = None if verdict is CheckVerdict.LOST else not verdict.is_bad
     return RunEntry(run, verdict, CHECK_LETTERS[verdict], good, kernel.image_sha256)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A run as one HTML file that loads nothing and runs nothing: for a browser without a network."""
+"""A run as one HTML file that loads nothing and contains no scripts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ summary { cursor: pointer; margin: .6em 0; font-weight: bold; }
 
 
 def to_html(run: RunResult) -> str:
-    """``run``, every foreign text escaped."""
+    """``run`` as HTML; all foreign text is escaped."""
     return "\n".join(_page(run)) + "\n"
 
 
 def _page(run: RunResult) -> Iterator[str]:
     yield "<!DOCTYPE html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
-    # Should something be left unescaped after all, it is still not to run or to load.
+    # Even text that was left unescaped by mistake must not run or load anything.
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     yield f"<title>mptcp-harness {_text(run.id)}</title>"
@@ -117,7 +117,7 @@ def _kernel(kernel: KernelResult) -> Iterator[str]:
         yield "</ul>"
     missing = lost(kernel)
     if missing:
-        yield f"<p>{plural(len(missing), 'result')} never came, the first: "
+        yield f"<p>{plural(len(missing), 'result')} missing, the first:  "
         yield f"<code>{_text(str(missing[0].key))}</code></p>"
     for incident in kernel.incidents:
         yield from _incident(incident)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A run as JUnit's XML, as Jenkins' junit-10.xsd and GitLab have it.
+"""A run as JUnit XML, as Jenkins' junit-10.xsd and GitLab define it.
 
-Each family of a kernel is a test suite, and so is the kernel itself, whose one test fails where it
-crashed, hung or complained. XML has no control characters, not even as references: they become
+Each family of a kernel is a test suite, and so is the kernel itself: its one test fails if the
+kernel crashed, hung or warned. XML has no control characters, not even as references: they become
 ``\\x1b`` and so on.
 """
 
@@ -20,16 +20,16 @@ from harness.verdict.results import (
     RunResult,
 )
 
-#: Verdicts that the family's checks tell already.
+#: Verdicts that the family's checks already show.
 OF_THE_CHECKS = (KernelVerdict.PASS, KernelVerdict.FAIL)
-#: Those under which nothing can be said of the kernel.
+#: Verdicts that say nothing about the kernel.
 UNKNOWN = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.LOST)
 MAX_TEXT = 16_384
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A test; ``outcome`` is the element that says it did not pass, empty if it did."""
+    """A test; ``outcome`` is the element for a test that did not pass, empty otherwise."""
 
     name: str
     outcome: str = ""
@@ -39,7 +39,7 @@ class _Case:
 
 
 def to_junit(run: RunResult) -> str:
-    """``run``, with an XML declaration; what is known is skipped."""
+    """``run`` as XML with its declaration; known failures are skipped tests."""
     root = ET.Element("testsuites", name="mptcp-harness")
     for kernel in run.kernels:
         _suite(root, run, kernel, kernel.name, kernel.timing.total_s, [_kernel(kernel)])

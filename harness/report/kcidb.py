@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A run for KCIDB, KernelCI's common database: its I/O schema 5.0 (kernelci/kcidb-io).
 
-The harness does not know from which source a kernel was built, so a checkout is just the image.
-A check is one test in each family, with the worst status of its places.
+The harness does not know the source of a kernel, so a checkout stands for the image. A check is one
+test in each family, with the worst status of all its places.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ KERNEL_STATUS = {
 
 
 def to_kcidb(run: RunResult) -> str:
-    """``run`` as one JSON object. What is known still fails here, with the reason beside it."""
+    """``run`` as one JSON object. Known failures are FAIL here, with the reason beside them."""
     checkouts = {_build(run, kernel): _checkout(run, kernel) for kernel in run.kernels}
     builds = {_build(run, kernel): _built(run, kernel) for kernel in run.kernels}
     report = {
@@ -62,7 +62,7 @@ def to_kcidb(run: RunResult) -> str:
 
 
 def _build(run: RunResult, kernel: KernelResult) -> str:
-    """The same image is the same build, whichever run tested it."""
+    """The id of a build; the same image has the same id in every run."""
     what = kernel.image_sha256 or f"{run.id}:{kernel.name}"
     return _text(f"{ORIGIN}:{what}", 256)
 
@@ -120,7 +120,7 @@ def _kernel(run: RunResult, kernel: KernelResult) -> dict[str, Any]:
 
 
 def _boot_status(kernel: KernelResult) -> str:
-    """Checks mean that the guest came up; without any, what the verdict says."""
+    """PASS if any check ran, because then the guest booted; otherwise by the verdict."""
     if kernel.families and any(result.checks for result in kernel.families.values()):
         return "PASS"
     return {"PASS": "PASS", "SKIP": "PASS"}.get(
@@ -169,7 +169,7 @@ def _test(run: RunResult, kernel: KernelResult, path: str) -> dict[str, Any]:
 
 
 def _path(path: str) -> str:
-    """The schema allows letters, digits, _ and -, in parts none of which is empty."""
+    """The schema allows letters, digits, _ and -, in non-empty parts."""
     parts = path[:256].split(".")
     return ".".join(
         "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in part) or "_"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A run as KTAP 1: a subtest for each kernel, in it one for each family.
+"""A run as KTAP 1: a subtest for each kernel, with a subtest for each family in it.
 
 https://docs.kernel.org/dev-tools/ktap.html
 """
@@ -21,7 +21,7 @@ from harness.verdict.results import (
 
 VERSION = "KTAP version 1"
 INDENT = "  "
-#: Bad verdicts that no check stands for: the subtest "kernel" does.
+#: Bad verdicts that no check shows; the subtest "kernel" shows them.
 OF_THE_KERNEL = frozenset(KernelVerdict) - {
     KernelVerdict.PASS,
     KernelVerdict.UNSUPPORTED,
@@ -30,7 +30,7 @@ OF_THE_KERNEL = frozenset(KernelVerdict) - {
 
 
 def to_ktap(run: RunResult) -> str:
-    """``run``, where whatever is known passes, as XFAIL."""
+    """``run`` as KTAP; known failures pass as XFAIL."""
     lines = [VERSION, f"1..{len(run.kernels) + len(run.missing)}"]
     for number, kernel in enumerate(run.kernels, 1):
         lines += (INDENT + line for line in _kernel(kernel))
@@ -119,5 +119,5 @@ def _ok(good: bool) -> str:
 
 
 def _text(text: str) -> str:
-    """On one line; a # in it would begin a directive."""
+    """``text`` on one line, without #, which would begin a directive."""
     return printable(text[:1024]).replace("#", "\\x23")

@@ -32,7 +32,7 @@ def live(
 ) -> Iterator[Listener]:
     """A listener that draws on the terminal ``stream`` while the run of ``names`` lasts.
 
-    The lines of the kernels are taken away at the end, where the table takes their place.
+    The lines of the kernels are erased at the end, when the table replaces them.
     """
     display = Display(names, glyphs_for(stream), clock)
     screen = Screen(display, stream)
@@ -55,7 +55,7 @@ def live(
 
 @dataclass(frozen=True)
 class _Row:
-    """Where one kernel is. Times are the clock's; None is "not yet"."""
+    """The state of one kernel. Times are of the clock; None means "not yet"."""
 
     progress: Progress
     started: float | None = None
@@ -63,9 +63,9 @@ class _Row:
 
 
 class Display:
-    """What is known of each kernel, and how it looks now: told by any thread, drawn by one.
+    """The state of every kernel, updated by any thread and drawn by one.
 
-    Being told only takes a note, so that no VM ever waits for a terminal.
+    An update only stores the state, so that no VM waits for a terminal.
     """
 
     def __init__(self, names: Sequence[str], glyphs: Glyphs, clock: Callable[[], float]) -> None:
@@ -88,7 +88,7 @@ class Display:
             self._rows[progress.kernel] = _Row(progress, started, finished)
 
     def take_notices(self) -> list[Text]:
-        """What concerns the whole run and was not taken yet, for a place above the lines."""
+        """Messages about the whole run since the last call; they go above the lines."""
         with self._lock:
             notices = list(self._notices)
             self._notices.clear()
@@ -146,9 +146,10 @@ _STAGE_WIDTH = max(len(word) for word in (*KernelVerdict, *Stage))
 
 
 def _most_alive(rows: Sequence[_Row], room: int) -> Sequence[_Row]:
-    """All of ``rows`` if there is room, else those under way, then those to come, in order.
+    """All of ``rows`` if there is room; otherwise running kernels first, then waiting ones, in
+    order.
 
-    A frame that is higher than the terminal could not be redrawn in place.
+    A frame higher than the terminal could not be redrawn in place.
     """
     if len(rows) <= room:
         return rows
@@ -158,9 +159,9 @@ def _most_alive(rows: Sequence[_Row], room: int) -> Sequence[_Row]:
 
 
 class Screen:
-    """A display's frames on ``stream``, which may go away: see :class:`Writer`.
+    """Draws a display on ``stream``, which may go away (see :class:`Writer`).
 
-    rich draws into a buffer, so that nothing it knows of can fail.
+    rich draws into a buffer, so its writes cannot fail.
     """
 
     def __init__(self, display: Display, stream: TextIO) -> None:

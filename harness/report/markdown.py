@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A run, or what changed since another, as Markdown for a mail or a merge-request comment.
 
-Whatever is foreign stands in code, whose fence is longer than any row of backticks in it: there
-neither HTML nor a mention or a link is anything but text.
+All foreign text is inside code, whose fence is longer than any row of backticks in it, so that
+HTML, mentions and links in it stay plain text.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from harness.verdict.results import (
     RunResult,
 )
 
-#: Bytes of UTF-8. The smallest bound of a merge request's comment that is in use is 65,536.
+#: Bytes of UTF-8. The smallest common limit for a merge-request comment is 65,536.
 MAX_BYTES = 60_000
-# Of anything beyond these the number is given.
+# Anything beyond these limits is only counted.
 MAX_ROWS = 100
 MAX_FAILURES = 10
 MAX_PHRASES = 4
@@ -37,7 +37,7 @@ MAX_WIDTH = 200  # of a line of code
 
 
 def to_markdown(run: RunResult) -> str:
-    """Title, table, what is wrong in each kernel, and how it came about; at most MAX_BYTES."""
+    """Title, table, failures of each kernel, and how the run was made; at most MAX_BYTES."""
     head = [_title(run), *table(run)]
     foot = ["", *setting(run)]
     sections = [_section(kernel) for kernel in run.kernels if kernel_needs_words(kernel)]
@@ -48,7 +48,7 @@ def difference_to_markdown(difference: RunDifference) -> str:
     """What changed between two runs; at most MAX_BYTES."""
     title = "mptcp-harness: " + ("newly wrong" if difference.is_worse else "nothing newly wrong")
     if not difference.is_complete:
-        title += ", and not all could be compared"
+        title += ", but not everything could be compared"
     text = render_runs(difference, UNICODE)
     room = MAX_BYTES - 1024
     lines, size = [], 0
@@ -62,12 +62,12 @@ def difference_to_markdown(difference: RunDifference) -> str:
 
 
 def bounded(head: Sequence[str], sections: Sequence[Sequence[str]], foot: Sequence[str]) -> str:
-    """As many whole ``sections`` as there is room for; how many are left out is said."""
+    """As many whole ``sections`` as fit, and a line with the number of those left out."""
 
     def size(lines: Iterable[str]) -> int:
         return sum(len(line.encode("utf-8", "replace")) + 1 for line in lines)
 
-    room = MAX_BYTES - size(head) - size(foot) - 100  # for the line about those left out
+    room = MAX_BYTES - size(head) - size(foot) - 100  # for the line about omitted sections
     body: list[str] = []
     left = 0
     for section in sections:
@@ -79,7 +79,7 @@ def bounded(head: Sequence[str], sections: Sequence[Sequence[str]], foot: Sequen
     if left:
         body += [
             "",
-            f"There is no room here for {plural(left, 'more kernel')} with something to say.",
+            f"No room for {plural(left, 'more kernel')} with something to say.",
         ]
     return "\n".join([*head, *body, *foot]) + "\n"
 
@@ -95,12 +95,12 @@ def code(text: str, limit: int = 300) -> str:
 
 
 def cell(text: str, limit: int = 160) -> str:
-    """:func:`code` in a table, where a bar ends the cell even within code."""
+    """:func:`code` for a table, in which a bar ends the cell even inside code."""
     return code(text, limit).replace("|", "\\x7c")
 
 
 def fenced(lines: Iterable[str], *, escaped: bool = False) -> list[str]:
-    """``lines`` as a block that nothing in them ends."""
+    """``lines`` as a code block that their content cannot close."""
     shown = [line if escaped else UNICODE.safe(line, MAX_WIDTH) for line in lines]
     fence = "`" * max(3, 1 + max(map(_longest_row, shown), default=0))
     return [fence + "text", *shown, fence]
@@ -126,11 +126,11 @@ def _title(run: RunResult) -> str:
 
 
 def table(run: RunResult) -> Iterator[str]:
-    """A row for each kernel, those that are wrong first where there are too many."""
+    """A row for each kernel; if there are too many, failing kernels come first."""
     yield ""
     yield "| kernel | release | IPv4 | IPv6 | verdict | reason |"
     yield "|---|---|---|---|---|---|"
-    # Those that are wrong are not the ones to be left out.
+    # Failing kernels must not be the ones that are omitted.
     ordered = sorted(run.kernels, key=lambda kernel: kernel.verdict.as_expected)
     for kernel in ordered[:MAX_ROWS] if len(ordered) > MAX_ROWS else run.kernels:
         known = f", {len(kernel.known)} known" if kernel.known else ""
@@ -171,7 +171,7 @@ def _section(kernel: KernelResult) -> list[str]:
         lines.append(f"- and {plural(len(found) - MAX_FAILURES, 'more check')}")
     missing = lost(kernel)
     if missing:
-        never = f"{plural(len(missing), 'result')} never came, the first: "
+        never = f"{plural(len(missing), 'result')} missing, the first:  "
         lines += ["", never + code(str(missing[0].key))]
     for incident in kernel.incidents[:MAX_INCIDENTS]:
         lines += _incident(incident)
@@ -216,7 +216,7 @@ def _incident(incident: Incident) -> Iterator[str]:
 
 
 def setting(run: RunResult) -> Iterator[str]:
-    """By what the run was made, in one paragraph."""
+    """How the run was made, in one paragraph."""
     for note in run.notes[:5]:
         yield f"Note: {code(note)}"
         yield ""

@@ -13,7 +13,7 @@ from harness.verdict.results import KernelResult
 
 
 def render(night: Night, glyphs: Glyphs, *, width: int = 100, colour: bool = False) -> str:
-    """``night`` as text: what is new first, the whole table last."""
+    """``night`` as text: new findings first, the whole table last."""
     lines = [
         f"nightly of {glyphs.safe(night.manifest, 200)}, {night.run.started}: {night.summary}",
         *(f"note: {glyphs.safe(note)}" for note in night.notes),
@@ -26,7 +26,7 @@ def render(night: Night, glyphs: Glyphs, *, width: int = 100, colour: bool = Fal
 
 
 def to_markdown(night: Night) -> str:
-    """``night`` for a mail or the comment on a merge request; at most markdown.MAX_BYTES."""
+    """``night`` for a mail or a merge-request comment; at most markdown.MAX_BYTES."""
     head = [
         f"### mptcp-harness nightly: {night.summary}",
         "",
@@ -44,14 +44,14 @@ def _selftest(found: Selftest, glyphs: Glyphs) -> Iterator[str]:
     if found.skipped:
         yield "selftest skipped (--no-selftest)"
     elif found.trouble:
-        yield f"selftest not possible: {glyphs.safe(found.trouble, 2000)}"
+        yield f"selftest could not run:  {glyphs.safe(found.trouble, 2000)}"
     else:
         yield faults.summary(found.rows, found.wanted, found.seconds)
         yield from (faults.line(row) for row in found.rows if not row.ok)
 
 
 def _sections(night: Night, glyphs: Glyphs) -> Iterator[list[str]]:
-    """What is new first, each thing for itself; what is wrong as before in one list."""
+    """New findings first, one section each; then one list of those that are not new."""
     bisects = {bisect.kernel: bisect for bisect in night.bisects}
     for compared in night.regressions:
         lines = [f"NEW: {_against(compared, glyphs)}"]
@@ -60,11 +60,11 @@ def _sections(night: Night, glyphs: Glyphs) -> Iterator[list[str]]:
             lines += _bisect(bisects[compared.kernel.name], glyphs)
         yield lines
     for kernel in night.wrong_at_first:
-        yield [f"NEW: {_state(kernel, glyphs)}; there is no earlier result to compare it with"]
+        yield [f"NEW: {_state(kernel, glyphs)}; no earlier result to compare with"]
     if night.uncompared:
         yield [f"not compared with earlier nights: {glyphs.safe(night.uncompared)}"]
     for title, found in (
-        ("still wrong, and no worse", night.still_wrong),
+        ("still wrong, not worse", night.still_wrong),
         ("mended", night.better),
         ("not comparable", night.incomparable),
     ):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A run's progress without a terminal: one line per event that matters, each flushed."""
+"""A run's progress without a terminal: one line for each important event, flushed at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.report.terminal import Writer, glyphs_for
 from harness.run.request import Listener, Progress, Stage
 from harness.text import plural
 
-#: Seconds after which there is a line on each kernel that is at work, whatever it does.
+#: Seconds after which each active kernel gets a line, whatever it does.
 EVERY = 30.0
 
 
@@ -31,7 +31,7 @@ def plain(
 
 @dataclass
 class _Kernel:
-    """The last that is known of a kernel; times are the clock's."""
+    """The last known state of a kernel; times are of the clock."""
 
     progress: Progress
     since: float  # when its stage began
@@ -41,8 +41,8 @@ class _Kernel:
 class PlainProgress:
     """Writes stage changes and verdicts, ``[ 12.3s] debian-6.1: booting``, not each check.
 
-    A line is written in the caller's thread, so that it is out before what follows it can go
-    wrong; a stream that is gone is no longer written to. :meth:`tick` says how long a stage lasts.
+    A line is written in the caller's thread, so that it appears before anything later can fail.
+    Nothing is written to a stream that is gone. :meth:`tick` reports how long a stage takes.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
@@ -60,7 +60,8 @@ class PlainProgress:
             self.line(f"{progress.kernel}: {_sentence(progress)}")
 
     def _is_due(self, progress: Progress) -> bool:
-        """A new stage, another step of a preparation, another try; of rounds now and then."""
+        """Whether to write a line: for a new stage, a step of preparation, a retry; now and then
+        for rounds."""
         now = self._clock()
         with self._lock:
             known = self._kernels.get(progress.kernel)
@@ -80,7 +81,7 @@ class PlainProgress:
             return due
 
     def tick(self) -> None:
-        """Say of each kernel at work on which there was no line for EVERY how far it is."""
+        """Write a line for each active kernel that had none for EVERY seconds."""
         now = self._clock()
         due = []
         with self._lock:
@@ -94,7 +95,7 @@ class PlainProgress:
 
     @contextmanager
     def ticking(self) -> Iterator[None]:
-        """While this lasts, :meth:`tick` is called often enough."""
+        """Calls :meth:`tick` often enough, from another thread."""
         stop = threading.Event()
 
         def tick() -> None:
@@ -118,7 +119,7 @@ class PlainProgress:
 def _sentence(progress: Progress, *, going_on: bool = False) -> str:
     if progress.stage is Stage.CHECKING and going_on:
         return f"checking, {progress.done} of {plural(progress.planned, 'result')}"
-    if progress.stage is Stage.CHECKING:  # its detail is the check that happens to run
+    if progress.stage is Stage.CHECKING:  # its detail is the check that is running
         return f"checking, {plural(progress.planned, 'result')} planned"
     if progress.stage is Stage.REPEATING:
         rounds = plural(progress.planned or progress.done, "round")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The report of a replay: a line for each boot, and what they tell together."""
+"""The report of a replay: a line for each boot, and the conclusion."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from harness.replay.replay import ReplayRow
 from harness.text import plural, printable
 from harness.verdict.failures import Again, Conclusion, Follows, MachineUsed, Symptom, Tried
 
-#: Symptoms that are named; more are counted.
+#: Symptoms that are named; more are only counted.
 MOST = 6
 
 
 def line(row: ReplayRow) -> str:
-    """``row`` as a line; what is not as it was stands on lines of its own."""
+    """``row`` as a line; differences from the original failure are on lines of their own."""
     comparison = row.comparison
     head = f"{machine(row.machine)}, boot {row.number}: {row.verdict}: "
     tail = f" ({row.seconds:.1f} s)"
@@ -48,7 +48,7 @@ def _listed(found: Sequence[Symptom]) -> str:
 
 
 def summary(tried: Sequence[Tried]) -> str:
-    """What became of a failure that was not varied."""
+    """The conclusion of a replay without variations."""
     boots = [again for one in tried for again in one.again]
     told = [again for again in boots if again is not Again.UNTESTED]
     hits, others = sum(a.is_it for a in told), sum(a is Again.OTHER for a in told)
@@ -61,7 +61,7 @@ def summary(tried: Sequence[Tried]) -> str:
 
 
 def table(tried: Sequence[Tried], conclusion: Conclusion) -> str:
-    """The variations, and what they tell."""
+    """The variations, and the conclusion."""
     rows = [("variation", "boots", "same failure", "other failure")]
     for one in tried:
         told = [again for again in one.again if again is not Again.UNTESTED]
@@ -74,9 +74,9 @@ def table(tried: Sequence[Tried], conclusion: Conclusion) -> str:
         for row in rows
     ]
     verdict = (
-        "what the failure follows cannot be told"
+        "it is not known what the failure depends on"
         if conclusion.follows is Follows.UNCLEAR
-        else f"the failure follows {conclusion.follows.value}"
+        else f"the failure depends on {conclusion.follows.value}"
     )
     lines += ["", f"{verdict}: {printable(conclusion.why)}"]
     lines += [f"  {printable(text)}" for text in conclusion.unknown]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The table at the end of a run; :mod:`harness.report.details` says what stands under it.
+"""The table at the end of a run. :mod:`harness.report.details` renders what is below it.
 
-Everything foreign is escaped, and reaches rich as Text, whose markup is not interpreted.
+All foreign text is escaped and passed to rich as Text, which interprets no markup.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from harness.verdict.results import (
     RunResult,
 )
 
-#: Narrower than this the verdicts would be cut; a narrower terminal wraps the lines itself.
+#: Below this width, verdicts would be cut; a narrower terminal wraps the lines itself.
 MIN_WIDTH = 72
-#: A guest is not trusted with the number of columns.
+#: A guest must not decide the number of columns.
 MAX_CAPABILITIES = 16
-#: Kernels named in one line, where more are alike.
+#: Kernels named in one line, if more are alike.
 MAX_NAMES = 4
-#: Capabilities without a column of their own: they are counted in one.
+#: Capabilities without a column of their own; one column counts them.
 MINOR = tuple(spec.name for spec in CAPABILITIES.values() if spec.minor)
 
 
 def render(run: RunResult, *, width: int, colour: bool, unicode: bool) -> str:
-    """The table of ``run``, what went wrong in each kernel, and a line that sums it up.
+    """The table of ``run``, the failures of each kernel, and a summary line.
 
     ``width`` is in columns. ``colour`` writes terminal escapes, ``unicode`` more than ASCII.
     """
@@ -52,11 +52,11 @@ def render(run: RunResult, *, width: int, colour: bool, unicode: bool) -> str:
 
 
 def _console(width: int, *, colour: bool) -> Console:
-    """One that takes nothing from the environment."""
+    """A console that ignores the environment."""
     return Console(
         file=StringIO(),
         width=width,
-        height=100,  # without it rich ignores the width where TERM is dumb
+        height=100,  # without it, rich ignores the width if TERM is dumb
         color_system="standard" if colour else None,
         force_terminal=colour,
         force_interactive=False,
@@ -96,14 +96,14 @@ def _capability_names(kernels: Sequence[KernelResult]) -> list[str]:
     if not reported:
         return []
     lacked = {name for kernel in kernels for name, has in kernel.capabilities.items() if not has}
-    hidden = {*MINOR, *({"mptcp_ipv6"} - lacked)}  # else the column of the family says the same
+    hidden = {*MINOR, *({"mptcp_ipv6"} - lacked)}  # otherwise the family's column shows the same
     own = [name for name in CAPABILITIES if name not in hidden]
     others = sorted(reported.keys() - CAPABILITIES.keys() - OF_SCENARIOS)
     return [*own, *others][:MAX_CAPABILITIES]
 
 
 def _fitting(run: RunResult, names: Sequence[str], glyphs: Glyphs, console: Console) -> Table:
-    """The widest table that fits; where none does, the narrowest, whose names are folded."""
+    """The widest table that fits; if none does, the narrowest, with folded names."""
     unbounded = console.options.update_width(1000)
     for gap, counted in ((2, True), (1, True), (1, False)):
         table = _table(run, names, glyphs, gap=gap, counted=counted)
@@ -147,7 +147,7 @@ def _table(
 
 
 def _release(kernel: KernelResult, glyphs: Glyphs) -> str:
-    """With the ABI of the user space, where that is not the kernel's own."""
+    """The release, with the ABI of the user space unless it is the kernel's own."""
     shown = glyphs.safe(kernel.release, 64) or glyphs.unknown
     return shown if kernel.abi == "native" else f"{shown}, {glyphs.safe(kernel.abi, 16)}"
 
@@ -209,7 +209,7 @@ def _failed(kernel: KernelResult) -> set[str]:
 
 
 def _count(kernel: KernelResult, glyphs: Glyphs) -> Text:
-    """How many of the minor capabilities are there."""
+    """How many of the minor capabilities the kernel has."""
     found = [kernel.capabilities[name] for name in MINOR if name in kernel.capabilities]
     if not found or not kernel.capabilities.get("mptcp"):
         return Text(glyphs.unknown, style="dim")
@@ -219,7 +219,8 @@ def _count(kernel: KernelResult, glyphs: Glyphs) -> Text:
 
 
 def _lacking(kernels: Sequence[KernelResult], glyphs: Glyphs) -> Iterator[Text]:
-    """What the counts leave out, once for kernels that lack the same; not where all is absent."""
+    """The missing minor capabilities, one line for kernels that lack the same; none if all are
+    missing."""
     alike: dict[tuple[str, ...], list[KernelResult]] = {}
     for kernel in kernels:
         lacks = tuple(name for name in MINOR if kernel.capabilities.get(name) is False)
@@ -265,11 +266,12 @@ def _summary(run: RunResult, glyphs: Glyphs) -> Text:
 
 
 def _reused(run: RunResult, glyphs: Glyphs) -> Iterator[Text]:
-    """A line for each earlier run, of which kernels its results are shown; not wrapped either."""
+    """A line for each earlier run whose results are shown, with their kernels; not wrapped
+    either."""
     earlier: dict[EarlierRun, list[KernelResult]] = {}
     for kernel in run.kernels:
         if kernel.reused_from is not None:
-            # Of one run each kernel's result is from a time of its own.
+            # The results of one run are from different times.
             earlier.setdefault(replace(kernel.reused_from, finished="", total_s=0.0), []).append(
                 kernel
             )
@@ -289,7 +291,8 @@ def _listed(names: Sequence[str], glyphs: Glyphs) -> str:
 
 
 def _setting(run: RunResult, glyphs: Glyphs) -> Text:
-    """How the results came about, and where they lie; not wrapped, so that the path copies."""
+    """How the results were obtained, and where they are; not wrapped, so that the path can be
+    copied."""
     parts = [run.accel] if run.accel else []
     parts += [f"QEMU {run.qemu}"] if run.qemu else []
     parts += [f"virtme-ng {run.virtme_ng}"] if run.virtme_ng else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a terminal may be sent: escaped text, marks it can show, and a stream that may be gone."""
+"""Output for a terminal: escaped text, marks that it can show, and a stream that may be gone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.verdict.results import KernelVerdict
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The marks of a report, and the rule by which foreign text gets into it."""
+    """The marks of a report, and how foreign text is escaped in it."""
 
     unicode: bool
     yes: str
@@ -25,7 +25,7 @@ class Glyphs:
     ellipsis: str
 
     def safe(self, text: str, limit: int = 512) -> str:
-        """``text`` escaped, cut where it is longer than ``limit`` characters."""
+        """``text`` escaped, and cut to ``limit`` characters."""
         shown = printable(text[: limit + 1], unicode=self.unicode)
         return shown if len(shown) <= limit else shown[:limit] + self.ellipsis
 
@@ -42,7 +42,7 @@ ASCII = Glyphs(False, yes="y", no="n", unknown="-", leader="|", ellipsis="...")
 
 
 def glyphs_for(stream: TextIO) -> Glyphs:
-    """What ``stream``'s encoding can carry."""
+    """The marks that ``stream``'s encoding can represent."""
     try:
         name = codecs.lookup(stream.encoding or "utf-8").name
     except LookupError:
@@ -66,7 +66,7 @@ def style_of(verdict: str) -> str:
 class Writer:
     """Writes to ``stream`` and never raises.
 
-    A run must survive whoever reads its output: a pager that was quit, a terminal that hung up.
+    A run must survive the reader of its output: a pager that quits, a terminal that hangs up.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -83,7 +83,8 @@ class Writer:
             )
             self._stream.flush()
         except BlockingIOError:
-            # QEMU makes a terminal it shares with us non-blocking: one frame is lost, not the next.
+            # QEMU makes a terminal that it shares with us non-blocking: this frame is lost, not the
+            # next.
             pass
         except (OSError, ValueError, LookupError):
             self._gone = True
