@@ -82,8 +82,9 @@ def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
     names = [entry.name for entry in (*entries, *found)]
     idle = [glob for glob in wanted if not fnmatch.filter(names, glob)]
     if idle or not found:
-        asked = f"no kernel matches {idle[0]!r}" if idle else "all of its entries are series, "
-        "which -k has to name"
+        asked = (
+            f"no kernel matches {idle[0]!r}" if idle else "all entries are series; name one with -k"
+        )
         has = ", ".join(entry.name for entry in entries)
         raise UsageError(f"{given.manifest}: {asked}; it has {has}")
     return found

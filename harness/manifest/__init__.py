@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""kernels.yaml and the known-issues files, as frozen objects."""
+"""Reads kernels.yaml and the files of known issues into frozen objects."""

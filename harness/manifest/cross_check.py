@@ -25,30 +25,30 @@ from harness.verdict.results import (
     ProgramRun,
 )
 
-#: In an argument: ``ipv4`` or ``ipv6``.
+#: Replaced by ``ipv4`` or ``ipv6`` in an argument.
 FAMILY = "{family}"
-#: What a program is given for IPv6 where no argument has FAMILY: as the kernel's selftests take it.
+#: Inserted for IPv6 if no argument contains FAMILY; the kernel's selftests take this option.
 SIX = "-6"
-#: Programs of one run, and bytes of one with its libraries: the guest's memory holds them twice.
+#: The most programs in a run, and bytes of one with its libraries; guest memory holds them twice.
 MAX_PROGRAMS, MAX_SIZE = 8, 64 << 20
 
 _HEADER = struct.Struct("<16sHH")
 _PT_INTERP = 3
-#: By the machine of the ELF header: the layout of the header behind it, and of a segment.
+#: By ELF machine: the layout of the rest of the header, and of a program header.
 _LAYOUTS = {62: ("<IQQQIHHH", "<IIQQQQ"), 3: ("<IIIIIHHH", "<IIIII")}
 _MISSING = re.compile(r"^\s*(\S+) => not found$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Program:
-    """``path`` on the host, and what it is given; ``sha256`` is of its content."""
+    """A program at ``path`` on the host, with its ``arguments``; ``sha256`` is of its content."""
 
     path: Path = field(metadata=apart("its content counts"))
     sha256: str
     arguments: tuple[str, ...] = ()
 
     def command(self, family: Family) -> tuple[str, ...]:
-        """Its name and its arguments for ``family``."""
+        """Its name and arguments for ``family``."""
         if any(FAMILY in argument for argument in self.arguments):
             given = tuple(argument.replace(FAMILY, family) for argument in self.arguments)
         else:
@@ -60,12 +60,14 @@ class Program:
 
 
 def find(texts: Sequence[str]) -> tuple[Program, ...]:
-    """The programs that ``texts`` name, each with arguments, as a shell would split them.
+    """The programs in ``texts``, each with arguments, split as by a shell.
 
     Raises UsageError for one that cannot run in the guest.
     """
     if len(texts) > MAX_PROGRAMS:
-        raise UsageError(f"--cross-check: {len(texts)} programs, at most {MAX_PROGRAMS} are run")
+        raise UsageError(
+            f"--cross-check: {len(texts)} programs, but at most {MAX_PROGRAMS} can run"
+        )
     return tuple(_find(text) for text in texts)
 
 
@@ -77,9 +79,7 @@ def _find(text: str) -> Program:
         raise UsageError(f"--cross-check {text!r}: {what}") from None
     place = shutil.which(name)
     if place is None:
-        raise UsageError(
-            f"--cross-check {name}: there is no such executable file; name a compiled program"
-        )
+        raise UsageError(f"--cross-check {name}: no such executable file; give a compiled program")
     path = Path(place).absolute()
     content = path.read_bytes()
     libraries_of(path, content)
@@ -89,12 +89,12 @@ def _find(text: str) -> Program:
 def libraries_of(path: Path, content: bytes) -> tuple[Path, ...]:
     """The shared libraries and the loader that the guest needs for the program.
 
-    Raises UsageError where it cannot run on x86-64, or the host itself lacks a library.
+    Raises UsageError if it cannot run on x86-64, or if the host lacks one of its libraries.
     """
     try:
         loader = _loader(content)
     except (struct.error, ValueError) as error:
-        why = "its ELF header is cut" if isinstance(error, struct.error) else error
+        why = "its ELF header is truncated" if isinstance(error, struct.error) else error
         raise UsageError(
             f"--cross-check {path}: {why}; give a program compiled for x86-64 Linux"
         ) from None
@@ -102,32 +102,33 @@ def libraries_of(path: Path, content: bytes) -> tuple[Path, ...]:
         libraries: tuple[Path, ...] = ()
     elif not loader.exists():
         raise UsageError(
-            f"--cross-check {path}: its loader {loader} is not on this host; link it statically "
-            "(cc -static), or install the C library it was linked with"
+            f"--cross-check {path}: its loader {loader} does not exist on this host; link it "
+            f"statically (cc -static), or install the C library it was linked with"
         )
     else:
         libraries = _listed(path)
     size = len(content) + sum(library.stat().st_size for library in libraries)
     if size > MAX_SIZE:
         raise UsageError(
-            f"--cross-check {path}: with its libraries it has {size >> 20} MiB, at most "
-            f"{MAX_SIZE >> 20} are put into the guest; strip it (strip -s)"
+            f"--cross-check {path}: it has {size >> 20} MiB with its libraries, but at most "
+            f"{MAX_SIZE >> 20} fit into the guest; strip it (strip -s)"
         )
     return libraries
 
 
 def _loader(content: bytes) -> Path | None:
-    """What its PT_INTERP names; None of a static program. Raises ValueError and struct.error."""
+    """The loader in its PT_INTERP; None for a static program. Raises ValueError and
+    struct.error."""
     if content[:4] != b"\x7fELF":
-        raise ValueError("it is no ELF program")
+        raise ValueError("it is not an ELF program")
     _, kind, machine = _HEADER.unpack_from(content)
     if machine not in _LAYOUTS or content[5] != 1 or kind not in (2, 3):
-        raise ValueError("it is no program for x86-64 or i386")
+        raise ValueError("it is not a program for x86-64 or i386")
     header, segment = _LAYOUTS[machine]
     _, _, start, _, _, _, size, count = struct.unpack_from(header, content, _HEADER.size)
     for number in range(count):
         fields = struct.unpack_from(segment, content, start + number * size)
-        # Of 64 bits the flags come second; of 32 bits they are the last.
+        # The flags are the second field of a 64-bit header, and come last in a 32-bit one.
         offset, length = (fields[2], fields[5]) if machine == 62 else (fields[1], fields[4])
         if fields[0] == _PT_INTERP:
             name = content[offset : offset + length].rstrip(b"\0").decode("ascii")
@@ -136,7 +137,7 @@ def _loader(content: bytes) -> Path | None:
 
 
 def _listed(path: Path) -> tuple[Path, ...]:
-    """The libraries of a program that is linked dynamically, as ldd(1) finds them."""
+    """The libraries of a dynamically linked program, as ldd(1) finds them."""
     answer = subprocess.run(
         ["ldd", str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
@@ -155,7 +156,7 @@ def _listed(path: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(word) for word in words if word.startswith("/")))
 
 
-#: In the guest, see guest/programs.py.
+#: Paths in the guest, see guest/programs.py.
 PLACE, COMMANDS = "opt/program", "opt/commands"
 
 
@@ -165,9 +166,7 @@ def files(programs: Sequence[Program], families: Sequence[Family]) -> Mapping[st
     for number, program in enumerate(programs):
         content = program.path.read_bytes()
         if hashlib.sha256(content).hexdigest() != program.sha256:
-            raise UsageError(
-                f"--cross-check {program.path}: it changed while the run was under way"
-            )
+            raise UsageError(f"--cross-check {program.path}: it changed during the run")
         found[f"{PLACE}/{number}/{program.path.name}"] = content
         for library in libraries_of(program.path, content):
             found[str(library).lstrip("/")] = library.read_bytes()
@@ -180,11 +179,11 @@ def files(programs: Sequence[Program], families: Sequence[Family]) -> Mapping[st
 
 
 def runs(programs: Sequence[Program], families: Sequence[Family]) -> list[tuple[Program, Family]]:
-    """In the order in which the guest runs them."""
+    """Every program and family, in the order in which the guest runs them."""
     return [(program, family) for program in programs for family in families]
 
 
-#: The exit status of a kernel selftest that could not test (KSFT_SKIP of kselftest.h).
+#: The exit status of a skipped kernel selftest (KSFT_SKIP of kselftest.h).
 SKIP = 4
 _MAX_LINE = 160
 
@@ -192,10 +191,10 @@ _MAX_LINE = 160
 def compare(
     program: str, family: Family, run: ProgramRun | None, checks: FamilyResult | None
 ) -> CrossCheck:
-    """What ``program`` says of ``family``, of which the checker says ``checks``.
+    """Compare the result of ``program`` for ``family`` with that of the ``checks``.
 
-    Exit status 0 says that all is well, any other end but a skip that it is not. A failure that is
-    known is as a pass, as it is for the verdict.
+    Exit status 0 means success, and any other end except a skip means failure. A known failure of a
+    check counts as a pass, as it does for the verdict.
     """
     run = run or ProgramRun(ProgramEnd.LOST)
     how = _how(run)
@@ -207,7 +206,7 @@ def compare(
     if succeeded == (verdict is CheckVerdict.PASS):
         return CrossCheck(program, family, run, True, f"{how}, agrees")
     if verdict is CheckVerdict.UNSUPPORTED:
-        said = "no check could be run"
+        said = "no check could run"
     elif succeeded:
         assert checks is not None
         bad = dict.fromkeys(check.key.id for check in checks.checks if check.weight.is_bad)
@@ -218,7 +217,7 @@ def compare(
 
 
 def _how(run: ProgramRun) -> str:
-    """In words; the last line of the output where that may say why."""
+    """How the program ended, with the last line of its output if that may say why."""
     lines = [line.strip() for line in run.output.splitlines() if line.strip()]
     last = f" ({lines[-1][:_MAX_LINE]})" if lines else ""
     if run.end is ProgramEnd.EXIT:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What each kernel is expected to support.
 
-What a kernel has is found by asking it, in the guest. What it is *expected* to have comes from
-its version, from who built it, and from the manifest, which has the last word. A capability
-that the guest reports and that is not in :data:`CAPABILITIES` is never expected: its absence
-cannot be judged by a version.
+The guest asks the kernel what it has. What a kernel is *expected* to have depends on its version,
+on who built it, and on the manifest, which takes precedence. A capability that is not in
+:data:`CAPABILITIES` is never expected, because its absence cannot be judged by a version.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ DEBIAN_BUILDS_MPTCP_SINCE: Version = (5, 14)
 
 @dataclass(frozen=True)
 class CapabilitySpec:
-    """A capability: ``meaning`` in one line, the mainline version that brought it.
+    """A capability: its ``meaning`` in one line, and the mainline version that added it.
 
-    ``since`` is None for what every kernel should have. ``requires`` names capabilities
-    without which this one cannot be there; they stand earlier in :data:`CAPABILITIES`. Those
-    that are ``minor`` are many: a table counts them.
+    ``since`` is None for what every kernel should have. ``requires`` names capabilities that this
+    one depends on; they come earlier in :data:`CAPABILITIES`. Tables only count those that are
+    ``minor``.
     """
 
     name: str
@@ -45,9 +44,9 @@ def _minor(
     return CapabilitySpec(name, meaning, since, requires, minor=True)
 
 
-# Versions from the kernel's history. Debian's 6.1, 6.12, 6.16 to 6.19, 7.0 and 7.3 were asked, and
-# agree. Stable trees backport some (tcp_keepalive to 6.1.94, transparent_get to 6.1.135 and
-# 6.12.24), which does not hurt: an expectation by version does not fail for presence.
+# Versions are from the kernel's history. Debian's 6.1, 6.12, 6.16 to 6.19, 7.0 and 7.3 agree with
+# them. Stable trees backport some (tcp_keepalive to 6.1.94, transparent_get to 6.1.135 and
+# 6.12.24), which is no problem: a capability beyond the expectation of a version is not a failure.
 _SPECS = (
     CapabilitySpec("mptcp", "socket(…, IPPROTO_MPTCP) makes an MPTCP socket", (5, 6)),
     CapabilitySpec("ipv6", "IPv6 sockets can be made and the loopback address used", None),
@@ -88,8 +87,9 @@ _SPECS = (
     _minor("tcp_maxseg", "TCP_MAXSEG can be read", (6, 17)),
 )
 
-#: What only the guest's scenarios ask for (guest/path_probe.py): by a kernel's configuration, so
-#: never expected, or of use to some scenarios only. Tables have no column for them.
+#: Capabilities that only scenarios need (guest/path_probe.py). They depend on the kernel's
+#: configuration, so they are never expected, or they matter to a few scenarios only. Tables have no
+#: column for them.
 OF_SCENARIOS = frozenset(
     {
         "add_addr_v6_port",
@@ -114,7 +114,7 @@ OF_SCENARIOS = frozenset(
     }
 )
 
-#: By name, in the order in which tables show them.
+#: All capabilities by name, in the order of the tables.
 CAPABILITIES: Mapping[str, CapabilitySpec] = MappingProxyType({s.name: s for s in _SPECS})
 
 
@@ -123,9 +123,9 @@ def expectations(
 ) -> dict[str, Expectation]:
     """What a kernel is expected to have, by capability, in the order of :data:`CAPABILITIES`.
 
-    ``release`` is its ``uname -r``; one that names no version is taken for the newest.
-    ``declared`` is the manifest's ``expect``, which is strict: presence where absence was
-    declared is a failure too.
+    ``release`` is its ``uname -r``; a release without a version counts as the newest. ``declared``
+    is the manifest's ``expect``, which is strict: if it declares absence, presence is a failure
+    too.
     """
     version = parse_release(release)
     expected: dict[str, Expectation] = {}
@@ -146,7 +146,7 @@ def expectations(
 
 
 def contradictions(declared: Mapping[str, bool]) -> list[tuple[str, str]]:
-    """Pairs (capability declared present, capability it needs and that is declared absent)."""
+    """Pairs of a capability declared present and one that it needs but that is declared absent."""
     return [
         (spec.name, needed)
         for spec in CAPABILITIES.values()
@@ -157,10 +157,10 @@ def contradictions(declared: Mapping[str, bool]) -> list[tuple[str, str]]:
 
 
 def parse_release(release: str) -> Version | None:
-    """(major, minor) of a ``uname -r``, None where it names no version.
+    """(major, minor) of a ``uname -r``; None if it contains no version.
 
-    The third number does not count: Debian's ``6.1.0-50-amd64`` is 6.1.176. A release
-    candidate counts as its version, since features enter before ``-rc1``.
+    The third number is ignored: Debian's ``6.1.0-50-amd64`` is 6.1.176. A release candidate counts
+    as its version, because features are merged before ``-rc1``.
     """
     match = re.match(r"([0-9]{1,3})\.([0-9]{1,3})(?![0-9])", release)
     return (int(match[1]), int(match[2])) if match else None
@@ -179,7 +179,7 @@ def _by_version(spec: CapabilitySpec, version: Version, origin_is_debian: bool) 
 
 
 def _why_of_unknown(spec: CapabilitySpec, release: str) -> str:
-    shown = ascii(release[:64])  # the guest's own words, so nothing a terminal would obey
+    shown = ascii(release[:64])  # from the guest, so escaped for a terminal
     if spec.since is None:
         return "the checks want it of every kernel"
     return (

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The canonical form of settings: equal settings give equal text, in every process.
 
-Resume, reuse, step and bisect find earlier results by it. Every field of a dataclass counts, so
-that a new setting is in every key on the day it is added. A field that does not count says why,
-with :func:`apart`.
+Resume, reuse, step and bisect use it to find earlier results. Every field of a dataclass counts, so
+a new setting is in every key from the start. A field that does not count says why, with
+:func:`apart`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _ADDED = "added"
 
 
 def apart(reason: str) -> Mapping[str, str]:
-    """The metadata of a field that does not count, for this ``reason``."""
+    """Metadata of a field that does not count, for this ``reason``."""
     return {_APART: reason}
 
 
 def added() -> Mapping[str, str]:
-    """The metadata of a field that runs before did not have: it counts unless it is as by default.
+    """Metadata of a field that older harnesses do not have: it counts unless it has its default.
 
-    So the runs of older harnesses, which could not be asked for it, are still found.
+    So the runs of older harnesses are still found.
     """
     return {_ADDED: "later"}
 
@@ -39,7 +39,7 @@ def counting(kind: type[Any]) -> tuple[str, ...]:
 
 
 def members(settings: Any) -> dict[str, Any]:
-    """The fields of the dataclass ``settings`` that count, as JSON has them."""
+    """The fields of the dataclass ``settings`` that count, as JSON values."""
     fields = {f.name: f for f in dataclasses.fields(settings)}
     return {
         name: canonical(value)
@@ -50,9 +50,9 @@ def members(settings: Any) -> dict[str, Any]:
 
 
 def canonical(value: Any) -> Any:
-    """``value`` as JSON has it. Raises TypeError for a type without a canonical form."""
+    """``value`` as a JSON value. Raises TypeError for a type without a canonical form."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {type(value).__name__: members(value)}  # two sources may have the same fields
+        return {type(value).__name__: members(value)}  # two classes may have the same fields
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):

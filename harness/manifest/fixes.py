@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Repaired bugs of MPTCP: since which kernel a check holds, and by which commit.
+"""Fixed bugs of MPTCP: the commit, and the kernels that have it.
 
-A check that fails on a kernel older than the repair is known: a bug of that kernel, shown with the
-commit, which does not count. The same failure on a kernel that should have the repair counts. The
-manifest has the last word: ``expect: {COMMIT: true}`` says that a kernel has a repair, ``false``
-that it lacks it."""
+A check that fails on a kernel older than the fix is a known bug of that kernel: it is shown with
+the commit and does not count. The same failure on a kernel that should have the fix counts. The
+manifest takes precedence: ``expect: {COMMIT: true}`` says that a kernel has a fix, ``false`` that
+it lacks it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Fix:
-    """One repair. ``since`` is the mainline version that brought the bug, "" where all have it.
+    """One fix. ``since`` is the mainline version that introduced the bug, "" if all versions had
+    it.
 
-    ``fixed`` is the mainline version with the repair, ``backports`` the stable releases that got
-    it. ``checks`` are patterns of :mod:`fnmatch` for the checks that fail without it.
+    ``fixed`` is the mainline version with the fix, ``backports`` are the stable releases with it.
+    ``checks`` are patterns of :mod:`fnmatch` for the checks that fail without it.
     """
 
-    commit: str  # 12 digits, of mainline
+    commit: str  # 12 digits, in mainline
     title: str
     fixed: str
     checks: tuple[str, ...]
@@ -52,9 +53,9 @@ class Fix:
 def lacking(
     fixes: Iterable[Fix], release: str, version: str, declared: Mapping[str, bool]
 ) -> tuple[Fix, ...]:
-    """Which of ``fixes`` the kernel lacks, by its ``uname -r``, ``uname -v`` and the manifest.
+    """The ``fixes`` that the kernel lacks, by its ``uname -r``, its ``uname -v`` and the manifest.
 
-    A kernel whose version is not known in full counts as having a repair that its series got: then
+    If the stable release is unknown, the kernel counts as having a fix that its series has, so that
     a failure counts.
     """
     this = kernel_version(release, version)
@@ -71,8 +72,8 @@ def lacking(
 def kernel_version(release: str, version: str) -> tuple[int, int, int | None] | None:
     """``(6, 1, 176)`` for Debian's ``6.1.0-50-amd64``, whose ``uname -v`` names 6.1.176.
 
-    The stable release is None where a distribution's name hides it, and all of it where the
-    release names no version.
+    The stable release is None if a distribution's name hides it. Returns None if the release
+    contains no version.
     """
     built = re.search(r"\bDebian ([0-9]{1,3})\.([0-9]{1,3})(?:\.([0-9]{1,3}))?[-~+]", version)
     if built:
@@ -105,7 +106,7 @@ def _parsed(text: str) -> Version:
 def excuse(
     families: Mapping[Family, FamilyResult], missing: Sequence[Fix]
 ) -> dict[Family, FamilyResult]:
-    """``families`` with each failure that one of ``missing`` explains marked as known."""
+    """``families``, with each failure that one of ``missing`` explains marked as known."""
 
     def marked(check: CheckResult) -> CheckResult:
         if check.known or check.verdict is not CheckVerdict.FAIL:
@@ -122,7 +123,7 @@ def excuse(
 def shown_missing(
     families: Mapping[Family, FamilyResult], missing: Sequence[Fix]
 ) -> tuple[MissingFix, ...]:
-    """Those of ``missing`` that the checks show: one failed, or a capability is absent.
+    """The fixes of ``missing`` that the checks show: one failed, or a capability is absent.
 
     A kernel without MPTCP shows none.
     """
@@ -148,7 +149,7 @@ def _lacks_mptcp(check: CheckResult) -> bool:
 
 #: Mainline versions and first bad versions are from the kernel's history (the commit's Fixes: tag
 #: and the first tag that contains it), stable releases from the ChangeLog-X.Y.Z files of
-#: kernel.org. A kernel of a series without a line here lacks the repair until the mainline version.
+#: kernel.org. A series without an entry lacks the fix until the mainline version.
 FIXES: tuple[Fix, ...] = (
     Fix(
         "8c3963375988",
@@ -269,7 +270,7 @@ FIXES: tuple[Fix, ...] = (
         fixed="6.19",
         backports=("6.12.65", "6.1.164"),
         since="5.17",
-        # All of them fail on 6.17.13, which a backport broke, and pass on 6.17.8 and on 6.18.5.
+        # All of them fail on 6.17.13, which a backport broke, and pass on 6.17.8 and 6.18.5.
         checks=("reconnect.*", "state.reconnect", "state.reconnected_is_mptcp"),
     ),
     # Before, an accepted socket that was disconnected can never be connected again: EINVAL.

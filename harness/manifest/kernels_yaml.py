@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``kernels.yaml`` as frozen objects, or everything that is wrong with it at once.
+"""Reads ``kernels.yaml`` into frozen objects, or reports all of its errors at once.
 
-:mod:`harness.manifest.positions` knows where each value stands, :mod:`harness.manifest.schema` what
-each key takes; here is what the keys of an entry mean to each other.
+:mod:`harness.manifest.positions` has the position of each value, :mod:`harness.manifest.schema` the
+type of each key. This module has the rules between the keys of an entry.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ DEFAULT_MEMORY_MIB = 512
 DEFAULT_TIMEOUT_S = 120
 
 
-# ``sha256`` of a source is what the kernel's image has to hash to, in lower case.
+# ``sha256`` of a source is the expected hash of the kernel's image, in lower case.
 
 
 @dataclass(frozen=True)
 class DebSource:
-    """A package of a suite; in a series ``package`` is a pattern, as :mod:`fnmatch` reads it."""
+    """A package of a suite; in a series, ``package`` is a pattern of :mod:`fnmatch`."""
 
     suite: str
     package: str
@@ -54,7 +54,7 @@ class DebSource:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A bzImage or vmlinux. That ``image`` exists was checked, not that it is one."""
+    """A bzImage or vmlinux. ``image`` exists, but its content was not checked."""
 
     image: Path
     modules: Path | None = None
@@ -82,7 +82,7 @@ Source: TypeAlias = DebSource | ImageSource | TreeSource | UpstreamSource
 
 @dataclass(frozen=True)
 class KernelEntry:
-    """One entry, with the defaults filled in. Paths are absolute.
+    """One entry with the defaults applied. Paths are absolute.
 
     ``name`` is unique in its manifest and safe as a file name. ``append`` holds one kernel
     argument each. ``where`` is ``file:line:column``, for messages.
@@ -102,7 +102,7 @@ class KernelEntry:
     abi: Abi = Abi.NATIVE  # of the guest's user space
 
     def expected(self, release: str) -> Mapping[str, Expectation]:
-        """What the kernel, which calls itself ``release``, has to support."""
+        """What the kernel with this ``release`` must support."""
         return expectations(release, isinstance(self.source, DebSource), self.expect)
 
 
@@ -115,7 +115,7 @@ class Manifest:
 
 
 class ManifestError(UsageError):
-    """What is wrong with a manifest: ``errors`` in the file's order, one line each."""
+    """The ``errors`` of a manifest in the file's order, one line each."""
 
     def __init__(self, errors: tuple[str, ...]) -> None:
         super().__init__("\n".join(errors))
@@ -145,9 +145,9 @@ def load(path: Path) -> Manifest:
 
 
 def for_image(image: Path, modules: Path | None = None) -> KernelEntry:
-    """The entry of one ``image`` without a manifest, named after its file, with the defaults.
+    """An entry for one ``image`` without a manifest, named after its file, with the defaults.
 
-    Raises :class:`ManifestError` where the image or the directory ``modules`` is missing.
+    Raises :class:`ManifestError` if the image or the directory ``modules`` is missing.
     """
     errors, found = [], []
     for path, kind in ((image, PathKind.IMAGE), (modules, PathKind.DIRECTORY)):
@@ -169,17 +169,20 @@ def _read(path: Path) -> bytes:
             content = file.read(positions.MAX_BYTES + 1)
     except FileNotFoundError:
         raise ManifestError(
-            (f"{path}: there is no such file; name a manifest, or run where kernels.yaml lies",)
+            (
+                f"{path}: no such file; give a manifest, or run the command in the directory of "
+                f"kernels.yaml",
+            )
         ) from None
     except IsADirectoryError:
-        text = f"{path}: a directory, not a manifest; name the file in it"
+        text = f"{path}: this is a directory, not a manifest; give the file in it"
         raise ManifestError((text,)) from None
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         text = f"{path}: the manifest cannot be read: {said}; check its path and permissions"
         raise ManifestError((text,)) from None
     if len(content) > positions.MAX_BYTES:
-        text = f"{path}: larger than {positions.MAX_BYTES} bytes, no manifest; name another file"
+        text = f"{path}: larger than {positions.MAX_BYTES} bytes, not a manifest; give another file"
         raise ManifestError((text,))
     return content
 
@@ -194,7 +197,8 @@ def _error(path: Path, problems: list[Problem]) -> ManifestError:
 
 
 def _entry(entry: EntryModel, defaults: DefaultsModel, where: str) -> KernelEntry:
-    """``entry`` over ``defaults``: ``expect`` is merged by name, ``append`` comes after theirs."""
+    """``entry`` with ``defaults`` applied: ``expect`` is merged by name, ``append`` follows
+    theirs."""
     both = (defaults.append or []) + (entry.append or [])
     return KernelEntry(
         name=entry.name or entry.series or "",
@@ -225,9 +229,9 @@ def _source(entry: EntryModel) -> Source:
 
 
 def _cross_check(document: Document) -> Iterator[Problem]:
-    """What the keys of an entry, and the entries, say of each other.
+    """Errors between the keys of an entry, and between entries.
 
-    Works on the untyped data, so that these errors come together with the schema's.
+    Works on the untyped data, so that these errors are reported together with the schema's.
     """
     data = document.data if isinstance(document.data, dict) else {}
     defaults, kernels = data.get("defaults"), data.get("kernels")
@@ -248,19 +252,20 @@ def _cross_check(document: Document) -> Iterator[Problem]:
 def _check_name(
     document: Document, path: DataPath, entry: dict[str, Data], lines: dict[str, int]
 ) -> Iterator[Problem]:
-    """``lines`` says where each name was first given; the entry's own is added."""
+    """Check the entry's name and add its line to ``lines``, which holds the first line of each
+    name."""
     given = [key for key in ("name", "series") if key in entry]
     if not given:
         yield _at(document, path, "neither 'name' nor 'series'; give the kernel a name")
     elif len(given) == 2:
-        text = "a name beside a series; keep 'name' for one kernel, 'series' for many"
+        text = "both a name and a series; use 'name' for one kernel, 'series' for many"
         yield _at_key(document, (*path, "series"), text)
     for key in given[:1]:
         name = entry[key]
         if not isinstance(name, str) or not name:
             continue
         if name in lines:
-            text = f"{quoted(name)} is taken by the entry of line {lines[name]}; name it otherwise"
+            text = f"{quoted(name)} is already the name in line {lines[name]}; choose another one"
             yield _at(document, (*path, key), text)
         lines.setdefault(name, document.values[*path, key].line)
 
@@ -273,7 +278,7 @@ def _check_source(document: Document, path: DataPath, entry: dict[str, Data]) ->
         text = f"{len(given)} sources, {' and '.join(given)}; keep one of them"
         yield _at(document, path, text)
     if "modules" in entry and given and "image" not in given:
-        text = f"belongs to 'image', and this entry has {given[0]!r}; remove it"
+        text = f"belongs to 'image', but this entry has {given[0]!r}; remove it"
         yield _at_key(document, (*path, "modules"), text)
 
 
@@ -284,7 +289,7 @@ def _check_series(document: Document, path: DataPath, entry: dict[str, Data]) ->
             text = "a series takes its kernels from 'deb'; write 'name' instead of 'series'"
             yield _at_key(document, (*path, key), text)
     if is_series and "sha256" in entry:
-        text = "each kernel of a series has an image, and a hash, of its own; remove it"
+        text = "each kernel of a series has its own image and hash; remove it"
         yield _at_key(document, (*path, "sha256"), text)
     deb = entry.get("deb")
     package = deb.get("package") if isinstance(deb, dict) else None
@@ -313,7 +318,7 @@ def _contradictions(
     document: Document, path: DataPath, expect: Mapping[str, bool]
 ) -> Iterator[Problem]:
     for present, absent in contradictions(expect):
-        text = f"{present}: true cannot be with {absent}: false, which it needs; drop one"
+        text = f"{present}: true contradicts {absent}: false, which it needs; remove one"
         yield _at(document, (*path, "expect"), text)
 
 

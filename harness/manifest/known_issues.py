@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Known issues: failures and reports that do not count until a day, each for a reason.
+"""Known issues: failures and reports that do not count until a given day, each with a reason.
 
-A known issue is marked and shown, never hidden. It changes what a failing check and a complaint
-in the kernel's log count for, and nothing else: after a crash, a hang or a loss the rest was not
-tested (docs/verdicts.md, "Known issues").
+A known issue is marked and shown, never hidden. It only changes how a failing check or a report in
+the kernel's log counts: after a crash, a hang or a loss, the rest was not tested (docs/verdicts.md,
+"Known issues").
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ from harness.verdict.results import (
     KernelVerdict,
 )
 
-#: The kernel that the bugs of all kernels were last seen in; some of them are younger than others.
+#: The newest kernel in which the bugs of all kernels were seen. They do not all have the same age.
 SEEN_IN = (7, 3, 4)
-#: The last day on which bugs that no kernel is known to lack do not count: then somebody has to
-#: look at them again.
+#: The last day on which the bugs of all kernels do not count. Then somebody must review them.
 LOOK_AGAIN = datetime.date(2027, 6, 30)
-#: Of results that came of a whole boot: in others, what did not occur may not have been tried.
+#: Verdicts of complete boots. In other boots, an issue may not have had its chance to occur.
 _WHOLE = (
     *(KernelVerdict.FAIL, KernelVerdict.WARNING),
     *(KernelVerdict.PASS, KernelVerdict.UNSUPPORTED),
@@ -50,10 +49,10 @@ _WHOLE = (
 
 @dataclass(frozen=True)
 class KnownIssue:
-    """One entry. Of ``fingerprint`` and ``check`` one is given, each a pattern of :mod:`fnmatch`.
+    """One entry, with either ``fingerprint`` or ``check``, each a pattern of :mod:`fnmatch`.
 
-    ``kernels`` are patterns of a kernel's name or release. ``expires`` is the last day, in UTC,
-    on which it does not count. ``where`` is ``file:line``, for messages.
+    ``kernels`` are patterns of a kernel's name or release. ``expires`` is the last day, in UTC, on
+    which the issue does not count. ``where`` is ``file:line``, for messages.
     """
 
     reason: str
@@ -80,15 +79,15 @@ class KnownIssue:
         return today > self.expires
 
     def covers(self, name: str, release: str) -> bool:
-        """Whether it is about the kernel ``name`` that calls itself ``release``."""
+        """Whether the issue applies to the kernel ``name`` with this ``release``."""
         return any(
             fnmatchcase(text, pattern) for pattern in self.kernels for text in (name, release)
         )
 
     def is_about(self, found: CheckResult | Incident) -> bool:
-        """Whether ``found``, of a kernel that it covers, is what it knows.
+        """Whether ``found``, on a kernel that the issue covers, is this issue.
 
-        Only a check's failure can be known: one that broke or was lost said nothing.
+        Only a failure of a check can be known: an error or a lost result says nothing.
         """
         if isinstance(found, Incident):
             same = found.fingerprint == self.fingerprint
@@ -98,14 +97,14 @@ class KnownIssue:
         return found.verdict is CheckVerdict.FAIL and self.names(found)
 
     def names(self, result: CheckResult) -> bool:
-        """Whether it is about the check that ``result`` is of, and its family."""
+        """Whether the issue is about the check and the family of ``result``."""
         of_family = self.family in (None, result.key.family)
         return bool(self.check) and of_family and fnmatchcase(result.key.id, self.check)
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What :func:`apply` was given, with what is known marked; ``notes`` say what has expired."""
+    """The input of :func:`apply` with known issues marked; ``notes`` name expired ones."""
 
     families: Mapping[Family, FamilyResult]
     incidents: tuple[Incident, ...]
@@ -120,10 +119,10 @@ def apply(
     release: str,
     today: datetime.date,
 ) -> Applied:
-    """Mark what ``issues`` know of the kernel ``name``; the families' verdicts follow.
+    """Mark the known ``issues`` of the kernel ``name``, and update the families' verdicts.
 
-    Where the console held so many reports that some were left out, none is marked: what was left
-    out is not known.
+    If the console had so many reports that some were dropped, none is marked: the dropped ones may
+    not be known.
     """
     covering = [issue for issue in issues if issue.covers(name, release)]
     valid = [issue for issue in covering if not issue.expired(today)]
@@ -152,7 +151,7 @@ def apply(
     else:
         seen = tuple(incidents)
         if any(map(known, incidents)):
-            text = f"{len(incidents)} reports, and perhaps more: none of them counts as known"
+            text = f"{len(incidents)} reports, and perhaps more: none counts as known"
             notes[text] = None
     return Applied(judged, seen, tuple(notes))
 
@@ -160,11 +159,11 @@ def apply(
 def idle(
     issues: Iterable[KnownIssue], kernels: Sequence[KernelResult], today: datetime.date
 ) -> tuple[str, ...]:
-    """A note on each of ``issues`` that could have occurred on one of ``kernels``, and on none did.
+    """A note for each of ``issues`` that could have occurred on one of ``kernels`` but did not.
 
-    An intermittent one gets a note only once it has expired.
-    It could where a boot got to its end and, for an issue of a check, the check was run in every
-    family that the issue names; an issue of a report is taken to come about in any such boot.
+    An intermittent one gets a note only once it has expired. An issue could have occurred if a boot
+    completed and, for a check, the check ran in every family that the issue names. A report could
+    have occurred in any completed boot.
     """
     notes = []
     for issue in issues:
@@ -201,7 +200,8 @@ def _occurs(kernel: KernelResult, issue: KnownIssue) -> bool:
 
 
 def _is_new(kernel: KernelResult) -> bool:
-    """Whether a bug of all kernels that it does not have is repaired in it, and not yet to come."""
+    """Whether the absence of a bug of all kernels means that it is fixed, not that it is yet to
+    come."""
     version = kernel_version(kernel.release, f"Debian {kernel.version}")
     return version is not None and (version[0], version[1], version[2] or 0) > SEEN_IN
 
@@ -212,14 +212,15 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
 
 
 def digest(issues: Iterable[KnownIssue], name: str, today: datetime.date) -> str:
-    """SHA-256 of all that the result of the kernel ``name`` owes to ``issues`` on this day."""
+    """SHA-256 of everything in ``issues`` that affects the result of the kernel ``name`` on this
+    day."""
     entries = [asdict(issue) | {"where": "", "expired": issue.expired(today)} for issue in issues]
     return hashlib.sha256(json.dumps([name, entries], default=str).encode()).hexdigest()
 
 
 @cache
 def of_all_kernels() -> tuple[KnownIssue, ...]:
-    """The bugs that no kernel is known to lack, by the checks that fail of them."""
+    """The bugs that every kernel so far has, one for each check that fails because of them."""
     return tuple(
         KnownIssue(
             reason=check.bug,
@@ -238,14 +239,14 @@ def of_all_kernels() -> tuple[KnownIssue, ...]:
 
 @dataclass(frozen=True)
 class KnownIssues:
-    """What is known of the kernels of a run on the day ``today``, by the files that say it."""
+    """The known issues of the kernels of a run on the day ``today``, by file."""
 
     today: datetime.date = datetime.date.max
     files: Mapping[Path, tuple[KnownIssue, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, entries: Iterable[KernelEntry]) -> Self:
-        """Each file that ``entries`` name, once, as of today in UTC.
+        """Read each file that ``entries`` name, as of today in UTC.
 
         Raises :class:`ManifestError` with the errors of all of them.
         """
@@ -262,16 +263,17 @@ class KnownIssues:
         return cls(datetime.datetime.now(datetime.UTC).date(), files)
 
     def of(self, entry: KernelEntry) -> tuple[KnownIssue, ...]:
-        """What the file of ``entry``, which was read, lists, and the bugs that all kernels have."""
+        """The issues in the file of ``entry``, which was read, and the bugs that all kernels
+        have."""
         listed = () if entry.known_issues is None else self.files[entry.known_issues]
         return (*listed, *of_all_kernels())
 
     def idle(
         self, entries: Iterable[KernelEntry], kernels: Iterable[KernelResult], *, narrowed: bool
     ) -> tuple[str, ...]:
-        """:func:`idle` for each file and the results of those ``entries`` that name it.
+        """:func:`idle` for each file, with the results of the ``entries`` that name it.
 
-        In a run that was ``narrowed`` to some checks a report that stays away means nothing.
+        In a run that was ``narrowed`` to some checks, the absence of a report means nothing.
         """
         named: dict[Path, set[str]] = {path: set() for path in self.files}
         for entry in entries:
@@ -318,8 +320,8 @@ def _read(path: Path) -> bytes:
         text = f"{path}: the known issues cannot be read: {error.strerror}; check 'known_issues'"
         raise ManifestError((f"{text} in the manifest",)) from None
     if len(content) > positions.MAX_BYTES:
-        text = f"{path}: larger than {positions.MAX_BYTES} bytes, no list of known issues"
-        raise ManifestError((f"{text}; name another file in the manifest",))
+        text = f"{path}: larger than {positions.MAX_BYTES} bytes, so not a list of known issues"
+        raise ManifestError((f"{text}; give another file in the manifest",))
     return content
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The schema of a file of known issues: what each key takes, and how its text is typed.
+"""The schema of a file of known issues: the type of each key.
 
-As in :mod:`harness.manifest.schema` every scalar arrives as text, and every type reads it itself.
+As in :mod:`harness.manifest.schema`, every scalar is text until its type parses it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEY = "known_issues"
 
 
 def _text(wanted: str) -> PlainValidator:
-    """Text on one line; one that YAML folded over several is joined."""
+    """Text on one line; text folded over several lines in YAML is joined."""
 
     def read(value: object) -> str:
         text = " ".join(value.split()) if isinstance(value, str) else ""
@@ -39,7 +39,7 @@ def _text(wanted: str) -> PlainValidator:
 def _family(value: object) -> Family:
     if isinstance(value, str) and value in tuple(Family):
         return Family(value)
-    raise ValueError(f"expected ipv4 or ipv6, found {kind(value)}; leave it out for both")
+    raise ValueError(f"expected ipv4 or ipv6, found {kind(value)}; omit it for both")
 
 
 def _link(value: object) -> str:
@@ -60,7 +60,7 @@ def _date(value: object) -> datetime.date:
         try:
             return datetime.date.fromisoformat(value)
         except ValueError as error:
-            raise ValueError(f"{quoted(value)} is no day: {error}; expected {wanted}") from None
+            raise ValueError(f"{quoted(value)} is not a date: {error}; expected {wanted}") from None
     raise ValueError(f"expected {wanted}, found {kind(value)}")
 
 
@@ -68,7 +68,7 @@ def _patterns(value: object) -> object:
     if isinstance(value, str):
         return [value]
     if value == []:
-        raise ValueError("an empty list; name a kernel, or leave the key out for all")
+        raise ValueError("an empty list; give a kernel, or omit the key for all")
     return value
 
 
@@ -107,9 +107,9 @@ _SHAPES = {
 
 
 def validate(document: Document) -> tuple[IssuesFileModel | None, list[Problem]]:
-    """The typed file and, in no order, everything that is wrong with it; None where it has no type.
+    """The typed file and all of its errors, in no order; None for a file that is invalid.
 
-    The keys of an entry are compared as they were written, so that those errors come with others.
+    Errors between keys are found in the untyped data, so that all errors are reported together.
     """
     problems = [*document.problems, *_cross_check(document)]
     try:
@@ -120,7 +120,7 @@ def validate(document: Document) -> tuple[IssuesFileModel | None, list[Problem]]
 
 
 def _problem(document: Document, found: Any) -> Problem:
-    """pydantic's error dict ``found``, in the file's own words and place."""
+    """pydantic's error dict ``found`` as a problem at its place in the file."""
     path: DataPath = found["loc"]
     last = str(path[-1]) if path else ""
     if found["type"] == "extra_forbidden":
@@ -133,13 +133,13 @@ def _problem(document: Document, found: Any) -> Problem:
         text = str(found["ctx"]["error"])
     else:
         text = f"expected {_SHAPES.get(last, _ENTRY_SHAPE)}, found {kind(found['input'])}"
-    while path not in document.values:  # a pattern given as text has no place in a list
+    while path not in document.values:  # a pattern given as a plain string has no list index
         path = path[:-1]
     return _at(document, path, text)
 
 
 def _cross_check(document: Document) -> Iterator[Problem]:
-    """What the keys of an entry mean to each other."""
+    """Errors between the keys of an entry."""
     data = document.data if isinstance(document.data, dict) else {}
     entries = data.get(KEY)
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -149,12 +149,12 @@ def _cross_check(document: Document) -> Iterator[Problem]:
 
 def _check_subject(document: Document, path: DataPath, entry: dict[str, Data]) -> Iterator[Problem]:
     if "check" not in entry and "fingerprint" not in entry:
-        yield _at(document, path, "neither 'check' nor 'fingerprint'; say what is known")
+        yield _at(document, path, "neither 'check' nor 'fingerprint'; give one of them")
     if "check" in entry and "fingerprint" in entry:
-        text = "a fingerprint beside a check; write two entries"
+        text = "both a fingerprint and a check; write two entries"
         yield _at_key(document, (*path, "fingerprint"), text)
     elif "fingerprint" in entry and "family" in entry:
-        text = "a report of the kernel is of no family; remove it"
+        text = "a report of the kernel belongs to no family; remove it"
         yield _at_key(document, (*path, "family"), text)
 
 

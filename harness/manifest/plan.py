@@ -12,12 +12,12 @@ from harness.manifest.fingerprint import added
 from harness.verdict.results import Family
 from harness.verdict.rounds import ONCE, Repeat
 
-#: Seconds that a program may take in each family.
+#: Seconds that a program may run in each family.
 PROGRAM_S = 60
 
 
 class Profile(StrEnum):
-    """Which checks there are: those of loopback connections, or those of scenarios, too."""
+    """Which checks run: those of loopback connections, or also those of scenarios."""
 
     QUICK = "quick"
     FULL = "full"
@@ -27,29 +27,29 @@ class Profile(StrEnum):
 class Plan:
     """What is tested on each kernel.
 
-    ``payload`` in bytes takes the place of all sizes. ``seed`` None gives each run a seed of its
-    own. A new setting is a field here: every key has it (harness.manifest.fingerprint), and
-    :meth:`arguments` hands it to the guest.
+    ``payload``, in bytes, replaces all sizes. With ``seed`` None, each run chooses a seed. A new
+    setting is a field here: it is in every key (harness.manifest.fingerprint), and
+    :meth:`arguments` passes it to the guest.
     """
 
     families: tuple[Family, ...] = tuple(Family)
-    checks: tuple[str, ...] = ()  # all of the profile when empty
+    checks: tuple[str, ...] = ()  # all checks of the profile if empty
     profile: Profile = Profile.FULL
     payload: int | None = None
     repeat: Repeat = ONCE
     seed: int | None = None
-    #: Run after the checks, to be compared with them.
+    #: Programs to run after the checks and to compare with them.
     programs: tuple[Program, ...] = field(default=(), metadata=added())
 
     @property
     def is_narrowed(self) -> bool:
-        """Whether fewer checks run than there are."""
+        """Whether some of the checks do not run."""
         return (
             bool(self.checks) or self.profile is not Profile.FULL or set(self.families) < {*Family}
         )
 
     def arguments(self, seed: int) -> dict[str, str]:
-        """The arguments of guest/vm.py that say the same; ``seed`` is that of the run."""
+        """The plan as arguments of guest/vm.py; ``seed`` is the run's."""
         given: dict[str, Any] = {
             "seed": seed,
             "families": ",".join(self.families),

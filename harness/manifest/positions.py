@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""YAML as text with places: every value keeps its line and column, every scalar stays text.
+"""YAML with positions: every value keeps its line and column, every scalar stays text.
 
-PyYAML's BaseLoader gives no scalar a type, so that ``6.10`` is not 6.1 and ``no`` is not false;
-the schema types them. It also takes a key twice without a word, follows an alias into itself
-and recurses as deep as a file asks for: those are caught here.
+PyYAML's BaseLoader leaves scalars untyped, so that ``6.10`` is not 6.1 and ``no`` is not false; the
+schema types them. It also silently accepts duplicate keys, follows an alias into itself, and
+recurses without limit; this module rejects all of these.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KINDS = {
     yaml.MappingNode: "tag:yaml.org,2002:map",
 }
 
-# What PyYAML says of the commonest slips does not tell how to mend them.
+# PyYAML's messages for the most common mistakes do not say how to fix them.
 _REMEDIES = (
     ("found character '\\t'", "indent with spaces, not tabs"),
     ("cannot start any token", "quote a value that begins with it"),
@@ -38,7 +38,7 @@ _REMEDIES = (
     ("could not find expected ':'", "write 'key: value', with a space after the colon"),
     ("while scanning an alias", "quote a value that begins with '*'"),
     ("found undefined alias", "quote a value that begins with '*'"),
-    ("found duplicate anchor", "give each anchor a name of its own"),
+    ("found duplicate anchor", "give each anchor its own name"),
     ("found unexpected end of stream", "close the quotes"),
     ("expected a single document", "keep one document: remove the line '---'"),
     ("expected ',' or", "close the brackets"),
@@ -49,7 +49,7 @@ _REMEDIES = (
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """In a file, both counted from 1."""
+    """A position in a file, counted from 1."""
 
     line: int
     column: int
@@ -57,7 +57,7 @@ class Position:
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """What is wrong with a file, and where. ``path`` is as :func:`show_path` writes it."""
+    """An error in a file, and its place. ``path`` is the output of :func:`show_path`."""
 
     position: Position
     path: str
@@ -66,7 +66,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Document:
-    """A file's ``data``, the places of all ``values`` and ``keys`` by path, and what is wrong."""
+    """A file's ``data``, the positions of all ``values`` and ``keys`` by path, and its errors."""
 
     data: Data
     values: Mapping[DataPath, Position]
@@ -75,7 +75,7 @@ class Document:
 
 
 class DocumentError(Exception):
-    """There is nothing to go on with; ``problem`` says why."""
+    """The file cannot be parsed; ``problem`` says why."""
 
     def __init__(self, position: Position, text: str) -> None:
         super().__init__(text)
@@ -83,7 +83,7 @@ class DocumentError(Exception):
 
 
 def parse(content: bytes, holds: str = "kernels") -> Document:
-    """The one YAML document in ``content``, which should hold a list under the key ``holds``.
+    """The YAML document in ``content``, which should have a list under the key ``holds``.
 
     Raises :class:`DocumentError` for what is not UTF-8, not YAML, empty, more than one document,
     too deep or too large once aliases are followed, or contains itself.
@@ -92,7 +92,7 @@ def parse(content: bytes, holds: str = "kernels") -> Document:
     node = _compose(text)
     if node is None:
         raise DocumentError(
-            Position(1, 1), f"the file holds nothing; write '{holds}:' and a list under it"
+            Position(1, 1), f"the file is empty; write '{holds}:' and a list under it"
         )
     tree = _Tree()
     data = tree.read(node, ())
@@ -113,12 +113,12 @@ def show_path(path: DataPath) -> str:
 
 
 def quoted(text: str) -> str:
-    """``text`` in quotes on one line, cut when long, with nothing that a terminal would obey."""
+    """``text`` in quotes on one line, cut if long, and escaped for a terminal."""
     return repr(text) if len(text) <= 60 else f"{text[:57]!r}…"
 
 
 def kind(value: object) -> str:
-    """What a value of a document is, for "found …"."""
+    """The type of a value of a document, for "found …"."""
     if isinstance(value, str):
         return quoted(value) if value else "nothing"
     return "a list" if isinstance(value, list) else "a mapping"
@@ -135,7 +135,7 @@ def _decode(content: bytes) -> str:
 
 
 class _Loader(yaml.BaseLoader):
-    """Composes within the limits: PyYAML recurses once per level, and takes its time."""
+    """Composes within the limits: PyYAML recurses once per level, and is slow."""
 
     depth = 0
     nodes = 0
@@ -144,7 +144,7 @@ class _Loader(yaml.BaseLoader):
         self.depth += 1
         self.nodes += 1
         try:
-            if self.depth > MAX_DEPTH or self.nodes > 2 * MAX_VALUES:  # a key is a node, too
+            if self.depth > MAX_DEPTH or self.nodes > 2 * MAX_VALUES:  # a key is a node too
                 event = self.peek_event()  # type: ignore[no-untyped-call]
                 text = TOO_DEEP if self.depth > MAX_DEPTH else TOO_MANY
                 raise DocumentError(_position(event.start_mark), text)
@@ -167,7 +167,7 @@ def _compose(text: str) -> yaml.Node | None:
         place = _position(mark) if mark else Position(1, 1)
         raise DocumentError(place, _syntax(error)) from None
     except (ValueError, OverflowError):
-        # PyYAML lets chr() and int() fail: "\UFFFFFFFF", a %YAML directive of thousands of digits
+        # chr() and int() in PyYAML can fail: "\UFFFFFFFF", a %YAML directive of thousands of digits
         place = _position(loader.get_mark()) if loader else Position(1, 1)
         raise DocumentError(place, "not valid YAML: a number is out of range") from None
 
@@ -191,13 +191,14 @@ def _end_of(text: str) -> Position:
 def _scalar(node: yaml.ScalarNode) -> str:
     text = str(node.value)
     if any("\ud800" <= character <= "\udfff" for character in text):
-        # "\ud800" in quotes: half of a pair, which neither pydantic nor a terminal can take
-        raise DocumentError(_position(node.start_mark), f"{quoted(text)} is no text in Unicode")
+        # "\ud800" in quotes: half of a surrogate pair, which neither pydantic nor a terminal
+        # accepts
+        raise DocumentError(_position(node.start_mark), f"{quoted(text)} is not Unicode text")
     return text
 
 
 class _Tree:
-    """Turns nodes into data, noting where everything stands. Aliases are followed."""
+    """Turns nodes into data and records their positions. Aliases are followed."""
 
     def __init__(self) -> None:
         self.values: dict[DataPath, Position] = {}
@@ -208,7 +209,7 @@ class _Tree:
     def read(self, node: yaml.Node, path: DataPath) -> Data:
         place = _position(node.start_mark)
         if any(node is outer for outer in self._open):
-            raise DocumentError(place, "an alias stands inside its own anchor; write the value out")
+            raise DocumentError(place, "an alias inside its own anchor; write the value out")
         if len(self._open) >= MAX_DEPTH:
             raise DocumentError(place, TOO_DEEP)
         if len(self.values) >= MAX_VALUES:
@@ -237,7 +238,7 @@ class _Tree:
             name = _scalar(key)
             full = (*path, name)
             if name == "<<":
-                text = "merge keys are not supported; put what entries share under 'defaults'"
+                text = "merge keys are not supported; put shared settings under 'defaults'"
                 self._wrong(place, full, text)
             elif name in data:
                 text = f"a key given twice, first on line {self.keys[full].line}; keep one"
@@ -250,7 +251,7 @@ class _Tree:
     def _refuse_tag(self, node: yaml.Node, path: DataPath) -> None:
         if node.tag != _KINDS[type(node)]:
             tag = quoted(node.tag.replace("tag:yaml.org,2002:", "!!"))
-            text = f"the tag {tag} has no meaning here; write the value alone"
+            text = f"the tag {tag} has no meaning here; write only the value"
             self._wrong(_position(node.start_mark), path, text)
 
     def _wrong(self, place: Position, path: DataPath, text: str) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The schema of ``kernels.yaml``: what each key takes, and how its text is typed.
+"""The schema of ``kernels.yaml``: the type of each key.
 
-The models mirror the file. Every scalar arrives as text, so every type here reads text itself;
-pydantic's own conversions would take ``1_000`` or `` 7 `` for numbers.
+The models mirror the file. Every scalar is text until its type here parses it; pydantic's own
+conversions would accept ``1_000`` or `` 7 `` as numbers.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ SOURCES = ("deb", "image", "tree", "upstream")
 GLOB = "*?["  # the characters that make a package name a pattern
 
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 64 * 1024
-# x86 takes 2048 bytes in all, of which virtme-ng's own arguments need about half; the defaults'
-# arguments and an entry's add up.
+# x86 allows 2048 bytes in all, of which virtme-ng's own arguments need about half. The arguments of
+# the defaults and of an entry add up.
 MAX_APPEND = 512
 
-# Arguments by which the harness and virtme-ng find their own way into the guest.
+# Arguments that the harness and virtme-ng set themselves.
 _OWNED_ARGUMENTS = {
     "init": "virtme-ng starts the guest's init itself",
     "rdinit": "virtme-ng starts the guest's init itself",
-    "root": "the harness gives the guest its root",
-    "rootfstype": "the harness gives the guest its root",
-    "rootflags": "the harness gives the guest its root",
+    "root": "the harness provides the guest's root",
+    "rootfstype": "the harness provides the guest's root",
+    "rootflags": "the harness provides the guest's root",
     "console": "the harness reads the kernel's log from the console it set up",
     "quiet": "the harness reads the whole log of the kernel",
     "loglevel": "the harness reads the whole log of the kernel",
@@ -68,27 +68,27 @@ class Accel(StrEnum):
 
 
 class Abi(StrEnum):
-    """Of the guest's user space."""
+    """The ABI of the guest's user space."""
 
     NATIVE = "native"
     I386 = "i386"  # 32-bit programs on the 64-bit kernel
 
 
 class PathKind(StrEnum):
-    """What a path in the manifest has to lead to."""
+    """What a path in the manifest must lead to."""
 
-    IMAGE = "kernel image"  # any kind: whether it is one is for that kernel's own result to say
+    IMAGE = "kernel image"  # any file: whether it is an image shows in the kernel's result
     FILE = "file"
     DIRECTORY = "directory"
 
 
 def locate(text: str, base: Path, wanted: PathKind) -> Path:
-    """The absolute path that ``text`` means, seen from the directory ``base``; ``~`` is expanded.
+    """The absolute path of ``text``, relative to the directory ``base``; ``~`` is expanded.
 
-    Raises ValueError, with the sentence for the user, for what is missing or of another kind.
+    Raises ValueError, with a sentence for the user, if it is missing or of another kind.
     """
     if match := re.search("(?:https?|ftp|file):/", text):
-        hint = "download it first, and give the file" if match[0] != "file:/" else "give its path"
+        hint = "download it first and give the file" if match[0] != "file:/" else "give its path"
         raise ValueError(f"{quoted(text[match.start() :])} is an address, not a path; {hint}")
     if not text.isprintable():
         raise ValueError(f"expected a path, found {quoted(text)} with unprintable characters")
@@ -96,9 +96,11 @@ def locate(text: str, base: Path, wanted: PathKind) -> Path:
         path = (base / Path(text).expanduser()).absolute()
         mode = path.stat().st_mode
     except RuntimeError:
-        raise ValueError(f"no home directory is known for {quoted(text)}; write it out") from None
+        raise ValueError(
+            f"no home directory is known for {quoted(text)}; write the path out"
+        ) from None
     except (FileNotFoundError, NotADirectoryError):
-        hint = "" if text.startswith(("/", "~")) else ", seen from the manifest's directory"
+        hint = "" if text.startswith(("/", "~")) else " relative to the manifest's directory"
         raise ValueError(f"no {wanted} {quoted(text)}{hint}; correct the path") from None
     except PermissionError as error:
         if wanted is PathKind.IMAGE:
@@ -110,9 +112,9 @@ def locate(text: str, base: Path, wanted: PathKind) -> Path:
     if wanted is PathKind.DIRECTORY and not stat.S_ISDIR(mode):
         archive = re.search(r"\.(tar|tgz|deb|rpm)\b", path.name)
         hint = "; unpack it, and give the directory" if archive else ""
-        raise ValueError(f"expected a directory, and {quoted(text)} is none{hint}")
+        raise ValueError(f"expected a directory, but {quoted(text)} is not one{hint}")
     if wanted is PathKind.FILE and not stat.S_ISREG(mode):
-        raise ValueError(f"expected a file, and {quoted(text)} is none")
+        raise ValueError(f"expected a file, but {quoted(text)} is not one")
     return path
 
 
@@ -179,7 +181,7 @@ def flag(value: object) -> bool:
     """True or false, as YAML 1.2 has them. Raises ValueError for anything else."""
     text = _text(value, "true or false")
     if text not in ("true", "false"):
-        raise ValueError(f"expected true or false, in just these letters, found {quoted(text)}")
+        raise ValueError(f"expected true or false, spelled exactly so, found {quoted(text)}")
     return text == "true"
 
 
@@ -187,7 +189,9 @@ def _expectable(name: str) -> str:
     if name in CAPABILITIES or any(name == fix.commit for fix in FIXES):
         return name
     if re.fullmatch(r"[0-9a-f]{7,40}", name):
-        raise ValueError("no fix of this commit is checked; `mptcp-harness list fixes` names them")
+        raise ValueError(
+            "no check shows a fix of this commit; `mptcp-harness list fixes` shows those known"
+        )
     raise ValueError(f"unknown capability{nearest(name, CAPABILITIES)}")
 
 
@@ -195,7 +199,7 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         return [value]
     if value == []:
-        raise ValueError("an empty list; name an argument or leave the key out")
+        raise ValueError("an empty list; give an argument or omit the key")
     return value
 
 
@@ -207,13 +211,15 @@ def _arguments(value: object) -> tuple[str, ...]:
 
 
 def _refuse_argument(argument: str) -> None:
-    """Raise ValueError unless ``argument`` may stand on the kernel's command line."""
+    """Raise ValueError unless ``argument`` is allowed on the kernel's command line."""
     for character in argument:
-        # virtme-ng splits what it is given as a shell does and hands its own command to a shell
+        # virtme-ng splits its arguments like a shell, and passes its own command to a shell
         if not "!" <= character <= "~" or character in "\"'\\`$;&|<>":
             shown = quoted(character)
-            raise ValueError(f"the character {shown} cannot stand in a kernel argument; remove it")
-    # the kernel takes - and _ in a parameter's name for the same
+            raise ValueError(
+                f"the character {shown} is not allowed in a kernel argument; remove it"
+            )
+    # the kernel treats - and _ in a parameter's name alike
     name = argument.split("=", 1)[0].replace("-", "_")
     if argument.startswith("-"):
         raise ValueError(
@@ -230,7 +236,7 @@ def _short_enough(arguments: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     length = sum(len(argument) + 1 for group in arguments for argument in group)
     if length > MAX_APPEND:
         raise ValueError(
-            f"{length} characters of kernel arguments, at most {MAX_APPEND} fit; remove some"
+            f"{length} characters of kernel arguments, but at most {MAX_APPEND} fit; remove some"
         )
     return arguments
 
@@ -245,15 +251,15 @@ Name = Annotated[
     str,
     _matching(
         r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}",
-        "a name fit for a file: a letter or digit, then at most 79 letters, digits or ._+-",
+        "a name for a file: a letter or digit, then at most 79 letters, digits or ._+-",
     ),
 ]
-# Debian policy 5.6.7; what dists/ holds has the same characters
+# Debian policy 5.6.7; names in dists/ have the same characters
 Package = Annotated[
     str,
     _matching(
         r"[a-z0-9][a-z0-9+.*?\[\]!-]{1,199}",
-        "a package such as linux-image-amd64, or in a series a pattern of one",
+        "a package such as linux-image-amd64, or a pattern in a series",
     ),
 ]
 Suite = Annotated[
@@ -279,7 +285,7 @@ class DebModel(_Model):
 
 
 class DefaultsModel(_Model):
-    """What may stand under ``defaults`` and in every entry."""
+    """The keys of ``defaults`` and of every entry."""
 
     cpus: Annotated[int, _number(1, 64, "processors")] | None = None
     memory: Annotated[int, PlainValidator(_memory)] | None = None  # MiB
@@ -292,7 +298,7 @@ class DefaultsModel(_Model):
 
 
 class EntryModel(DefaultsModel):
-    """One entry of ``kernels``; that it has one name and one source is checked elsewhere."""
+    """An entry of ``kernels``. That it has one name and one source is checked elsewhere."""
 
     name: Name | None = None
     series: Name | None = None
@@ -309,7 +315,7 @@ class FileModel(_Model):
     kernels: Annotated[list[EntryModel], Field(min_length=1)]
 
 
-# What would be right in place of a value of another shape, by the key it stands under.
+# The expected shape of the value of each key, for error messages.
 _SHAPES = {
     "kernels": "a list, each item such as '- name: patched' with 'image: bzImage' under it",
     "defaults": "a mapping such as {cpus: 1, memory: 512M}",
@@ -322,9 +328,9 @@ _FILE_SHAPE = "a mapping such as {kernels: [{name: mainline, upstream: v6.6}]}"
 
 
 def validate(document: Document, base: Path) -> tuple[FileModel | None, list[Problem]]:
-    """The typed file, or None and everything that the schema holds against it.
+    """The typed file, or None and all errors that the schema finds.
 
-    Relative paths in it start at the directory ``base``.
+    Relative paths start at the directory ``base``.
     """
     try:
         return FileModel.model_validate(document.data, context=base), []
@@ -333,14 +339,14 @@ def validate(document: Document, base: Path) -> tuple[FileModel | None, list[Pro
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """How an error about an unknown word ends: the known one nearest to it, or all."""
+    """The end of an error about an unknown word: the nearest known one, or all known ones."""
     known = list(known)
     close = difflib.get_close_matches(word.lower(), known, n=1) if len(word) <= 80 else []
     return f", did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
 
 
 def _problem(document: Document, found: Any) -> Problem:
-    """pydantic's error dict ``found``, in the manifest's own words and place."""
+    """pydantic's error dict ``found`` as a problem at its place in the manifest."""
     path: DataPath = found["loc"]
     if found["type"] == "extra_forbidden":
         text = "unknown key" + nearest(str(path[-1]), _known_keys(path[:-1]))
@@ -360,7 +366,7 @@ def _words(found: Any, path: DataPath) -> str:
     if found["type"] == "value_error":
         return str(found["ctx"]["error"])
     if found["type"] == "too_short":
-        return "an empty list; name at least one kernel"
+        return "an empty list; give at least one kernel"
     return f"expected {_shape(path)}, found {kind(found['input'])}"
 
 
@@ -371,7 +377,7 @@ def _shape(path: DataPath) -> str:
 
 
 def _known_place(document: Document, path: DataPath) -> tuple[DataPath, Position]:
-    """``path`` or what holds it: one argument given as text has no place in a list."""
+    """``path``, or its parent: a single argument given as a string has no list index."""
     while path not in document.values:
         path = path[:-1]
     return path, document.values[path]

@@ -38,7 +38,7 @@ def render(found: Bisection) -> str:
         lines += ["", f"change log entries between them ({len(found.changes)}):"]
         lines += [f"  {change.version}: {change.text}" for change in found.changes[:SHOWN]]
     if len(found.changes) > SHOWN:
-        lines.append(f"    and {len(found.changes) - SHOWN} more (see --json FILE)")
+        lines.append(f"  and {len(found.changes) - SHOWN} more (see --json FILE)")
     lines += [f"note: {note}" for note in found.notes]
     if found.git:
         lines += ["", "to continue in a kernel tree:", f"  {found.git}"]
@@ -107,8 +107,8 @@ def to_json(found: Bisection) -> dict[str, Any]:
 MAP_SCHEMA = 1
 #: The assumption of the search; shown with every result.
 ASSUMPTION = (
-    "Where two kernels that were booted agree in everything, all between them are taken to agree\n"
-    "with them: what came and went again there is not seen."
+    "If two booted kernels agree in everything, the kernels between them are assumed to agree.\n"
+    "A change that was undone in between is not seen."
 )
 _NAME_WIDTH = 44
 

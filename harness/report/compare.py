@@ -47,7 +47,7 @@ def sentence(difference: Difference, glyphs: Glyphs) -> str:
     told = list(_counts(difference))
     if not told:
         part = (
-            "  in the checks that both ran"
+            " in the checks that both ran"
             if difference.only_before or difference.only_after
             else ""
         )
@@ -101,7 +101,7 @@ def _body(difference: Difference, glyphs: Glyphs) -> Iterator[str]:
     yield from _uncompared("before", difference.only_before, glyphs)
     yield from _uncompared("now", difference.only_after, glyphs)
     if difference.verdict_is_of_the_rest:
-        yield "    note: the failing checks were not tested before"
+        yield "  note: the failing checks were not tested before"
     yield "  " + "; ".join(_pace(pace) for pace in difference.paces)
     for note in difference.notes:
         yield f"  note: {glyphs.safe(note)}"
@@ -175,7 +175,7 @@ def _change(change: Change, glyphs: Glyphs) -> Iterator[str]:
         if text:
             yield f"      {label:8} {glyphs.safe(text)}"
     if len({(result.detail, result.expected, result.got) for result in after}) > 1:
-        yield "            (first place; the values differ at others)"
+        yield "      (first place; the values differ at others)"
 
 
 def _listed(title: str, names: Sequence[str], glyphs: Glyphs) -> Iterator[str]:

@@ -117,7 +117,7 @@ def _kernel(kernel: KernelResult) -> Iterator[str]:
         yield "</ul>"
     missing = lost(kernel)
     if missing:
-        yield f"<p>{plural(len(missing), 'result')} missing, the first:  "
+        yield f"<p>{plural(len(missing), 'result')} missing, the first: "
         yield f"<code>{_text(str(missing[0].key))}</code></p>"
     for incident in kernel.incidents:
         yield from _incident(incident)

@@ -79,7 +79,7 @@ def bounded(head: Sequence[str], sections: Sequence[Sequence[str]], foot: Sequen
     if left:
         body += [
             "",
-            f"No room for {plural(left, 'more kernel')} with something to say.",
+            f"No room for {plural(left, 'more kernel')} with details.",
         ]
     return "\n".join([*head, *body, *foot]) + "\n"
 
@@ -171,7 +171,7 @@ def _section(kernel: KernelResult) -> list[str]:
         lines.append(f"- and {plural(len(found) - MAX_FAILURES, 'more check')}")
     missing = lost(kernel)
     if missing:
-        never = f"{plural(len(missing), 'result')} missing, the first:  "
+        never = f"{plural(len(missing), 'result')} missing, the first: "
         lines += ["", never + code(str(missing[0].key))]
     for incident in kernel.incidents[:MAX_INCIDENTS]:
         lines += _incident(incident)

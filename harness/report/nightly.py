@@ -44,7 +44,7 @@ def _selftest(found: Selftest, glyphs: Glyphs) -> Iterator[str]:
     if found.skipped:
         yield "selftest skipped (--no-selftest)"
     elif found.trouble:
-        yield f"selftest could not run:  {glyphs.safe(found.trouble, 2000)}"
+        yield f"selftest could not run: {glyphs.safe(found.trouble, 2000)}"
     else:
         yield faults.summary(found.rows, found.wanted, found.seconds)
         yield from (faults.line(row) for row in found.rows if not row.ok)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From what a boot showed to verdicts, and from verdicts to what differs. Pure, no I/O."""
+"""Turns the observations of a boot into verdicts, and compares verdicts. Pure, no I/O."""

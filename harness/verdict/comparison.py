@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What differs between two results: of two kernels, or of two runs. Pure, no I/O.
+"""The differences between two kernels, or between two runs. Pure, no I/O.
 
-A result where nothing was learned is compared with nothing: that is said, and is never the same
-as no difference. What is known (:mod:`harness.manifest.known_issues`) is not new.
+A result from which nothing was learned cannot be compared. That is reported and differs from "no
+difference". Known issues (:mod:`harness.manifest.known_issues`) are not new.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ChangeKind(StrEnum):
     FAILING = "newly failing"
     LOST = "newly lost"
     ERROR = "newly in error"
-    COUNTING = "no longer known"  # it failed before, too, but did not count
+    COUNTING = "no longer known"  # it failed before too, but did not count
     UNSUPPORTED = "newly unsupported"
     KNOWN = "newly failing, known"  # does not count
     PASSING = "newly passing"
@@ -41,9 +41,9 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """One check that changed in one way, at ``places`` of the ``compared`` where both have it.
+    """A check that changed in one way, at ``places`` out of ``compared`` that both results have.
 
-    Each place is the result before and the one after, of the same key.
+    Each place is the pair of results before and after, with the same key.
     """
 
     kind: ChangeKind
@@ -53,9 +53,9 @@ class Change:
 
     @property
     def is_worse(self) -> bool:
-        """A failure, one that counts from now on, or a check that passed and says nothing any more.
+        """Whether the check newly fails, newly counts, or passed before and gives no result now.
 
-        What was lost or in error and is so in another way is not: it was wrong before.
+        A check that was lost or in error before is not worse.
         """
         if self.kind in (ChangeKind.FAILING, ChangeKind.COUNTING):
             return True
@@ -68,10 +68,10 @@ class Change:
 
 @dataclass(frozen=True)
 class CapabilityChange:
-    """A capability that came, went, or answers otherwise, in ``families``.
+    """A capability that was gained, lost or altered, in ``families``.
 
-    ``failing`` says that it is judged a failure after the change, ``known`` why that does not
-    count (:mod:`harness.manifest.known_issues`).
+    ``failing`` is set if it is a failure after the change; ``known`` says why that does not count
+    (:mod:`harness.manifest.known_issues`).
     """
 
     name: str
@@ -98,7 +98,7 @@ class CapabilityChange:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that the same thing took before and after; 0 where it was not measured."""
+    """The seconds of the same phase before and after; 0 if it was not measured."""
 
     what: str
     before_s: float
@@ -106,7 +106,7 @@ class Pace:
 
     @property
     def ratio(self) -> float | None:
-        """After to before; None unless both were measured."""
+        """The ratio of after to before; None unless both were measured."""
         if self.before_s <= 0 or self.after_s <= 0:
             return None
         return self.after_s / self.before_s
@@ -114,11 +114,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs from ``before`` to ``after``.
+    """The differences from ``before`` to ``after``.
 
-    ``cannot`` is the sentence that says why they cannot be compared; then all else is empty.
-    ``still`` are the checks that count as bad in both. ``only_before`` and ``only_after`` are
-    results that the other one does not have, which are not compared.
+    ``cannot`` says why they cannot be compared; then everything else is empty. ``still`` are the
+    checks that count as bad in both. ``only_before`` and ``only_after`` are results that only one
+    of them has; they are not compared.
     """
 
     before: KernelResult
@@ -143,7 +143,7 @@ class Difference:
 
     @property
     def altered(self) -> tuple[CapabilityChange, ...]:
-        """There or absent as before, with another answer, such as another size."""
+        """Capabilities whose presence did not change but whose answer did, such as a size."""
         return tuple(change for change in self.capabilities if change.before == change.after)
 
     @property
@@ -156,14 +156,14 @@ class Difference:
 
     @property
     def verdict_is_worse(self) -> bool:
-        """Whether the kernel's verdict is, by what was compared."""
+        """Whether the kernel's verdict is worse because of checks that were compared."""
         if self.cannot or _rank(self.after.verdict) >= _rank(self.before.verdict):
             return False
         return not self.verdict_is_of_the_rest
 
     @property
     def verdict_is_of_the_rest(self) -> bool:
-        """Whether ``after`` fails only by checks that ``before`` does not have."""
+        """Whether ``after`` fails only because of checks that ``before`` does not have."""
         return (
             self.after.verdict is KernelVerdict.FAIL
             and bool(self.only_after)
@@ -184,7 +184,7 @@ class Difference:
 
     @property
     def is_same(self) -> bool:
-        """Whether all that was compared is alike; times are not looked at."""
+        """Whether everything that was compared is equal; times are ignored."""
         return not (
             self.cannot
             or self.changes
@@ -197,11 +197,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class RunDifference:
-    """What differs between two runs, kernel by kernel, in the order of ``after``.
+    """The differences between two runs, kernel by kernel, in the order of ``after``.
 
-    ``new`` are kernels that only ``after`` has, ``gone`` the names of those that it neither has
-    nor was to have, ``missing`` of those that it was to have and, interrupted, did not get to.
-    ``cannot`` is as in :class:`Difference`.
+    ``new`` are the kernels that only ``after`` has. ``gone`` are the names of those that ``after``
+    was not meant to test, and ``missing`` of those that it did not reach because it was
+    interrupted. ``cannot`` is as in :class:`Difference`.
     """
 
     before: RunResult
@@ -215,7 +215,8 @@ class RunDifference:
 
     @property
     def is_worse(self) -> bool:
-        """Whether something is newly wrong; a new kernel that is not as expected is, too."""
+        """Whether something is newly wrong, including a new kernel that misses its expected
+        verdict."""
         return any(kernel.is_worse for kernel in self.kernels) or any(
             not kernel.verdict.as_expected and kernel.verdict is not KernelVerdict.INFRASTRUCTURE
             for kernel in self.new
@@ -223,7 +224,7 @@ class RunDifference:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every kernel of ``after`` was tested, and compared where ``before`` has it."""
+        """Whether every kernel of ``after`` was tested, and compared if ``before`` has it."""
         untested = [k for k in self.new if k.verdict is KernelVerdict.INFRASTRUCTURE]
         return not (
             self.cannot or self.missing or untested or any(kernel.cannot for kernel in self.kernels)
@@ -231,18 +232,18 @@ class RunDifference:
 
 
 def kernels(before: KernelResult, after: KernelResult) -> Difference:
-    """What differs from ``before`` to ``after``: two kernels, or one in two runs."""
+    """The differences from ``before`` to ``after``: two kernels, or one kernel in two runs."""
     then, now = _by_key(before), _by_key(after)
     cannot = _untested(before) or _untested(after)
     if not cannot and then and now and not then.keys() & now.keys():
         cannot = (
-            f"{before.name} and {after.name} have no check in common: they were asked different "
-            "things; test both with the same --check and --family"
+            f"{before.name} and {after.name} have no check in common; test both with the same "
+            f"--check and --family"
         )
     if cannot:
         return Difference(before, after, cannot)
     common = [(result, now[key]) for key, result in then.items() if key in now]
-    # What was known, and is so no longer, counts for the first time.
+    # A failure that is no longer known counts for the first time.
     counted = {incident.fingerprint for incident in before.incidents if not incident.known}
     seen = {incident.fingerprint for incident in after.incidents}
     return Difference(
@@ -266,7 +267,7 @@ def kernels(before: KernelResult, after: KernelResult) -> Difference:
 
 
 def runs(before: RunResult, after: RunResult) -> RunDifference:
-    """What differs from ``before`` to ``after``; kernels are matched by their names."""
+    """The differences from ``before`` to ``after``; kernels are matched by name."""
     then = {kernel.name: kernel for kernel in before.kernels}
     now = {kernel.name for kernel in after.kernels}
     missing = tuple(name for name in after.missing if name not in now)
@@ -314,7 +315,7 @@ def kind_of(before: CheckResult, after: CheckResult) -> ChangeKind | None:
 
 
 def _changes(common: Iterable[tuple[CheckResult, CheckResult]]) -> tuple[Change, ...]:
-    """The worst kinds first, each with its checks in the order of the plan."""
+    """The changes, worst kinds first, each with its checks in the order of the plan."""
     compared: dict[str, int] = {}
     found: dict[tuple[ChangeKind, str], list[tuple[CheckResult, CheckResult]]] = {}
     for before, after in common:
@@ -331,7 +332,7 @@ def _changes(common: Iterable[tuple[CheckResult, CheckResult]]) -> tuple[Change,
 
 
 def _is_told_by_capability(before: CheckResult, after: CheckResult) -> bool:
-    """``capability.NAME`` changed because the capability came or went."""
+    """Whether ``capability.NAME`` changed because the capability was gained or lost."""
     then, now = _presence(before), _presence(after)
     return then is not None and now is not None and then != now
 
@@ -341,7 +342,7 @@ def _capabilities(
     after: KernelResult,
     common: Iterable[tuple[CheckResult, CheckResult]],
 ) -> tuple[CapabilityChange, ...]:
-    """Lost ones first. Families are joined where they say the same."""
+    """The changed capabilities, lost ones first. Families with the same change are joined."""
     alike: dict[CapabilityChange, list[Family]] = {}
     told = set()
     for old, new in common:
@@ -356,7 +357,7 @@ def _capabilities(
                 name, (), then, now, _answer(old), _answer(new), failing, new.known
             )
             alike.setdefault(change, []).append(new.key.family)
-    for name, present in before.capabilities.items():  # those of the kernel, not of a family
+    for name, present in before.capabilities.items():  # of the kernel, not of a family
         if name not in told and after.capabilities.get(name, present) != present:
             alike[CapabilityChange(name, (), present, not present, "", "")] = []
     changes = [replace(change, families=tuple(of)) for change, of in alike.items()]
@@ -364,7 +365,7 @@ def _capabilities(
 
 
 def _presence(result: CheckResult) -> bool | None:
-    """What ``capability.NAME`` says of the kernel; None where it does not, or is another check."""
+    """Whether ``capability.NAME`` found it; None if it gave no answer, or for another check."""
     if not result.key.id.startswith(CAPABILITY):
         return None
     match result.verdict:
@@ -378,7 +379,7 @@ def _presence(result: CheckResult) -> bool | None:
 
 
 def _answer(result: CheckResult) -> str:
-    """The kernel's answer in words, without what was expected of it."""
+    """The kernel's answer in words, without the expectation."""
     if result.verdict is CheckVerdict.FAIL:
         return result.got.partition(": ")[2]
     return result.detail
@@ -389,7 +390,7 @@ def _by_key(kernel: KernelResult) -> Mapping[CheckKey, CheckResult]:
 
 
 def _rank(verdict: KernelVerdict) -> int:
-    """The less, the worse; what is as expected is alike."""
+    """The rank of a verdict; lower is worse, and all expected verdicts are equal."""
     return len(KernelVerdict) if verdict.as_expected else list(KernelVerdict).index(verdict)
 
 
@@ -408,12 +409,14 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _notes(before: KernelResult, after: KernelResult) -> tuple[str, ...]:
-    """What is to be known when the two are looked at side by side."""
+    """Notes for a reader who compares the two."""
     said = []
     if before.image_sha256 and before.image_sha256 == after.image_sha256:
         said.append("both are the same image")
     if before.accel and after.accel and before.accel != after.accel:
-        said.append(f"{before.accel.upper()} before, {after.accel.upper()} after: times say little")
+        said.append(
+            f"{before.accel.upper()} before, {after.accel.upper()} after: times are not comparable"
+        )
     for when, kernel in (("before", before), ("after", after)):
         if kernel.reused_from is not None:
             said.append(

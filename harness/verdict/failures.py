@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What went wrong, joined: one broken option is one failure, not a hundred. What a failure is known
-by, whether another one is the same, and what it follows. Pure, no I/O.
+"""Joins bad results: one broken option is one failure, not a hundred. Also identifies a failure,
+decides whether another one is the same, and what it depends on. Pure, no I/O.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from enum import Enum
 
 from harness.verdict.results import CheckKey, CheckResult, CheckVerdict, KernelResult, KernelVerdict
 
-#: A place is where a check ran: family, payload, phase, side; "" where an axis does not apply.
+#: A place where a check ran: family, payload, phase and side; "" if an axis does not apply.
 Place = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Results of one check that say the same; ``first`` lends its raw bytes."""
+    """Equal results of one check; the raw bytes are those of ``first``."""
 
     first: CheckResult
     places: tuple[Place, ...]
@@ -25,9 +25,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Failure:
-    """A check that failed or broke, in ``variants``, at some of the ``planned`` places.
+    """A check that failed or is in error, in ``variants``, at some of the ``planned`` places.
 
-    ``known`` is as in :class:`CheckResult`: what is known and what is not are two failures.
+    ``known`` is as in :class:`CheckResult`; known and unknown results are separate failures.
     """
 
     check: str
@@ -42,9 +42,9 @@ class Failure:
 
 
 def failures(kernel: KernelResult) -> tuple[Failure, ...]:
-    """What failed, before what broke, before what is known.
+    """The failures: failed checks, then checks in error, then known ones.
 
-    Lost capabilities come first, as they explain the rest.
+    Lost capabilities come first, because they explain the rest.
     """
     planned: dict[str, int] = {}
     bad: dict[tuple[CheckVerdict, str, str], list[CheckResult]] = {}
@@ -69,7 +69,7 @@ def failures(kernel: KernelResult) -> tuple[Failure, ...]:
 
 
 def lost(kernel: KernelResult) -> tuple[CheckResult, ...]:
-    """What was planned and not heard of, in the order of the plan within each family."""
+    """Planned results that are missing, in the order of the plan within each family."""
     return tuple(r for r in _results(kernel) if r.verdict is CheckVerdict.LOST)
 
 
@@ -90,10 +90,10 @@ def place(key: CheckKey) -> Place:
 
 
 def phrases(places: Sequence[Place], axis: int = 0) -> list[str]:
-    """``places`` in as few phrases as come easily: ``ipv4,ipv6 byte established client``.
+    """``places`` in few phrases such as ``ipv4,ipv6 byte established client``.
 
-    Where they are every combination of what stands on the axes, one phrase says it; otherwise
-    they are split along the first axis that has more than one value.
+    If they are all combinations of the values on the axes, one phrase is enough. Otherwise they are
+    split along the first axis with more than one value.
     """
     axes = [tuple(dict.fromkeys(values)) for values in zip(*places, strict=True)]
     combinations = 1
@@ -112,14 +112,14 @@ def phrases(places: Sequence[Place], axis: int = 0) -> list[str]:
 
 @dataclass(frozen=True, order=True)
 class Symptom:
-    """One thing that went wrong; ``text`` is for people."""
+    """One symptom of a failure; ``text`` is for people."""
 
     key: str
     text: str = field(compare=False)
 
 
 class Again(Enum):
-    """What became of a failure in another boot."""
+    """Whether a failure was reproduced in another boot."""
 
     SAME = "the same"
     PARTLY = "partly the same"
@@ -133,13 +133,14 @@ class Again(Enum):
 
     @property
     def is_it(self) -> bool:
-        """Whether the failure came again, with or without others."""
+        """Whether the failure was reproduced, with or without others."""
         return self in (Again.SAME, Again.PARTLY)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``same`` came again, ``gone`` did not, ``new`` was not there before."""
+    """The symptoms that were reproduced (``same``), those that were not (``gone``), and ``new``
+    ones."""
 
     again: Again
     same: tuple[Symptom, ...] = ()
@@ -148,7 +149,7 @@ class Comparison:
 
 
 def compare(before: KernelResult, after: KernelResult) -> Comparison:
-    """What of the failure ``before``, which is bad, came again in ``after``."""
+    """Compare the symptoms of the bad result ``before`` with those of ``after``."""
     was, now = symptoms(before), symptoms(after)
     if after.verdict is KernelVerdict.INFRASTRUCTURE:
         return Comparison(Again.UNTESTED)
@@ -163,10 +164,10 @@ def compare(before: KernelResult, after: KernelResult) -> Comparison:
 
 
 def symptoms(result: KernelResult) -> frozenset[Symptom]:
-    """What went wrong in ``result``; nothing where it is as expected, or says nothing.
+    """The symptoms of ``result``; none if it is as expected or says nothing.
 
-    A check counts once in each family, wherever it ran. What is known is left out; but a crash
-    counts whoever knows it, as it does for the verdict.
+    A check counts once in each family, wherever it ran. Known failures are left out, except a
+    crash, which counts as it does for the verdict.
     """
     if result.verdict.as_expected or result.verdict is KernelVerdict.INFRASTRUCTURE:
         return frozenset()
@@ -184,7 +185,7 @@ def _incidents(result: KernelResult) -> Iterator[Symptom]:
 def _checks(result: KernelResult) -> Iterator[Symptom]:
     bad = {CheckVerdict.FAIL, CheckVerdict.ERROR}
     if result.verdict is KernelVerdict.FAIL:
-        bad.add(CheckVerdict.LOST)  # after a crash or a hang it only follows from that
+        bad.add(CheckVerdict.LOST)  # after a crash or a hang, lost results only follow from that
     for family, checks in result.families.items():
         for check in checks.checks:
             if check.weight in bad:
@@ -193,7 +194,7 @@ def _checks(result: KernelResult) -> Iterator[Symptom]:
 
 
 def _end(result: KernelResult) -> Iterator[Symptom]:
-    """How the boot ended, where that went wrong by itself."""
+    """The symptom of how the boot ended, if that is one."""
     verdict = result.verdict
     if verdict is KernelVerdict.HANG:
         lost = [
@@ -208,13 +209,13 @@ def _end(result: KernelResult) -> Iterator[Symptom]:
         yield Symptom(str(verdict), f"{verdict}: {result.reason}")
 
 
-#: Boots on each side that have to agree before one side is blamed: what comes and goes by chance
-#: half of the time looks like that once in 32 times.
+#: Boots on each side that must agree before one side is blamed. A failure that occurs at random in
+#: half of the boots looks like that once in 32 times.
 ENOUGH = 3
 
 
 class Follows(Enum):
-    """Whose failure it is."""
+    """What a failure depends on."""
 
     KERNEL = "the kernel"
     TIMING = "the timing"
@@ -224,7 +225,7 @@ class Follows(Enum):
 
 @dataclass(frozen=True)
 class MachineUsed:
-    """What is varied; ``qemu`` is its path and version, for people."""
+    """The machine of a boot; ``qemu`` is its path and version, for people."""
 
     accel: str
     cpus: int
@@ -233,9 +234,9 @@ class MachineUsed:
 
 @dataclass(frozen=True)
 class Tried:
-    """``again`` has what came of each boot on ``machine``.
+    """The boots on one ``machine``; ``again`` has the outcome of each.
 
-    Where there is none, ``obstacle`` says why, if not that it was interrupted.
+    If there were none, ``obstacle`` says why; it is empty if the replay was interrupted.
     """
 
     machine: MachineUsed
@@ -249,7 +250,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """``why`` is a sentence, ``unknown`` are others, on what there is no evidence for."""
+    """``why`` is a sentence; ``unknown`` are sentences about what could not be varied."""
 
     follows: Follows
     why: str
@@ -258,7 +259,7 @@ class Conclusion:
 
 @dataclass(frozen=True)
 class _Side:
-    """All boots that have one value of what is varied."""
+    """All boots with the same value of one variable."""
 
     boots: int
     hits: int
@@ -268,7 +269,7 @@ class _Side:
         return self.hits in (0, self.boots)
 
 
-#: What is varied: how it is called, and its value on a machine.
+#: The variables: name, meaning and value on a machine.
 _FACTORS: tuple[tuple[str, Follows, Callable[[MachineUsed], str]], ...] = (
     ("accelerator", Follows.ENVIRONMENT, lambda machine: machine.accel.upper()),
     ("QEMU", Follows.ENVIRONMENT, lambda machine: machine.qemu),
@@ -277,7 +278,7 @@ _FACTORS: tuple[tuple[str, Follows, Callable[[MachineUsed], str]], ...] = (
 
 
 def conclude(tried: Sequence[Tried]) -> Conclusion:
-    """What the failure follows. A failure of another kind is as if it did not come again.
+    """What the failure depends on. A different failure counts as not reproduced.
 
     +----------------------------------------------+-------------+
     | it came again in                             | it follows  |
@@ -291,47 +292,45 @@ def conclude(tried: Sequence[Tried]) -> Conclusion:
     | else: some boots                             | timing      |
     +----------------------------------------------+-------------+
 
-    Where one of the rows about sides fits by fewer than ENOUGH boots on a side, or two of them
-    fit, it is unclear.
+    If a row about sides is based on fewer than ENOUGH boots on a side, or if two of them apply, the
+    answer is unclear.
     """
     unknown = _unknown(tried)
     boots = [again for one in tried for again in one.conclusive]
     hits = sum(again.is_it for again in boots)
     count = f"{hits} of {len(boots)} boots"
     if not boots:
-        return Conclusion(Follows.UNCLEAR, "no boot told anything", unknown)
+        return Conclusion(Follows.UNCLEAR, "no boot gave a result", unknown)
     if not hits:
-        other = ", though others did" if any(again.failed for again in boots) else ""
-        why = (
-            f"it was reproduced in none of {len(boots)} boots{other}: give --times a larger number"
-        )
+        other = ", although other failures were" if any(again.failed for again in boots) else ""
+        why = f"it was not reproduced in {len(boots)} boots{other}; use a larger --times"
         return Conclusion(Follows.UNCLEAR, why, unknown)
     if hits == len(boots):
         if sum(bool(one.conclusive) for one in tried) < 2:
-            why = f"it came again in {count}, all of them on one kind of machine"
+            why = f"it was reproduced in {count}, all on one kind of machine"
             return Conclusion(Follows.UNCLEAR, why, unknown)
-        return Conclusion(Follows.KERNEL, f"it came again in {count}", unknown)
+        return Conclusion(Follows.KERNEL, f"it was reproduced in {count}", unknown)
     return _uneven(tried, count, unknown)
 
 
 def _uneven(tried: Sequence[Tried], count: str, unknown: tuple[str, ...]) -> Conclusion:
-    """It came again in some boots and not in others."""
+    """The conclusion if some boots reproduced the failure and others did not."""
     fitting = [
         (name, follows, sides)
         for name, follows, value in _FACTORS
         if len(sides := _sides(tried, value)) > 1 and all(s.is_even for s in sides.values())
     ]
     if not fitting:
-        why = f"it came again in {count}, with the same kernel and the same seed"
+        why = f"it was reproduced in {count}, with the same kernel and the same seed"
         return Conclusion(Follows.TIMING, why, unknown)
     name, follows, sides = fitting[0]
     shown = ", ".join(f"{value}: {s.hits} of {s.boots}" for value, s in sides.items())
-    why = f"it goes by the {name} ({shown})"
+    why = f"it depends on the {name} ({shown})"
     if len(fitting) > 1:
-        why = f"it goes by the {name} ({shown}), or by the {fitting[1][0]}"
+        why = f"it depends on the {name} ({shown}) or on the {fitting[1][0]}"
         return Conclusion(Follows.UNCLEAR, why, unknown)
     if min(side.boots for side in sides.values()) < ENOUGH:
-        why = f"perhaps {why}, but that may be chance: give --times a larger number"
+        why = f"perhaps {why}, but that may be chance; use a larger --times"
         return Conclusion(Follows.UNCLEAR, why, unknown)
     return Conclusion(follows, why, unknown)
 
@@ -346,9 +345,9 @@ def _sides(tried: Sequence[Tried], value: Callable[[MachineUsed], str]) -> dict[
 
 
 def _unknown(tried: Sequence[Tried]) -> tuple[str, ...]:
-    """What was not varied, and why not."""
+    """The variables that were not varied, and why."""
     found = []
     for name, _, value in _FACTORS:
         if len(_sides(tried, value)) < 2:
-            found.append(f"whether it depends on the {name} cannot be told")
+            found.append(f"it is not known whether it depends on the {name}")
     return (*found, *dict.fromkeys(one.obstacle for one in tried if one.obstacle))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From what was seen to a verdict: the decision table of docs/verdicts.md. Pure, no I/O."""
+"""Turns observations into a verdict: the decision table of docs/verdicts.md. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from harness.verdict.results import (
 #: Prefix of the checks that the host adds, one for each capability.
 CAPABILITY = "capability."
 
-#: What only the IPv6 family is asked for. Where one is absent, it is asked nothing more.
+#: Capabilities of the IPv6 family only. If one is absent, the family is not tested further.
 OF_IPV6 = ("ipv6", "mptcp_ipv6")
 
 HANGS = (BootEnd.SILENCE_DEADLINE, BootEnd.POWER_OFF_DEADLINE)
 
-#: Seconds in which the harness did not run that make a bad boot worth another one.
+#: If the harness was stopped for this many seconds, a bad boot is repeated.
 STANDSTILL = 10.0
 
 _BAD_PAGE, _WARN, _SOFT_LOCKUP = 1 << 5, 1 << 9, 1 << 14  # include/linux/panic.h
-#: The taint that comes with a report of the kernel's: what is known of one is known of the other.
+#: The taint that comes with each kind of report; if the report is known, so is the taint.
 _TAINTS = {
     IncidentKind.WARNING: _WARN,
     IncidentKind.REFCOUNT: _WARN,  # refcount_warn_saturate() is a WARN
@@ -49,7 +49,7 @@ _TAINTS = {
 def families(
     attempt: Attempt, wanted: Sequence[Family], expected: Mapping[str, Expectation]
 ) -> dict[Family, FamilyResult]:
-    """Each family's checks, those of its capabilities first, and the worst of them."""
+    """Each family's checks, those of its capabilities first, and the worst verdict."""
     judged = {}
     for family in wanted:
         found = {c.name: c for c in attempt.stream.capabilities if c.family == family}
@@ -68,7 +68,8 @@ def families(
 def unexcused(
     families: Mapping[Family, FamilyResult], rounds: Rounds | None
 ) -> dict[Family, FamilyResult]:
-    """``families``, in which no known failure hides that the check broke in another round."""
+    """``families``, in which a known failure does not hide an error of the check in another
+    round."""
     broken = {failure.key: failure.errors for failure in rounds.failures} if rounds else {}
 
     def counted(check: CheckResult) -> CheckResult:
@@ -84,18 +85,18 @@ def unexcused(
 
 
 def family_result(checks: Sequence[CheckResult]) -> FamilyResult:
-    """``checks``, which are of one family, and the worst of them; a known failure is as a pass."""
+    """The ``checks`` of one family and their worst verdict; a known failure counts as a pass."""
     verdict = worst(check.weight for check in checks)
     if verdict is CheckVerdict.PASS and not any(_proves(check) for check in checks):
-        verdict = CheckVerdict.UNSUPPORTED  # a socket of this family is not yet MPTCP
+        verdict = CheckVerdict.UNSUPPORTED  # this family has no MPTCP sockets
     return FamilyResult(verdict, tuple(checks))
 
 
 def _believed(result: CheckResult, found: Mapping[str, Capability]) -> CheckResult:
-    """Unsupported is only what says which capability it lacks, where that is absent."""
+    """Accept ``unsupported`` only if the check names a capability that is absent."""
     lacking = (f"no {name}: " for name, capability in found.items() if not capability.present)
     if result.verdict is CheckVerdict.UNSUPPORTED and not result.detail.startswith((*lacking,)):
-        detail = f"unsupported, and nothing absent that it names: {result.detail}"
+        detail = f"unsupported, but it names no absent capability: {result.detail}"
         return replace(result, verdict=CheckVerdict.ERROR, detail=detail)
     return result
 
@@ -107,14 +108,14 @@ def _proves(check: CheckResult) -> bool:
 def capability_checks(
     family: Family, found: Mapping[str, Capability], expected: Mapping[str, Expectation]
 ) -> Iterable[CheckResult]:
-    """One ``capability.NAME`` for each capability that was asked about.
+    """One ``capability.NAME`` for each capability that was probed.
 
-    Absent and expected fails; present where the manifest says in so many words that it is
-    absent fails too. A backport, present where the version does not promise it, passes. Where MPTCP
-    itself is absent, that is the one failure: what it brings is unsupported.
+    An expected capability that is absent fails, and so does one that is present although the
+    manifest declares it absent. A backport that the version does not promise passes. If MPTCP
+    itself is absent, that is the only failure; its options are unsupported.
     """
     without_mptcp = "mptcp" in found and not found["mptcp"].present
-    if "mptcp" in found:  # else the family itself is absent, and nothing more was asked
+    if "mptcp" in found:  # else the family itself is absent, and nothing more was probed
         asked = {name for name in expected if name not in OF_IPV6 or family is Family.IPV6}
         for name in sorted(asked - found.keys()):
             if expected[name].present:
@@ -152,10 +153,9 @@ def capability_checks(
 def kernel(attempt: Attempt, judged: Mapping[Family, FamilyResult]) -> tuple[KernelVerdict, str]:
     """The verdict on the kernel that ``attempt`` booted, and the reason in a sentence.
 
-    Rows are tried from the top; the first that applies decides. Only the last two are good,
-    and they need the closing event, a VM that powered itself off, and a quiet console. The
-    rows of checks and of the log pass over known issues; the others do not, for after a crash or
-    a hang the rest was not tested.
+    The first row that applies decides. Only the last two are good; they require the closing event,
+    a VM that powered itself off, and a quiet console. The rows for checks and for the log ignore
+    known issues. The others do not, because after a crash or a hang the rest was not tested.
     """
     known = known_issues_of(judged, attempt.incidents)
     said = f"{len(known)} known issue{'s' if len(known) > 1 else ''}" if known else ""
@@ -166,7 +166,7 @@ def kernel(attempt: Attempt, judged: Mapping[Family, FamilyResult]) -> tuple[Ker
             return verdict, f"{reason}; {said}" if said else reason
     if all(result.verdict is CheckVerdict.UNSUPPORTED for result in judged.values()):
         if not attempt.stream.capabilities:
-            return KernelVerdict.LOST, "the guest asked the kernel nothing"
+            return KernelVerdict.LOST, "the guest reported no check"
         mptcp = any(c.present for c in attempt.stream.capabilities if c.name == "mptcp")
         why = "it lacks what the checks need" if mptcp else "no MPTCP"
         return KernelVerdict.UNSUPPORTED, f"{why}, {said or 'and none was expected'}"
@@ -176,18 +176,18 @@ def kernel(attempt: Attempt, judged: Mapping[Family, FamilyResult]) -> tuple[Ker
 def _unless_stopped(
     attempt: Attempt, verdict: KernelVerdict, reason: str
 ) -> tuple[KernelVerdict, str]:
-    """``verdict``, unless it may come of a pause in which harness and VM did not run.
+    """``verdict``, unless it may be due to a pause in which harness and VM did not run.
 
-    The guest's clock may have jumped then: its timeouts expire, and its watchdogs bark. Of repeated
-    checks, only what ended the boot is doubted: the other rounds did run.
+    The guest's clock may have jumped, so that its timeouts expired and its watchdogs fired. With
+    repeated checks, only the end of the boot is in doubt: the other rounds are valid.
     """
     doubted = attempt.stream.rounds is None or verdict is KernelVerdict.HANG
     if attempt.stopped_s < STANDSTILL or verdict is KernelVerdict.CRASH or not doubted:
         return verdict, reason
     return (
         KernelVerdict.INFRASTRUCTURE,
-        f"the harness did not run for {attempt.stopped_s:.0f} s of this boot, which may be why it "
-        f"ended as it did: {reason}",
+        f"the harness was stopped for {attempt.stopped_s:.0f} s during this boot, which may be the "
+        f"cause of: {reason}",
     )
 
 
@@ -196,7 +196,7 @@ _Judged = Mapping[Family, FamilyResult]
 
 
 def _launch(attempt: Attempt, judged: _Judged) -> _Decision:
-    """QEMU itself failed, or was stopped: nothing was learned."""
+    """QEMU itself failed or was stopped, so nothing was learned."""
     infrastructure = KernelVerdict.INFRASTRUCTURE
     if attempt.end is BootEnd.INTERRUPTED:
         return _interrupted(attempt, judged)
@@ -206,7 +206,7 @@ def _launch(attempt: Attempt, judged: _Judged) -> _Decision:
 
 
 def _interrupted(attempt: Attempt, judged: _Judged) -> tuple[KernelVerdict, str]:
-    """Of repeated checks, what was wrong decides; good rounds do not, for more were to come."""
+    """After an interruption of repeated checks, failures decide; good rounds do not."""
     rounds = attempt.stream.rounds
     if rounds is None or not rounds.done or attempt.stream.errors:
         return KernelVerdict.INFRASTRUCTURE, "interrupted"
@@ -226,7 +226,7 @@ def _crash(attempt: Attempt, _: _Judged) -> _Decision:
 
 
 def _boot(attempt: Attempt, _: _Judged) -> _Decision:
-    """The guest never spoke."""
+    """The guest never reported anything."""
     if attempt.stream.said_hello:
         return None
     for incident in attempt.incidents:
@@ -237,7 +237,7 @@ def _boot(attempt: Attempt, _: _Judged) -> _Decision:
     if attempt.stream.errors:
         return KernelVerdict.LOST, f"the guest's event stream is broken: {attempt.stream.errors[0]}"
     if attempt.end is BootEnd.POWERED_OFF:
-        why = f"the VM ended before the checker spoke: {attempt.detail}"
+        why = f"the VM ended before the checker reported anything: {attempt.detail}"
         return KernelVerdict.BOOT_FAILURE, why
     return KernelVerdict.BOOT_FAILURE, f"{attempt.end.value} ({attempt.total_s:.0f} s)"
 
@@ -288,12 +288,12 @@ def _in_rounds(attempt: Attempt) -> str:
 
 
 def _dated(result: CheckResult) -> str:
-    """The round of a repeated check that was lost."""
+    """The round in which a repeated check was lost."""
     return f" ({result.detail})" if result.detail else ""
 
 
 def _log(attempt: Attempt, _: _Judged) -> _Decision:
-    """The checks passed, and the kernel complained."""
+    """The checks passed, but the kernel log has a report."""
     new = [incident for incident in attempt.incidents if not incident.known]
     if new:
         more = f", and {len(new) - 1} more" if len(new) > 1 else ""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Verdicts and results: pure data, and the rules that join them. No I/O.
+"""Verdicts and results: pure data, without I/O.
 
-Everything here starts from the worst: a check that was planned and not heard of is ``lost``,
-a boot whose stream has no closing event cannot pass. The rules are in :mod:`harness.verdict.judge`.
+Missing data is the worst case: a planned check without a result is ``lost``, and a boot whose
+stream has no closing event cannot pass. The rules are in :mod:`harness.verdict.judge`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Family(StrEnum):
 
 
 class CheckVerdict(StrEnum):
-    """Of one check at one phase and side; worst first."""
+    """The verdict on one check at one phase and side; worst first."""
 
     FAIL = "fail"
-    LOST = "lost"  # planned, and no result came
-    ERROR = "error"  # the check itself broke
+    LOST = "lost"  # planned, but without a result
+    ERROR = "error"  # the check itself is broken
     PASS = "pass"
     UNSUPPORTED = "unsupported"  # a capability it needs is absent, as expected
 
@@ -33,14 +33,14 @@ class CheckVerdict(StrEnum):
 
 
 class KernelVerdict(StrEnum):
-    """Of one kernel; worst first, ``infrastructure`` beside them."""
+    """The verdict on one kernel; worst first, apart from ``infrastructure``."""
 
     CRASH = "crash"  # panic, oops, BUG
     HANG = "hang"
     LOST = "lost"  # the guest ended without its closing event
     BOOT_FAILURE = "boot-failure"
     FAIL = "fail"
-    WARNING = "warning"  # the kernel log complains, all checks passed
+    WARNING = "warning"  # the kernel log has a report, but all checks passed
     PASS = "pass"
     UNSUPPORTED = "unsupported"  # no MPTCP, and none was expected
     INFRASTRUCTURE = "infrastructure"  # nothing was learned about the kernel
@@ -51,14 +51,14 @@ class KernelVerdict(StrEnum):
 
 
 def worst(verdicts: Iterable[CheckVerdict]) -> CheckVerdict:
-    """The worst of ``verdicts``; ``unsupported`` when there are none."""
+    """The worst of ``verdicts``; ``unsupported`` if there are none."""
     order = list(CheckVerdict)
     return min(verdicts, key=order.index, default=CheckVerdict.UNSUPPORTED)
 
 
 @dataclass(frozen=True, order=True)
 class CheckKey:
-    """What one result is about. ``payload`` names the size of the transfer (``byte``, …)."""
+    """The subject of one result. ``payload`` names the size of the transfer (``byte``, …)."""
 
     family: Family
     id: str
@@ -73,7 +73,8 @@ class CheckKey:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One verdict. ``expected``, ``got`` and ``raw`` (hexadecimal) are set when it failed.
+    """The verdict on one check. ``expected``, ``got`` and ``raw`` (hexadecimal) are set if it
+    failed.
 
     ``known`` says until when and why a failure does not count: see
     :mod:`harness.manifest.known_issues`.
@@ -89,13 +90,13 @@ class CheckResult:
 
     @property
     def weight(self) -> CheckVerdict:
-        """What counts for the verdict on the family: of a known failure, a pass."""
+        """The verdict as it counts for the family: a known failure counts as a pass."""
         return CheckVerdict.PASS if self.known else self.verdict
 
 
 @dataclass(frozen=True)
 class Capability:
-    """What the guest found by asking: ``present`` in ``family``, or in the whole kernel (None)."""
+    """What the guest found by probing: ``present`` in ``family``, or in the whole kernel (None)."""
 
     name: str
     family: Family | None
@@ -105,10 +106,10 @@ class Capability:
 
 @dataclass(frozen=True)
 class Expectation:
-    """That a capability is there, or not, and ``why`` (a kernel version, or the manifest).
+    """Whether a capability is expected, and ``why`` (a kernel version, or the manifest).
 
-    ``strict`` is set for what the manifest says in so many words: then presence where absence
-    was declared is a failure too. An expectation by version never fails for a backport.
+    ``strict`` is set if the manifest declares it: then presence is a failure if absence was
+    declared. An expectation by version never fails because of a backport.
     """
 
     present: bool
@@ -150,9 +151,9 @@ class IncidentKind(StrEnum):
 
 @dataclass(frozen=True)
 class Incident:
-    """What the console showed. ``fingerprint`` is the same for the same bug on another boot.
+    """A report on the console. ``fingerprint`` is the same for the same bug in another boot.
 
-    ``environment`` marks a panic that blames what was booted with, not the kernel: no root, no
+    ``environment`` marks a panic that is due to the boot environment, not the kernel: no root, no
     init. ``known`` is as in :class:`CheckResult`.
     """
 
@@ -173,18 +174,18 @@ class BootEnd(Enum):
     VMM_DIED = "QEMU died"
     BOOT_DEADLINE = "the guest did not start in time"
     SILENCE_DEADLINE = "the guest fell silent"
-    TOTAL_DEADLINE = "the boot took longer than it may"
+    TOTAL_DEADLINE = "the boot exceeded its deadline"
     POWER_OFF_DEADLINE = "the VM did not power off"
-    STREAM_LIMIT = "the guest sent more than it may"
+    STREAM_LIMIT = "the guest sent more than is allowed"
     INTERRUPTED = "interrupted"
     PANICKED = "the kernel panicked and did not reboot"
 
 
 @dataclass(frozen=True)
 class RoundFailures:
-    """That one result was bad in ``count`` rounds, ``first`` in the round with ``seed``.
+    """One result that was bad in ``count`` rounds, ``first`` in the round with ``seed``.
 
-    In ``errors`` of them the check itself broke.
+    In ``errors`` of them the check itself is broken.
     """
 
     key: CheckKey
@@ -196,7 +197,7 @@ class RoundFailures:
 
 @dataclass(frozen=True)
 class CutRound:
-    """A round that did not come to its end; ``during`` names what was checked."""
+    """A round that did not complete; ``during`` names what was being checked."""
 
     number: int
     seed: int
@@ -208,10 +209,10 @@ class CutRound:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The rounds of a boot in which the checks were repeated; they count from 0.
+    """The rounds of a boot with repeated checks; they count from 0.
 
-    ``failed`` of the ``done`` had a bad result; ``by_check`` says of each check in how many it was
-    bad at one place or another.
+    ``failed`` of the ``done`` rounds had a bad result. ``by_check`` has, for each check, the number
+    of rounds in which it was bad at any place.
     """
 
     asked: int
@@ -223,18 +224,18 @@ class Rounds:
 
 
 class ProgramEnd(StrEnum):
-    """How a program ended that the guest ran after the checks."""
+    """How a program that the guest ran after the checks ended."""
 
     EXIT = "exit"
     SIGNAL = "signal"
     DEADLINE = "deadline"  # it was killed
-    NOT_RUN = "not-run"  # the guest's kernel did not take it
-    LOST = "lost"  # the guest did not say
+    NOT_RUN = "not-run"  # the guest's kernel could not execute it
+    LOST = "lost"  # the guest did not report it
 
 
 @dataclass(frozen=True)
 class ProgramRun:
-    """What a guest says of such a program. ``output`` is the end of what it wrote."""
+    """The result of such a program as the guest reports it. ``output`` is the end of its output."""
 
     end: ProgramEnd
     status: int = 0  # exit status or signal
@@ -244,14 +245,14 @@ class ProgramRun:
 
 @dataclass(frozen=True)
 class Stream:
-    """What the guest's event stream said, already checked against the protocol.
+    """The content of the guest's event stream, verified against the protocol.
 
-    ``errors`` are violations of the protocol, in order; any one makes the boot ``lost``.
-    ``results`` holds every planned result, those not heard of as ``lost``; ``running`` names what
-    ran when the stream stopped. ``times_ms`` has the
-    guest's time at ``hello``, at the first check of a connection in each family (``ipv4``,
-    ``ipv6``), at that of a scenario (``scenarios``), at the second round (``rounds``) and at
-    ``end``. ``rounds`` is set where the checks were to be repeated.
+    ``errors`` are violations of the protocol, in order; a single one makes the boot ``lost``.
+    ``results`` has every planned result, missing ones as ``lost``. ``running`` names what was
+    running when the stream stopped. ``times_ms`` has the guest's time at ``hello``, at the first
+    check of a connection in each family (``ipv4``, ``ipv6``), at the first check of a scenario
+    (``scenarios``), at the second round (``rounds``) and at ``end``. ``rounds`` is set if the
+    checks were to be repeated.
     """
 
     said_hello: bool = False
@@ -268,12 +269,12 @@ class Stream:
     times_ms: Mapping[str, int] = field(default_factory=dict)  # since boot
     rounds: Rounds | None = None
     running: str = ""
-    programs: tuple[ProgramRun, ...] = ()  # those that ended, in the order in which they were run
+    programs: tuple[ProgramRun, ...] = ()  # those that ended, in the order in which they ran
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the time that something took; docs/performance.md explains the names."""
+    """A phase of a boot and its duration; docs/performance.md explains the names."""
 
     name: str
     seconds: float
@@ -281,9 +282,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One boot, kept whether or not it decided anything. Paths are relative to the run.
+    """One boot, kept whether or not it decided the verdict. Paths are relative to the run.
 
-    ``verdict`` is what this boot alone says of the kernel; None as long as it was not judged.
+    ``verdict`` is the verdict of this boot alone; None before it is judged.
     """
 
     number: int
@@ -301,7 +302,7 @@ class Attempt:
     total_s: float = 0.0
     phases: tuple[Phase, ...] = ()
     verdict: KernelVerdict | None = None
-    stopped_s: float = 0.0  # in which the harness did not run; not kept
+    stopped_s: float = 0.0  # in which the harness was stopped; not stored
 
 
 @dataclass(frozen=True)
@@ -318,15 +319,15 @@ class Timing:
     boot_s: float = 0.0
     checks_s: float = 0.0
     total_s: float = 0.0
-    phases: tuple[Phase, ...] = ()  # the preparation, and those of the attempt that decided
+    phases: tuple[Phase, ...] = ()  # the preparation, and the phases of the attempt that decided
 
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """The run that a result was reused from: its id, when the kernel was done, where it was kept.
+    """The run that a result was reused from: its id, when the kernel was finished, its directory.
 
-    ``finished`` is ISO 8601 in UTC, ``total_s`` the seconds that its boots took then. The directory
-    may have been removed since.
+    ``finished`` is ISO 8601 in UTC, ``total_s`` the duration of its boots. The directory may have
+    been removed since.
     """
 
     run: str
@@ -338,7 +339,7 @@ class EarlierRun:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """Of ``boots`` that told something about a kernel, ``bad`` were not as expected."""
+    """``bad`` of ``boots`` conclusive boots of a kernel missed its expected verdict."""
 
     boots: int
     bad: int
@@ -349,9 +350,9 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """A program's word on one family beside the checks'; ``agrees`` is None where it says nothing.
+    """The result of a program for one family; ``agrees`` is None if the program says nothing.
 
-    ``program`` is its command line; ``detail`` says in words how it ended, and what follows.
+    ``program`` is its command line; ``detail`` says how it ended, and whether it agrees.
     """
 
     program: str
@@ -366,7 +367,7 @@ class CrossCheck:
 
 @dataclass(frozen=True)
 class MissingFix:
-    """A repair of mainline's that a kernel lacks, as the ``checks`` show.
+    """A mainline fix that a kernel lacks, as the ``checks`` show.
 
     ``commit`` has 12 digits; ``fixed_in`` is the mainline version that has it.
     """
@@ -379,7 +380,7 @@ class MissingFix:
 
 @dataclass(frozen=True)
 class KernelResult:
-    """What is known of one kernel. ``confirmed`` is set where a bad result was confirmed."""
+    """The result of one kernel. ``confirmed`` is set if a bad result was confirmed."""
 
     name: str
     verdict: KernelVerdict
@@ -404,7 +405,7 @@ class KernelResult:
 
     @property
     def is_unfinished(self) -> bool:
-        """Interrupted between rounds that were good: that says too little to be a result."""
+        """Whether it was interrupted after good rounds only, which is not enough for a result."""
         interrupted = self.attempts and self.attempts[-1].end is BootEnd.INTERRUPTED
         return bool(interrupted) and self.verdict is KernelVerdict.INFRASTRUCTURE
 
@@ -423,7 +424,7 @@ class KernelResult:
 class RunResult:
     """A whole run. Times are ISO 8601 in UTC; ``host``, ``qemu``, … are for people.
 
-    ``missing`` names the kernels without a result, where it was interrupted.
+    ``missing`` names the kernels without a result if the run was interrupted.
     """
 
     id: str
@@ -439,12 +440,12 @@ class RunResult:
     directory: str = ""
     interrupted: bool = False
     missing: tuple[str, ...] = ()
-    startup_s: float = 0.0  # from the start of the process to that of the first preparation
+    startup_s: float = 0.0  # from the start of the process to the first preparation
     notes: tuple[str, ...] = ()
 
 
 MAX_INCIDENTS = 50
-#: How ``known`` of a check begins where a missing fix explains its failure.
+#: The start of a check's ``known`` if a missing fix explains its failure.
 KNOWN_BUG = "known bug of this kernel"
 
 EXIT_OK = 0
@@ -455,7 +456,7 @@ EXIT_INTERRUPTED = 130
 
 
 def exit_status(run: RunResult) -> int:
-    """The exit status that ``run`` calls for; a regression found outweighs a kernel not tested."""
+    """The exit status of ``run``; a bad kernel outweighs one that could not be tested."""
     verdicts = [kernel.verdict for kernel in run.kernels]
     if run.interrupted:
         return EXIT_INTERRUPTED
@@ -469,14 +470,14 @@ def exit_status(run: RunResult) -> int:
 def known_issues_of(
     families: Mapping[Family, FamilyResult], incidents: Sequence[Incident]
 ) -> tuple[str, ...]:
-    """What is said as known among the checks of ``families`` and ``incidents``, each once."""
+    """The ``known`` texts of the checks of ``families`` and of ``incidents``, each once."""
     checks = [check.known for result in families.values() for check in result.checks]
     said = dict.fromkeys([*checks, *(incident.known for incident in incidents)])
     return tuple(text for text in said if text)
 
 
 def merge_capabilities(found: Sequence[Capability]) -> dict[str, bool]:
-    """By name: present only where it is present in every family that was asked."""
+    """Capabilities by name; present only if present in every family that was probed."""
     merged: dict[str, bool] = {}
     for capability in found:
         merged[capability.name] = merged.get(capability.name, True) and capability.present

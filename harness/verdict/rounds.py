@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The checks many times in one boot: how long they go on, and what of it is kept.
+"""Repeated checks in one boot: how long they continue, and what is kept of them.
 
-Of a million rounds nothing is kept but counts, and of each result the first and worst round.
+Only counts are kept of a million rounds, and the first and the worst round of each result.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ MOST = 1_000_000
 _LETTERS = {letter: CheckVerdict(verdict) for verdict, letter in events.LETTERS.items()}
 _BAD_LETTERS = {events.LETTERS[verdict] for verdict in events.BAD}
 _ORDER = list(CheckVerdict)
-#: What is there in one round is there in all.
+#: A result that exists in one round exists in all.
 _CONTRARY = {CheckVerdict.PASS, CheckVerdict.UNSUPPORTED}
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """``rounds`` at most. ``until_fail``: a round with a failure is the last.
+    """At most ``rounds`` rounds. With ``until_fail``, a round with a failure is the last.
 
-    ``seconds``: so is the one in which they have passed.
+    With ``seconds``, so is the round in which that time has passed.
     """
 
     rounds: int = 1
@@ -38,7 +38,7 @@ class Repeat:
         return self.rounds > 1
 
     def may_end(self, done: int, failed: int, milliseconds: int) -> bool:
-        """Whether it may be over after ``done`` rounds, of which ``failed`` had a failure."""
+        """Whether the rounds may end after ``done`` of them, of which ``failed`` had a failure."""
         timed_out = self.seconds is not None and milliseconds >= 1000 * self.seconds
         return self.must_end(done, failed) or timed_out
 
@@ -51,25 +51,25 @@ ONCE = Repeat()
 
 @dataclass
 class _Bad:
-    """A result that was bad in ``count`` rounds, first in round ``first``; ``worst`` tells of it.
+    """A result that was bad in ``count`` rounds, first in round ``first``.
 
-    ``worst`` is from the first of the rounds that had the worst verdict.
+    ``worst`` is the result from the first round with the worst verdict.
     """
 
     worst: CheckResult
-    number: int  # of the round that worst is from
+    number: int  # the round of ``worst``
     first: int
     count: int = 1
     errors: int = 0
 
 
 class Tally:
-    """The rounds of one boot, as they come. ``first`` has the results of round 0, in order."""
+    """Counts the rounds of one boot. ``first`` has the results of round 0, in order."""
 
     def __init__(
         self, repeat: Repeat, seed: int, first: Sequence[CheckResult], groups: Sequence[int] = (0,)
     ) -> None:
-        """``groups`` are the indices at which the groups begin whose failures come in order."""
+        """``groups`` are the first indices of groups; failures within a group come in order."""
         self._repeat = repeat
         self._groups = groups
         self._seed = seed
@@ -86,7 +86,7 @@ class Tally:
 
     @property
     def seed(self) -> int:
-        """Of the round that is next, or under way."""
+        """The seed of the current or next round."""
         return events.round_seed(self._seed, self.done)
 
     @property
@@ -97,7 +97,7 @@ class Tally:
         return self._repeat.may_end(self.done, self.failed, milliseconds)
 
     def add(self, letters: str, told: Mapping[int, CheckResult]) -> None:
-        """A further round: ``letters`` of its verdicts, and the failures that were ``told``.
+        """Add a round: the ``letters`` of its verdicts, and the failures that were ``told``.
 
         Raises :class:`Malformed`.
         """
@@ -109,7 +109,7 @@ class Tally:
         self._finish(bad)
 
     def cut_off(self, told: Mapping[int, CheckResult]) -> None:
-        """The round that is under way will not come to its end; what was ``told`` has failed."""
+        """End the current round early; the results in ``told`` have failed."""
         self._merge(told)
 
     def _failures(self, letters: str, told: Mapping[int, CheckResult]) -> dict[int, CheckResult]:
@@ -120,7 +120,7 @@ class Tally:
             verdict = _LETTERS.get(letter)
             if verdict is None:
                 raise Malformed(f"unknown verdict {letter!r}")
-            # Without a connection all of its checks fail, those that would be skipped, too.
+            # Without a connection, all of its checks fail, including those that would be skipped.
             if {verdict, self._first[index].verdict} == _CONTRARY:
                 raise Malformed(f"{self._keys[index]} is {verdict}, unlike in the first round")
             if verdict.is_bad:
@@ -133,7 +133,7 @@ class Tally:
         return bad
 
     def _tells(self, told: Mapping[int, CheckResult], bad: Mapping[int, CheckResult]) -> bool:
-        """Whether ``told`` are the first of ``bad`` in time, which is in order within a group."""
+        """Whether ``told`` are the first of ``bad``, which are in order within a group."""
         if len(told) != min(len(bad), events.MAX_FAILURES):
             return False
         by_group: dict[int, list[int]] = {}
@@ -146,7 +146,7 @@ class Tally:
         return told.keys() <= bad.keys()
 
     def _merge(self, bad: Mapping[int, CheckResult]) -> None:
-        """These were ``bad`` in the round that is under way."""
+        """Count the results that were ``bad`` in the current round."""
         for index, result in bad.items():
             broke = result.verdict is CheckVerdict.ERROR
             known = self._bad.get(index)
@@ -165,9 +165,9 @@ class Tally:
         self.done += 1
 
     def results(self, missing: Container[int] = ()) -> Iterator[CheckResult]:
-        """Of each result the worst that came in any round, with the seed of that round.
+        """The worst of each result over all rounds, with the seed of that round.
 
-        ``missing`` are those that a round that was cut off did not tell of: they are lost.
+        ``missing`` are results that a cut-off round did not report: they are lost.
         """
         for index, result in enumerate(self._first):
             bad = self._bad.get(index)
@@ -184,7 +184,7 @@ class Tally:
         return replace(result, detail=f"{result.detail} ({when})" if result.detail else when)
 
     def rounds(self, cut: CutRound | None = None) -> Rounds:
-        """All that is known of them; ``cut`` is the round that did not come to its end."""
+        """A summary of the rounds; ``cut`` is the round that did not complete."""
         failures = tuple(
             RoundFailures(
                 self._keys[index],

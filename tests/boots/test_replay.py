@@ -83,7 +83,7 @@ def test_what_was_not_varied_for_want_of_kvm_is_said(
 ) -> None:
     done = replay(tmp_path / "run", cache.root, str(bundle), "--vary", "--times", "1")
     assert done.returncode == 1, done.stderr
-    assert "the failure follows the kernel: it came again in " in done.stdout
+    assert "the failure depends on the kernel: it was reproduced in " in done.stdout
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         assert "KVM was not tried, for /dev/kvm is " in done.stdout
 

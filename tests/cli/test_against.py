@@ -150,7 +150,7 @@ def test_a_run_of_several_kernels_is_asked_for_one(
     ("name", "said"),
     [
         ("referense", "kernels of like name: reference"),
-        ("many", "that is a series, many kernels; name one of them"),
+        ("many", "this is a series of kernels; name one of them"),
         ("./nowhere", "no kernel of kernels.yaml, no file, and"),
     ],
 )
@@ -258,4 +258,4 @@ def test_every_format_goes_to_standard_output(
 def test_a_report_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     check()
     assert cli.main(["report", "--output", "/nowhere/r.md"]) == 3
-    assert "--output /nowhere/r.md: it could not be written" in capsys.readouterr().err
+    assert "--output /nowhere/r.md: cannot be written" in capsys.readouterr().err

@@ -48,9 +48,9 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     ("command", "output", "said", "unbuffered"),
     [
         ("list checks", ">&-", "standard output is closed", ""),
-        ("list checks", ">/dev/full", "No space left on device; look at", ""),
-        ("list checks", ">/dev/full", "No space left on device; look at", "1"),
-        ("--help", ">/dev/full", "No space left on device; look at", ""),
+        ("list checks", ">/dev/full", "No space left on device; check", ""),
+        ("list checks", ">/dev/full", "No space left on device; check", "1"),
+        ("--help", ">/dev/full", "No space left on device; check", ""),
     ],
 )
 def test_output_that_cannot_be_written_is_said(
@@ -102,7 +102,7 @@ def test_a_record_that_cannot_be_written_is_said_with_where_it_still_is(
 ) -> None:
     assert cli.main(["check", str(image), "--json", "/dev/full"]) == 3
     said = capsys.readouterr().err
-    assert said.startswith("--json /dev/full: it could not be written: No space left on device")
+    assert said.startswith("--json /dev/full: cannot be written: No space left on device")
     assert str(no_boot / stored_runs.RECORD) in said
 
 
@@ -173,7 +173,7 @@ def test_a_duration_has_a_unit(duration: str, seconds: int) -> None:
 def test_what_is_no_duration_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["prune", f"--keep={text}"])
-    assert "is no time such as 12h, 30d or 2w" in capsys.readouterr().err
+    assert "is not a time such as 12h, 30d or 2w" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_a_shell_takes_no_option_that_means_nothing_to_it(
     image: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["check", str(image), "--shell", *option]) == 2
-    assert f"so that {option[0]} means nothing" in capsys.readouterr().err
+    assert f"so {option[0]} has no effect" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,13 @@ def test_a_shell_takes_no_option_that_means_nothing_to_it(
     [
         (
             errno.EROFS,
-            "the host failed: Read-only file system (/x); make it writable, or give another place "
-            "(--output, --cache, XDG_STATE_HOME)\n",
+            "the host failed: Read-only file system (/x); make it writable, or use another "
+            "directory (--output, --cache, XDG_STATE_HOME)\n",
         ),
-        (errno.ENOSPC, "the host failed: No space left on device (/x); make room on the disk\n"),
+        (
+            errno.ENOSPC,
+            "the host failed: No space left on device (/x); free some space on the disk\n",
+        ),
         (errno.EISDIR, "the host failed: Is a directory (/x)\n"),
     ],
 )
@@ -263,7 +266,10 @@ def test_a_disk_that_cannot_be_used_comes_with_its_remedy(
     ("arguments", "said"),
     [
         (["https://example.org/bzImage"], "is an address, not a path; download it first"),
-        (["{image}", "--modules", "{tmp}/modules.tar.xz"], "is none; unpack it, and give the dir"),
+        (
+            ["{image}", "--modules", "{tmp}/modules.tar.xz"],
+            "is not one; unpack it, and give the dir",
+        ),
     ],
 )
 def test_what_is_no_image_and_no_directory_comes_with_the_way_out(
@@ -285,7 +291,7 @@ def test_json_for_standard_output_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["check", str(image), "--json", "-"]) == 2
-    assert "--json -: standard output has the table" in capsys.readouterr().err
+    assert "--json -: the table goes to standard output" in capsys.readouterr().err
     assert not (tmp_path / "-").exists()
 
 

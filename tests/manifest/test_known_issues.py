@@ -145,7 +145,7 @@ def test_on_a_console_with_more_reports_than_are_kept_none_is_known() -> None:
     many = [replace(WARN, fingerprint=f"warning:f{n}") for n in range(MAX_INCIDENTS)]
     result = kernel([PASSED], replace(KNOWN_WARN, fingerprint="*"), incidents=tuple(many))
     assert (result.verdict, result.known) == (KernelVerdict.WARNING, ())
-    assert result.notes == ("50 reports, and perhaps more: none of them counts as known",)
+    assert result.notes == ("50 reports, and perhaps more: none counts as known",)
 
 
 def test_a_known_crash_stays_a_crash() -> None:
@@ -485,23 +485,23 @@ ERRORS = """\
 7:12: known_issues[1].owner: expected who answers for it, found a list
 8:14: known_issues[1].expires: expected the last day on which the issue is known, such as \
 2027-01-31, found '31.1.2027'
-9:14: known_issues[1].kernels: an empty list; name a kernel, or leave the key out for all
+9:14: known_issues[1].kernels: an empty list; give a kernel, or omit the key for all
 10:11: known_issues[1].link: expected a link such as https://example.org/issue/1, found \
 'ftp://example.org'
 11:5: known_issues[1].familiy: unknown key, did you mean 'family'?
-12:5: known_issues[2]: neither 'check' nor 'fingerprint'; say what is known
-12:36: known_issues[2].expires: '2027-02-30' is no day: day is out of range for month; expected \
-the last day on which the issue is known, such as 2027-01-31
-13:16: known_issues[3].fingerprint: a fingerprint beside a check; write two entries
-13:82: known_issues[3].family: expected ipv4 or ipv6, found 'ip'; leave it out for both
-14:22: known_issues[4].family: a report of the kernel is of no family; remove it
+12:5: known_issues[2]: neither 'check' nor 'fingerprint'; give one of them
+12:36: known_issues[2].expires: '2027-02-30' is not a date: day is out of range for month; \
+expected the last day on which the issue is known, such as 2027-01-31
+13:16: known_issues[3].fingerprint: both a fingerprint and a check; write two entries
+13:82: known_issues[3].family: expected ipv4 or ipv6, found 'ip'; omit it for both
+14:22: known_issues[4].family: a report of the kernel belongs to no family; remove it
 15:5: known_issues[5]: expected a mapping with 'check' or 'fingerprint', and 'reason', 'owner' \
 and 'expires', found 'text'
 16:29: known_issues[6].kernels[1]: expected a kernel's name or release, or a pattern, found nothing
 16:52: known_issues[6].owner: expected who answers for it, found 'a\\x1bb' with unprintable \
 characters
 16:81: known_issues[6].reason: a key given twice, first on line 16; keep one
-17:72: known_issues[7].intermittent: expected true or false, in just these letters, found 'yes'
+17:72: known_issues[7].intermittent: expected true or false, spelled exactly so, found 'yes'
 18:1: other: unknown key; known here: known_issues
 """
 
@@ -520,7 +520,7 @@ def test_all_errors_of_a_file_come_at_once_with_their_places(file: Path) -> None
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "1:1: the file: the file holds nothing; write 'known_issues:' and a list under it"),
+        ("", "1:1: the file: the file is empty; write 'known_issues:' and a list under it"),
         (
             "[]",
             "1:1: the file: expected a mapping with a list under 'known_issues', found a list",

@@ -40,7 +40,7 @@ def error_of(path: Path) -> str:
 
 
 def test_a_missing_manifest_is_one_error(tmp_path: Path) -> None:
-    assert "there is no such file; name a manifest" in error_of(tmp_path / "kernels.yaml")
+    assert "no such file; give a manifest" in error_of(tmp_path / "kernels.yaml")
 
 
 def test_a_directory_is_one_error(tmp_path: Path) -> None:

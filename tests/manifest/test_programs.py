@@ -68,13 +68,13 @@ def test_minus_six_comes_first_unless_an_argument_names_the_family() -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"#!/bin/sh\n", "no ELF program; give a program compiled for x86-64 Linux"),
-        (elf(machine=183), "no program for x86-64 or i386"),
-        (elf(kind=1), "no program for x86-64 or i386"),
-        (elf()[:20], "its ELF header is cut; give"),
+        (b"#!/bin/sh\n", "not an ELF program; give a program compiled for x86-64 Linux"),
+        (elf(machine=183), "not a program for x86-64 or i386"),
+        (elf(kind=1), "not a program for x86-64 or i386"),
+        (elf()[:20], "its ELF header is truncated; give"),
         (
             elf(interpreter="/lib/ld-of-elsewhere.so"),
-            "its loader /lib/ld-of-elsewhere.so is no",
+            "its loader /lib/ld-of-elsewhere.so does not exist",
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_words_that_name_no_program_are_refused() -> None:
     for text, why in (
         ("", "it names no program"),
         ("'open", "no closing quotation"),
-        ("/nonexistent/program", "there is no such executable file"),
+        ("/nonexistent/program", "no such executable file"),
     ):
         with pytest.raises(UsageError, match=why):
             cross_check.find([text])
@@ -121,7 +121,7 @@ def test_a_program_too_large_for_the_guest_is_refused(
 ) -> None:
     monkeypatch.setattr(cross_check, "MAX_SIZE", 100)
     path = executable(tmp_path / "program", elf())
-    with pytest.raises(UsageError, match="at most 0 are put into the guest"):
+    with pytest.raises(UsageError, match="at most 0 fit into the guest"):
         cross_check.find([str(path)])
 
 

@@ -45,7 +45,7 @@ def test_a_bad_place_for_the_results_is_refused_before_the_night(
     manifest: Path, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["nightly", str(manifest), option, str(manifest.parent)]) == 2
-    assert capsys.readouterr().err.startswith(f"{option} {manifest.parent}: it is ")
+    assert capsys.readouterr().err.startswith(f"{option} {manifest.parent}: ")
 
 
 def test_each_fault_of_the_selftest_is_said_as_it_is_seen(

@@ -53,7 +53,8 @@ def test_variations_end_in_a_conclusion(
     assert replay(bench, bundle, "--vary") == EXIT_FAILED
     assert len(bench.plans) == 6
     assert (
-        "the failure follows the kernel: it came again in 6 of 6 boots" in capsys.readouterr().out
+        "the failure depends on the kernel: it was reproduced in 6 of 6 boots"
+        in capsys.readouterr().out
     )
 
 
@@ -85,4 +86,4 @@ def test_an_interrupted_replay_says_so(
 
     monkeypatch.setattr("harness.replay.run", interrupted)
     assert replay(bench, bundle) == EXIT_INTERRUPTED
-    assert capsys.readouterr().err == "interrupted: not every boot was made\n"
+    assert capsys.readouterr().err == "interrupted before all boots were made\n"

@@ -90,7 +90,7 @@ def test_what_a_guest_or_a_changelog_says_is_escaped() -> None:
 
 def test_a_long_changelog_is_cut_for_people_only() -> None:
     long = replace(FOUND, changes=(LogEntry("6.18-1", "tcp: a"),) * (SHOWN + 5))
-    assert "and 5 more, which --json FILE has" in render(long)
+    assert "and 5 more (see --json FILE)" in render(long)
     assert len(to_json(long)["changes"]) == SHOWN + 5
 
 

@@ -56,8 +56,8 @@ def test_a_map_is_a_table_for_each_boundary_and_what_it_cost() -> None:
     assert render_map(MAP, ASCII) == (
         "54 kernels from debian-6.1 (6.1.0-50-amd64, 6.1.176-1) to mine (7.3.4)\n"
         "\n"
-        "after bookworm-6.1-6.1.0-56-amd64 (6.1.192-2), "
-        "from trixie-6.12-6.12.90+deb13-amd64 (6.12.90-1) on\n"
+        "between bookworm-6.1-6.1.0-56-amd64 (6.1.192-2) "
+        "and trixie-6.12-6.12.90+deb13-amd64 (6.12.90-1)\n"
         "  full_info               absent -> present\n"
         "  size of mptcp_info      48 bytes -> 96 bytes\n"
         "  full_info.*, 2 checks   unsupported -> pass\n"
@@ -71,7 +71,7 @@ def test_a_map_is_a_table_for_each_boundary_and_what_it_cost() -> None:
 
 def test_ends_that_agree_are_said_in_words() -> None:
     shown = render_map(replace(MAP, boundaries=()), ASCII)
-    assert "nothing that is looked at differs between the oldest and the newest" in shown
+    assert "the oldest and the newest kernel do not differ" in shown
 
 
 def test_what_could_not_be_tested_stands_with_its_boundary_and_with_its_reason() -> None:
@@ -85,12 +85,12 @@ def test_what_could_not_be_tested_stands_with_its_boundary_and_with_its_reason()
 
 def test_what_is_beyond_the_tested_ends_is_said_to_be_unknown() -> None:
     shown = render_map(replace(MAP, newest_tested=FIRST), ASCII)
-    assert "note: nothing is known of what is newer than trixie-6.12-6.12.90" in shown
+    assert "note: nothing is known about kernels newer than trixie-6.12-6.12.90" in shown
 
 
 def test_results_of_earlier_runs_are_counted_apart() -> None:
     shown = render_map(replace(MAP, booted=3, known=9), ASCII)
-    assert "3 of 54 kernels booted, 9 results of earlier runs used" in shown
+    assert "3 of 54 kernels booted, 9 results from earlier runs reused" in shown
 
 
 @pytest.mark.parametrize("glyphs", [ASCII, UNICODE])

@@ -72,7 +72,7 @@ def test_nothing_that_differs_is_said_to_be_so() -> None:
 def test_where_less_was_compared_no_difference_is_said_of_that_only() -> None:
     less = replace(factories.kernel(), families=factories.families(factories.check()))
     difference = comparison.kernels(factories.kernel(), less)
-    assert report.sentence(difference, ASCII) == "no difference in what both have"
+    assert report.sentence(difference, ASCII) == "no difference in the checks that both ran"
 
 
 def test_what_cannot_be_compared_is_not_called_alike() -> None:

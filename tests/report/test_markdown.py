@@ -79,7 +79,7 @@ def test_kernels_for_which_there_is_no_room_are_counted() -> None:
     run = factories.run(*(replace(bad, name=f"kernel-{number}") for number in range(90)))
     text = markdown.to_markdown(run)
     shown = text.count("\n#### ")
-    assert f"There is no room here for {90 - shown} more kernels" in text
+    assert f"No room for {90 - shown} more kernels" in text
 
 
 def test_where_rows_are_left_out_those_that_are_wrong_are_not() -> None:

@@ -71,12 +71,12 @@ def test_what_was_not_tried_stands_in_the_table() -> None:
         Tried(MACHINE, (Again.SAME, Again.OTHER)),
         Tried(MachineUsed("kvm", 1, "7.2"), (), "KVM was not tried, for it is missing"),
     ]
-    conclusion = Conclusion(Follows.KERNEL, "it came again", ("KVM was not tried",))
+    conclusion = Conclusion(Follows.KERNEL, "it was reproduced", ("KVM was not tried",))
     assert table(tried, conclusion).splitlines() == [
         "variation                   boots  same failure  other failure",
         "TCG, 1 processor, QEMU 7.2  2      1 of 2        1",
         "KVM, 1 processor, QEMU 7.2  0      not tried",
         "",
-        "the failure follows the kernel: it came again",
+        "the failure depends on the kernel: it was reproduced",
         "  KVM was not tried",
     ]

@@ -31,7 +31,7 @@ BAD = ProgramRun(ProgramEnd.EXIT, 1, output="a line\nsockopt.c:7: assert\n\n")
         (BAD, FAIL, True, "exit 1 (sockopt.c:7: assert), agrees"),
         (BAD, PASS, False, "disagrees: exit 1 (sockopt.c:7: assert); the checks pass"),
         (GOOD, FAIL, False, "disagrees: exit 0; the checks fail: tos.x"),
-        (GOOD, GONE, False, "disagrees: exit 0; no check could be run"),
+        (GOOD, GONE, False, "disagrees: exit 0; no check could run"),
         (BAD, GONE, True, "exit 1 (sockopt.c:7: assert), agrees"),
         (BAD, None, True, "exit 1 (sockopt.c:7: assert), agrees"),
         (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a failure follows, by where it came again."""
+"""What a failure depends on, by the boots that reproduced it."""
 
 from __future__ import annotations
 
@@ -72,20 +72,19 @@ def test_a_failure_follows(boots: dict[str, str], follows: Follows) -> None:
 def test_what_was_not_varied_is_said() -> None:
     one_qemu = {"tcg 1 q": "sss", "tcg 2 q": "sss", "kvm 1 q": "-", "kvm 2 q": "-"}
     assert conclude([tried(*item) for item in one_qemu.items()]).unknown == (
-        "whether it depends on the accelerator cannot be told",
-        "whether it depends on the QEMU cannot be told",
+        "it is not known whether it depends on the accelerator",
+        "it is not known whether it depends on the QEMU",
         "KVM was not tried, for it is missing",
     )
 
 
 def test_the_boots_on_each_side_are_counted() -> None:
     sides = [tried("tcg 1 q", "..."), tried("tcg 2 q", "spps")]
-    assert conclude(sides).why == "it goes by the number of processors (1: 0 of 3, 2: 4 of 4)"
+    assert conclude(sides).why == "it depends on the number of processors (1: 0 of 3, 2: 4 of 4)"
 
 
 def test_where_nothing_came_again_more_boots_are_asked_for() -> None:
     said = conclude([tried("tcg 1 q", "..o")]).why
-    assert (
-        said
-        == "it was reproduced in none of 3 boots, though others did: give --times a larger number"
+    assert said == (
+        "it was not reproduced in 3 boots, although other failures were; use a larger --times"
     )

@@ -346,7 +346,7 @@ def test_a_bad_boot_in_which_the_harness_stood_still_says_nothing_of_the_kernel(
     attempt = BAD_AFTER_A_STOP[name]
     assert not verdict(attempt).as_expected
     assert verdict(replace(attempt, stopped_s=60.0)) is KernelVerdict.INFRASTRUCTURE
-    assert "did not run for 60 s" in reason(replace(attempt, stopped_s=60.0))
+    assert "was stopped for 60 s" in reason(replace(attempt, stopped_s=60.0))
     assert verdict(replace(attempt, stopped_s=3.5)) is verdict(attempt)
 
 
