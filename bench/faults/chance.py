@@ -50,16 +50,23 @@ def _all(file: str, read: Callable[[str], str]) -> Iterator[Fault]:
     except OSError:
         return  # a file that this version does not have
     stem = file.rpartition("/")[2].removesuffix(".c")
-    for head in _FUNCTION.finditer(text):
+    heads = list(_FUNCTION.finditer(text))
+    names = [head[1] for head in heads]
+    for head in heads:
+        if names.count(head[1]) > 1:
+            continue  # one for each value of an option of the configuration
         body = text[head.end() : text.find("\n}", head.end())]
+        flat = " ".join(body.split())
         lines = body.split("\n")
         first = text.count("\n", 0, head.end()) + 1
         for at, line in enumerate(lines):
             name = f"{stem}_{first + at}"
             edit = _broken(line.strip(), lines, at, name)
-            if edit is None or body.count(line.strip()) != 1:
+            if edit is None:
                 continue
             anchor, how, new = edit
+            if flat.count(" ".join(anchor.split())) != 1:
+                continue  # a fault's place is found by its text, whatever the white space
             sees = f"{file}:{first + at}: {line.strip()} is broken."
             yield Fault(name, "data path", sees, (Edit(file, head[1], anchor, how, new),))
 
@@ -70,7 +77,7 @@ def _broken(line: str, lines: list[str], at: int, name: str) -> tuple[str, str, 
         return None
     if match := _CONDITION.fullmatch(line):
         whole = f"if ({match[1]})"
-        return whole, "with", f"if (!!({match[1]}) != (FAULT({name})))"
+        return whole, "with", f"if (FAULT({name}) ? !({match[1]}) : !!({match[1]}))"
     if match := _ERROR.fullmatch(line):
         return line, "with", f"return FAULT({name}) ? 0 : {match[1]};"
     after = lines[at + 1].strip() if at + 1 < len(lines) else ""

@@ -65,12 +65,10 @@ def test_conditions_statements_and_errors_are_broken() -> None:
 
 def test_each_fits_the_source() -> None:
     text = source.patched(chance.choose(read, 100, 1), read)["net/mptcp/sockopt.c"]
-    assert (
-        "if (!!(value < 0) != (FAULT(sockopt_6)))\n\t\treturn FAULT(sockopt_7) ? 0 : -EINVAL"
-        in text
-    )
-    assert "if (!!(value > 3) != (FAULT(sockopt_9))) {" in text
-    assert "} else if (!!(value == 2) != (FAULT(sockopt_12))) {" in text
+    assert "if (FAULT(sockopt_6) ? !(value < 0) : !!(value < 0))\n" in text
+    assert "return FAULT(sockopt_7) ? 0 : -EINVAL;" in text
+    assert "if (FAULT(sockopt_9) ? !(value > 3) : !!(value > 3)) {" in text
+    assert "} else if (FAULT(sockopt_12) ? !(value == 2) : !!(value == 2)) {" in text
     assert "if (!FAULT(sockopt_10)) msk->count = value;" in text
 
 
