@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How many small faults in the modules that decide would fail a test: ``nox -s mutants``.
+"""How many small faults in the modules that decide fail a test: ``nox -s mutants``.
 
-cosmic-ray (https://cosmic-ray.readthedocs.io) makes one change at a time, in a copy of the tree,
-and runs the tests of the module. A mutant that no test notices survives. Some of those are
-equivalent to the code; a person tells which.
+The changes are those of cosmic-ray (https://cosmic-ray.readthedocs.io), and one more: a statement
+is left out. Each is made alone in a copy of the tree, and the tests of the module run until one
+fails. A mutant that no test notices survives. docs/mutants.md has the figures, and says how to
+read them; bench/equivalents.toml lists the mutants that change nothing, each with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
+import ast
+import importlib
+import os
+import random
+import re
+import select
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: What is mutated, and the tests that are to notice.
+#: What is mutated, and the tests that are to notice, the fastest first.
 TARGETS = {
     "harness/verdict/judge.py": [
         "tests/verdict/test_judge.py",
@@ -28,95 +35,260 @@ TARGETS = {
     ],
     "harness/records/reuse.py": [
         "tests/records/test_reuse.py",
-        "tests/run/test_session.py",
         "tests/manifest/test_fingerprint.py",
+        "tests/run/test_session.py",
     ],
-    "harness/run/session.py": ["tests/run"],
+    "harness/run/session.py": [
+        "tests/run/test_session.py",
+        "tests/run/test_idle_issues.py",
+        "tests/run/test_repeat.py",
+        "tests/run/test_matrix.py",
+    ],
     "harness/vm/stream.py": [
         "tests/vm/test_stream.py",
-        "tests/vm/test_stream_hostile.py",
+        "tests/vm/test_stream_groups.py",
+        "tests/vm/test_stream_programs.py",
         "tests/vm/test_stream_rounds.py",
+        "tests/vm/test_stream_hostile.py",
     ],
     "harness/manifest/known_issues.py": [
         "tests/manifest/test_known_issues.py",
         "tests/run/test_idle_issues.py",
     ],
 }
-#: Operators that change annotations most of the time, ``int | None``, which nothing evaluates.
-LEFT_OUT = ["core/ReplaceBinaryOperator_BitOr_.*"]
+#: Too slow for each mutant: it kills processes for 20 seconds.
+DESELECTED = (
+    "tests/run/test_session.py::test_kills_at_any_moment_lose_no_result_and_each_run_goes_on"
+)
+#: Operators that make mutants of no use.
+LEFT_OUT = re.compile(
+    # Most change annotations, ``int | None``, which nothing evaluates.
+    r"core/ReplaceBinaryOperator_BitOr_.*|"
+    # Nearly all join paths, which have no other operator: one of the eleven is enough.
+    r"core/ReplaceBinaryOperator_Div_(?!Mul).*|"
+    # Members of an enum and None are equal only to themselves.
+    r"core/ReplaceComparisonOperator_(Is_Eq|IsNot_NotEq)"
+)
+EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 #: Seconds for the tests of one mutant: a loop that never ends is noticed, too.
-TIMEOUT = 300.0
+TIMEOUT = 120.0
+#: What the tests import that is not the project's: imported once, before the fork.
+PRELOADED = ("pytest", "hypothesis.strategies", "yaml", "pydantic", "sqlite3", "rich.console")
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: ``noticed`` by a test, or not; ``diff`` shows it."""
+    """``source``, in which the lines ``old`` of ``function`` are ``new``."""
 
-    noticed: bool
-    diff: str
+    source: str
+    function: str
+    line: int
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.line} {self.function}\n    - {self.old}\n    + {self.new}"
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="nox -s mutants --", description=__doc__)
-    parser.add_argument(
-        "modules", nargs="*", help="such as harness/verdict/judge.py (default: all)"
-    )
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     wanted = given.modules or list(TARGETS)
-    if unknown := set(wanted) - TARGETS.keys():
-        parser.error(f"no tests are known for {', '.join(sorted(unknown))}: see TARGETS")
     for module in wanted:
-        mutants = list(of(module))
-        killed = sum(mutant.noticed for mutant in mutants)
-        for mutant in mutants:
-            if not mutant.noticed:
-                print(mutant.diff)
-        share = 100 * killed / len(mutants) if mutants else 100
-        print(f"{module}: {killed} of {len(mutants)} mutants killed, {share:.0f} %", flush=True)
+        made = mutants(module, (ROOT / module).read_text())
+        equal = equivalents(module)
+        left = [mutant for mutant in made if (mutant.function, mutant.old, mutant.new) not in equal]
+        chosen = left
+        if given.sample is not None and given.sample < len(left):
+            chosen = random.Random(given.seed).sample(left, given.sample)  # noqa: S311
+        killed = 0
+        for mutant, noticed in tried(module, chosen):
+            killed += noticed
+            if not noticed:
+                print(f"{module}:{mutant}", flush=True)
+        share = 100 * killed / len(chosen) if chosen else 100
+        print(
+            f"{module}: {len(made)} mutants, {len(made) - len(left)} of them equivalent; "
+            f"{killed} of {len(chosen)} others killed, {share:.0f} %",
+            flush=True,
+        )
     return 0
 
 
-def of(module: str) -> Iterator[Mutant]:
-    """Every mutant of ``module``, each tried with the module's tests."""
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
-        tree = Path(place, "tree")
-        ignored = shutil.ignore_patterns(".git", ".nox", "__pycache__", "site")
-        shutil.copytree(ROOT, tree, symlinks=True, ignore=ignored)
-        config, session = f"{place}/config.toml", f"{place}/session.sqlite"
-        Path(config).write_text(_config(module))
-        for program, *step in (
-            ("cosmic-ray", "init", config, session),
-            ("cr-filter-operators", session, config),
-            ("cosmic-ray", "baseline", config),
-            ("cosmic-ray", "exec", config, session),
-        ):
-            subprocess.run([_program(program), *step], cwd=tree, check=True)
-        dump = [_program("cosmic-ray"), "dump", session]
-        lines = subprocess.run(dump, cwd=tree, check=True, capture_output=True, text=True).stdout
-    for line in lines.splitlines():
-        _, result = json.loads(line)
-        if result is not None and result["test_outcome"] is not None:  # None: left out
-            yield Mutant(result["test_outcome"] != "survived", result["diff"] or "")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nox -s mutants --", description=__doc__)
+    help_ = "such as harness/verdict/judge.py (default: all five)"
+    parser.add_argument("modules", nargs="*", choices=[*TARGETS, []], metavar="MODULE", help=help_)
+    help_ = "try N mutants of each module, chosen at random"
+    parser.add_argument("--sample", type=int, metavar="N", help=help_)
+    help_ = "the same seed chooses the same mutants (default: 1)"
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help=help_)
+    return parser
 
 
-def _config(module: str) -> str:
-    tests = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not boots and not apt", *TARGETS[module]]
-    command = shlex.join([sys.executable, "-m", "pytest", *tests])
-    settings = {
-        "module-path": module,
-        "timeout": TIMEOUT,
-        "excluded-modules": [],
-        "test-command": command,
+def equivalents(module: str) -> set[tuple[str, str, str]]:
+    """Function, old and new lines of the mutants of ``module`` that change nothing."""
+    listed = tomllib.loads(EQUIVALENTS.read_text()).get("equivalent", [])
+    return {
+        (entry["function"], entry["old"], new)
+        for entry in listed
+        if entry["module"] == module
+        for new in entry["new"]
     }
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in settings.items()]
-    return (
-        f'[cosmic-ray]\n{"".join(lines)}[cosmic-ray.distributor]\nname = "local"\n'
-        f"[cosmic-ray.filters.operators-filter]\nexclude-operators = {json.dumps(LEFT_OUT)}\n"
+
+
+def mutants(module: str, source: str) -> list[Mutant]:
+    """Every mutant of ``source`` once, in the order of its lines."""
+    sources = dict.fromkeys([*_by_operators(source), *_by_removal(source)])
+    found = [_located(source, changed) for changed in sources if changed != source]
+    return sorted(found, key=lambda mutant: (mutant.line, mutant.new))
+
+
+def _by_operators(source: str) -> Iterator[str]:
+    """cosmic-ray's."""
+    plugins = importlib.import_module("cosmic_ray.plugins")
+    trees = importlib.import_module("cosmic_ray.ast")
+    mutate = importlib.import_module("cosmic_ray.mutating").mutate_code
+    nodes = list(trees.ast_nodes(trees.get_ast(source)))
+    for name in plugins.operator_names():
+        kind = plugins.get_operator(name)
+        if LEFT_OUT.fullmatch(name) or kind.arguments():
+            continue
+        operator = kind()
+        places = sum(len(list(operator.mutation_positions(node))) for node in nodes)
+        for place in range(places):
+            try:
+                yield mutate(source, operator, place)
+            except AttributeError:  # of cosmic-ray 8.7, at ``except module.Name``
+                continue
+
+
+def _by_removal(source: str) -> Iterator[str]:
+    """A call, an assignment to an attribute or an item, or a raise is left out."""
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(source)):
+        if not _acts(node):
+            continue
+        assert isinstance(node, ast.stmt)
+        assert node.end_lineno is not None
+        first, last = node.lineno - 1, node.end_lineno
+        yield "".join([*lines[:first], f"{' ' * node.col_offset}pass\n", *lines[last:]])
+
+
+def _acts(node: ast.AST) -> bool:
+    match node:
+        case ast.Expr(value=ast.Constant()):  # a docstring
+            return False
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
+            return True
+    return isinstance(node, ast.Expr | ast.AugAssign | ast.Raise | ast.Delete)
+
+
+def _located(source: str, changed: str) -> Mutant:
+    """Where the two differ, by whole lines."""
+    old, new = source.splitlines(), changed.splitlines()
+    first = next(
+        index
+        for index in range(len(old))
+        if old[index] != (new[index] if index < len(new) else None)
+    )
+    last = 0
+    while last < min(len(old), len(new)) - first - 1 and old[-1 - last] == new[-1 - last]:
+        last += 1
+    return Mutant(
+        source=changed,
+        function=_enclosing(source, first + 1),
+        line=first + 1,
+        old=_joined(old[first : len(old) - last]),
+        new=_joined(new[first : len(new) - last]),
     )
 
 
-def _program(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
+def _joined(lines: Sequence[str]) -> str:
+    return " ".join(line.strip() for line in lines)
+
+
+def _enclosing(source: str, line: int) -> str:
+    """The names of classes and functions around ``line``, joined by dots."""
+    names = []
+    node: ast.AST | None = ast.parse(source)
+    while node is not None:
+        node = next(
+            (inner for inner in ast.walk(node) if inner is not node and _holds(inner, line)), None
+        )
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.append(node.name)
+    return ".".join(names)
+
+
+def _holds(node: ast.AST, line: int) -> bool:
+    if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return False
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return first <= line <= (node.end_lineno or 0)
+
+
+def tried(module: str, chosen: Sequence[Mutant]) -> Iterator[tuple[Mutant, bool]]:
+    """Each of ``chosen``, and whether one of the module's tests fails with it."""
+    with tempfile.TemporaryDirectory(prefix="mutants-", dir=_memory()) as place:
+        tree = Path(place, "tree")
+        ignored = shutil.ignore_patterns(".git", ".nox", "__pycache__", "site", ".hypothesis")
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=ignored)
+        os.environ |= {
+            "HYPOTHESIS_PROFILE": "ci",  # the same examples for each
+            "PYTHONPATH": str(tree),
+            "TMPDIR": place,
+        }
+        for name in PRELOADED:
+            importlib.import_module(name)
+        if not _passes(module, tree):
+            raise SystemExit(f"the tests of {module} fail without a mutant: {TARGETS[module]}")
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        sys.dont_write_bytecode = True
+        mutated = tree / module
+        for stale in mutated.parent.glob(f"__pycache__/{mutated.stem}.*"):
+            stale.unlink()  # a mutant may be as long, and written in the same second
+        for mutant in chosen:
+            mutated.write_text(mutant.source)
+            yield mutant, not _passes(module, tree)
+
+
+def _memory() -> str | None:
+    """A directory in memory, where each test's fsync costs nothing, or None."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+
+
+def _passes(module: str, tree: Path) -> bool:
+    """Whether the tests of ``module`` pass in ``tree``, in a process that is forked for it."""
+    child = os.fork()
+    if child == 0:
+        _run(TARGETS[module], tree)
+    descriptor = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    ended = poll.poll(TIMEOUT * 1000)
+    if not ended:
+        os.killpg(child, signal.SIGKILL)
+    os.close(descriptor)
+    _, status = os.waitpid(child, 0)
+    return bool(ended) and os.waitstatus_to_exitcode(status) == 0
+
+
+def _run(tests: Sequence[str], tree: Path) -> None:
+    """Run ``tests``; does not return."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nothing, stream)
+        os.chdir(tree)
+        sys.path[0] = str(tree)
+        import pytest
+
+        options = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not boots and not apt")
+        status = int(pytest.main([*options, "--deselect", DESELECTED, *tests]))
+    finally:
+        os._exit(status)
 
 
 if __name__ == "__main__":
