@@ -123,7 +123,7 @@ def test_a_capability_can_be_required() -> None:
     [
         (("--check", "nothing"), "matches no check"),
         (("--family", "ipx"), "ipv4, ipv6"),
-        (("--seed", "x"), "--seed"),
+        (("--seed", "abc"), "argument --seed: 'abc' is not a number from 0 to"),
         (("--payload", "0"), "from 1 to"),
         (("--require", "magic"), "magic is none of"),
         (("-4", "-6"), "not allowed with"),

@@ -12,6 +12,7 @@ import pytest
 
 from harness.kernels import Cache
 from harness.run import session
+from harness.run.progress import Progress, Stage
 from harness.verdict.results import Capability, Family
 from tests import fake_boots
 from tests.fake_boots import GOOD, Outcomes
@@ -72,3 +73,30 @@ def test_a_known_issue_is_idle_only_where_it_would_have_shown(
     )
     said = [note.split()[3] for note in run.notes if "no longer occurs" in note]
     assert said == idle
+
+
+def test_an_interrupted_run_makes_no_known_issue_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may occur on the kernel that the run did not reach."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("harness.run.matrix.PREPARING", 1)  # so that kernels come to boot in order
+    outcomes = Outcomes(tmp_path)
+    outcomes.install(monkeypatch.setattr)
+    outcomes.of["kernel-0"] = BOTH
+    (tmp_path / "issues.yaml").write_text(ISSUES)
+    stop = threading.Event()
+
+    def listener(progress: Progress) -> None:
+        if progress.stage is Stage.DONE:
+            stop.set()
+
+    run = session.run(
+        [replace(e, known_issues=tmp_path / "issues.yaml") for e in fake_boots.entries(2)],
+        fake_boots.asking(jobs=1),
+        Cache(tmp_path / "cache"),
+        listener,
+        stop,
+    )
+    assert run.interrupted
+    assert [note for note in run.notes if "no longer occurs" in note] == []

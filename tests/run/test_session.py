@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import random
@@ -20,11 +21,12 @@ import pytest
 from harness.bundle import Bundles
 from harness.errors import HostError, UsageError
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
-from harness.records import prune
+from harness.records import prune, reuse
 from harness.records.store import FILE, Store
 from harness.run import workspace
 from harness.run.request import Progress, Stage
 from harness.verdict.results import EXIT_OK, BootEnd, RunResult, exit_status
+from harness.vm import initramfs
 from tests import fake_boots
 from tests.fake_boots import GOOD, MANY, Outcomes
 
@@ -224,13 +226,39 @@ def test_an_image_that_was_built_again_makes_another_run(desk: Desk) -> None:
         desk.resume()
 
 
-def test_a_run_of_another_qemu_is_not_gone_on_with(
+@pytest.mark.parametrize(
+    ("place", "name", "changed"),
+    [
+        (workspace, "qemu_version", "QEMU"),
+        (reuse, "judging", "harness"),
+        (importlib.metadata, "version", "virtme-ng"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_of_other_tools_or_other_judging_is_not_gone_on_with(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, place: object, name: str, changed: str
+) -> None:
+    desk.interrupted()
+    monkeypatch.setattr(place, name, lambda *_: "99")
+    with pytest.raises(UsageError, match=f"these have changed: {changed};"):
+        desk.resume()
+
+
+def test_a_run_of_another_guest_is_not_gone_on_with(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.interrupted()
-    monkeypatch.setattr(workspace, "qemu_version", lambda *_: "99")
-    with pytest.raises(UsageError, match="these have changed: QEMU;"):
+    monkeypatch.setattr(initramfs, "prepare", lambda *_: desk.directory / "other")
+    with pytest.raises(UsageError, match="these have changed: guest;"):
         desk.resume()
+
+
+def test_a_run_may_be_gone_on_with_on_another_host(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.interrupted()
+    monkeypatch.setattr(os, "cpu_count", lambda: 99)
+    assert names(desk.resume()) == NAMES
 
 
 def test_a_run_whose_directory_is_gone_is_not_gone_on_with(desk: Desk) -> None:
