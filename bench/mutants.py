@@ -38,10 +38,11 @@ ROOT = Path(__file__).parents[1]
 TARGETS = {
     "harness/verdict/judge.py": [
         "tests/verdict/test_judge.py",
-        "tests/verdict/test_decision_table.py",
+        "tests/verdict/test_reasons.py",
     ],
     "harness/records/reuse.py": [
         "tests/records/test_reuse.py",
+        "tests/records/test_reuse_edges.py",
         "tests/manifest/test_fingerprint.py",
         "tests/run/test_session.py",
     ],
@@ -60,6 +61,7 @@ TARGETS = {
     ],
     "harness/manifest/known_issues.py": [
         "tests/manifest/test_known_issues.py",
+        "tests/manifest/test_known_issues_edges.py",
         "tests/run/test_idle_issues.py",
     ],
 }
