@@ -48,6 +48,7 @@ TARGETS = {
     ],
     "harness/run/session.py": [
         "tests/run/test_session.py",
+        "tests/run/test_session_edges.py",
         "tests/run/test_idle_issues.py",
         "tests/run/test_repeat.py",
         "tests/run/test_matrix.py",

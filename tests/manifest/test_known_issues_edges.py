@@ -111,7 +111,9 @@ def test_a_larger_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch, e
     file.write_bytes(SOUND)
     for most in (len(SOUND) - excess, len(SOUND) - excess - 1):
         monkeypatch.setattr(positions, "MAX_BYTES", max(1, most))
-        with pytest.raises(ManifestError, match=r"larger than .* bytes, no list of known issues"):
+        with pytest.raises(
+            ManifestError, match=r"larger than .* bytes, so not a list of known issues"
+        ):
             load(file)
 
 
@@ -120,5 +122,5 @@ def test_an_entry_that_contradicts_itself_is_refused_though_each_key_is_sound(fi
         "known_issues: [{check: a.b, fingerprint: 'warning:f', reason: r, owner: o, "
         "expires: 2099-12-31}]\n"
     )
-    with pytest.raises(ManifestError, match="a fingerprint beside a check"):
+    with pytest.raises(ManifestError, match="both a fingerprint and a check"):
         load(file)

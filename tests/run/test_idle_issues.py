@@ -12,7 +12,7 @@ import pytest
 
 from harness.kernels import Cache
 from harness.run import session
-from harness.run.progress import Progress, Stage
+from harness.run.request import Progress, Stage
 from harness.verdict.results import Capability, Family
 from tests import fake_boots
 from tests.fake_boots import GOOD, Outcomes
