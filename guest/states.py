@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Address = Union[tuple[str, int], tuple[str, int, int, int]]
 
+#: Seconds for a segment to get to the other end; a trace waits up to eight times in vain.
+SETTLE_S = 4.0
 AF_UNSPEC = 0
 SHUT_WR = _socket.SHUT_WR
 POLLRDHUP = 0x2000
@@ -57,7 +59,7 @@ def events(sock: _socket.socket) -> int:
 
 def _await(sock: _socket.socket, wanted: int) -> None:
     """Wait for all of the poll events ``wanted``; the checks say what is missing."""
-    wait_until(lambda: events(sock) & wanted == wanted, 2.0)
+    wait_until(lambda: events(sock) & wanted == wanted, SETTLE_S)
 
 
 def is_closed(sock: _socket.socket) -> bool:
@@ -70,7 +72,7 @@ def is_closed(sock: _socket.socket) -> bool:
 
 
 def _await_closed(sock: _socket.socket) -> None:
-    wait_until(lambda: is_closed(sock), 2.0)
+    wait_until(lambda: is_closed(sock), SETTLE_S)
 
 
 def _fresh(lab: Lab, protocol: int) -> Placed:
@@ -117,7 +119,7 @@ def _connecting(lab: Lab, protocol: int) -> Placed:
         sock = lab.socket(protocol)
         sock.setblocking(False)
         sock.connect_ex(address)
-        wait_until(lambda: events(listener) & select.POLLIN, 2.0)
+        wait_until(lambda: events(listener) & select.POLLIN, SETTLE_S)
     return Placed(sock, listener)
 
 

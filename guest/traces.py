@@ -159,7 +159,7 @@ class Tracer:
         call("shutdown(SHUT_WR)", lambda: sock.shutdown(_socket.SHUT_WR))
         call("the peer's poll after SHUT_WR", self._peer_hangs_up)
         if before & states.POLLRDHUP and not before & select.POLLHUP:  # the peer has closed, too
-            wait_until(lambda: states.is_closed(sock), 2.0)
+            wait_until(lambda: states.is_closed(sock), states.SETTLE_S)
         call("send after SHUT_WR", lambda: sock.send(b"z", NOSIGNAL | DONTWAIT))
         call("shutdown(SHUT_RD)", lambda: sock.shutdown(_socket.SHUT_RD))
         call("poll after both", self._poll)
@@ -247,7 +247,7 @@ class Tracer:
         if peer is None or peer.fileno() < 0:
             return "no peer"
         wanted = states.POLLRDHUP
-        return _events(wait_until(lambda: states.events(peer) & wanted, 2.0))
+        return _events(wait_until(lambda: states.events(peer) & wanted, states.SETTLE_S))
 
 
 def _told(answer: sockopt.Answer, words: Callable[[], str]) -> str:

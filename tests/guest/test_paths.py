@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 import pytest
 
-from guest import abi, checks, diag, isolation, mib, multipath, pm, steps
+from guest import abi, checks, diag, isolation, mib, multipath, pm
 from guest.checks import Failed
 from guest.lab import Lab
+from tests.guest import namespaces
 
 pytestmark = [
     pytest.mark.mptcp,
@@ -37,8 +38,7 @@ def run(check: str, fault: Callable[[], None] | None = None) -> Outcome:
         try:
             isolation.isolate()
             if fault is not None:
-                # Nothing that is waited for comes with a fault.
-                multipath.SETTLE_S = steps.PATIENCE_S = steps.SHORT_PATIENCE_S = 1.0
+                namespaces.shorten_waits()
                 fault()
             item = BY_ID[check]
             lab = Lab(_socket.AF_INET, item.phases[0], item.sides[0], 1)

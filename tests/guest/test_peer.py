@@ -129,8 +129,7 @@ class TestOnThisKernel:
     @pytest.mark.parametrize(("check", "fault"), FAULTS, ids=[check for check, _ in FAULTS])
     def test_a_fault_fails_its_check(self, check: str, fault: Callable[[], None]) -> None:
         def first() -> None:
-            multipath.SETTLE_S = 1.0
+            namespaces.shorten_waits()
             fault()
-            peer.EXPECT_S = 1.0
 
         assert namespaces.failures("ipv4", [BY_ID[check]], first)

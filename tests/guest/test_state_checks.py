@@ -14,6 +14,7 @@ from guest import abi, checks, sockopt, states, traces
 from guest.checks import Check
 from guest.checks import states as module
 from guest.lab import MPTCP, Lab
+from tests.guest import namespaces
 from tests.guest.faults import EIO, Call, FaultyKernel
 
 pytestmark = pytest.mark.mptcp
@@ -76,6 +77,8 @@ def test_a_poll_event_that_is_missing_is_seen(monkeypatch: pytest.MonkeyPatch) -
         return found & ~select.POLLHUP if sock.proto == MPTCP else found
 
     monkeypatch.setattr(states, "events", events)
+    for waiting in (states, traces):
+        monkeypatch.setattr(waiting, "wait_until", namespaces.wait_in_vain)
     assert "state.poll" in failures("ipv4")
 
 
