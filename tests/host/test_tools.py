@@ -56,6 +56,7 @@ class Machine:
         (here / "status").write_text("Package: dpkg\n")
         monkeypatch.setenv("PATH", str(self.bin))
         monkeypatch.setattr(tools, "SBIN", ())
+        monkeypatch.setattr(sysconfig, "get_path", lambda _: str(self.bin))
         monkeypatch.setattr(tools, "DPKG_STATUS", here / "status")
 
     def add(self, program: str, text: str = "#!/bin/sh\n", where: Path | None = None) -> Path:

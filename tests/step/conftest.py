@@ -3,29 +3,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness import cli
-from tests.step.support import CHECK, GOOD, VNG, Boots, Tree
-
-
-def unsupervised(
-    command: Sequence[str], environment: Mapping[str, str], *, directory: Path, **_: object
-) -> subprocess.CompletedProcess[str]:
-    """In place of programs.run(): git's own processes are short, and there are hundreds."""
-    return subprocess.run(
-        command,
-        env=dict(environment),
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+from tests.step.support import CHECK, GOOD, VNG, Boots, Tree, unsupervised
 
 
 @pytest.fixture(scope="session")
