@@ -7,6 +7,7 @@ killed: it says each kernel whose boot is kept, and goes on with each line on it
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import sys
@@ -62,6 +63,7 @@ COUNT = len(VERSIONS)
 NAMES = [candidate.entry.name for candidate in SERIES.candidates]
 
 
+@functools.cache
 def told(release: str, *, fault: bool = False, full_info: bool = True) -> bytes:
     """What the guest sends of a boot to its end."""
     others = [name for name in CAPABILITIES if name not in ("mptcp", "ipv6", "full_info")]
@@ -105,6 +107,12 @@ def result_of(name: str, attempt: Attempt) -> KernelResult:
     )
 
 
+@functools.cache
+def _result(name: str, sent: bytes | None) -> KernelResult:
+    """There are thousands of boots, and few that differ."""
+    return result_of(name, attempt_of(sent))
+
+
 #: What the guest of the kernel at that place sends in its next boot.
 Guests = Callable[[int], bytes | None]
 
@@ -130,7 +138,7 @@ class Laboratory:
     ) -> None:
         self.rounds.append([entry.name for entry in entries])
         for entry in entries:
-            on_result(result_of(entry.name, attempt_of(self._guests(NAMES.index(entry.name)))))
+            on_result(_result(entry.name, self._guests(NAMES.index(entry.name))))
             self.on_kept(entry.name)
 
 
