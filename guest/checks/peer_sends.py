@@ -141,6 +141,28 @@ def window_update(lab: Lab) -> None:
     equal("counters that moved", seen, {"WinProbe": 0, "MPTCPRetrans": 0})
 
 
+@in_one_family("window.is_probed_once_all_is_acked", SCENARIO, STATS)
+def window_probe(lab: Lab) -> None:
+    """With a window of 0 and all data acknowledged, new data make MPTCP probe the window."""
+    flow, sock = narrow(lab, 0.0)
+    sock.sendall(content(1000))
+    wait_until(lambda: sent(flow) >= 1000)
+    flow.peer.consumed = 1000
+    flow.window = 0
+    flow.acknowledge()
+    multipath.wait_for("mptcpi_bytes_acked", multipath.field(sock, "mptcpi_bytes_acked"), 1000)
+    since = mib.Since()
+    sock.sendall(NEXT)
+    counted(since, "WinProbe", 1)
+    flow.window = 1000
+    flow.acknowledge()
+    flow.expect("the byte of the probe", lambda s: s.payload == NEXT[:1])
+    flow.peer.consumed = 1001
+    flow.acknowledge()
+    # The probe's byte does not count as sent.
+    flow.expect("the data once the window is open", lambda s: s.payload == NEXT)
+
+
 @in_one_family("stale.subflow_is_left_and_recovers", SCENARIO, NEEDS)
 def stale(lab: Lab) -> None:
     """A subflow that loses more than net.mptcp.stale_loss_cnt times is left until it acks again."""

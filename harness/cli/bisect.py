@@ -159,7 +159,8 @@ def _boundaries(
             "--boundaries looks for all changes with one boot of each kernel; omit --any, "
             "--incident and --confirm"
         )
-    plan = replace(request.plan, checks=matching_checks(given.check, request.plan.profile))
+    plan = request.plan
+    plan = replace(plan, checks=matching_checks(given.check, plan.profile, plan.families))
     request = replace(request, plan=plan)
     with stopping(cache.stop) as stop:
         series = _series(given, cache)

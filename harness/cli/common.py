@@ -23,7 +23,7 @@ from harness.kernels import Cache
 from harness.manifest import kernels_yaml
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.kernels_yaml import KernelEntry
-from harness.manifest.plan import Profile
+from harness.manifest.plan import Profile, families_of
 from harness.report import plain
 from harness.run import matrix
 from harness.run.request import Listener
@@ -50,8 +50,13 @@ def all_names(profile: Profile = Profile.FULL) -> list[str]:
     return [*ids, *(CAPABILITY + name for name in CAPABILITIES)]
 
 
-def matching_checks(pattern: str | None, profile: Profile) -> tuple[str, ...]:
-    """The checks of ``profile`` that match ``pattern``; empty if all of them match."""
+def matching_checks(
+    pattern: str | None, profile: Profile, families: Sequence[Family]
+) -> tuple[str, ...]:
+    """The checks of ``profile`` that match ``pattern``; empty if all of them match.
+
+    Raises UsageError, also where none of them runs in ``families``.
+    """
     if pattern is None:
         return ()
     known = [check.id for check in guest_checks.all_checks(profile)]
@@ -64,6 +69,10 @@ def matching_checks(pattern: str | None, profile: Profile) -> tuple[str, ...]:
                 f"--check {glob!r} matches no check{of}; `mptcp-harness list checks` shows them"
             )
         found.update(matching)
+    if not families_of(found) & {*families}:
+        raise UsageError(
+            f"--check {pattern!r} matches no check of {' or '.join(families)}; omit --family"
+        )
     return tuple(name for name in known if name in found) if len(found) < len(known) else ()
 
 

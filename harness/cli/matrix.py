@@ -98,7 +98,7 @@ def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: 
     request = RunRequest(
         plan=Plan(
             families=families(given),
-            checks=matching_checks(given.check, profile),
+            checks=matching_checks(given.check, profile, families(given)),
             profile=profile,
             payload=given.payload,
             repeat=_repeat(given),

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from guest import checks as guest_checks
 from harness.manifest.cross_check import Program
 from harness.manifest.fingerprint import added
 from harness.verdict.results import Family
@@ -23,6 +25,14 @@ class Profile(StrEnum):
     FULL = "full"
 
 
+def families_of(checks: Collection[str]) -> frozenset[Family]:
+    """The families in which one of ``checks`` runs; both if it is empty, which means all checks."""
+    if not checks:
+        return frozenset(Family)
+    items = [item for item in guest_checks.all_checks() if item.id in checks]
+    return frozenset(Family(family) for item in items for family in item.families)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is tested on each kernel.
@@ -32,7 +42,7 @@ class Plan:
     :meth:`arguments` passes it to the guest.
     """
 
-    families: tuple[Family, ...] = tuple(Family)
+    families: tuple[Family, ...] = tuple(Family)  # without those in which no check runs
     checks: tuple[str, ...] = ()  # all checks of the profile if empty
     profile: Profile = Profile.FULL
     payload: int | None = None
@@ -40,6 +50,12 @@ class Plan:
     seed: int | None = None
     #: Programs to run after the checks and to compare with them.
     programs: tuple[Program, ...] = field(default=(), metadata=added())
+
+    def __post_init__(self) -> None:
+        # Where no chosen check runs there is nothing to report, which would look like a loss.
+        run_in = families_of(self.checks)
+        if kept := tuple(family for family in self.families if family in run_in):
+            object.__setattr__(self, "families", kept)
 
     @property
     def is_narrowed(self) -> bool:

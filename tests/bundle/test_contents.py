@@ -74,7 +74,7 @@ BENT: dict[str, tuple[Bend, str]] = {
     "endless rounds": (put(1 << 40, "request", "rounds"), "a number out of bounds"),
     "a date that is none": (put("yesterday", "created"), "Invalid isoformat string"),
     "a name that is a path": (put("../k", "entry", "name"), "entry.name: "),
-    "a shell's words": (put("a;reboot", "entry", "append"), "cannot stand in a kernel argument"),
+    "a shell's words": (put("a;reboot", "entry", "append"), "is not allowed in a kernel argument"),
     "an init of its own": (put("rdinit=/x", "entry", "append"), "starts the guest's init itself"),
     "too little memory": (put("1M", "entry", "memory"), "an amount of memory"),
     "a thousand processors": (put("1000", "entry", "cpus"), "a whole number of processors"),

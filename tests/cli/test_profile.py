@@ -9,7 +9,8 @@ from guest import checks
 from harness import cli
 from harness.cli import bisect, common
 from harness.errors import UsageError
-from harness.manifest.plan import Profile
+from harness.manifest.plan import Plan, Profile
+from harness.verdict.results import Family
 
 QUICK = checks.all_checks(checks.QUICK)[0].id
 SCENARIO = next(check.id for check in checks.all_checks() if check.scenario)
@@ -59,7 +60,7 @@ def test_a_step_that_looks_for_anything_runs_all(arguments: list[str]) -> None:
 
 def test_a_check_that_is_not_in_the_profile_is_refused() -> None:
     with pytest.raises(UsageError, match="matches no check of the profile quick"):
-        common.matching_checks(SCENARIO, Profile.QUICK)
+        common.matching_checks(SCENARIO, Profile.QUICK, tuple(Family))
 
 
 def test_a_bisect_for_a_check_that_is_not_in_the_profile_is_refused() -> None:
@@ -69,4 +70,20 @@ def test_a_bisect_for_a_check_that_is_not_in_the_profile_is_refused() -> None:
 
 
 def test_the_quick_checks_are_all_of_their_profile() -> None:
-    assert common.matching_checks("*", Profile.QUICK) == ()
+    assert common.matching_checks("*", Profile.QUICK, tuple(Family)) == ()
+
+
+OF_IPV4 = next(item.id for item in checks.all_checks() if item.families == ("ipv4",))
+
+
+def test_a_family_without_any_of_the_checks_is_not_run() -> None:
+    """The guest has nothing to say of it, and silence would be a loss."""
+    assert Plan(checks=(OF_IPV4,)).families == (Family.IPV4,)
+    assert Plan(checks=(OF_IPV4, QUICK)).families == tuple(Family)
+    assert Plan().families == tuple(Family)
+
+
+def test_checks_that_do_not_run_in_the_family_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"matches no check of ipv6; omit --family"):
+        common.matching_checks(OF_IPV4, Profile.FULL, (Family.IPV6,))
+    assert common.matching_checks(OF_IPV4, Profile.FULL, (Family.IPV4,)) == (OF_IPV4,)
