@@ -55,6 +55,7 @@ TARGETS = {
     ],
     "harness/vm/stream.py": [
         "tests/vm/test_stream.py",
+        "tests/vm/test_stream_edges.py",
         "tests/vm/test_stream_groups.py",
         "tests/vm/test_stream_programs.py",
         "tests/vm/test_stream_rounds.py",
