@@ -127,7 +127,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Small faults in the modules that decide: how many does a test notice? Hours for all."""
+    """Small faults in the modules that decide: how many does a test notice? An hour for all."""
     install(session, "-e", ".", *group("test"), *group("mutants"))
     session.run("python", "-m", "bench.mutants", *session.posargs, interrupt_timeout=PATIENCE)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -112,6 +113,19 @@ def test_a_dry_run_says_the_same_and_removes_nothing(kept: Kept) -> None:
     assert kept.kernel.exists()
     assert kept.run.exists()
     assert {item.paths for item in would} == {item.paths for item in kept.prune()}
+
+
+def test_the_file_of_a_lock_goes_only_if_it_is_old_and_nobody_holds_it(kept: Kept) -> None:
+    old, held, young = (kept.cache.directory("locks") / name for name in ("old", "held", "young"))
+    for path in (old, held, young):
+        path.touch()
+    with held.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept.age(old, held)
+        assert {item.paths[0] for item in kept.prune(dry_run=True)} == {old}
+        assert old.exists()
+        assert kept.removed() == {old}
+    assert [path.exists() for path in (old, held, young)] == [False, True, True]
 
 
 def test_the_size_of_what_was_removed_is_told(kept: Kept) -> None:
