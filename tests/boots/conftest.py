@@ -21,6 +21,8 @@ from harness.kernels.cache import Cache
 HERE = Path(__file__).parent
 #: Seconds; the default matrix takes half a minute on two processors under TCG, a first fetch more.
 PATIENCE = 900
+#: Seconds in which a harness and its VMs must be gone; on an idle machine they are in two.
+SOON = 15
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

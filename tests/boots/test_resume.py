@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ from typing import Any
 import pytest
 
 from harness.kernels.cache import Cache
-from tests.boots.conftest import PATIENCE, manifest, virtual_machines, wait_until
+from tests.boots.conftest import PATIENCE, SOON, manifest, virtual_machines, wait_until
 
-NAMES = ["first", "second", "third"]
+NAMES = ["first", "second"]
 KERNEL = "  - name: {}\n    deb: {{suite: trixie, package: linux-image-amd64}}\n"
 OPTIONS = ("-j", "1", "--check", "mptcp_info.readable")
 
 
 class Matrix:
-    """Three kernels, one VM at a time, whose run is cut off after the first result."""
+    """Two kernels, one VM at a time, whose run is cut off after the first result."""
 
     def __init__(self, place: Path, cache: Cache, temporary: Path) -> None:
         file = manifest(place, "".join(map(KERNEL.format, NAMES)))
@@ -87,7 +86,7 @@ def matrix(tmp_path: Path, cache: Cache, temporary: Path) -> Iterator[Matrix]:
 def assert_completed(matrix: Matrix, done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert [kernel["name"] for kernel in matrix.record()["kernels"]] == NAMES
-    assert "3 kernels: 3 pass; all as expected" in done.stdout
+    assert "2 kernels: 2 pass; all as expected" in done.stdout
 
 
 def test_a_run_that_was_killed_is_gone_on_with(matrix: Matrix) -> None:
@@ -108,16 +107,14 @@ def test_a_run_that_was_killed_is_gone_on_with(matrix: Matrix) -> None:
 def test_an_interrupted_run_ends_at_once_says_what_is_missing_and_is_gone_on_with(
     matrix: Matrix,
 ) -> None:
-    began = time.monotonic()
     matrix.process.send_signal(signal.SIGINT)
-    assert wait_until(lambda: not virtual_machines(matrix.temporary), 2)
-    assert matrix.process.wait(timeout=10) == 130
-    assert time.monotonic() - began < 4
+    assert wait_until(lambda: not virtual_machines(matrix.temporary), SOON)
+    assert matrix.process.wait(timeout=SOON) == 130
     (finished,) = matrix.results()
-    missing = [name for name in NAMES if name != finished]
-    said = f"1 kernel: 1 pass; interrupted; missing: {', '.join(missing)}"
+    (missing,) = (name for name in NAMES if name != finished)
+    said = f"1 kernel: 1 pass; interrupted; missing: {missing}"
     assert said in matrix.output.read_text()
-    assert matrix.record()["run"]["missing"] == missing
+    assert matrix.record()["run"]["missing"] == [missing]
     assert_completed(matrix, matrix.resume())
 
 
