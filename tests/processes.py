@@ -45,3 +45,13 @@ def read_pid(path: Path) -> int:
 def descriptors() -> int:
     """How many this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class StandingClock:
+    """In place of a RunningClock: it stands until ``is_over``, then all patience is over."""
+
+    def __init__(self, is_over: Callable[[], object]) -> None:
+        self._is_over = is_over
+
+    def now(self) -> float:
+        return 1e6 if self._is_over() else 0.0

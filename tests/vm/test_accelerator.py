@@ -23,7 +23,7 @@ from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import Accel
 from harness.vm import accelerator
 from harness.vm.accelerator import choose
-from tests.processes import is_gone, read_pid
+from tests.processes import StandingClock, is_gone, read_pid
 
 BOOTS = "echo 'Linux version 6.12'; echo 'Kernel panic - not syncing: VFS: no root'"
 ABORTS = """
@@ -32,7 +32,7 @@ echo 'qemu-system-x86_64: ../../target/i386/kvm/kvm.c:3183: kvm_buf_set_msrs: As
 kill -ABRT $$
 """
 BREAKS = "echo 'KVM internal error. Suberror: 1'; sleep 60"
-#: It goes on, and says nothing more, until it is given up: see :class:`Clock`.
+#: It goes on, and says nothing more, until it is given up: see :func:`trials_clock`.
 HANGS = 'echo >> "${0%/*}/hanging"; sleep 60'
 UNKNOWN = "echo 'qemu-system-x86_64: -machine q35,accel=kvm: invalid accelerator kvm' >&2; exit 1"
 #: Faults of the host: by what QEMU does, a word of the sentence.
@@ -65,18 +65,15 @@ NOT_OF_THE_HOST = [
 ]
 
 
-class Clock:
-    """In place of the one of a trial: it stands until QEMU hangs, then all patience is over."""
+def trials_clock(directory: Path) -> StandingClock:
+    """All patience with a QEMU is over once it hangs."""
+    hanging = directory / "hanging"
 
-    def __init__(self, directory: Path) -> None:
-        self._hanging = directory / "hanging"
-        self._before = self._times()
+    def times() -> int:
+        return hanging.stat().st_size if hanging.exists() else 0
 
-    def now(self) -> float:
-        return 0.0 if self._times() == self._before else 1e6
-
-    def _times(self) -> int:
-        return self._hanging.stat().st_size if self._hanging.exists() else 0
+    before = times()
+    return StandingClock(lambda: times() > before)
 
 
 @pytest.fixture
@@ -84,7 +81,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "kvm"
     path.touch()
     monkeypatch.setattr(accelerator, "DEVICE", path)
-    monkeypatch.setattr(accelerator, "RunningClock", lambda: Clock(tmp_path))
+    monkeypatch.setattr(accelerator, "RunningClock", lambda: trials_clock(tmp_path))
     return path
 
 

@@ -129,6 +129,7 @@ monitor = socket.socket(socket.AF_UNIX)
 monitor.bind(str(work / "monitor"))
 monitor.listen(1)
 {before}
+given.touch()
 peer, _ = monitor.accept()
 peer.sendall(b'{{"QMP": {{"version": {{}}}}}}\\n')
 for line in peer.makefile("rb"):
@@ -152,6 +153,18 @@ time.sleep(3600)
 """
 
 
+def flying(given: Path) -> Callable[[], float]:
+    """A clock that stands until ``given`` is there; from then on each look takes half a second."""
+    looks = 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += given.exists()
+        return looks / 2
+
+    return clock
+
+
 @pytest.mark.parametrize(
     ("before", "deadlines", "end"),
     [
@@ -171,6 +184,7 @@ def test_a_guest_that_hangs_is_asked_what_it_was_doing(
     end: BootEnd,
 ) -> None:
     monkeypatch.setattr(hang, "BEGINS", 0.2)
+    monkeypatch.setattr(boot, "RunningClock", lambda: RunningClock(flying(tmp_path / "given")))
     attempt = run(MONITOR.format(before=before), replace(LONG, **deadlines))
     assert attempt.end is end
     text = (tmp_path / "attempt" / boot.HANG).read_text()
