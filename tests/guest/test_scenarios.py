@@ -6,6 +6,7 @@ from __future__ import annotations
 import _socket
 import _thread
 import contextlib
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -330,8 +331,14 @@ def test_no_more_scenarios_wait_at_once_than_may(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "MAX_WAITING", 2)
+    begun = multiprocessing.Semaphore(0)
+
+    def waits_for_another(lab: Lab) -> None:
+        begun.release()
+        checks.require("another began", wait_until(lambda: begun.get_value() > 1, 60), "yes", "no")
+
     for number in range(5):
-        world.scenario(f"waits{number}", lambda lab: time.sleep(0.05), waits=True)
+        world.scenario(f"waits{number}", waits_for_another, waits=True)
     assert set(world.verdicts().values()) == {"pass"}
     running = most = 0
     for kind, _ in world.said:
