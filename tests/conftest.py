@@ -11,10 +11,11 @@ import errno
 import functools
 import os
 import platform
+import signal
 import socket
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -105,7 +106,27 @@ REQUIREMENTS: dict[str, Callable[[], str]] = {
 }
 
 
+#: What tests, and the code under test, set handlers for.
+SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGPIPE, signal.SIGCHLD, signal.SIGALRM),
+)
+HANDLERS = pytest.StashKey[list[Any]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test that leaves a handler behind: one that comes later in its worker would fail."""
+    yield
+    before = item.stash.get(HANDLERS, [])
+    for number, handler in zip(SIGNALS, before, strict=False):
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+            pytest.fail(f"it leaves another handler of {number.name}", pytrace=False)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[HANDLERS] = [signal.getsignal(number) for number in SIGNALS]
     for marker, lacking in REQUIREMENTS.items():
         if item.get_closest_marker(marker) and (reason := lacking()):
             if all_required():

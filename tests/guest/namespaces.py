@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -45,6 +46,7 @@ def failures(
         os.close(source)
         status = 1
         try:
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as guest.child does
             _enter()
             first()
             with os.fdopen(sink, "w") as file:
