@@ -18,13 +18,14 @@ import inspect
 import os
 import random
 import re
+import resource
 import select
 import shutil
 import signal
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -84,10 +85,15 @@ LEFT_OUT = re.compile(
     r"core/ReplaceComparisonOperator_(Is_Eq|IsNot_NotEq)"
 )
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
-#: Seconds for the tests of one mutant: a loop that never ends is noticed, too.
-TIMEOUT = 120.0
+#: Seconds of a processor for the tests of one mutant: a loop that never ends is noticed, too. On a
+#: busy host they may take long all the same; then what waits for ever is noticed.
+CPU_S, TIMEOUT_S = 60, 900.0
 #: What the tests import that is not the project's: imported once, before the fork.
 PRELOADED = ("pytest", "hypothesis.strategies", "yaml", "pydantic", "sqlite3", "rich.console")
+
+
+#: Makes one change of a source; None where cosmic-ray cannot.
+Change = Callable[[], str | None]
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,9 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     wanted = given.modules or list(TARGETS)
     for module in wanted:
-        made = mutants(module, (ROOT / module).read_text())
-        chosen = made
-        if given.sample is not None:  # a larger sample holds the smaller
-            random.Random(given.seed).shuffle(chosen)  # noqa: S311
-            chosen = chosen[: given.sample]
+        source = (ROOT / module).read_text()
+        made = changes(source)
+        chosen = mutants(source, _sample(made, given.sample, given.seed))
         equal = equivalents(module)
         counting = [m for m in chosen if (m.function, m.old, m.new) not in equal]
         killed = 0
@@ -123,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
                 print(f"{module}:{mutant}", flush=True)
         share = 100 * killed / len(counting) if counting else 100
         print(
-            f"{module}: {len(chosen)} of {len(made)} mutants, "
+            f"{module}: {len(chosen)} mutants of {len(made)} changes, "
             f"{len(chosen) - len(counting)} of them equivalent; "
             f"{killed} of the other {len(counting)} killed, {share:.1f} %",
             flush=True,
@@ -153,45 +157,61 @@ def equivalents(module: str) -> set[tuple[str, str, str]]:
     }
 
 
-def mutants(module: str, source: str) -> list[Mutant]:
-    """Every mutant of ``source`` once, in the order of its lines."""
-    sources = dict.fromkeys([*_by_operators(source), *_by_removal(source)])
-    found = [_located(source, changed) for changed in sources if changed != source]
+def changes(source: str) -> list[Change]:
+    """What may be changed in ``source``, one thing at a time."""
+    return [*_by_operators(source), *_by_removal(source)]
+
+
+def _sample(made: Sequence[Change], number: int | None, seed: int) -> Sequence[Change]:
+    """All, or as many as that, chosen at random. A larger sample holds the smaller."""
+    if number is None:
+        return made
+    return random.Random(seed).sample(made, len(made))[:number]  # noqa: S311
+
+
+def mutants(source: str, chosen: Iterable[Change]) -> list[Mutant]:
+    """Each mutant of ``source`` once, though several changes make it, in the order of its lines."""
+    sources = dict.fromkeys(change() for change in chosen)
+    found = [_located(source, changed) for changed in sources if changed not in (None, source)]
     return sorted(found, key=lambda mutant: (mutant.line, mutant.new))
 
 
-def _by_operators(source: str) -> Iterator[str]:
+def _by_operators(source: str) -> Iterator[Change]:
     """cosmic-ray's."""
     plugins = importlib.import_module("cosmic_ray.plugins")
     trees = importlib.import_module("cosmic_ray.ast")
     mutate = importlib.import_module("cosmic_ray.mutating").mutate_code
+
+    def changed(operator: Any, place: int) -> str | None:
+        try:
+            return str(mutate(source, operator, place))
+        except AttributeError:  # of cosmic-ray 8.7, at ``except module.Name``
+            return None
+
     nodes = list(trees.ast_nodes(trees.get_ast(source)))
     for name in plugins.operator_names():
         kind = plugins.get_operator(name)
         if LEFT_OUT.fullmatch(name) or kind.arguments():
             continue
         operator = kind()
-        places = sum(len(list(operator.mutation_positions(node))) for node in nodes)
-        for place in range(places):
-            try:
-                yield mutate(source, operator, place)
-            except AttributeError:  # of cosmic-ray 8.7, at ``except module.Name``
-                continue
+        for place in range(sum(len(list(operator.mutation_positions(node))) for node in nodes)):
+            yield functools.partial(changed, operator, place)
 
 
-def _by_removal(source: str) -> Iterator[str]:
+def _by_removal(source: str) -> Iterator[Change]:
     """A call, an assignment to an attribute or an item, or a raise is left out."""
     lines = source.splitlines(keepends=True)
+
+    def changed(node: ast.stmt) -> str:
+        first, last = node.lineno - 1, node.end_lineno or node.lineno
+        return "".join([*lines[:first], f"{' ' * node.col_offset}pass\n", *lines[last:]])
+
     for node in ast.walk(ast.parse(source)):
-        if not _acts(node):
-            continue
-        assert isinstance(node, ast.stmt)
-        assert node.end_lineno is not None
-        first, last = node.lineno - 1, node.end_lineno
-        yield "".join([*lines[:first], f"{' ' * node.col_offset}pass\n", *lines[last:]])
+        if isinstance(node, ast.stmt) and _acts(node):
+            yield functools.partial(changed, node)
 
 
-def _acts(node: ast.AST) -> bool:
+def _acts(node: ast.stmt) -> bool:
     match node:
         case ast.Expr(value=ast.Constant()):  # a docstring
             return False
@@ -362,7 +382,7 @@ def _passes(run: Callable[[], int]) -> bool:
         descriptor = os.pidfd_open(child)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        ended = poll.poll(TIMEOUT * 1000)
+        ended = poll.poll(TIMEOUT_S * 1000)
         if not ended:
             os.killpg(child, signal.SIGKILL)
         os.close(descriptor)
@@ -375,6 +395,7 @@ def _exit_with(run: Callable[[], int]) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
+import signal
 import sys
 import tomllib
 from collections.abc import Callable
@@ -57,10 +59,10 @@ def changed(old: str, new: str) -> mutants.Mutant:
 
 
 def test_statements_that_act_are_left_out_one_at_a_time() -> None:
-    removed = [mutants._located(SOURCE, source) for source in mutants._by_removal(SOURCE)]
-    assert sorted((mutant.function, mutant.old, mutant.new) for mutant in removed) == [
-        ("Gate.open", 'raise ValueError("too far")', "pass"),
+    removed = mutants.mutants(SOURCE, mutants._by_removal(SOURCE))
+    assert [(mutant.function, mutant.old, mutant.new) for mutant in removed] == [
         ("Gate.open", "self.opened += by", "pass"),
+        ("Gate.open", 'raise ValueError("too far")', "pass"),
     ]
 
 
@@ -113,11 +115,33 @@ def test_a_process_that_fails_dies_or_never_ends_does_not_pass(
     def dies() -> int:
         raise SystemExit(0)
 
+    def waits() -> int:
+        signal.pause()
+        return 0
+
     assert mutants._passes(lambda: 0)
     assert not mutants._passes(lambda: 2)
     assert not mutants._passes(dies)
-    monkeypatch.setattr(mutants, "TIMEOUT", 0.05)
+    monkeypatch.setattr(mutants, "CPU_S", 1)
     assert not mutants._passes(lambda: sum(1 for _ in itertools.count()))
+    monkeypatch.setattr(mutants, "TIMEOUT_S", 0.05)
+    assert not mutants._passes(waits)
+
+
+def test_a_larger_sample_holds_the_smaller_and_a_seed_repeats_it() -> None:
+    made: list[mutants.Change] = [functools.partial(str, number) for number in range(100)]
+    ten, twenty = (mutants._sample(made, number, 1) for number in (10, 20))
+    assert list(twenty[:10]) == list(ten) != list(made[:10])
+    assert list(mutants._sample(made, 10, 2)) != list(ten)
+    assert mutants._sample(made, None, 1) == made
+
+
+def test_a_mutant_that_several_changes_make_counts_once() -> None:
+    def change() -> str:
+        head, line, rest = SOURCE.partition("LIMIT = 3")
+        return f"{head}LIMIT = 4{rest}" if line else ""
+
+    assert len(mutants.mutants(SOURCE, [change, change, lambda: SOURCE, lambda: None])) == 1
 
 
 def test_the_tests_of_each_module_exist() -> None:
