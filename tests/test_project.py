@@ -196,6 +196,27 @@ def test_the_host_knows_only_the_events_of_the_guest() -> None:
     assert unknown == []
 
 
+#: Modules that run a program which ends at once: all others go through harness.host.programs, whose
+#: supervisor ends a program that outlives the harness.
+AT_ONCE = {
+    "harness.host.programs",
+    "harness.host.tools",
+    "harness.kernels.apt",  # apt-config
+    "harness.manifest.cross_check",  # ldd
+    "harness.step.toolchain",  # gcc --version
+    "harness.vm.accelerator",  # qemu --version
+    "harness.vm.foreign_root",  # compileall
+    "harness.vm.initramfs",  # compileall, ldd
+    "harness.vm.traces",  # addr2line
+}
+
+
+def test_programs_that_take_long_run_under_the_supervisor() -> None:
+    starts = re.compile(r"\b(subprocess\.(run|Popen|call|check_\w+)|os\.(system|popen|spawn\w+))\(")
+    found = {module_name(path) for path in HARNESS if starts.search(path.read_text())}
+    assert found <= AT_ONCE
+
+
 def test_nothing_below_the_command_line_exits() -> None:
     below = [path for path in HARNESS if room(module_name(path)) != "cli"]
     assert [(path, line) for path in below for line in exits(tree(path))] == []
