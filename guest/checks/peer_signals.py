@@ -138,6 +138,25 @@ def add_addr_hmac(lab: Lab) -> None:
     equal("ANNOUNCED events", [(e.number("rem_id"), e.port("dport")) for e in told], [(6, 4321)])
 
 
+@scenario_check("add_addr.of_id_zero_is_no_new_address", scenario=SCENARIO, needs=NEEDS)
+def add_addr_zero(lab: Lab) -> None:
+    """ADD_ADDR of id 0 brings the first subflow back: no limit holds it, and it is not counted."""
+    bench = clean(lab)
+    bench.pm.set_limits(0, 4)
+    one, (first, two), sock = established(lab, joins=1)
+    since = mib.Since()
+    first.send(wire.ACK | wire.RST)
+    two.send_data(NEXT, at=5)
+    same("data on the other subflow", receive(sock, 5), NEXT)
+    two.send(options=one.add_addr(0, lab.address, port=first.port))
+    counted(since, "EchoAddTx", 1)
+    syn = one.take_syn(one.second(first))
+    equal("MP_JOIN to the first address", bool(syn.mptcp(wire.MP_JOIN)), True)
+    accepted = multipath.field(sock, "mptcpi_add_addr_accepted")
+    wait_until(accepted, 0.1)
+    equal("mptcpi_add_addr_accepted", accepted(), 0)
+
+
 @scenario_check("add_addr.is_sent_until_echoed", scenario=SCENARIO, needs=NEEDS)
 def until_echoed(lab: Lab) -> None:
     """ADD_ADDR has the endpoint's address, id and an HMAC, and comes again until it is echoed."""
