@@ -46,7 +46,8 @@ def read(file: str) -> str:
 
 
 def anchors() -> list[str]:
-    return [fault.edits[0].anchor for fault in chance.choose(read, 100, 1)]
+    chosen = sorted(chance.choose(read, 100, 1), key=lambda fault: fault.name)
+    return [fault.edits[0].anchor for fault in chosen]
 
 
 def test_conditions_statements_and_errors_are_broken() -> None:
