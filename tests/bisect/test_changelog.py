@@ -319,7 +319,7 @@ def test_a_bomb_is_refused(between: Between) -> None:
     started = time.monotonic()
     with pytest.raises(HostError, match="too large"):
         between(packed(bytes(logs.UNPACKED_LIMIT + 1)))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_a_line_without_end_is_cut(between: Between) -> None:
