@@ -156,6 +156,32 @@ def asked_by_endpoint(lab: Lab) -> None:
     equal("ids in the event", ids, (ENDPOINT, 0))
 
 
+@scenario_check("userspace_pm.removes_nothing_silently", scenario=SCENARIO, needs=NEEDS)
+def removes_nothing(lab: Lab) -> None:
+    """REMOVE of an address that was not announced, and has lost its subflow, sends no RM_ADDR."""
+    bench = clean(lab)
+    write_sysctl("net.mptcp.pm_type", str(pm.IN_USER_SPACE))
+    lab.afterwards(lambda: write_sysctl("net.mptcp.pm_type", str(pm.IN_KERNEL)))
+    one, flow, sock = connected(lab)
+    token = multipath.info(sock).mptcpi_token
+    two = one.second(flow)
+    local = bench.client_address(2)
+    two.remote = (local, 0)
+    bench.pm.create(token, local, ENDPOINT, (one.address, flow.port))
+    one.answer(two, one.answer_of_join(one.take_syn(two)))
+    two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
+    two.acknowledge()
+    multipath.subflows(sock, 1)
+    two.send(wire.ACK | wire.RST)
+    multipath.subflows(sock, 0)
+    since = mib.Since()
+    try:
+        bench.pm.remove(token, ENDPOINT)
+    except OSError:
+        pass  # some kernels refuse it
+    equal("RmAddrTx", since.of("RmAddrTx"), 0)
+
+
 @scenario_check("join.answered_with_backup", scenario=SCENARIO, needs=NEEDS)
 def answered_with_backup(lab: Lab) -> None:
     """A join that is answered with the B flag is a backup: counted, flagged, without data."""

@@ -183,6 +183,24 @@ def until_echoed(lab: Lab) -> None:
     counted(since, "AddAddrTx", sent())
 
 
+@scenario_check("add_addr.is_sent_once_with_a_timeout_of_0", scenario=SCENARIO, needs=NEEDS)
+def sent_once(lab: Lab) -> None:
+    """With net.mptcp.add_addr_timeout=0 an ADD_ADDR that is not echoed does not come again."""
+    bench = clean(lab)
+    write_sysctl(TIMEOUT, "0")
+    lab.afterwards(lambda: write_sysctl(TIMEOUT, "120"))
+    _, (first,), _ = established(lab, joins=0)
+    seen = first.seen()
+    bench.pm.add(bench.server_address(2), pm.SIGNAL, id=9)
+
+    def sent() -> int:
+        return sum(bool(s.mptcp(wire.ADD_ADDR)) for s in first.received()[seen:])
+
+    wait_until(sent)
+    wait_until(lambda: sent() > 1, 0.3)
+    equal("ADD_ADDR options", sent(), 1)
+
+
 def _announced(one: Peer, id: int, address: str) -> bytes:
     """ADD_ADDR as the kernel must send it: the HMAC has the sender's key first."""
     other = Peer.__new__(Peer)
