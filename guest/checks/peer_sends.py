@@ -26,7 +26,7 @@ NEEDS = ("packet_socket",)
 STATS = (*NEEDS, "packet_stats")
 #: A host that is slow may let a timer expire before what is checked can be seen: seconds by which
 #: the timers of each try are longer.
-DELAYS_S = (0.0, 0.3, 1.0)
+DELAYS_S = (0.0, 0.3, 1.0, 1.0, 1.0)
 
 
 def payloads(flow: Flow, since: int = 0) -> Sequence[Segment]:
