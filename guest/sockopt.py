@@ -31,8 +31,9 @@ _LENGTH = struct.Struct("=i")
 
 #: What stands in bytes that the kernel must leave alone: no value of its own, least of all 0.
 _MARK = b"\xa5"
-#: Bytes of it on each side of a buffer; a multiple of 8, so that the buffer stays aligned.
-_ROOM = 64
+#: Bytes of it on each side of a buffer; a multiple of 8, so that the buffer stays aligned. They
+#: hold a whole structure of MPTCP, which a kernel with a bug may write to a shorter buffer.
+_ROOM = 512
 _CANARY = _MARK * _ROOM
 
 

@@ -234,3 +234,12 @@ def test_a_wrong_size_is_seen(
 def test_every_size_check_has_its_fault() -> None:
     assert {check for check, _ in FAULTS} == set(SIZES)
     assert max(layout.size for layout in abi.LAYOUTS) < sizes.MUCH
+
+
+@pytest.mark.parametrize("size", [0, 4])
+def test_a_whole_structure_in_a_short_buffer_is_an_overrun(size: int) -> None:
+    """The kernel wrote sizeof(struct mptcp_info) bytes: the checker must live to tell of it."""
+    buffer = sockopt.Buffer(sockopt.unused(size))
+    ctypes.memset(buffer.address, 0, 400)
+    with pytest.raises(sockopt.Overrun, match="bytes after the buffer were overwritten"):
+        buffer.content()
