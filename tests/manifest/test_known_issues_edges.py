@@ -62,7 +62,7 @@ def test_only_a_check_that_passes_shows_that_its_issue_is_gone(verdict: CheckVer
         (3, "k0, k1, k2: "),
         (4, "k0, k1, k2, k3: "),
         (5, "k0, k1, k2, k3 and 1 more: "),
-        (7, "k0, k1, k2, k3 and 3 more: "),
+        (9, "k0, k1, k2, k3 and 5 more: "),
     ],
 )
 def test_at_most_four_kernels_are_named_on_which_an_issue_was_tried(count: int, said: str) -> None:
