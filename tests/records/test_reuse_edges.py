@@ -129,3 +129,17 @@ def test_in_a_store_that_was_damaged_there_is_nothing_to_resume_yet(tmp_path: Pa
     place.write_text("no database" * 100)
     with pytest.raises(UsageError, match=r"nothing to resume yet: .* was damaged"):
         reuse.interrupted(place, "all")
+
+
+@pytest.mark.parametrize(("good", "is_reused"), [(2, False), (3, True)])
+def test_three_good_results_outlive_a_failure(past: Past, good: int, is_reused: bool) -> None:
+    past.keep(of(KernelVerdict.FAIL))
+    for _ in range(good):
+        past.keep(PASSED)
+    found = Results(past.store, SETTING).find(ENTRY, KERNEL, kvm=False)
+    assert (found.result is not None) is is_reused
+
+
+@pytest.mark.parametrize("kind", [reuse.Setting, reuse.Answer])
+def test_what_a_key_is_made_of_cannot_be_changed_meanwhile(kind: type) -> None:
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
