@@ -10,8 +10,9 @@ from guest.checks import equal, scenario_check
 from guest.checks.peer_data import NEXT, Straying, at_once, carrier, counted, receive
 from guest.checks.peer_joins import MPTCP_SPECIFIC, with_reason
 from guest.checks.peer_signals import clean
-from guest.flow import same
-from guest.lab import write_sysctl
+from guest.checks.reconnect import again, disconnect
+from guest.flow import at_end, same
+from guest.lab import MPTCP, write_sysctl
 from guest.peer import Flow, Peer
 
 TYPE_CHECKING = False
@@ -134,6 +135,17 @@ def joining(
     two = one.second(flow)
     two.remote = (bench.client_address(2), 0)
     return bench, one, flow, two, one.take_syn(two), sock
+
+
+@scenario_check("disconnect.forgets_a_data_fin_beyond_a_gap", scenario=SCENARIO, needs=WIRE)
+def forgets_data_fin(lab: Lab) -> None:
+    """A DATA_FIN that waited for missing data does not hide that of the next connection."""
+    _, flow, sock = connected(lab)
+    flow.send_fin(at=10)
+    disconnect(sock)
+    server = again(lab, sock, MPTCP)
+    server.shutdown(_socket.SHUT_WR)
+    at_end("the end of the next connection", sock)
 
 
 @scenario_check("join.asked_for_by_an_endpoint", scenario=SCENARIO, needs=NEEDS, sides=("0", "1"))
