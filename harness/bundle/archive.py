@@ -82,7 +82,7 @@ class Bundles:
             target = place(self.directory, result.name)
             write(target, self._members(entry, plan, result))
         except (OSError, ValueError) as error:  # ValueError: what no archive takes
-            return f"{result.name} failed, and no bundle could be made of it: {error}"
+            return f"{result.name} failed, but its bundle could not be made: {error}"
         return ""
 
     def _members(

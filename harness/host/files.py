@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files: replaced in one step, and found to be untouched without being read."""
+"""Files: atomic replacement, and detection of changes without reading them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from harness.errors import HostError
 
-#: Size in bytes, time of the last change of its bytes and of its inode in nanoseconds, and inode.
+#: Size in bytes, mtime and ctime in nanoseconds, and inode.
 Stamp = list[int]
-#: Seconds that must have passed since a change: one that follows at once may get the same times
-#: (the kernel's clock for files ticks every few milliseconds, other file systems' every 2 s).
+#: Seconds that must have passed since a change, because the next change may get the same times:
+#: file times advance every few milliseconds, on some file systems every 2 s.
 SETTLED = 2.0
 
 
 def user_directory(find: Callable[[], Path], instead: str) -> Path:
-    """What ``find``, of platformdirs, gives; ``instead`` is what may be given where it cannot.
+    """The directory that ``find``, of platformdirs, returns; ``instead`` is the remedy if it fails.
 
     Raises :class:`HostError` for a user without HOME and without an entry in passwd(5).
     """
@@ -30,38 +30,39 @@ def user_directory(find: Callable[[], Path], instead: str) -> Path:
         path = find()
     except RuntimeError:
         path = Path("~")
-    if not path.is_absolute():  # before platformdirs 4.5 an unknown ~ stayed as it was
-        raise HostError(f"this user has no home directory that is known; set HOME, or {instead}")
+    if not path.is_absolute():  # platformdirs before 4.5 keeps an unknown ~
+        raise HostError(f"this user has no known home directory; set HOME, or {instead}")
     return path
 
 
 def stamp(path: Path) -> Stamp:
-    """Of what ``path`` leads to; two stamps that differ mean that it was touched."""
+    """The stamp of the file at ``path``, following links; it changes when the file is touched."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def is_settled(stamp: Stamp) -> bool:
-    """Whether a change after ``stamp`` was taken, just now, is sure to give another stamp."""
+    """Whether any change after ``stamp``, which was just taken, is certain to change it."""
     return max(stamp[1], stamp[2]) < (time.time() - SETTLED) * 1e9
 
 
 def recall(place: Path) -> Any:
-    """What :func:`remember` wrote there; None where that is gone or torn."""
+    """What :func:`remember` wrote to ``place``; None if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         return json.loads(place.read_bytes())
     return None
 
 
 def remember(place: Path, what: Mapping[str, Any]) -> None:
-    """Keep ``what`` in the file ``place``; a disk that does not take it costs time, no more."""
+    """Write ``what`` to the file ``place``; errors are ignored, because they only cost time
+    later."""
     with contextlib.suppress(OSError):
         write_atomically(place, json.dumps(what))
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step: a reader sees the old file or the new one."""
-    # Of this thread's own: several may write the same.
+    """Replace ``path`` by ``text`` atomically: a reader sees the old file or the new one."""
+    # The name is unique to this thread, because several may write the same file.
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         new.write_text(text, encoding="utf-8")
@@ -73,9 +74,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_through(path: Path, text: str) -> None:
-    """Write ``text`` to where ``path`` leads: what is no plain file (a link, a pipe) stays.
+    """Write ``text`` to ``path``; a link or a pipe is written through, not replaced.
 
-    A plain file is replaced in one step, if its directory lets us.
+    A plain file is replaced atomically if its directory is writable.
     """
     plain = not path.is_symlink() and (path.is_file() or not path.exists())
     if plain and os.access(path.parent, os.W_OK | os.X_OK):
@@ -86,7 +87,7 @@ def write_through(path: Path, text: str) -> None:
 
 
 def size_below(directory: Path) -> int:
-    """The bytes of all files below ``directory``, which may come and go meanwhile."""
+    """The bytes of all files below ``directory``; files may appear and vanish meanwhile."""
     size = 0
     for path in directory.rglob("*"):
         with contextlib.suppress(OSError):
@@ -96,6 +97,6 @@ def size_below(directory: Path) -> int:
 
 
 def touch(path: Path) -> None:
-    """Note that ``path`` was used, for who removes what is not; also where it cannot be noted."""
+    """Update the time of ``path`` to show that it was used; errors are ignored."""
     with contextlib.suppress(OSError):
         os.utime(path)

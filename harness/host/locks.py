@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Locks between harnesses: flock(2), which the kernel releases however their holder ends.
+"""Locks between harnesses, with flock(2): the kernel releases them however their holder ends.
 
-A lock is on a file of its own, or on the directory that it protects. A lock file says who holds it.
-It may be removed by whoever holds it: a waiter that locked a removed file looks again.
+A lock is on its own file, or on the directory that it protects. A lock file says who holds it. Its
+holder may remove it; a waiter that locked a removed file tries again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from harness.errors import Busy, Interrupted
 
-#: Seconds between two lines about a lock that is waited for.
+#: Seconds between messages while waiting for a lock.
 SAY_EVERY = 30.0
-#: Seconds before the next look at a lock; most are held for milliseconds, some for minutes.
+#: Seconds between attempts to lock; most locks are held for milliseconds, some for minutes.
 _SHORTEST, _LONGEST = 0.005, 0.1
-#: Bytes of what the holder wrote that are read.
+#: Bytes of a lock file that are read.
 _MAX_NOTE = 200
 
 
@@ -34,7 +34,7 @@ def waited_for(
     say: Callable[[str], None] = lambda _: None,
     what: str = "another harness",
 ) -> Iterator[int]:
-    """Hold the lock in the file ``path``. While that takes time, ``say`` is told who has it.
+    """Hold the lock in the file ``path``. While waiting, ``say`` is told who holds it.
 
     Yields a file descriptor: a child that inherits it keeps the lock if this process dies first.
     Raises Interrupted once ``stop`` is set, and OSError.
@@ -50,7 +50,8 @@ def waited_for(
 
 @contextlib.contextmanager
 def at_once(path: Path, remedy: str) -> Iterator[int]:
-    """Hold the lock in the file ``path``. Raises Busy, with ``remedy``, and OSError."""
+    """Hold the lock in the file ``path``, without waiting. Raises Busy with ``remedy``, and
+    OSError."""
     descriptor = _locked(path)
     if descriptor is None:
         raise Busy(f"{remedy} ({holder(path)})")
@@ -66,7 +67,7 @@ def directory(path: Path, sentence: str = "") -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not _try(descriptor) or not _is_still(descriptor, path):
-            raise Busy(sentence or f"another harness is at work in {path}: wait for it, or end it")
+            raise Busy(sentence or f"another harness is working in {path}; wait for it, or end it")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -85,16 +86,16 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> str:
-    """What the holder of the lock file ``path`` wrote: its process, and since when."""
+    """The process that holds the lock file ``path``, and since when."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         said = file.read(_MAX_NOTE).decode("utf-8", "replace").strip()
         if said:
             return said
-    return "which process that is, is not known"
+    return "an unknown process"
 
 
 def remove(path: Path, before: float) -> bool:
-    """Remove the lock file ``path`` unless it is held, or was since ``before``; whether it was.
+    """Remove the lock file ``path`` unless it was used since ``before``; returns whether it did.
 
     ``before`` is in seconds since the epoch. Raises OSError.
     """
@@ -116,7 +117,7 @@ def _wait(path: Path, stop: threading.Event, say: Callable[[str], None], what: s
     pause = _SHORTEST
     while (descriptor := _locked(path)) is None:
         if stop.wait(pause):
-            raise Interrupted(f"interrupted while {what} was waited for")
+            raise Interrupted(f"interrupted while waiting for {what}")
         pause = min(2 * pause, _LONGEST)
         now = time.monotonic()
         if now - said >= SAY_EVERY:
@@ -143,7 +144,7 @@ def _locked(path: Path, *, sign: bool = True) -> int | None:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """A descriptor of the file ``path``, made if need be, and whether it can be written to."""
+    """A descriptor of the file ``path``, created if necessary, and whether it is writable."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), True
     except OSError as error:
@@ -161,7 +162,7 @@ def _try(descriptor: int) -> bool:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether ``path`` leads to the open file: it may have been removed, and made anew."""
+    """Whether ``path`` is still the open file: it may have been removed and created again."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError:
@@ -169,7 +170,7 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _sign(descriptor: int) -> None:
-    """Say who holds the lock, and set the time of its last use; a full disk does not matter."""
+    """Write who holds the lock, which also sets its time; a full disk does not matter."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a bootable kernel comes from: one module per source, all ending in a PreparedKernel."""
+"""Prepares kernels: one module per source, each of which makes a PreparedKernel."""
 
 from __future__ import annotations
 
@@ -34,17 +34,16 @@ __all__ = [
 
 
 def prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> PreparedKernel:
-    """The kernel of ``entry``, ready to boot; ``say`` is told what takes time, a line each.
+    """The kernel of ``entry``, ready to boot; ``say`` gets a line for each slow step.
 
-    Raises KernelUnavailable for all that can go wrong. May be called from several threads.
+    Raises KernelUnavailable for any failure. May be called from several threads.
     """
     with _filesystem_errors(entry, cache):
         found = _prepare(entry, cache, say)
     if entry.source.sha256 not in (None, found.image_sha256):
         raise KernelUnavailable(
-            f"the image of {found.origin} has the SHA-256 {found.image_sha256}, the manifest says "
-            f"{entry.source.sha256}: it is another kernel; correct the manifest if it is the one "
-            "that is meant"
+            f"the image of {found.origin} has the SHA-256 {found.image_sha256}, but the manifest "
+            f"says {entry.source.sha256}; if the kernel is right, correct the manifest"
         )
     return found
 
@@ -67,7 +66,7 @@ def expand(
 ) -> tuple[KernelEntry, ...]:
     """The kernels of a series, oldest first, each named after the series and its package.
 
-    An entry that is no series comes back alone. Raises KernelUnavailable.
+    Any other entry is returned alone. Raises KernelUnavailable.
     """
     source = entry.source
     if not entry.is_series or not isinstance(source, DebSource):
@@ -87,14 +86,14 @@ def expand(
 
 @dataclass(frozen=True)
 class Identity:
-    """Which kernel it is. ``version`` is that of its package, "" where it is in none."""
+    """The identity of a kernel. ``version`` is that of its package, "" if there is none."""
 
     release: str
     version: str = ""
 
 
 def identify(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Identity:
-    """Which kernel ``entry``, which is no series, leads to; nothing is downloaded for that.
+    """The identity of the kernel of ``entry``, which is not a series. Downloads no package.
 
     Raises KernelUnavailable.
     """
@@ -114,16 +113,16 @@ def _filesystem_errors(entry: KernelEntry, cache: Cache) -> Iterator[None]:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        hint = f"look at {cache.root} and the directories above it"
+        hint = f"check {cache.root} and the directories above it"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = f"make room on the disk of {cache.root}; a kernel needs about 500 MB for a while"
+            hint = f"free some space on the disk of {cache.root}; a kernel needs about 500 MB"
         raise KernelUnavailable(
             f"preparing {entry.name} failed: {error.strerror or error}{where}; {hint}"
         ) from error
 
 
 def _check_reachable(source: ImageSource) -> None:
-    """An image in a directory that is closed to this user is no fault of the cache."""
+    """Raise KernelUnavailable if ``source.image`` is not readable for this user."""
     try:
         source.image.stat()
     except PermissionError as error:
@@ -132,13 +131,13 @@ def _check_reachable(source: ImageSource) -> None:
             "above it, readable for this user"
         ) from error
     except OSError:
-        return  # that it is missing, or worse, is said where it is opened
+        return  # a missing file is reported when it is opened
 
 
 def debug_images(entry: KernelEntry) -> tuple[Path, ...]:
-    """Where a vmlinux of ``entry`` may lie that has debug information; it may be of another build.
+    """Candidates for a vmlinux of ``entry`` with debug information; it may be of another build.
 
-    In its tree, in that of its modules, or in the one whose arch/x86/boot/bzImage it is.
+    They are in its tree, in that of its modules, or in the tree of its bzImage.
     """
     match entry.source:
         case TreeSource(tree=tree):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debian's archives through the host's apt, with a private state for each suite.
+"""Debian's archives through the host's apt, with private state for each suite.
 
-The system's apt is read (mirror, proxy, credentials) and never written; no root is needed.
-apt verifies every index and every package against Debian's archive keys.
+The configuration of the system's apt is read (mirror, proxy, credentials) and never changed, and
+root is not needed. apt verifies every index and every package with Debian's archive keys.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from harness.kernels import debian
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.debian import Package
 
-#: Seconds for which an index is not read again, and a failed attempt at it not repeated.
+#: Seconds before an index is read again, or a failed attempt repeated.
 FRESH = 3600
 #: The architecture of the kernels, as Debian names it.
 AMD64 = "amd64"
 _RETRY_AFTER = 600
 _UPDATE_TIMEOUT = 600
-# In the state of a suite: its kernel packages, and why the last attempt to read them failed.
+# In a suite's state: its kernel packages, and the reason if the last attempt to read them failed.
 _INDEX = "kernels.json"
 _FAILED = "failed"
 _READ_ONLY = "the cache cannot be written to"
@@ -40,12 +40,9 @@ _KEYRINGS = tuple(
     Path("/usr/share/keyrings/debian-archive-keyring").with_suffix(suffix)
     for suffix in (".pgp", ".gpg")
 )
-_INSTEAD = (
-    "use an image:, tree: or upstream: kernel instead of deb:, or run this on Debian, where "
-    "apt finds the packages"
-)
-# Hooks and pins are for the system's own packages; a default release that is not in the private
-# sources makes apt fail. The index is compressed because the distilled one is what is read.
+_INSTEAD = "use an image:, tree: or upstream: kernel instead of deb:, or run this on Debian"
+# Hooks and pins are for the system's own packages, and a default release that is not in the private
+# sources makes apt fail. The index is compressed because only the extracted one is read.
 _CONFIG = """\
 Dir::State "{state}";
 Dir::State::lists "{state}/lists";
@@ -83,7 +80,7 @@ _BAD_SIGNATURE = re.compile("NO_PUBKEY|is not signed|EXPKEYSIG|BADSIG|REVKEYSIG|
 
 
 class Gone(KernelUnavailable):
-    """A package in the index is no longer on the mirror: a fresh index may name its successor."""
+    """A package of the index is gone from the mirror; a fresh index may name its successor."""
 
 
 def index(
@@ -96,12 +93,12 @@ def index(
 ) -> dict[str, Package]:
     """The kernel packages of ``suite`` by name, each in its newest version.
 
-    The index is read from the mirror unless that was done within FRESH seconds; ``refresh``
-    reads it regardless. Without a network an older one is used, and ``say`` is told.
+    The index is read from the mirror unless that was done within FRESH seconds; ``refresh`` reads
+    it in any case. Without a network, an older one is used, and ``say`` gets a message.
     """
     if refresh:
         return _index_of(suite, arch, cache, say, refresh=True)
-    # Of sixty kernels each asks; what the host's apt is configured with takes 20 ms to find out.
+    # Each of sixty kernels needs this, and reading apt's configuration takes 20 ms.
     return cache.once(
         f"index of {suite} {arch}", lambda: _index_of(suite, arch, cache, say, refresh=False)
     )
@@ -111,9 +108,7 @@ def _index_of(
     suite: str, arch: str, cache: Cache, say: Callable[[str], None], *, refresh: bool
 ) -> dict[str, Package]:
     if any(tools.locate(tool) is None for tool in tools.DEB_TOOLS):
-        raise KernelUnavailable(
-            f"this host lacks apt or dpkg, through which deb: works; {_INSTEAD}"
-        )
+        raise KernelUnavailable(f"this host lacks apt or dpkg, which deb: needs; {_INSTEAD}")
     state = _state(suite, arch, cache)
     with cache.lock(_lock_name(suite, arch), say) as lock:
         found = _read(state) if _configure(state, suite, arch) else None
@@ -140,7 +135,7 @@ def find(
 ) -> dict[str, Package]:
     """The packages of ``suite`` of any kind whose names match the glob ``pattern``.
 
-    Each in its newest version; :func:`index` holds only what kernels are made of.
+    Each in its newest version; :func:`index` has only kernel packages.
     """
     index(suite, cache, say, arch=arch)
     state = _state(suite, arch, cache)
@@ -158,11 +153,11 @@ def download(
     arch: str = AMD64,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Path]:
-    """Fetch ``packages`` of ``suite`` into ``directory``; their files by name of package.
+    """Fetch ``packages`` of ``suite`` into ``directory``; returns their files by package name.
 
-    ``say`` is told now and then how far that is.
+    ``say`` gets a progress message now and then.
 
-    Raises Gone when the mirror has them no longer, KernelUnavailable for any other failure.
+    Raises Gone if the mirror no longer has them, KernelUnavailable for any other failure.
     """
     wanted = [f"{package.name}={package.version}" for package in packages]
     state = _state(suite, arch, cache)
@@ -177,7 +172,7 @@ def download(
     run = _run(state, cache.stop, "apt-get", *arguments, cwd=directory, waiting=waiting)
     if run.returncode != 0:
         if "404" in run.stderr or "was not found" in run.stderr or "Unable to locate" in run.stderr:
-            raise Gone(f"the mirror has {what} of {suite} no longer: {_tail(run)}")
+            raise Gone(f"the mirror no longer has {what} of {suite}: {_tail(run)}")
         raise _failure(f"downloading {what} of {suite} failed", run)
     found = {path.name.split("_")[0]: path for path in directory.glob("*.deb")}
     for package in packages:
@@ -189,7 +184,7 @@ def download(
 def lookup(suite: str, name: str, version: str, cache: Cache) -> Package | None:
     """The package ``name`` of ``suite`` in ``version``, which :func:`index` may leave out.
 
-    Looked for in what the last reading of the index left; None where it is not there.
+    Uses the lists that the last reading of the index left; None if it is not in them.
     """
     run = _run(_state(suite, AMD64, cache), cache.stop, "apt-cache", "show", f"{name}={version}")
     found = distil(run.stdout).get(name)
@@ -209,7 +204,7 @@ def _lock_name(suite: str, arch: str) -> str:
 
 
 def _age(path: Path) -> float:
-    """Seconds since ``path`` was written; infinite if it was not, or by a clock ahead of ours."""
+    """Seconds since ``path`` was written; infinite if it does not exist or is from the future."""
     try:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
@@ -223,7 +218,7 @@ def _written(path: Path) -> str:
 
 
 def _read(state: Path) -> dict[str, Package] | None:
-    """The distilled index; None if there is none, or a power failure tore it."""
+    """The extracted index; None if there is none or it is damaged."""
     try:
         records = json.loads((state / _INDEX).read_text())
         return {name: Package(**fields) for name, fields in records.items()}
@@ -232,7 +227,7 @@ def _read(state: Path) -> dict[str, Package] | None:
 
 
 def _configure(state: Path, suite: str, arch: str) -> bool:
-    """Write the private configuration; whether it was there, unchanged, already."""
+    """Write the private configuration; returns whether it existed unchanged."""
     line = _source_line(suite, arch)
     files = {"apt.conf": _CONFIG.format(state=state, arch=arch), "sources.list": line, "status": ""}
     unchanged = True
@@ -250,8 +245,8 @@ def _source_line(suite: str, arch: str) -> str:
     keyring = next((path for path in _KEYRINGS if path.exists()), None)
     if keyring is None:
         raise KernelUnavailable(
-            "Debian's archive keys are missing, without which no package of its can be verified; "
-            "install them with: apt-get install debian-archive-keyring"
+            "Debian's archive keys are missing, so its packages cannot be verified; install them "
+            "with: apt-get install debian-archive-keyring"
         )
     names = ["LIST", "Dir::Etc::sourcelist/f", "PARTS", "Dir::Etc::sourceparts/d"]
     config = subprocess.run(
@@ -260,8 +255,8 @@ def _source_line(suite: str, arch: str) -> str:
     uri = debian.choose_mirror(debian.configured_sources(config.stdout), suite)
     if uri is None:
         raise KernelUnavailable(
-            f"this host's apt has no source for {suite} or another suite of Debian's archive, so "
-            f"there is no mirror to take kernels from; {_INSTEAD}"
+            f"this host's apt has no source for {suite} or any other suite of Debian's archive, so "
+            f"no mirror is known; {_INSTEAD}"
         )
     return f"deb [arch={arch} signed-by={keyring}] {uri} {suite} main\n"
 
@@ -319,7 +314,7 @@ def _run(
     keep: int | None = None,
     waiting: Callable[[float], None] = lambda _: None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run apt with the configuration in ``state``; the descriptor ``keep`` is open in it too."""
+    """Run apt with the configuration in ``state``; it inherits the descriptor ``keep``."""
     try:
         return programs.run(
             [program, "-c", str(state / "apt.conf"), *arguments],
@@ -334,8 +329,8 @@ def _run(
         raise KernelUnavailable("interrupted") from interruption
     except subprocess.TimeoutExpired as error:
         raise KernelUnavailable(
-            f"{program} {arguments[1]} did not end within {timeout} seconds; look at the network "
-            "and the proxy that apt is configured with",
+            f"{program} {arguments[1]} did not end within {timeout} seconds; check the network and "
+            f"apt's proxy settings",
             transient=True,
         ) from error
 
@@ -349,12 +344,12 @@ def _failure(what: str, run: subprocess.CompletedProcess[str]) -> KernelUnavaila
             "update the package debian-archive-keyring"
         )
     transient = _TRANSIENT.search(run.stderr) is not None
-    hint = "; look at the network and at the proxy of apt" if transient else ""
+    hint = "; check the network and apt's proxy settings" if transient else ""
     return KernelUnavailable(f"{what}: {_tail(run)}{hint}", transient=transient)
 
 
 def _tail(run: subprocess.CompletedProcess[str]) -> str:
-    """The first complaint of apt that is not about its sandbox, or its exit status."""
+    """apt's first error that is not about its sandbox, or its exit status."""
     for line in run.stderr.splitlines():
         if line.startswith(("E: ", "W: ", "Err")) and "unsandboxed" not in line:
             return line.removeprefix("E: ").removeprefix("W: ").strip()

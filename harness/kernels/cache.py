@@ -11,14 +11,13 @@ Layout below the root::
     locks/NAME              harness.host.locks; unused ones go with harness.records.prune
     tmp/                    builds under way, each with a locked file NAME.lock beside it
 
-An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the disk on purpose:
-``entry.json`` holds the SHA-256 of every other file, so what a power failure tore is found at
-its next use like any other damage, and built again. An entry's last use is the time of its
-``entry.json``; what is not used is removed by harness.records.prune.
+An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the disk explicitly:
+``entry.json`` has the SHA-256 of every other file, so damage by a power failure is found at the
+next use, like any other damage, and the entry is built again. An entry's last use is the time of
+its ``entry.json``; harness.records.prune removes unused ones.
 
-A symbolic link within an entry is damage too, whatever it leads to: nobody may be led out of the
-cache. A cache that cannot be written to serves with what it holds; who uses it so is not seen by
-harness.records.prune.
+A symbolic link in an entry counts as damage, because nothing may lead out of the cache. A read-only
+cache can still be used; harness.records.prune does not see its users.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from harness.host.files import (
     write_atomically,
 )
 
-# Part of every key: a change in what a build makes must not meet entries of an older harness.
+# Part of every key, so that a changed build does not find entries of an older harness.
 FORMAT = 3
 RECORD = "entry.json"
 STAMPS = "verified.json"
@@ -63,9 +62,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made, in words that do not depend on who asked; paths lie in its root.
+    """The result of a build, independent of the manifest entry; paths are in its root.
 
-    ``modules`` are in the order in which they have to be loaded, ``notes`` as in PreparedKernel.
+    ``modules`` are in load order, ``notes`` as in PreparedKernel.
     """
 
     release: str
@@ -101,22 +100,23 @@ class CacheEntry:
 class Cache:
     """The cache below ``root``. Several processes and threads may use one directory at once.
 
-    Nothing is created before the first use; KernelUnavailable then means that the directory is of
-    no use. Raises HostError where ``root`` is None and the user's own cache cannot be known.
+    Nothing is created before the first use, which raises KernelUnavailable if the directory cannot
+    be used. Raises HostError if ``root`` is None and the user's cache directory is unknown.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or _users_own()).absolute()
-        #: Set by whoever runs to interrupt what waits for the cache, or works for it.
+        #: Set to interrupt whatever waits for the cache or works for it.
         self.stop = threading.Event()
         self._opening = threading.Lock()
         self._opened = False
         self._found: dict[str, Any] | None = None
 
     def trusting(self) -> Cache:
-        """The same cache for decisions that need no boot: what looks untouched is not read again.
+        """The same cache for decisions without a boot: files that look untouched are not read
+        again.
 
-        Damage to a file whose times stay as they were is only noticed before a boot.
+        Damage to a file whose times did not change is only noticed before a boot.
         """
         other = copy.copy(self)
         other._found = {}
@@ -128,13 +128,13 @@ class Cache:
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nothing can be put there, though it may be used as it is."""
+        """Whether nothing can be written to the cache."""
         return self.root.is_dir() and not all(
             os.access(place, os.W_OK) for place in (self.root / "tmp", self.root / "kernels")
         )
 
     def once(self, what: str, find: Callable[[], _T]) -> _T:
-        """What ``find`` gives; a trusting cache asks it once for each ``what``."""
+        """The result of ``find``; a trusting cache calls it once for each ``what``."""
         if self._found is None:
             return find()
         if what not in self._found:
@@ -143,7 +143,7 @@ class Cache:
         return found
 
     def directory(self, *parts: str) -> Path:
-        """The directory ``parts`` of the cache, made if need be."""
+        """The directory ``parts`` of the cache, created if necessary."""
         self._open()
         path = self.root.joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
@@ -156,10 +156,10 @@ class Cache:
         say: Callable[[str], None] = lambda _: None,
         what: str = "another preparation",
     ) -> Iterator[int]:
-        """Hold the lock ``name``; ``say`` is told if ``what`` has to be waited for.
+        """Hold the lock ``name``; ``say`` gets a message if it has to wait for ``what``.
 
-        Yields its file descriptor: a child that inherits it (``pass_fds``) keeps the lock
-        should this process die before it. Raises KernelUnavailable once ``stop`` is set.
+        Yields its file descriptor: a child that inherits it (``pass_fds``) keeps the lock if this
+        process dies first. Raises KernelUnavailable once ``stop`` is set.
         """
         path = self.directory("locks") / name
         with contextlib.ExitStack() as held:
@@ -171,11 +171,12 @@ class Cache:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A directory on the cache's own disk, removed at the end, or at the start of a later run.
+        """A temporary directory on the cache's disk; removed at the end, or at the start of a later
+        run.
 
-        Its lock file tells a later run that its owner is dead; process ids are used again. As
-        long as it exists, nothing that is used meanwhile is removed by :meth:`frozen`'s callers.
-        Of a cache that cannot be written to it is a directory for temporary files, and no more.
+        A later run sees by its lock file that its owner is dead; process ids are reused. While it
+        exists, callers of :meth:`frozen` remove nothing that was used since. For a read-only cache,
+        it is an ordinary temporary directory.
         """
         self._open()
         if self.is_read_only:
@@ -183,22 +184,22 @@ class Cache:
                 yield Path(elsewhere)
             return
         with contextlib.ExitStack() as alive:
-            with self.lock("tmp"):  # so that nobody sees a directory without its lock
+            with self.lock("tmp"):  # so that nobody sees the directory without its lock
                 path = Path(tempfile.mkdtemp(prefix="build-", dir=self.directory("tmp")))
                 alive.enter_context(locks.at_once(_lock_file(path), "another harness has it"))
             try:
                 yield path
             finally:
                 shutil.rmtree(path, ignore_errors=True)
-                # Interrupted while it waits here, it leaves an empty file to the next run.
+                # If interrupted while waiting here, it leaves an empty file for the next run.
                 with contextlib.suppress(KernelUnavailable), self.lock("tmp"):
                     _lock_file(path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[float]:
-        """While this lasts, nobody begins to use the cache (see :meth:`scratch`).
+        """While this is held, no other harness begins to use the cache (see :meth:`scratch`).
 
-        Yields when the oldest use that goes on began: seconds since the epoch, or infinity.
+        Yields the start of the oldest current use: seconds since the epoch, or infinity.
         """
         with self.lock("tmp"):
             tmp = self.root / "tmp"
@@ -206,7 +207,7 @@ class Cache:
             yield min(began, default=float("inf"))
 
     def existing(self, key: str) -> CacheEntry | None:
-        """The entry ``key``, if there is a sound one."""
+        """The entry ``key`` if it exists and is undamaged."""
         place = self.directory("kernels") / key
         try:
             return self._load(place)
@@ -216,9 +217,9 @@ class Cache:
     def entry(
         self, key: str, build: Callable[[Path], Built], say: Callable[[str], None]
     ) -> CacheEntry:
-        """The entry ``key``, made by ``build`` (given an empty root to fill) if there is none.
+        """The entry ``key``; if there is none, ``build`` makes it in an empty root.
 
-        Of several that ask for the same key, one builds and the others wait for it.
+        If several callers ask for the same key, one builds it and the others wait.
         """
         place = self.directory("kernels") / key
         found = self.existing(key)
@@ -226,8 +227,8 @@ class Cache:
             return found
         if self.is_read_only:
             raise KernelUnavailable(
-                f"no sound {key} is in the cache {self.root}, which cannot be written to; make it "
-                "writable for this user, or give another with --cache DIR"
+                f"the cache {self.root} has no valid {key} and cannot be written to; make it "
+                f"writable for this user, or use another one with --cache DIR"
             )
         with self.lock(key, say):
             if os.path.lexists(place):
@@ -247,8 +248,8 @@ class Cache:
                 return self._load(place)
             except Damaged as damage:
                 raise KernelUnavailable(
-                    f"{place} is not what was just written there ({damage}): look at the disk, or "
-                    "use another cache directory"
+                    f"{place} differs from what was just written there ({damage}); check the disk, "
+                    f"or use another cache directory"
                 ) from damage
 
     def _load(self, place: Path) -> CacheEntry:
@@ -265,8 +266,8 @@ class Cache:
             except OSError as error:
                 raise KernelUnavailable(
                     f"the cache {self.root} cannot be used: {error.strerror} ({error.filename}); "
-                    "it takes a directory that this user may write to, on a disk with room: give "
-                    "another with --cache DIR"
+                    f"it must be writable for this user and on a disk with free space; use another "
+                    f"one with --cache DIR"
                 ) from error
             self._opened = True
         self._remove_abandoned()
@@ -297,9 +298,9 @@ def _users_own() -> Path:
 
 
 def digest(value: Any) -> str:
-    """A key's distinctive part: 16 hexadecimal digits over ``value``, which JSON can hold.
+    """The hash in a key: 16 hexadecimal digits over ``value``, which is JSON data.
 
-    Short, because people read it in paths: 64 bits keep apart what one user prepares.
+    It is short because people read it in paths; 64 bits are enough for one user.
     """
     text = json.dumps([FORMAT, value], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -315,7 +316,7 @@ def _lock_file(path: Path) -> Path:
 
 
 def _owned(tmp: Path) -> Iterator[Path]:
-    """The directories in ``tmp`` whose owners live."""
+    """The directories in ``tmp`` whose owners are alive."""
     for lock in tmp.glob("*.lock"):
         if locks.is_held(lock):
             yield lock.with_suffix("")
@@ -342,7 +343,7 @@ def _seal(place: Path, built: Built) -> None:
 
 
 def _refuse_links(place: Path) -> None:
-    """Raise Damaged for a link in the entry, or one that takes its place: no build makes any."""
+    """Raise Damaged if the entry is or contains a symbolic link; no build makes any."""
     for path in (place, *place.rglob("*")):
         if path.is_symlink():
             within = "" if path == place else f"{path.relative_to(place)} of "
@@ -366,11 +367,11 @@ def _load(place: Path, trusting: bool) -> CacheEntry:
 
 
 def _verify(place: Path, files: dict[str, dict[str, Any]], trusting: bool) -> None:
-    """Raise Damaged where the files are not those of the record; ``trusting`` those untouched."""
+    """Raise Damaged if the files differ from the record; if ``trusting``, skip untouched files."""
     present = _files(place)
     for name in present.keys() ^ files.keys():
         raise Damaged(f"{name} is {'unexpected' if name in present else 'missing'}")
-    # Taken before the bytes are read: a change meanwhile makes them differ later.
+    # Taken before the bytes are read, so that a concurrent change is noticed later.
     seen = {name: stamp(path) for name, path in present.items()}
     for name, (size, *_) in seen.items():
         if size != files[name]["size"]:
@@ -380,6 +381,6 @@ def _verify(place: Path, files: dict[str, dict[str, Any]], trusting: bool) -> No
         return
     for name, path in present.items():
         if file_sha256(path) != files[name]["sha256"]:
-            raise Damaged(f"{name} has other bytes than were put there")
+            raise Damaged(f"{name} has other bytes than were written")
     if not known and all(map(is_settled, seen.values())):
         remember(place / STAMPS, seen)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The compressions that kernels and modules come in, told apart by their magic."""
+"""Decompresses kernels and modules; the magic tells the format."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: No kernel comes near this size, in bytes; a bomb passes it.
+#: Bytes; every kernel is much smaller, and a decompression bomb is larger.
 LIMIT = 1 << 30
-#: A kernel's window may be larger than zstd takes on its own.
+#: A kernel's window may be larger than zstd's default limit.
 _ZSTD: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 31}
 
 
 class Unknown(Malformed):
-    """The data start with no magic of a compression that can be read here."""
+    """The data do not start with the magic of a supported format."""
 
 
 def decompress(data: bytes, limit: int | None = None) -> bytes:
-    """What is compressed in ``data``; bytes behind the end of the stream are ignored.
+    """The decompressed ``data``; bytes behind the end of the stream are ignored.
 
-    What grows beyond ``limit`` bytes (:data:`LIMIT` when absent) is refused.
+    Raises :class:`Malformed` if the result exceeds ``limit`` bytes (default :data:`LIMIT`).
     """
     limit = LIMIT if limit is None else limit
     try:
@@ -53,9 +53,9 @@ def decompress(data: bytes, limit: int | None = None) -> bytes:
 
 
 def _lz4(data: bytes, limit: int) -> bytes:
-    """The legacy frame that kernels are compressed to: blocks of 8 MiB, each after its size.
+    """Decompress the legacy frame of kernels: blocks of 8 MiB, each preceded by its size.
 
-    The kernel's build appends the size of all, which is no block (lib/decompress_unlz4.c).
+    The kernel's build appends the total size, which is not a block (lib/decompress_unlz4.c).
     """
     parts = []
     size, at = 0, 4

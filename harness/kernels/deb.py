@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The ``deb`` source: Debian's kernel packages, of which only what a boot needs is kept.
+"""The ``deb`` source: Debian's kernel packages; only the files that a boot needs are kept.
 
-A package unpacks to as much as 780 MB; it is streamed through, and never lies on the disk.
+A package unpacks to up to 780 MB; it is streamed and never written to the disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.kernels.kernel_image import RELEASE, PreparedKernel, assemble, prep
 from harness.kernels.modules import Module, ModuleSet
 from harness.manifest.kernels_yaml import DebSource
 
-# Suites and packages become words of apt's configuration and command line.
+# Suites and packages become part of apt's configuration and command line.
 _SUITE = re.compile(r"[a-z0-9][A-Za-z0-9.+~/-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 
@@ -35,17 +35,17 @@ _IMAGE = re.compile(rf"(?:\./)?(?:boot/vmlinuz-{RELEASE}|usr/lib/modules/{RELEAS
 _MODULES = rf"(?:\./)?(?:usr/)?lib/modules/{RELEASE}"
 _MODULE = re.compile(rf"{_MODULES}/.+")
 _BUILTIN = re.compile(rf"{_MODULES}/{re.escape(modules.BUILTIN)}")
-# No vmlinuz and no module that a boot needs comes near this size, in bytes.
+# Bytes; every vmlinuz and every module that a boot needs is much smaller.
 _MEMBER_LIMIT = 256 << 20
-# Of a whole package, in bytes as unpacked and in members; real ones have 780 MB and 5000. All of
-# it is decompressed, and tarfile keeps every header.
+# Limits of a package: unpacked bytes and members; real ones have 780 MB and 5000. The whole package
+# is decompressed, and tarfile keeps every header.
 _PACKAGE_LIMIT = 8 << 30
 _MEMBERS_LIMIT = 200_000
-# What is wanted of a package lies in memory; real ones have 20 MB of that.
+# The wanted files of a package are kept in memory; real packages have 20 MB of them.
 _WANTED_LIMIT = 512 << 20
-#: Seconds in which dpkg-deb ends once nobody reads its output.
+#: Seconds until dpkg-deb ends after its output is closed.
 _PATIENCE = 60
-# A name or a set of attributes of the next member, which tarfile reads whole.
+# The limit of a name or attributes of the next member, which tarfile reads completely.
 _HEADER_LIMIT = 1 << 20
 _EXTENSIONS = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -57,14 +57,14 @@ _PIPE_BUFFER = 1 << 20
 def prepare(
     name: str, source: DebSource, cache: Cache, say: Callable[[str], None]
 ) -> PreparedKernel:
-    """The kernel that ``source`` names; a metapackage stands for its suite's current one.
+    """The kernel that ``source`` names; a metapackage means the current kernel of its suite.
 
-    What the cache holds is found through the index alone: nothing is downloaded again.
+    A cached kernel is found through the index; nothing is downloaded again.
     """
     _check_suite(source.suite)
     if not _PACKAGE.fullmatch(source.package):
         raise KernelUnavailable(
-            f"{source.package!r} cannot be the name of a package; give one such as "
+            f"{source.package!r} is not a valid name of a package; give one such as "
             "linux-image-amd64"
         )
     index = apt.index(source.suite, cache, say)
@@ -92,7 +92,7 @@ def series(source: DebSource, cache: Cache, say: Callable[[str], None]) -> list[
 def _check_suite(suite: str) -> None:
     if not _SUITE.fullmatch(suite) or ".." in suite:
         raise KernelUnavailable(
-            f"{suite!r} cannot be the name of a suite; give one of Debian's, such as bookworm"
+            f"{suite!r} is not a valid name of a suite; give one of Debian's, such as bookworm"
         )
 
 
@@ -153,8 +153,8 @@ def unpack(debs: Iterable[Path], root: Path, what: str, stop: threading.Event) -
     chosen = modules.collect(fetch)
     if len(images) != 1:
         raise KernelUnavailable(
-            f"the package {what} holds {len(images) or 'no'} kernel images; name a package of "
-            "one kernel, such as linux-image-amd64"
+            f"the package {what} holds {len(images) or 'no'} kernel images; give a package with "
+            f"one kernel, such as linux-image-amd64"
         )
     image = recognise(next(iter(images.values())), f"the image in {what}")
     found = ModuleSet(chosen, modules.builtin_names(builtin[0]) if builtin else None)
@@ -169,23 +169,23 @@ def _is_wanted(path: str, names: frozenset[str]) -> bool:
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header that does not fill the memory."""
+    """A member's header of limited size."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
         if header.type in _EXTENSIONS and header.size > _HEADER_LIMIT:
-            # Of tarfile's own errors some would be taken for the end of the archive.
+            # tarfile treats some of its own errors as the end of the archive.
             raise _Excess(f"a header of {header.size} bytes")
         return header
 
 
 class _Excess(Exception):
-    """More than a package of a kernel holds; the text says of what."""
+    """A package exceeds a limit; the text says which."""
 
 
 class _Budget:
-    """Counts what a package holds, and raises _Excess when it is beyond all reason."""
+    """Counts the content of a package, and raises _Excess if it exceeds a limit."""
 
     def __init__(self) -> None:
         self._members = self._bytes = self._wanted = 0
@@ -211,7 +211,7 @@ def members(
 ) -> Iterator[tuple[str, bytes]]:
     """The regular files in ``deb`` whose paths are wanted, in one pass: (path, contents).
 
-    Raises KernelUnavailable, also where the package holds more than any of a kernel.
+    Raises KernelUnavailable, also if the package exceeds a limit.
     """
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     with contextlib.ExitStack() as stack:
@@ -241,7 +241,9 @@ def members(
         except (tarfile.TarError, RecursionError) as error:
             raise KernelUnavailable(f"{deb.name} cannot be unpacked: {error}") from error
         except _Excess as excess:
-            raise KernelUnavailable(f"{deb.name} is no kernel's package: it has {excess}") from None
+            raise KernelUnavailable(
+                f"{deb.name} is not a kernel package: it has {excess}"
+            ) from None
         source.close()
         try:
             status = program.wait(stop, _PATIENCE)
@@ -249,6 +251,6 @@ def members(
             raise KernelUnavailable(f"{deb.name}: {error}") from error
         errors.seek(0)
         said = errors.read().decode("utf-8", "replace").strip()
-    # Once its reader closed the pipe behind the last member, dpkg-deb may die of SIGPIPE.
+    # dpkg-deb may die of SIGPIPE after its reader closed the pipe behind the last member.
     if 0 < status < 128 and said:
         raise KernelUnavailable(f"{deb.name} cannot be unpacked: {said}")

@@ -14,20 +14,20 @@ from pathlib import Path
 
 from harness.errors import KernelUnavailable
 
-#: Of the packages of a kernel: up to 6.18 ``image`` holds all; from 6.19 on ``binary`` has the
-#: image, ``modules`` the modules and ``base`` the list of what is built in, and ``image`` is a
-#: shell that depends on them.
+#: The packages of a kernel. Up to 6.18, ``image`` has everything. From 6.19 on, ``binary`` has the
+#: image, ``modules`` the modules and ``base`` the list of built-in modules, and ``image`` is an
+#: empty package that depends on them.
 KERNEL_PACKAGE = re.compile(r"linux-(?P<part>image|binary|modules|base)-(?P<release>\d\S*)")
 _META_OR_KERNEL = re.compile(r"linux-(image|binary|modules|base)-\S+")
-# Variants that a pattern must name to get: debug symbols, unsigned twins, other flavours of the
-# same version (a bisect must not alternate between them), what signatures are made from.
+# Variants that a pattern must name explicitly: debug symbols, unsigned packages, other flavours of
+# the same version (a bisect must not alternate between them), signing templates.
 _VARIANTS = ("-dbg", "-unsigned", "-rt", "-cloud", "-template")
 _DEPENDENCY = re.compile(r"([a-z0-9][a-z0-9.+-]+)(?::\w+)?\s*(?:\(([<>=]+)\s*([^)\s]+)\))?")
 
 
 @dataclass(frozen=True)
 class Package:
-    """One package of an index; ``size`` in bytes, ``depends`` as the index has it."""
+    """A package of an index; ``size`` in bytes, ``depends`` as in the index."""
 
     name: str
     version: str
@@ -51,14 +51,14 @@ class KernelPackages:
 
     @property
     def release(self) -> str:
-        """What the name ends in: the release, or the release and ``-unsigned``."""
+        """The end of the name: the release, or the release and ``-unsigned``."""
         return self.name.split("-", 2)[2]
 
 
 def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackages:
-    """The kernel that the package ``name``, which may be a metapackage, leads to.
+    """The kernel of the package ``name``, which may be a metapackage.
 
-    Raises KernelUnavailable when there is no such package, or it leads to no kernel.
+    Raises KernelUnavailable if there is no such package, or no kernel in it.
     """
     if name not in index:
         raise KernelUnavailable(_unknown(index, name, suite))
@@ -81,7 +81,7 @@ def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackag
     main = parts.get("image") or parts.get("binary")
     if main is None:
         raise KernelUnavailable(
-            f"the package {name} of {suite} leads to no kernel image; name a linux-image-* package"
+            f"the package {name} of {suite} has no kernel image; give a linux-image-* package"
         )
     if "binary" in parts:
         parts.pop("image", None)
@@ -90,7 +90,7 @@ def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackag
 
 
 def matching(index: Mapping[str, Package], pattern: str, suite: str) -> list[Package]:
-    """The kernels of a series, oldest first; KernelUnavailable if there is none.
+    """The kernels of a series, oldest first. Raises KernelUnavailable if there are none.
 
     Metapackages are left out, and variants (debug symbols, unsigned, real-time) that the pattern
     does not name.
@@ -168,7 +168,7 @@ _ONE_LINE = re.compile(r"\s*deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<rest>[^\s\[]
 
 @dataclass(frozen=True)
 class AptSource:
-    """One source of packages. ``signed_by`` is as it stands there, empty where it does not."""
+    """A source of packages. ``signed_by`` is as in the file, or empty."""
 
     uri: str
     suite: str
@@ -177,7 +177,7 @@ class AptSource:
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """The paragraphs of deb822(5) text, each as a dict; names of fields in small letters."""
+    """The paragraphs of deb822(5) text, each as a dict with lower-case field names."""
     fields: dict[str, str] = {}
     last = ""
     for line in [*text.splitlines(), ""]:
@@ -234,17 +234,17 @@ def configured_sources(config: str) -> list[AptSource]:
         parse = {".list": parse_list, ".sources": parse_sources}.get(file.suffix)
         if parse is None or not file.is_file():
             continue
-        with contextlib.suppress(PermissionError):  # some hold passwords, and are root's
+        with contextlib.suppress(PermissionError):  # files with passwords belong to root
             found += parse(file.read_text(errors="replace"))
     return found
 
 
 def choose_mirror(sources: Iterable[AptSource], suite: str) -> str | None:
-    """The URI from which ``suite`` can be had: Debian's archive, or its security archive.
+    """The URI of a mirror that has ``suite``: Debian's archive, or its security archive.
 
-    Others serve suites of the same names: an entry that names Debian's key counts most, then
-    one whose address ends as Debian's does. A wrong choice is no danger, only useless: apt
-    verifies what comes against Debian's keys.
+    Other archives have suites of the same names. An entry with Debian's key is preferred, then one
+    whose URI ends like Debian's. A wrong choice is useless but not dangerous: apt verifies
+    everything with Debian's keys.
     """
     wanted = _RELEASES.fullmatch(suite)
     security = bool(wanted and wanted["security"])

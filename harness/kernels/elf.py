@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""As much of ELF64, little endian, as kernels and their modules call for (elf(5)), and the layout
-of a kernel's own structures, from its BTF (https://docs.kernel.org/bpf/btf.html).
+"""Reads ELF64, little endian, as far as kernels and modules need it (elf(5)), and the layout of a
+kernel's structures from its BTF (https://docs.kernel.org/bpf/btf.html).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Segment:
 
 
 def machine(data: Data) -> str:
-    """The processor that ``data`` is for, in words; :class:`Malformed` if that cannot be read."""
+    """The name of the machine of ``data``. Raises :class:`Malformed`."""
     if len(data) < 20:
         raise Malformed("it ends within the ELF header")
     order = ">" if data[5] == 2 else "<"
@@ -63,7 +63,7 @@ def machine(data: Data) -> str:
 
 
 def check_complete(data: Data) -> None:
-    """Raise :class:`Malformed` unless ``data`` is ELF64 and holds all that its headers name."""
+    """Raise :class:`Malformed` unless ``data`` is ELF64 and contains everything in its headers."""
     sections = _sections(data)
     for segment in _segments(data):
         if segment.type == _PT_LOAD and segment.offset + segment.size > len(data):
@@ -74,7 +74,7 @@ def check_complete(data: Data) -> None:
 
 
 def loaded_size(data: Data) -> int:
-    """The bytes that the loadable segments take in memory; the start of a file is enough."""
+    """The bytes of the loadable segments in memory; the start of a file is enough."""
     return sum(segment.memory for segment in _segments(data) if segment.type == _PT_LOAD)
 
 
@@ -179,14 +179,14 @@ _BTF_STRUCT = 4
 
 @dataclass(frozen=True)
 class Structure:
-    """Size in bytes, and the byte offset of each named member that is no bit-field."""
+    """A size in bytes, and the byte offset of each named member except bit-fields."""
 
     size: int
     offsets: dict[str, int]
 
 
 def btf_structures(btf: bytes, wanted: Set[str]) -> dict[str, Structure]:
-    """Those of the structures ``wanted`` that there are, by name; the first of each name."""
+    """The structures ``wanted`` that exist, by name; the first of each name."""
     try:
         return _btf_structures(btf, wanted)
     except (struct.error, ValueError, IndexError) as error:

@@ -36,7 +36,7 @@ from harness.kernels.modules import ModuleSet
 from harness.manifest.kernels_yaml import ImageSource, TreeSource
 from harness.text import plural
 
-#: Finds the modules of a release, or that there are none.
+#: Finds the modules of a release.
 FindModules = Callable[[str], ModuleSet]
 
 
@@ -45,8 +45,8 @@ def prepare(
 ) -> PreparedKernel:
     """The kernel in ``source.image``.
 
-    Without ``source.modules`` those are taken that belong to it by where it lies: in lib/modules
-    beside it or beside its boot/, in lib/modules/RELEASE or in a built tree.
+    Without ``source.modules``, the modules are found by the place of the image: in lib/modules
+    beside it or beside its boot/, in lib/modules/RELEASE, or in a built tree.
     """
 
     def find(release: str) -> ModuleSet:
@@ -67,9 +67,9 @@ def from_file(
     origin: str = "",
     sha256: str | None = None,
 ) -> PreparedKernel:
-    """The kernel in the file ``image`` with the modules that ``find`` gives for its release.
+    """The kernel in the file ``image``, with the modules that ``find`` returns for its release.
 
-    For a trusting cache an image that was not touched since it was last read is not read again.
+    With a trusting cache, an image that was not touched since it was last read is not read again.
     """
     origin = origin or str(image)
     known = _recall(image, cache)
@@ -84,17 +84,15 @@ def from_file(
         actual = hashlib.sha256(data).hexdigest()
         if sha256 is not None and actual != sha256:
             raise KernelUnavailable(
-                f"{image} has the SHA-256 {actual}, the manifest says {sha256}: it is another "
-                "image; correct the one or the other"
+                f"{image} has the SHA-256 {actual}, but the manifest says {sha256}; correct the "
+                f"path or the sum"
             )
         recognised = recognise(data, str(image))
         found = find(recognised.release)
         try:
             modules.check_event_channel(found, str(image))
         except KernelUnavailable:
-            check_configuration(
-                image, recognised, found
-            )  # names all that is missing, if it is known
+            check_configuration(image, recognised, found)  # names every missing option, if known
             raise
         known = _Known(actual, recognised.release)
 
@@ -112,7 +110,7 @@ def from_file(
 
 @dataclass(frozen=True)
 class _Known:
-    """What there is to know of an image to find its entry."""
+    """What identifies the cache entry of an image."""
 
     sha256: str
     release: str
@@ -128,7 +126,7 @@ def _memory(image: Path, cache: Cache) -> Path:
 
 
 def _recall(image: Path, cache: Cache) -> _Known | None:
-    """What was found in ``image``, for a cache that trusts a file which was not touched."""
+    """What a trusting cache remembers of ``image``, if the file was not touched."""
     if not cache.trusts:
         return None
     known = files.recall(_memory(image, cache))
@@ -142,7 +140,7 @@ def _recall(image: Path, cache: Cache) -> _Known | None:
 
 @contextlib.contextmanager
 def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
-    """The bytes of ``image`` as they are now, from a copy: a build may write to it meanwhile."""
+    """The current bytes of ``image``, from a copy, because a build may write to it."""
     if image.is_dir():
         raise KernelUnavailable(
             f"{image} is a directory, not a kernel image; give the file in it, or a built kernel "
@@ -165,7 +163,7 @@ def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
             yield b""
             return
         with copy.open("rb") as file:
-            # Not closed here: views of it live on in the trace of an error, such as a full disk.
+            # Not closed here: the traceback of an error such as a full disk still refers to it.
             yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
@@ -186,7 +184,7 @@ def _beside(given: Path, release: str) -> ModuleSet:
 def prepare_tree(
     name: str, source: TreeSource, cache: Cache, say: Callable[[str], None]
 ) -> PreparedKernel:
-    """The kernel last built in ``source.tree``, as it is now: the tree may change afterwards."""
+    """The kernel last built in ``source.tree``, copied, because the tree may change afterwards."""
     tree = source.tree
     return from_file(
         name,
@@ -200,7 +198,7 @@ def prepare_tree(
 
 
 def _newest_image(tree: Path) -> Path:
-    """The newer of bzImage and vmlinux: after ``make vmlinux`` the bzImage is of an older build."""
+    """The newer of bzImage and vmlinux: after ``make vmlinux``, bzImage is from an older build."""
     if not tree.is_dir():
         raise KernelUnavailable(f"{tree} is not a directory; give a built kernel tree")
     images = (tree / "arch" / "x86" / "boot" / "bzImage", tree / "vmlinux")
@@ -218,19 +216,19 @@ def _newest_image(tree: Path) -> Path:
     )
 
 
-#: Around the compressed configuration within a kernel (kernel/configs.c, CONFIG_IKCONFIG).
+#: Markers around the compressed configuration in a kernel (kernel/configs.c, CONFIG_IKCONFIG).
 _START, _END = b"IKCFG_ST", b"IKCFG_ED"
-#: Bytes; that of Debian's largest kernel has 0.3 MB.
+#: Bytes; the configuration of Debian's largest kernel has 0.3 MB.
 _LIMIT = 8 << 20
-#: Of every kernel with a network, and with MPTCP (net/mptcp/protocol.h).
+#: Structures of every kernel with a network, and with MPTCP (net/mptcp/protocol.h).
 _SOCK, _MPTCP_SOCK = "sock", "mptcp_sock"
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The options that are set, to their text. ``source`` says for people whence that is known.
+    """The options that are set, with their values. ``source`` names the source, for people.
 
-    ``known`` are those that ``values`` is complete for; None for all.
+    ``known`` are the options about which ``values`` is complete; None for all.
     """
 
     source: str
@@ -239,9 +237,9 @@ class Configuration:
 
 
 def check_configuration(place: Path, image: Image, found: ModuleSet) -> tuple[str, ...]:
-    """Sentences about what cannot be tested in the kernel of the file ``place``, for its result.
+    """Notes about what cannot be tested in the kernel of the file ``place``, for its result.
 
-    Raises KernelUnavailable, with every option that is missing, where it could not even boot.
+    Raises KernelUnavailable, with every missing option, if it could not even boot.
     """
     kernel = _unpacked(image)
     configuration = _known_configuration(place, kernel)
@@ -256,19 +254,19 @@ def check_configuration(place: Path, image: Image, found: ModuleSet) -> tuple[st
     for_boot, for_tests = lacking
     if unwanted := kconfig.forbidden(configuration.values):
         raise KernelUnavailable(
-            f"{place} cannot be booted for a test, as {configuration.source} says: it was built "
+            f"{place} cannot be tested: according to {configuration.source}, it was built "
             f"with {kconfig.in_words(unwanted)}; configure and build it with: {kconfig.REMEDY}"
         )
     if for_boot:
         raise KernelUnavailable(
-            f"{place} cannot be booted for a test, as {configuration.source} says: it was built "
+            f"{place} cannot be tested: according to {configuration.source}, it was built "
             f"without {kconfig.in_words((*for_boot, *for_tests))}; configure and build it with: "
             f"{kconfig.REMEDY}"
         )
     if for_tests:
         return (
-            f"this kernel was built without {kconfig.in_words(for_tests)}, as "
-            f"{configuration.source} says; one that has all is built with: {kconfig.REMEDY}",
+            f"according to {configuration.source}, this kernel was built without "
+            f"{kconfig.in_words(for_tests)}; to build one with everything: {kconfig.REMEDY}",
         )
     return ()
 
@@ -280,10 +278,10 @@ def _check_drivers(
     found: ModuleSet,
     configuration: Configuration | None,
 ) -> None:
-    """Raise KernelUnavailable where a driver of the event channel is a module that is not there.
+    """Raise KernelUnavailable if a driver of the event channel is a module that is missing.
 
-    A driver that is built in has its name in the image: the guest would stay silent for want of
-    one, which explains nothing.
+    The image contains the name of a built-in driver. Without a driver, the guest would be silent,
+    which explains nothing.
     """
     if kernel is None:
         return
@@ -293,20 +291,22 @@ def _check_drivers(
         for module, driver in modules.DRIVERS.items()
         if module not in there and kernel.find(b"\0" + driver + b"\0") < 0
     ]
-    if configuration and configuration.known is None:  # what is not even a module is said otherwise
+    if (
+        configuration and configuration.known is None
+    ):  # options that are not set at all are reported elsewhere
         lacking = [name for name in lacking if modules.NEEDED[name] in configuration.values]
     if lacking:
         places = " and ".join(map(str, found.searched)) or "no directory beside the image"
         raise KernelUnavailable(
-            f"{place} needs its {plural(len(lacking), 'module')} {' and '.join(lacking)}, by which "
-            f"the guest sends its results, and they were not found (looked in: {places}); give the "
-            f"directory with lib/modules/{release} as --modules DIR (modules: in a manifest), or "
-            f"build them in: {kconfig.REMEDY}"
+            f"{place} needs its {plural(len(lacking), 'module')} {' and '.join(lacking)}, with "
+            f"which the guest sends its results, but they were not found (searched: {places}); "
+            f"give the directory with lib/modules/{release} as --modules DIR (modules: in a "
+            f"manifest), or build them in: {kconfig.REMEDY}"
         )
 
 
 def configuration_of(place: Path, image: Image) -> Configuration | None:
-    """How the kernel of the file ``place`` was configured; None if nothing tells."""
+    """The configuration of the kernel in the file ``place``; None if unknown."""
     return _known_configuration(place, _unpacked(image))
 
 
@@ -315,19 +315,19 @@ def _known_configuration(place: Path, kernel: elf.Data | None) -> Configuration 
 
 
 def _whole(source: str, text: str) -> Configuration | None:
-    """The configuration in ``text``; None if it can be none of a kernel for this machine."""
+    """The configuration in ``text``; None unless it is for x86-64."""
     values = kconfig.parse(text)
     return Configuration(source, values) if values.get("CONFIG_X86_64") == "y" else None
 
 
 def _unpacked(image: Image) -> elf.Data | None:
-    """The ELF file within ``image``; None if it is compressed as Python cannot read."""
+    """The ELF file in ``image``; None if its compression is not supported."""
     if image.kind is ImageKind.VMLINUX:
         return image.data
     try:
         return kernel_image.decompress_payload(image.data, image.payload)
     except Malformed:
-        return None  # that it is damaged is said where it is unpacked to be booted
+        return None  # damage is reported when it is unpacked for the boot
 
 
 def _embedded(kernel: elf.Data) -> Configuration | None:
@@ -371,7 +371,7 @@ def _by_btf(kernel: elf.Data | None) -> Configuration | None:
         found = elf.btf_structures(types, {_SOCK, _MPTCP_SOCK}) if types else {}
     except Malformed:
         return None
-    if _SOCK not in found:  # so that others are missing means nothing
+    if _SOCK not in found:  # so missing structures mean nothing
         return None
     values = {"CONFIG_MPTCP": "y"} if _MPTCP_SOCK in found else {}
     return Configuration("its BTF", values, frozenset({"CONFIG_MPTCP"}))

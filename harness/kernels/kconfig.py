@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The options that a kernel must be built with to be tested, and why; the fragment that sets them.
+"""The options that a kernel needs to be tested, with reasons, and the fragment that sets them.
 
-virtme-ng puts a fragment (``vng --kconfig --config FILE``) behind its own optional lines and
-before its own fixed ones (virtme/commands/configkernel.py); what is said last counts. All that
-is needed is built in, so that the image is enough.
+virtme-ng inserts a fragment (``vng --kconfig --config FILE``) between its own optional lines and
+its fixed ones (virtme/commands/configkernel.py); the last line of an option counts. Everything is
+built in, so that the image is enough.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-#: What makes a kernel that can be tested, said wherever one cannot.
+#: The commands that build a testable kernel, for error messages.
 REMEDY = "mptcp-harness config | vng --kconfig --config - && vng --build --skip-modules"
 
 
 class Lack(Enum):
-    """What comes of it where an option is missing."""
+    """The effect of a missing option."""
 
-    NO_BOOT = "the guest cannot start, or nobody hears of it"
+    NO_BOOT = "the guest cannot start or cannot report"
     NOT_TESTED = "less is tested"
     NONE = "only time is lost"
 
 
 @dataclass(frozen=True)
 class Option:
-    """``name`` has to be ``y``, or ``m`` where the harness loads ``module`` itself."""
+    """``name`` must be ``y``, or ``m`` if the harness loads ``module`` itself."""
 
     name: str
     why: str
@@ -40,7 +40,7 @@ _LINE = re.compile(r"(CONFIG_\w+)=(\S+)")
 _BOOT = Lack.NO_BOOT
 _TEST = Lack.NOT_TESTED
 
-#: All of them exist, under these names, in kernels from 5.6 to 7.3.
+#: All of them exist with these names in kernels from 5.6 to 7.3.
 OPTIONS = (
     Option("CONFIG_INET", "TCP/IP", _TEST),
     Option("CONFIG_IPV6", "the checks run in both address families", _TEST),
@@ -55,30 +55,30 @@ OPTIONS = (
     Option("CONFIG_BLK_DEV_INITRD", "the guest's root is the initramfs", _BOOT),
     Option("CONFIG_BINFMT_ELF", "the guest runs a Python", _BOOT),
     Option("CONFIG_BINFMT_SCRIPT", "the guest's init is a shell script", _BOOT),
-    Option("CONFIG_DEVTMPFS", "/dev of the guest, where the event channel is", _BOOT),
+    Option("CONFIG_DEVTMPFS", "/dev of the guest, with the event channel", _BOOT),
     Option("CONFIG_PROC_FS", "/proc of the guest, with the command to run", _BOOT),
     Option("CONFIG_SYSFS", "/sys of the guest, which names the event channel", _BOOT),
     Option("CONFIG_FUTEX", "Python's locks", _BOOT),
-    Option("CONFIG_EPOLL", "Python's waiting for sockets", _BOOT),
-    Option("CONFIG_HYPERVISOR_GUEST", "comes before the next two", Lack.NONE),
+    Option("CONFIG_EPOLL", "Python waits for sockets", _BOOT),
+    Option("CONFIG_HYPERVISOR_GUEST", "the next two depend on it", Lack.NONE),
     Option("CONFIG_PARAVIRT", "a guest's clock under KVM", Lack.NONE),
-    Option("CONFIG_PVH", "QEMU starts the image uncompressed: seconds less", Lack.NONE),
+    Option("CONFIG_PVH", "QEMU starts the image uncompressed, which saves seconds", Lack.NONE),
     Option("CONFIG_KERNEL_GZIP", "the harness can unpack it, and gzip is everywhere", Lack.NONE),
-    Option("CONFIG_IKCONFIG", "the image tells its own configuration", Lack.NONE),
+    Option("CONFIG_IKCONFIG", "the image contains its configuration", Lack.NONE),
 )
 
-#: What must not be set: the harness gives the kernel its console and its command this way.
+#: Must not be set, because the harness passes console and command on the command line.
 FORBIDDEN = (Option("CONFIG_CMDLINE_OVERRIDE", "the command line of the boot is replaced", _BOOT),)
 
-#: Left out of the build because it takes long; with why.
-_NO_MODULES = ("CONFIG_MODULES", "all that is needed is built in: only the image is built")
+#: Disabled because building it takes long, with the reason.
+_NO_MODULES = ("CONFIG_MODULES", "everything is built in, so only the image has to be built")
 _SLOW = (
-    ("CONFIG_DRM", "graphics: long to build, no use here"),
+    ("CONFIG_DRM", "graphics: slow to build and not needed"),
     ("CONFIG_SOUND", "sound: the same"),
 )
-#: virtme-ng's CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT=y stands behind every fragment, so that
-#: no other choice of debug information wins; but none can be made without DEBUG_KERNEL, which
-#: EXPERT would select. Without it a build takes a third of the time, and of the disk.
+#: virtme-ng puts CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT=y behind every fragment, which overrides
+#: any other choice of debug information. But it depends on DEBUG_KERNEL, which EXPERT would select.
+#: Without it, a build takes a third of the time and of the disk space.
 _DEBUG_INFO = (
     ("CONFIG_EXPERT", "would turn the next one on"),
     ("CONFIG_DEBUG_KERNEL", "debug information triples the build's time and size"),
@@ -86,9 +86,9 @@ _DEBUG_INFO = (
 
 
 def fragment(*, modules: bool = False, debug_info: bool = False) -> str:
-    """The lines for ``vng --kconfig --config -``, each with why.
+    """The lines for ``vng --kconfig --config -``, each with its reason.
 
-    With ``modules`` the kernel can load some; with ``debug_info`` traces get source lines.
+    With ``modules``, the kernel can load modules; with ``debug_info``, traces get source lines.
     """
     left_out = [
         *([] if modules else [_NO_MODULES]),
@@ -102,17 +102,18 @@ def fragment(*, modules: bool = False, debug_info: bool = False) -> str:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The options that the ``text`` of a .config sets, such as CONFIG_MPTCP, to their text."""
+    """The options that the ``text`` of a .config sets, such as CONFIG_MPTCP, with their values."""
     return {match[1]: match[2] for match in map(_LINE.fullmatch, text.split("\n")) if match}
 
 
 def missing(
     values: Mapping[str, str], modules: Iterable[str] = ()
 ) -> tuple[tuple[Option, ...], tuple[Option, ...]]:
-    """Of a configuration what stops a boot, and what keeps something from being tested.
+    """The missing options without which a kernel cannot boot, and those without which less is
+    tested.
 
-    ``values`` are the options that it sets, such as ``CONFIG_MPTCP``, to their text. ``modules``
-    are the names of those that were found, which the harness loads itself.
+    ``values`` are the options that are set, such as ``CONFIG_MPTCP``, with their values.
+    ``modules`` are the names of modules that were found; the harness loads them itself.
     """
     found = frozenset(modules)
 
@@ -128,7 +129,7 @@ def missing(
 
 
 def forbidden(values: Mapping[str, str]) -> tuple[Option, ...]:
-    """The options of a configuration with which no boot can be tested."""
+    """The options of a configuration that prevent a test."""
     return tuple(option for option in FORBIDDEN if values.get(option.name) == "y")
 
 

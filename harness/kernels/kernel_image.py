@@ -26,7 +26,8 @@ _XLF_KERNEL_64 = 1
 
 @dataclass(frozen=True)
 class SetupHeader:
-    """``payload`` is where the compressed kernel lies in the file, empty before protocol 2.08."""
+    """``payload`` is the position of the compressed kernel in the file, empty before protocol
+    2.08."""
 
     banner: str  # "6.1.0-50-amd64 (builder@host) #1 SMP …"
     payload: slice
@@ -40,7 +41,7 @@ def is_bzimage(data: Data) -> bool:
 
 
 def loaded_size_of_bzimage(data: Data) -> int:
-    """The bytes that the kernel takes while it unpacks itself; 0 before protocol 2.10.
+    """The bytes of memory that the kernel needs to unpack itself; 0 before protocol 2.10.
 
     The start of the file is enough.
     """
@@ -53,7 +54,7 @@ def setup_header(data: Data) -> SetupHeader:
     """The setup header of ``data``, which :func:`is_bzimage`; raises :class:`Malformed`."""
     if len(data) < _HEADER_END:
         raise Malformed("it is truncated: it ends within its setup header")
-    sectors = data[0x1F1] or 4  # 0 means 4, for the sake of 1991's boot loaders
+    sectors = data[0x1F1] or 4  # 0 means 4 (Documentation/arch/x86/boot.rst)
     code = (sectors + 1) * _SECTOR
     paragraphs, protocol, version = (
         struct.unpack_from("<I", data, 0x1F4)[0],
@@ -77,10 +78,10 @@ def setup_header(data: Data) -> SetupHeader:
 
 
 def decompress_payload(data: Data, payload: slice) -> bytes | None:
-    """The ELF kernel in ``payload``; None where its compression (lzo) cannot be read.
+    """The ELF kernel in ``payload``; None if its compression (lzo) is not supported.
 
-    Behind the compressed stream stands its size, and behind the kernel, within the stream, its
-    relocations; neither is in the way of those who read the ELF headers.
+    The size follows the compressed stream, and relocations follow the kernel inside the stream.
+    Neither matters to readers of the ELF headers.
     """
     try:
         kernel = compression.decompress(data[payload])
@@ -117,20 +118,20 @@ class ImageKind(Enum):
 
 @dataclass(frozen=True)
 class Image:
-    """A complete x86-64 kernel image. ``version`` is what it says of itself behind the release."""
+    """A complete x86-64 kernel image. ``version`` is the rest of its banner behind the release."""
 
     what: str  # for messages: "the image in linux-image-6.1.0-50-amd64", or its path
     kind: ImageKind
     release: str
     version: str
     data: elf.Data
-    payload: slice  # of a bzImage: where the compressed kernel lies
+    payload: slice  # in a bzImage: the compressed kernel
 
 
 def recognise(data: elf.Data, what: str) -> Image:
-    """The image in ``data``; KernelUnavailable, a sentence beginning with ``what``, if it is none.
+    """The image in ``data``. Raises KernelUnavailable, with a sentence that begins with ``what``.
 
-    Nothing of an image is executed on the host; its bytes are not trusted.
+    No part of an image is executed on the host, and its bytes are not trusted.
     """
     try:
         if is_bzimage(data):
@@ -144,9 +145,9 @@ def recognise(data: elf.Data, what: str) -> Image:
 
 
 def uncompressed(image: Image) -> elf.Data | None:
-    """The vmlinux that QEMU can boot by PVH, skipping decompression in the guest; or None.
+    """The vmlinux that QEMU can boot through PVH, without decompression in the guest; or None.
 
-    That saves 2.5 s of 6.1's boot under emulation. Raises KernelUnavailable for a damaged one.
+    That saves 2.5 s of a 6.1 boot under TCG. Raises KernelUnavailable for a damaged image.
     """
     if image.kind is ImageKind.VMLINUX:
         return image.data
@@ -155,7 +156,7 @@ def uncompressed(image: Image) -> elf.Data | None:
         if kernel is None:
             return None
         elf.check_complete(kernel)
-        # virtme-ng looks for the modules of the release that it finds by this.
+        # virtme-ng finds the release, and so the modules, by this.
         banner = _BANNER.search(kernel)
         named = banner is not None and banner[1].split(b" ")[0].decode() == image.release
         return kernel if named and elf.has_pvh_entry(kernel) else None
@@ -172,7 +173,7 @@ def _vmlinux(data: elf.Data, what: str) -> Image:
     if found is None:
         raise Malformed("it is an ELF file, but not a kernel: it holds no Linux version")
     if not elf.has_pvh_entry(data):
-        raise Malformed("it was built without CONFIG_PVH, by which QEMU starts a vmlinux")
+        raise Malformed("it was built without CONFIG_PVH, which QEMU needs to start a vmlinux")
     banner = found[1].decode("ascii", "replace")
     return _image(what, ImageKind.VMLINUX, banner, data, slice(0, 0))
 
@@ -180,7 +181,7 @@ def _vmlinux(data: elf.Data, what: str) -> Image:
 def _image(what: str, kind: ImageKind, banner: str, data: elf.Data, payload: slice) -> Image:
     release, _, version = banner.strip().partition(" ")
     if not re.fullmatch(RELEASE, release):
-        raise KernelUnavailable(f"{what} names no usable release of itself ({release[:64]!r})")
+        raise KernelUnavailable(f"{what} has no usable release ({release[:64]!r})")
     return Image(what, kind, release, version, data, payload)
 
 
@@ -200,12 +201,12 @@ def _misfit(data: elf.Data) -> str:
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
             return (
-                f"is compressed with {name}, but not as an x86-64 kernel is; an archive of modules "
-                "is unpacked with `tar -xf FILE -C DIR`, and DIR given as --modules"
+                f"is compressed with {name}, but is not an x86-64 kernel; unpack an archive of "
+                f"modules with `tar -xf FILE -C DIR`, and give DIR as --modules"
             )
     if start.startswith(b"MZ") and all(name in start for name in (b".linux\0", b".osrel\0")):
         return (
-            "is a unified kernel image (UKI); take the kernel out of it with "
+            "is a unified kernel image (UKI); extract the kernel with "
             "`objcopy -O binary --only-section=.linux FILE vmlinuz`"
         )
     if start.startswith(b"MZ"):
@@ -219,7 +220,7 @@ def _misfit(data: elf.Data) -> str:
 class PreparedKernel:
     """A kernel that can be booted.
 
-    Its files lie in ``root``: ``boot/vmlinuz-RELEASE``, ``boot/vmlinux-RELEASE`` or both, and
+    Its files are in ``root``: ``boot/vmlinuz-RELEASE``, ``boot/vmlinux-RELEASE`` or both, and
     ``modules/NAME.ko``, decompressed, for what a boot needs and the kernel has not built in.
     """
 
@@ -230,10 +231,10 @@ class PreparedKernel:
     image: Path  # the image as the source had it; its bytes are hashed
     image_sha256: str
     root: Path
-    boot_image: Path  # what QEMU boots: an uncompressed vmlinux where one could be had
+    boot_image: Path  # what QEMU boots: an uncompressed vmlinux if possible
     modules: tuple[Path, ...] = ()  # in the order in which insmod has to load them
     modules_sha256: tuple[str, ...] = ()  # of their bytes, in the same order
-    notes: tuple[str, ...] = ()  # what is known before it boots, in sentences for its result
+    notes: tuple[str, ...] = ()  # sentences for its result that are known before the boot
 
 
 def assemble(root: Path, image: Image, found: ModuleSet) -> Built:

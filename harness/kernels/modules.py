@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The few modules that a boot needs, in the order in which insmod can load them.
 
-The guest's root is the initramfs, so all that is asked of a kernel is the event channel: a
-virtio-serial port on the PCI bus.
+The guest's root is the initramfs, so a boot only needs the event channel: a virtio-serial port on
+the PCI bus.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from pathlib import Path, PurePath, PurePosixPath
 from harness.errors import KernelUnavailable
 from harness.kernels import compression, elf, kconfig
 
-#: What the event channel takes, by module; with the option by which a kernel has it.
+#: The modules that the event channel needs, each with its configuration option.
 NEEDED = {
     "virtio_pci": "CONFIG_VIRTIO_PCI",
     "virtio_console": "CONFIG_VIRTIO_CONSOLE",
 }
-#: The names that these drivers register by, which stand in an image that has them built in.
+#: The names with which these drivers register; an image with built-in drivers contains them.
 DRIVERS = {"virtio_pci": b"virtio-pci", "virtio_console": b"virtio_console"}
-#: What some checks need, taken along where a kernel has it as a module: see sock_diag(7). Debian's
-#: kernels do. The checker loads them (guest/vm.py) when it runs those checks; a boot does not.
+#: Modules that some checks need, if a kernel has them as modules, as Debian's have: see
+#: sock_diag(7). The checker loads them (guest/vm.py) when it runs those checks, not the boot.
 ON_DEMAND = ("inet_diag", "tcp_diag", "mptcp_diag")
-#: What those depend on in kernels from 5.10 to 7.3: fetched along, to save a second pass.
+#: Their dependencies in kernels from 5.10 to 7.3, fetched together to save a second pass.
 LIKELY = frozenset((*NEEDED, *ON_DEMAND)) | {
     "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_ring",
 }
-#: The file beside the modules that lists what is built in instead.
+#: The file beside the modules that lists built-in ones.
 BUILTIN = "modules.builtin"
 
-#: Over all modules of a kernel, which for a package is seconds; one suffices for known kernels.
+#: Passes over all modules of a kernel, which takes seconds for a package; known kernels need one.
 MOST_PASSES = 10
 #: Bytes; the largest of NEEDED and LIKELY has 3 MB with its debug information.
 MODULE_LIMIT = 64 << 20
 
-# The name becomes a path: it leads nowhere else, whoever made the package.
+# The name becomes a path, so it must not lead anywhere else.
 _FILE = re.compile(r"([A-Za-z0-9_-]+)\.ko(?:\.(?:xz|zst|gz))?")
 
 
@@ -74,9 +74,9 @@ class Module:
 
 @dataclass(frozen=True)
 class ModuleSet:
-    """The modules of a boot in load order; ``builtin`` is what is built in, None if not known.
+    """The modules of a boot in load order; ``builtin`` names built-in ones, None if unknown.
 
-    ``searched`` are the directories that were looked in.
+    ``searched`` are the directories that were searched.
     """
 
     modules: tuple[Module, ...] = ()
@@ -84,14 +84,14 @@ class ModuleSet:
     searched: tuple[Path, ...] = ()
 
 
-#: Gives the modules of these names, as far as they exist; may give others too.
+#: Returns the modules of these names that exist; may return others too.
 Fetch = Callable[[frozenset[str]], Iterable[Module]]
 
 
 def module_name(path: str) -> str | None:
-    """The name of the module in the file ``path``; None if it is no module.
+    """The name of the module in the file ``path``; None if it is not a module.
 
-    The kernel takes ``-`` and ``_`` for the same in names.
+    The kernel treats ``-`` and ``_`` in names alike.
     """
     match = _FILE.fullmatch(PurePosixPath(path).name)
     return match[1].replace("-", "_") if match else None
@@ -117,7 +117,7 @@ def load(path: str, data: bytes) -> Module:
 
 
 def collect(fetch: Fetch) -> tuple[Module, ...]:
-    """NEEDED and ON_DEMAND, as far as they are modules, each after all that it depends on."""
+    """The modules of NEEDED and ON_DEMAND, each after its dependencies."""
     known = {module.name: module for module in fetch(LIKELY)}
     graph: dict[str, tuple[str, ...]] = {}
     wanted = [name for name in NEEDED if name in known]
@@ -131,15 +131,15 @@ def collect(fetch: Fetch) -> tuple[Module, ...]:
             passes += 1
             if passes > MOST_PASSES:
                 raise KernelUnavailable(
-                    f"the modules for the boot depend on others, and those on others, more than "
-                    f"{MOST_PASSES} deep, down to {min(missing)}; install the kernel's own modules"
+                    f"the modules for the boot have dependencies more than {MOST_PASSES} levels "
+                    f"deep, down to {min(missing)}; install the kernel's own modules"
                 )
             known.update((module.name, module) for module in fetch(missing))
         for name in wanted:
             if name not in known:
                 raise KernelUnavailable(
-                    f"the module {name}, on which the modules for the boot depend, is missing "
-                    "from the kernel's modules; install or unpack them completely"
+                    f"the module {name}, which the modules for the boot depend on, is missing; "
+                    f"install or unpack all of the kernel's modules"
                 )
             graph[name] = known[name].depends
         wanted = [name for depends in graph.values() for name in depends if name not in graph]
@@ -148,14 +148,14 @@ def collect(fetch: Fetch) -> tuple[Module, ...]:
     except graphlib.CycleError as error:
         raise KernelUnavailable(
             f"the modules {' and '.join(dict.fromkeys(error.args[1]))} depend on each other, so "
-            "none of them can be loaded first; build or install the kernel's modules again"
+            f"none can be loaded first; build or install the kernel's modules again"
         ) from error
 
 
 def check_event_channel(found: ModuleSet, what: str) -> None:
-    """Raise KernelUnavailable if the guest in ``what`` could not send its events.
+    """Raise KernelUnavailable if the guest in ``what`` could not send events.
 
-    Without the list of what is built in this cannot be known, and passes.
+    Without the list of built-in modules, this cannot be known and passes.
     """
     if found.builtin is None:
         return
@@ -173,15 +173,15 @@ def check_release(chosen: Iterable[Module], release: str) -> None:
     for module in chosen:
         if module.release not in ("", release):
             raise KernelUnavailable(
-                f"the modules are of {module.release}, the image is of {release}: the module "
+                f"the modules are for {module.release}, but the image is {release}, so the module "
                 f"{module.name} would not load; build or install both again from the same source"
             )
 
 
 def install(chosen: Iterable[Module], root: Path, release: str) -> tuple[str, ...]:
-    """Write the modules to ``root``/modules; their paths below ``root``, in the same order.
+    """Write the modules to ``root``/modules; returns their paths below ``root``, in order.
 
-    Raises KernelUnavailable when a module was built for another kernel.
+    Raises KernelUnavailable if a module was built for another kernel.
     """
     chosen = tuple(chosen)
     check_release(chosen, release)
@@ -206,7 +206,7 @@ def is_tree(directory: Path) -> bool:
 
 
 def tree_of(image: Path) -> Path | None:
-    """The tree in which ``image``, a path without links, was built; None where it is in none."""
+    """The tree in which ``image``, a path without links, was built; None if there is none."""
     for ending in _IMAGES:
         tree = image.parents[len(ending.parts) - 1 :][:1]
         if tree and image == tree[0] / ending and is_tree(tree[0]):
@@ -215,9 +215,9 @@ def tree_of(image: Path) -> Path | None:
 
 
 def find(given: Path, release: str) -> ModuleSet:
-    """The modules of ``release`` for a boot, from what a user gave as their directory.
+    """The modules of ``release`` for a boot, in the user's directory.
 
-    That is a built tree, a root with lib/modules/RELEASE, or lib/modules/RELEASE itself.
+    The directory is a built tree, a root with lib/modules/RELEASE, or lib/modules/RELEASE itself.
     """
     if is_tree(given):
         return of_tree(given)
@@ -235,13 +235,13 @@ def find(given: Path, release: str) -> ModuleSet:
     )
     has = f"it has those of {', '.join(others[:5])}" if others else "it has none at all"
     raise KernelUnavailable(
-        f"{given} holds no modules of {release}: {has}; give a built kernel tree, a directory "
+        f"{given} has no modules of {release}: {has}; give a built kernel tree, a directory "
         f"with lib/modules/{release} in it, or that directory itself"
     )
 
 
 def installed_below(root: Path, release: str) -> tuple[Path, ...]:
-    """Where the modules of ``release`` are below ``root``, if they are."""
+    """The directories below ``root`` that may have the modules of ``release``."""
     return (root / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release)
 
 
@@ -264,9 +264,9 @@ def of_directory(directory: Path) -> ModuleSet:
 
 
 def of_tree(tree: Path) -> ModuleSet:
-    """The modules for a boot that were built in ``tree``; none where all is built in.
+    """The modules for a boot that were built in ``tree``; empty if everything is built in.
 
-    Raises KernelUnavailable when .config wants modules for the boot that are not there.
+    Raises KernelUnavailable if modules that .config enables for the boot are missing.
     """
     order = tree / "modules.order"
     paths: dict[str, str] = {}
@@ -285,7 +285,7 @@ def of_tree(tree: Path) -> ModuleSet:
     found = ModuleSet(collect(fetch), _builtin(tree), (tree,))
     config = read_config(tree)
     built = {module.name for module in found.modules}
-    # A guest that stays silent for want of one explains nothing.
+    # Without them, the guest would be silent, which explains nothing.
     for name, option in NEEDED.items():
         if config.get(option) == "m" and name not in built:
             raise KernelUnavailable(
@@ -296,7 +296,7 @@ def of_tree(tree: Path) -> ModuleSet:
 
 
 def read_config(tree: Path) -> dict[str, str]:
-    """The options that ``tree/.config`` sets, such as CONFIG_MPTCP, to their text."""
+    """The options that ``tree/.config`` sets, such as CONFIG_MPTCP, with their values."""
     config = tree / ".config"
     text = config.read_text(errors="replace") if config.is_file() else ""
     return kconfig.parse(text)

@@ -17,7 +17,7 @@ from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.kernel_image import PreparedKernel, assemble, prepared, recognise
 from harness.manifest.kernels_yaml import UpstreamSource
 
-# As virtme-ng recognises one (virtme_ng/run.py); anything else it takes for a file.
+# The form that virtme-ng recognises (virtme_ng/run.py); it takes anything else for a file.
 _TAG = re.compile(r"v\d+(\.\d+)*(-rc\d+)?")
 _TIMEOUT = 3600
 
@@ -25,13 +25,13 @@ _TIMEOUT = 3600
 def prepare(
     name: str, source: UpstreamSource, cache: Cache, say: Callable[[str], None]
 ) -> PreparedKernel:
-    """The kernel of ``source.tag``, downloaded once: builds of a tag are not replaced."""
+    """The kernel of ``source.tag``, downloaded once; builds of a tag are never replaced."""
     tag = source.tag
     if not _TAG.fullmatch(tag):
         raise KernelUnavailable(f"{tag!r} is not a tag; give one such as v6.6 or v6.7-rc3")
 
     def build(root: Path) -> Built:
-        # virtme-ng takes an interrupted download for a complete one: each starts afresh.
+        # virtme-ng takes an interrupted download for a complete one, so each starts from scratch.
         with cache.scratch() as home:
             say(f"virtme-ng downloads {tag}")
             directory = download(tag, home, cache.stop, say)
@@ -47,11 +47,11 @@ def download(
     stop: threading.Event,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Let virtme-ng fetch ``tag`` with ``home`` as its home; the directory it unpacked into.
+    """Let virtme-ng fetch ``tag`` with ``home`` as its home; returns the directory of its files.
 
-    ``say`` is told now and then how far that is.
+    ``say`` gets a progress message now and then.
 
-    Raises KernelUnavailable with virtme-ng's own last word for any failure, and once ``stop`` is
+    Raises KernelUnavailable, with virtme-ng's last message, for any failure, and once ``stop`` is
     set.
     """
     program = tools.find_virtme_ng()
@@ -64,8 +64,8 @@ def download(
 
     try:
         run = programs.run(
-            # Even a dry run starts a virtiofsd, and waits for one that does not work, and looks
-            # for the modules with depmod and modprobe.
+            # Even a dry run starts a virtiofsd, waits for one that does not work, and looks for
+            # modules with depmod and modprobe.
             [str(program), "-r", tag, "--dry-run", "-v", "--force-9p", "--skip-modules"],
             {**os.environ, "HOME": str(home), "PATH": tools.virtme_ng_path()},
             stop=stop,
@@ -99,11 +99,11 @@ def _failure(tag: str, run: subprocess.CompletedProcess[str]) -> KernelUnavailab
     reason = said[-1][:500] if said else f"it ended with status {run.returncode}"
     if "error: 404" in reason or "could not find kernel packages" in reason:
         return KernelUnavailable(
-            f"virtme-ng finds no build of {tag} ({reason}); not every tag has one: try another, "
-            "or build the tag and give it as tree:"
+            f"virtme-ng finds no build of {tag} ({reason}); not every tag has one; try another, or "
+            f"build the tag and use tree:"
         )
     offline = re.search("Connection|Timeout|NameResolution|Max retries|Proxy|SSL", reason)
-    hint = "; look at the network and HTTPS_PROXY" if offline else ""
+    hint = "; check the network and HTTPS_PROXY" if offline else ""
     return KernelUnavailable(
         f"virtme-ng could not download {tag}: {reason}{hint}", transient=bool(offline)
     )

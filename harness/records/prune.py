@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the harness keeps, how large it is, and the removal of what has long not been used.
+"""Lists what the harness keeps and its size, and removes what was not used for a long time.
 
 The use of something is noted in the time of its file: ``entry.json`` of a prepared kernel, the
 archive of a guest's root, a change log. What was found in an image is as old as its last reading;
@@ -29,9 +29,9 @@ from harness.kernels import cache as kernel_cache
 from harness.records import recovery
 from harness.records.store import Run, Store
 
-#: More than this in bytes is worth a word.
+#: Bytes from which on doctor shows a remedy.
 LARGE = 10 << 30
-#: By kind of thing, the directory of the cache that holds them.
+#: The directory of the cache for each kind.
 KINDS = {
     "prepared kernels": "kernels",
     "guest roots": "roots",
@@ -39,49 +39,49 @@ KINDS = {
     "change logs": "changelogs",
     "copies of kernel trees": "builds",
 }
-#: What older harnesses kept in directories of the cache that nobody looks at any more.
+#: Kept by older harnesses in directories of the cache that are no longer used.
 LEFT = "results of an older version"
 LEFT_IN = ("results",)
 RUNS = "runs"
-#: By kind of thing, the directory beside that of the runs that holds them.
+#: The directory beside that of the runs for each kind.
 BESIDE = {"bisects": "bisects", "compatibility maps": "maps"}
 STEPS = "results of step"
 STEPS_IN = "step"
-#: The one directory in it; those with a key are of older harnesses.
+#: The only directory in it; directories named by a key are from older harnesses.
 COMMITS = "commits"
-#: All kinds that are not in the cache.
+#: All kinds outside the cache.
 KEPT = (RUNS, *BESIDE, STEPS)
 STORED = "runs in the store"
 LOCKS = "lock files"
 INDEXES = "package indexes"
-#: The ending of what belongs to a kind; a guest's root has its checksum beside it.
+#: The suffix of files of a kind; a guest's root has its checksum beside it.
 ENDINGS = {"roots": ".cpio", "images": ".json", "changelogs": ".gz"}
 CHECKSUM = ".sha256"
-#: The command for what has become too large.
+#: The remedy if something has become too large.
 REMEDY = "mptcp-harness prune --keep 30d"
-# What a session calls its directory; others in the same place are not ours to remove.
+# The names of run directories; other directories there are not ours to remove.
 _RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
-#: What harness.bisect.state and harness.step call a directory.
+#: The names of directories of harness.bisect.state and harness.step.
 _KEY = re.compile(rf"[0-9a-f]{{16}}|{COMMITS}")
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that is kept: ``used`` in seconds since the epoch, ``size`` in bytes on disk.
+    """A stored item: last ``used`` in seconds since the epoch, ``size`` in bytes on disk.
 
-    All of ``paths`` goes when it goes; the first is the thing itself.
+    All ``paths`` are removed together; the first is the item itself.
     """
 
     kind: str
     paths: tuple[Path, ...]
     used: float
     size: int
-    obsolete: bool = False  # of an older harness, so never used again
+    obsolete: bool = False  # from an older harness, so never used again
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How many there are of a kind, and the bytes that they take."""
+    """The number of items of a kind, and their bytes."""
 
     kind: str
     count: int
@@ -89,9 +89,9 @@ class Usage:
 
 
 def doctor(cache: Path, runs: Path, store: Path) -> tuple[Finding, ...]:
-    """What is kept in ``cache``, below ``runs`` and in the file ``store``.
+    """What is kept in ``cache``, below ``runs`` and in the file ``store``, as findings.
 
-    With the remedy where it has become large.
+    A finding has a remedy if it has become large.
     """
     items = [*cached(cache), *runs_in(runs), *bisects(runs), *steps(runs)]
     indexes = _entries(cache / "apt")
@@ -115,7 +115,7 @@ def _of_store(store: Path) -> Finding:
         "results",
         Standing.LIMITED,
         f"{store} is damaged: {wrong}",
-        remedy="the next run sets it aside and keeps what can be read of it",
+        remedy="the next run sets it aside and keeps the rows that can be read",
     )
 
 
@@ -132,7 +132,7 @@ def summary(kinds: Iterable[Usage]) -> str:
 
 
 def mebibytes(size: int) -> str:
-    """``size`` in bytes, for people."""
+    """``size``, in bytes, as text for people."""
     return f"{size / (1 << 20):.1f} MiB"
 
 
@@ -142,9 +142,9 @@ def total(items: Iterable[Item], kind: str) -> Usage:
 
 
 def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Item]:
-    """Remove what was last used more than ``keep_s`` seconds ago, or will never be used again.
+    """Remove what was last used more than ``keep_s`` seconds ago, or can never be used again.
 
-    Returns what was removed, or with ``dry_run`` would be. Raises OSError.
+    Returns what was removed, or with ``dry_run`` would be removed. Raises OSError.
     """
     before = time.time() - keep_s
     removed = _prune_cache(cache, before, dry_run) if cache.root.is_dir() else []
@@ -157,9 +157,9 @@ def prune(cache: Cache, runs: Path, keep_s: float, *, dry_run: bool) -> list[Ite
 
 
 def prune_store(path: Path, keep_s: float, *, dry_run: bool) -> Usage:
-    """Remove the runs from the store in the file ``path`` that began more than ``keep_s`` ago.
+    """Remove runs that began more than ``keep_s`` seconds ago from the store ``path``.
 
-    Returns how many, and the bytes that this freed. Raises HostError.
+    Returns their number and the freed bytes. Raises HostError.
     """
     if not path.exists():
         return Usage(STORED, 0, 0)
@@ -178,7 +178,7 @@ def prune_store(path: Path, keep_s: float, *, dry_run: bool) -> Usage:
 
 
 def _size_of(store: Path) -> int:
-    """With all that SQLite keeps beside it, and damaged ones that were set aside."""
+    """The store's size, including SQLite's other files and damaged stores that were set aside."""
     return sum(map(disk_usage, store.parent.glob(f"{store.name}*")))
 
 
@@ -217,34 +217,34 @@ def _prune_steps(cache: Cache, runs: Path, before: float, dry_run: bool) -> list
 
 
 def in_use(run: Path) -> contextlib.AbstractContextManager[int]:
-    """While this lasts, the run in the directory is not removed, and nobody else resumes it.
+    """While this is held, the run in the directory is not removed or resumed by others.
 
     Raises Busy, and OSError.
     """
     return locks.directory(
         run,
-        f"a run still goes on in {run}, and two harnesses on one run directory would spoil each "
-        "other's results: wait for it, or end it",
+        f"another harness is working in {run}, and two would spoil each other's results; wait for "
+        f"it, or end it",
     )
 
 
 def _goes_on(run: Run) -> bool:
-    """Whether a harness is at work on it; further boots of a bisect are within its first run."""
+    """Whether a harness is working on it; further boots of a bisect are in its first run."""
     directory = Path(run.directory)
     return any(map(locks.is_held, (directory, directory.parent)))
 
 
 def cached(cache: Path) -> Iterator[Item]:
-    """What is kept in ``cache``, whole or not."""
+    """The items in ``cache``, complete or not."""
     for kind, name in KINDS.items():
         for path in _entries(cache / name):
             if path.suffix == CHECKSUM and path.with_suffix(ENDINGS["roots"]).exists():
-                continue  # goes with the archive
+                continue  # removed together with the archive
             beside = path.with_suffix(CHECKSUM)
             with_it = path.suffix == ENDINGS["roots"] and beside.exists()
             paths = (path, beside) if with_it else (path,)
             record = path / kernel_cache.RECORD if name == "kernels" else path
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
                 used = (record if record.exists() else path).stat().st_mtime
                 size = sum(map(disk_usage, paths))
                 yield Item(kind, paths, used, size, _is_obsolete(name, path))
@@ -254,7 +254,7 @@ def cached(cache: Path) -> Iterator[Item]:
 
 
 def runs_in(runs: Path) -> Iterator[Item]:
-    """The runs below ``runs``; the time of a run is when its record was written."""
+    """The runs below ``runs``; a run was last used when its record was written."""
     for path in _entries(runs):
         if _RUN.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             with contextlib.suppress(FileNotFoundError):
@@ -264,7 +264,7 @@ def runs_in(runs: Path) -> Iterator[Item]:
 
 
 def bisects(runs: Path) -> Iterator[Item]:
-    """What bisects and maps found out, beside the directory ``runs``."""
+    """The state of bisects and maps, beside the directory ``runs``."""
     for kind, name in BESIDE.items():
         for path in _keyed(runs.with_name(name)):
             with contextlib.suppress(FileNotFoundError):
@@ -272,7 +272,7 @@ def bisects(runs: Path) -> Iterator[Item]:
 
 
 def steps(runs: Path) -> Iterator[Item]:
-    """What step knows of the commits of each tree, beside the directory ``runs``."""
+    """The state of step for the commits of each tree, beside the directory ``runs``."""
     for path in _keyed(runs.with_name(STEPS_IN)):
         with contextlib.suppress(FileNotFoundError):
             yield Item(STEPS, (path,), _last_used(path), disk_usage(path))
@@ -285,12 +285,12 @@ def _keyed(directory: Path) -> Iterator[Path]:
 
 
 def _last_used(directory: Path) -> float:
-    """When it was used, or something put into it or into what it holds."""
+    """The last time that it, or something in it, was used or written."""
     return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
 
 
 def disk_usage(path: Path) -> int:
-    """The bytes that ``path`` and all below it take on the disk."""
+    """The bytes of ``path`` and everything below it on the disk."""
     size = 0
     for file in (path, *path.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
@@ -306,21 +306,22 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _is_obsolete(name: str, path: Path) -> bool:
-    """Whether no harness of this version or a newer one will look at ``path`` again."""
+    """Whether this and newer versions of the harness never use ``path``."""
     if name == "kernels":
         return _format(path / kernel_cache.RECORD) < kernel_cache.FORMAT
     return path.suffix != ENDINGS.get(name, "")
 
 
 def _format(record: Path) -> int:
-    """That of a prepared kernel; 0 where it is not even known."""
+    """The format of a prepared kernel; 0 if unknown."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         return int(json.loads(record.read_bytes())["format"])
     return 0
 
 
 def _remove_run(run: Path, dry_run: bool) -> bool:
-    """Remove the directory ``run``, unless its harness is still at work; whether that was so."""
+    """Remove the directory ``run`` unless a harness is working in it; returns whether it was
+    removed."""
     try:
         with in_use(run):
             if not dry_run:

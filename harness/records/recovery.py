@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A store's file that is damaged: how that shows, and what can be read of it all the same.
+"""Detects a damaged store, and reads the rows that are still readable.
 
-SQLite refuses a table of which one inner page is damaged, and with it every row. The leaf pages,
-which hold the rows, tell by themselves what they are. Format: https://sqlite.org/fileformat.html
-(1.3 the header, 1.6 pages, 2.1 records, 4.1 the write-ahead log).
+SQLite refuses a table, and with it every row, if one inner page is damaged. The leaf pages, which
+hold the rows, can be recognised without it. Format: https://sqlite.org/fileformat.html (1.3 the
+header, 1.6 pages, 2.1 records, 4.1 the write-ahead log).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ COPY_RESULT = (
     "INSERT OR IGNORE INTO results SELECT ?1, ?2, ?3, ?4, ?5, ?6"
     " WHERE EXISTS (SELECT 1 FROM runs WHERE number = ?1)"
 )
-#: By these the rows of the two tables are known.
+#: Used to recognise the rows of the two tables.
 _SHAPE_OF_RUN = ((type(None),), (str,), (str,), (str, type(None)), (str,), (int,), (str,), (str,))
 _SHAPE_OF_RESULT = ((int,), (str,), (str,), (str,), (str,), (bytes,))
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A damaged file was moved to ``set_aside``; so many of its rows are in the new one."""
+    """A damaged file was moved to ``set_aside``; these rows of it are in the new file."""
 
     set_aside: Path
     runs: int
@@ -41,19 +41,19 @@ class Damage:
     def __str__(self) -> str:
         kept = f"{plural(self.runs, 'run')} and {plural(self.results, 'result')}"
         return (
-            f"the file with the results of all runs was damaged, and is set aside as "
-            f"{self.set_aside}; {kept} of it could be read and are kept"
+            f"the file with the results of all runs was damaged and was moved to {self.set_aside}; "
+            f"{kept} in it could be read and are kept"
         )
 
 
-#: What a run is called of which only results are left.
+#: The id of a run of which only results are left.
 LOST = "lost"
 
 
 def readable(aside: Path) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
-    """The runs and the whole results that a damaged file holds.
+    """The runs and complete results in a damaged file.
 
-    Of a run of which only results can be read, nothing else is known.
+    If only results of a run can be read, nothing else is known about it.
     """
     runs: dict[Any, tuple[object, ...]] = {}
     results: dict[int, tuple[object, ...]] = {}
@@ -82,7 +82,7 @@ def _is_whole(packed: Any) -> bool:
 
 
 def examine(path: Path) -> str:
-    """What is wrong with the store in the file ``path``, which is left as it is; "" if nothing."""
+    """The damage of the store in the file ``path``, "" if none. The file is not changed."""
     if not path.exists():
         return ""
     try:
@@ -99,9 +99,9 @@ def complaints(database: sqlite3.Connection) -> list[str]:
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file itself is wrong; a lock or a full disk says nothing about it."""
+    """Whether the file itself is damaged, as opposed to a lock or a full disk."""
     code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # Python's own: what should be text cannot be decoded
+    if code is None:  # raised by Python: text that cannot be decoded
         return "decode" in str(error)
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -112,17 +112,17 @@ Row: TypeAlias = tuple[int, tuple[Value, ...]]
 
 _LEAF_OF_A_TABLE = 0x0D
 _FIRST = 100  # bytes of the file's header, before the first page's own
-#: A row is no larger than this; a damaged length is.
+#: No row is larger than this; a damaged length may be.
 MOST = 64 << 20
 
 
 class _Damaged(Exception):
-    """A row, or a page, does not hold together."""
+    """A row or a page is inconsistent."""
 
 
 @dataclass(frozen=True)
 class _Pages:
-    """The pages of a file by number, from 1; those of ``newer`` are from its write-ahead log."""
+    """The pages of a file by number, from 1; ``newer`` has those from its write-ahead log."""
 
     content: mmap.mmap | bytes
     size: int
@@ -142,9 +142,9 @@ class _Pages:
 
 
 def salvage(path: Path) -> Iterator[Row]:
-    """Every whole row of every table of the database ``path``, in no order. Raises OSError.
+    """Every complete row of every table of the database ``path``, in no order. Raises OSError.
 
-    A row that was deleted may be among them.
+    Deleted rows may be among them.
     """
     with path.open("rb") as file:
         header = file.read(_FIRST)
@@ -158,7 +158,7 @@ def salvage(path: Path) -> Iterator[Row]:
 
 
 def _page_size(header: bytes) -> int:
-    """As the file's ``header`` says, or SQLite's default where that cannot be."""
+    """The page size in the file's ``header``, or SQLite's default if that is invalid."""
     (size,) = struct.unpack(">H", header[16:18].ljust(2, b"\0"))
     if size == 1:
         return 65536
@@ -173,7 +173,7 @@ def _log(path: Path, size: int) -> dict[int, bytes]:
     for start in range(32, len(content) - size - 23, 24 + size):
         number, pages_after, *salts = struct.unpack(">IIII", content[start : start + 16])
         if [*salts] != [*struct.unpack(">II", content[16:24])]:
-            break  # of a log before this one
+            break  # left from an earlier log
         open_[number] = content[start + 24 : start + 24 + size]
         if pages_after:
             committed |= open_
@@ -218,7 +218,7 @@ def _row(pages: _Pages, page: bytes, at: int) -> Row:
 
 
 def _local(length: int, usable: int) -> int:
-    """How much of a payload of ``length`` bytes a leaf page holds; the rest overflows."""
+    """The part of a payload of ``length`` bytes that a leaf page holds; the rest overflows."""
     most = usable - 35
     if length <= most:
         return length

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One run of tests: which kernel boots when, and what becomes of each."""
+"""One run of tests: preparing, booting and judging its kernels, and storing the results."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One prepared kernel: booted until something is learned, and again where that was not good.
+"""Boots one prepared kernel until something is learned, and again to confirm a bad result.
 
-Only infrastructure is tried again on its own. A bad result is confirmed by more boots where the
-user wants that, and stays as bad as its worst boot; every boot is kept.
+Only infrastructure is retried automatically. If the user asks for it, more boots confirm a bad
+result; the worst boot decides. Every boot is kept.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from harness.vm import boot, commandline, traces
 from harness.vm.boot import BootPlan, Checking, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
 
-#: Seconds before the second and third attempt. Only infrastructure is tried again.
+#: Seconds before the second and third attempt. Only infrastructure is retried.
 BACK_OFF = (1.0, 4.0)
-#: In an attempt's directory: what the harness itself could not do.
+#: In an attempt's directory: the traceback of a fault of the harness.
 TRACEBACK = "traceback.txt"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is about, beside the kernels."""
+    """The settings of a run that all its kernels share."""
 
     directory: Path  # of the run; files of kernel NAME go to kernels/NAME
     roots: Mapping[Abi, Path]  # archives of the guest's root, see harness.vm.initramfs
@@ -65,15 +65,15 @@ class Options:
     seed: int
     jobs: int
     request: RunRequest = field(default_factory=RunRequest)
-    results: Results | None = None  # those of earlier runs
+    results: Results | None = None  # results of earlier runs
     known: KnownIssues = field(default_factory=KnownIssues)
     extra: Mapping[str, bytes] = field(default_factory=dict)  # as in a BootPlan
-    at_most: Deadlines | None = None  # what no deadline of a boot may exceed
-    on_boot: Callable[[BootPlan], None] = lambda _: None  # told of each boot before it begins
+    at_most: Deadlines | None = None  # upper bounds for the deadlines of a boot
+    on_boot: Callable[[BootPlan], None] = lambda _: None  # called before each boot
 
 
 class Attempts:
-    """The boots of ``kernel``, each judged."""
+    """Boots ``kernel`` and judges each boot."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Attempts:
         self._made: list[Attempt] = []
 
     def run(self) -> KernelResult | None:
-        """The result, with every attempt; None where it was interrupted before there was one."""
+        """The result, with every attempt; None if it was interrupted before there was one."""
         result = self._decide()
         if result is None:
             return None
@@ -105,7 +105,7 @@ class Attempts:
         return replace(result, attempts=tuple(self._made), timing=timing)
 
     def _confirm(self, first: KernelResult) -> KernelResult:
-        """Boot as often as is wanted, whatever comes of it; an interruption takes nothing back."""
+        """Make all confirming boots, whatever their result; an interruption keeps those made."""
         wanted = self._options.request.confirm
         results = [first]
         for number in range(1, wanted + 1):
@@ -118,9 +118,9 @@ class Attempts:
         return confirmed(results, wanted)
 
     def _decide(self) -> KernelResult | None:
-        """Boot until something is learned, at most three times; None where interrupted.
+        """Boot until something is learned, at most three times; None if interrupted.
 
-        Of an interrupted boot the rounds that were done are a result.
+        The finished rounds of an interrupted boot are a result.
         """
         for pause in (*BACK_OFF, None):
             try:
@@ -151,7 +151,7 @@ class Attempts:
             if not at.repeating:
                 self._tell(Stage.CHECKING, at.running, done=at.done, planned=at.planned)
                 return
-            asked = at.planned if at.planned < MOST else 0  # as much as saying: without end
+            asked = at.planned if at.planned < MOST else 0  # MOST stands for "without end"
             detail = f"{at.failed or 'none'} failed"
             self._tell(Stage.REPEATING, detail, done=at.done, planned=asked)
 
@@ -165,7 +165,7 @@ class Attempts:
         )
 
     def _decoded(self, attempt: Attempt) -> Attempt:
-        """``attempt`` with source lines in its traces, where a vmlinux knows them."""
+        """``attempt`` with source lines in its traces, if a vmlinux has them."""
         images = kernels.debug_images(self._entry) if attempt.incidents else ()
         console = Path(attempt.console).read_bytes() if images else b""
         vmlinux = next((image for image in images if traces.is_vmlinux_of(image, console)), None)
@@ -184,7 +184,7 @@ class Attempts:
     def _plan(self, number: int) -> BootPlan:
         entry, options = self._entry, self._options
         deadlines, plan = self._deadlines(), options.request.plan
-        # Less than what the boot as a whole may take, so that a program that hangs is no hang.
+        # Less than the deadline of the boot, so that a program that hangs does not count as a hang.
         program_s = max(1, min(PROGRAM_S, int(deadlines.total / 2)))
         return BootPlan(
             kernel=self._kernel,
@@ -205,9 +205,9 @@ class Attempts:
         return deadlines if options.at_most is None else deadlines.bounded(options.at_most)
 
     def _judge(self, attempt: Attempt) -> tuple[Attempt, KernelResult]:
-        """``attempt`` with its verdict, and what it alone says of the kernel."""
+        """``attempt`` with its verdict, and the result of this boot alone."""
         entry, prepared = self._entry, self._kernel
-        # What a kernel calls itself when it runs decides; what its package says is a claim.
+        # The release that the running kernel reports decides, not that of its package.
         release = attempt.stream.release or prepared.release
         seen = known_issues.apply(
             judge.families(attempt, self._options.request.plan.families, entry.expected(release)),
@@ -265,7 +265,7 @@ class Attempts:
 
 
 def unknown(entry: KernelEntry, kernel: PreparedKernel, reason: str) -> KernelResult:
-    """The result where nothing was learned of ``kernel``."""
+    """The result if nothing was learned about ``kernel``."""
     return KernelResult.infrastructure(
         entry.name,
         reason,
@@ -277,9 +277,9 @@ def unknown(entry: KernelEntry, kernel: PreparedKernel, reason: str) -> KernelRe
 
 
 def unexpected(error: Exception, directory: Path, name: str, number: int = 1) -> str:
-    """Keep the traceback of ``error`` with the attempt ``number`` of a kernel; what is to be said.
+    """Write the traceback of ``error`` to the attempt ``number`` of a kernel; returns a message.
 
-    ``directory`` is that of the run.
+    ``directory`` is the run's.
     """
     place = directory / "kernels" / name / f"attempt-{number}" / TRACEBACK
     kept = f"its traceback is in {os.path.relpath(place, directory)}"
@@ -292,10 +292,10 @@ def unexpected(error: Exception, directory: Path, name: str, number: int = 1) ->
 
 
 def confirmed(results: Sequence[KernelResult], wanted: int) -> KernelResult:
-    """The worst of ``results``, each of a boot, with all that went wrong in any of them.
+    """The worst of ``results``, one for each boot, with everything that went wrong in any of them.
 
-    The first is bad, and ``wanted`` more were to follow. A boot that says nothing of the kernel
-    does not count.
+    The first is bad, and ``wanted`` more boots were planned. A boot that says nothing about the
+    kernel does not count.
     """
     telling = [r for r in results if r.verdict is not KernelVerdict.INFRASTRUCTURE]
     bad = [result for result in telling if not result.verdict.as_expected]
@@ -308,7 +308,7 @@ def confirmed(results: Sequence[KernelResult], wanted: int) -> KernelResult:
             incidents.append(incident)
     notes = dict.fromkeys(note for result in (worst, *bad) for note in result.notes)
     more = count.boots - 1
-    short = [f"of {wanted} more boots only {more} told something"] if more < wanted else []
+    short = [f"only {more} of {wanted} more boots gave a result"] if more < wanted else []
     return replace(
         worst,
         reason=f"{count}: {worst.reason}",
@@ -320,7 +320,7 @@ def confirmed(results: Sequence[KernelResult], wanted: int) -> KernelResult:
 
 
 def _worst_families(bad: Sequence[KernelResult]) -> dict[Family, FamilyResult]:
-    """Each check with the worst that any of the boots made of it."""
+    """Each check with its worst result in any of the boots."""
     order = list(CheckVerdict)
     families = {}
     for family in bad[0].families:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Many kernels: what is prepared and booted when, and who is told."""
+"""Prepares and boots many kernels at the same time, and reports progress."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from harness.verdict.results import KernelResult, Phase
 
 _T = TypeVar("_T")
 
-#: Kernels that are prepared at the same time: a download waits for the network, unpacking works.
+#: Kernels that are prepared at the same time: one may wait for the network while another unpacks.
 PREPARING = 2
-#: MiB beside a guest's memory that QEMU itself takes.
+#: MiB that QEMU needs in addition to the guest's memory.
 QEMU_OVERHEAD = 150
 
 
 def default_jobs(entries: Sequence[KernelEntry]) -> int:
-    """How many VMs the processors and the free memory allow at a time, at least one."""
+    """The number of VMs that processors and free memory allow at a time, at least one."""
     largest = max((entry.memory_mib for entry in entries), default=512) + QEMU_OVERHEAD
     by_memory = tools.available_memory_mib() // largest
     widest = max((entry.cpus for entry in entries), default=1)
@@ -41,12 +41,12 @@ def default_jobs(entries: Sequence[KernelEntry]) -> int:
 
 
 class Matrix:
-    """One run over ``entries``; each kernel's result goes to ``on_result`` as soon as it is there.
+    """One run over ``entries``; each kernel's result is passed to ``on_result`` at once.
 
-    With it goes the key by which a later run may find it, empty where it may not be used again.
-    ``stop`` interrupts: VMs end, kernels not finished are missing from what :meth:`run` returns.
-    What goes wrong with one kernel, even in the harness itself, is that kernel's result; only what
-    ``on_result`` and the store raise ends all.
+    A later run finds it by the key that is passed with it; the key is empty if the result must not
+    be reused. ``stop`` interrupts: VMs end, and :meth:`run` returns no result for unfinished
+    kernels. An exception while one kernel is tested, even a fault of the harness, becomes that
+    kernel's result. Only exceptions of ``on_result`` and of the store end the run.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Matrix:
         self._accelerators = Accelerators(options.qemu, remembered, listener, stop)
 
     def run(self) -> tuple[KernelResult, ...]:
-        """The results in the order of the entries. Preparing overlaps booting."""
+        """Test all kernels; the results are in the order of the entries."""
 
         def prepare(entry: KernelEntry) -> Future[KernelResult | None]:
             started = time.monotonic()
@@ -89,10 +89,10 @@ class Matrix:
                 raise
         return tuple(result for result in results if result is not None)
 
-    # One kernel, step by step.
+    # The steps for one kernel.
 
     def _prepare(self, entry: KernelEntry) -> PreparedKernel | KernelResult | None:
-        """The kernel to boot, or a result without a boot; None where interrupted."""
+        """The kernel to boot, or a result without a boot; None if interrupted."""
         self._tell(entry, Stage.PREPARING)
 
         def say(text: str) -> None:
@@ -118,14 +118,14 @@ class Matrix:
         raise AssertionError("the last pause is None")
 
     def _earlier(self, entry: KernelEntry, say: Callable[[str], None]) -> Answer:
-        """What is known of ``entry`` from an earlier run, if that is wanted."""
+        """The result of ``entry`` in an earlier run, if --reuse asks for it."""
         if self._options.results is None or not self._options.request.reuse:
             return Answer()
         kernel = kernels.prepare(entry, self._trusting, say)
         try:
             kvm = self._accelerators.is_kvm(self._options.request.accel or entry.accel, kernel)
         except HostError:
-            return Answer()  # the kernel's own result will say so
+            return Answer()  # the kernel's own result will report it
         return self._options.results.find(entry, kernel, kvm=kvm)
 
     def _finish(
@@ -166,13 +166,14 @@ class Matrix:
     def _safely(
         self, entry: KernelEntry, step: Callable[[KernelEntry], _T]
     ) -> _T | KernelResult | None:
-        """What ``step`` makes of ``entry``. A fault of the harness is no end of the others."""
+        """The result of ``step`` for ``entry``. A fault of the harness does not end the other
+        kernels."""
         try:
             return step(entry)
         except HostError:
             raise
         except Exception as error:
-            if self._stop.is_set():  # most likely it is what was interrupted
+            if self._stop.is_set():  # most likely caused by the interruption
                 return None
             reason = attempts.unexpected(error, self._options.directory, entry.name)
             return KernelResult.infrastructure(entry.name, reason)
@@ -194,10 +195,10 @@ def select(
     pattern: str | None,
     expand: Callable[[KernelEntry], Sequence[KernelEntry]],
 ) -> list[KernelEntry]:
-    """The kernels that ``pattern`` names, or all that are no series.
+    """The kernels that ``pattern`` names, or all entries except series.
 
-    ``pattern`` is one or several globs separated by commas, matched against an entry's name and,
-    within a series, against each of its kernels' names.
+    ``pattern`` is one or several globs separated by commas. They are matched against the names of
+    entries, and of the kernels in a series.
     """
     chosen: list[KernelEntry] = []
     globs = pattern.split(",") if pattern else []
@@ -216,6 +217,6 @@ def select(
 
 
 def _may_name_kernel_of(series: str, glob: str) -> bool:
-    """Whether a name that begins with ``series`` could match: else its index is left unread."""
+    """Whether a name that begins with ``series`` could match; otherwise its index is not read."""
     literal = re.split(r"[*?[]", glob, maxsplit=1)[0]
     return literal.startswith(series) or series.startswith(literal)

@@ -16,31 +16,35 @@ from harness.manifest.plan import Plan
 
 @dataclass(frozen=True)
 class RunRequest:
-    """``plan`` on the kernels of a run; None where the harness is to choose.
+    """A ``plan`` and how it is carried out; None means that the harness chooses.
 
-    ``manifest`` is the file that the kernels are from, if any; ``confirm`` how many more boots a
-    bad result is confirmed by; ``bundle_image`` puts the image into a failing kernel's bundle.
-    ``store`` is the file with the results of all runs, where that is not for this run to choose.
+    ``manifest`` is the file that the kernels are from, if any. ``confirm`` is the number of boots
+    that confirm a bad result. ``bundle_image`` includes the image in a failing kernel's bundle.
+    ``store`` is the file with the results of all runs, if the caller chooses it.
     """
 
     plan: Plan = field(default_factory=Plan)
-    accel: Accel | None = None  # over the manifest's
+    accel: Accel | None = None  # overrides the manifest
     manifest: Path | None = None
-    jobs: int | None = field(default=None, metadata=apart("results are the same one by one"))
-    output: Path | None = field(default=None, metadata=apart("a place is no setting"))
-    store: Path | None = field(default=None, metadata=apart("a place is no setting"))
-    reuse: bool = field(default=False, metadata=apart("a result that is reused still holds"))
-    resume: bool = field(default=False, metadata=apart("it says what is done with the answer"))
+    jobs: int | None = field(
+        default=None, metadata=apart("the number of VMs does not change results")
+    )
+    output: Path | None = field(default=None, metadata=apart("a path does not change results"))
+    store: Path | None = field(default=None, metadata=apart("a path does not change results"))
+    reuse: bool = field(default=False, metadata=apart("a reused result is still valid"))
+    resume: bool = field(default=False, metadata=apart("it does not change results"))
     confirm: int = field(default=0, metadata=apart("more boots answer the same question"))
-    bundle_image: bool = field(default=False, metadata=apart("it is what is kept of a failure"))
+    bundle_image: bool = field(
+        default=False, metadata=apart("it only changes what is kept of a failure")
+    )
 
     def settings(self) -> dict[str, Any]:
-        """All but the plan that counts, as JSON has it."""
+        """All settings that count except the plan, as JSON values."""
         whole = self if self.manifest is None else replace(self, manifest=self.manifest.resolve())
         return {name: value for name, value in members(whole).items() if name != "plan"}
 
     def seed(self) -> int:
-        """The seed that the user gave, or one of this run's own."""
+        """The user's seed, or a random one."""
         return secrets.randbits(32) if self.plan.seed is None else self.plan.seed
 
 
@@ -58,11 +62,11 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """``kernel`` entered ``stage``, or went on within it; ``detail`` is text for a person.
+    """``kernel`` entered ``stage``, or advanced in it; ``detail`` is text for people.
 
-    ``kernel`` is "" for what concerns the whole run, such as the choice of the accelerator.
-    ``done`` and ``planned`` count checks in CHECKING, rounds of all of them in REPEATING. A DONE
-    carries the verdict. ``planned`` is 0 where there is no end of rounds.
+    ``kernel`` is "" for the whole run, for example for the choice of the accelerator. ``done`` and
+    ``planned`` count checks in CHECKING, and rounds in REPEATING. DONE has the verdict. ``planned``
+    is 0 if the number of rounds is unlimited.
     """
 
     kernel: str
@@ -74,6 +78,6 @@ class Progress:
 
 
 class Listener(Protocol):
-    """Told of progress, from any thread; must not block or raise."""
+    """Receives progress from any thread; must not block or raise."""
 
     def __call__(self, progress: Progress, /) -> None: ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One run from end to end: its kernels, what is kept of each, and the record of all."""
+"""One run from end to end: its kernels, their stored results, and the record of the run."""
 
 from __future__ import annotations
 
@@ -38,11 +38,10 @@ def run(
     listener: Listener,
     stop: threading.Event,
 ) -> RunResult:
-    """Test ``entries`` and keep everything in the run's directory, each result in the store too.
+    """Test ``entries``; write everything to the run's directory, and each result to the store.
 
-    Raises HostError where a host tool is missing or the disk cannot be used, and UsageError for a
-    directory of the user's choice that cannot be used, for a wrong file of known issues, and where
-    there is nothing to resume.
+    Raises HostError if a host tool is missing or the disk cannot be used. Raises UsageError for an
+    unusable --output, an invalid file of known issues, or if there is nothing to resume.
     """
     known = KnownIssues.read(entries)
     asked = reuse.asked(entries, request.plan, request.settings())
@@ -50,8 +49,8 @@ def run(
     old = reuse.interrupted(place, asked) if request.resume else None
     if old is not None and request.output and request.output.absolute() != Path(old.directory):
         raise UsageError(
-            f"--output {request.output}: the interrupted run is in {old.directory}; leave "
-            "--output away to go on with it"
+            f"--output {request.output}: the interrupted run is in {old.directory}; omit --output "
+            f"to continue it"
         )
     begun = old or new_run(asked, request.seed())
     with (
@@ -72,7 +71,7 @@ def run(
 
 
 class _Session:
-    """A run in its ``workspace``, with the store open and the directory locked."""
+    """A run in its ``workspace``; the store is open and the directory locked."""
 
     def __init__(
         self,
@@ -100,7 +99,7 @@ class _Session:
         self._done: dict[str, KernelResult] = {}
 
     def begin(self) -> None:
-        """Note the run in the store, or take from there what it already has."""
+        """Register the run in the store, or load the results that a resumed run already has."""
         if self._request.resume:
             self._go_on()
         else:
@@ -108,14 +107,14 @@ class _Session:
         self._tell_damage()
 
     def _tell_damage(self) -> None:
-        """Once, when it is found: a store may prove damaged at any access."""
+        """Report a damaged store once; any access may find the damage."""
         said = str(self._store.damage or "")
         if said and said not in self._notes:
             self._notes.append(said)
             self._say(said)
 
     def _go_on(self) -> None:
-        # Another harness may have finished it, until the directory was locked.
+        # Another harness may have finished it before the directory was locked.
         reuse.check_unfinished(self._store.run(self._begun.id) or self._begun)
         reuse.check_alike(self._begun, self._about)
         self._done = reuse.finished(self._store, self._begun, self._say)
@@ -124,7 +123,7 @@ class _Session:
             detail = f"from the interrupted run {self._begun.id}"
             self._listener(Progress(name, Stage.DONE, detail, verdict=result.verdict))
         for entry in self._entries:
-            if entry.name not in self._done:  # what was cut off is no attempt
+            if entry.name not in self._done:  # an attempt that was cut off does not count
                 shutil.rmtree(self._recorder.place(entry.name).parent, ignore_errors=True)
         self._notes.append(
             f"interrupted, and resumed at {_now()}: {len(self._done)} of "
@@ -132,7 +131,7 @@ class _Session:
         )
 
     def run(self, cache: Cache, stop: threading.Event) -> RunResult:
-        """Test what is missing, and write down all."""
+        """Test the kernels without a result, and write the record."""
         missing = [entry for entry in self._entries if entry.name not in self._done]
         matrix = Matrix(missing, self._options(missing), cache, self._listener, self._keep, stop)
         startup = seconds_since_start()
@@ -146,7 +145,7 @@ class _Session:
         return replace(options, on_boot=self._recorder.bundles.booting)
 
     def _keep(self, result: KernelResult, circumstances: str) -> None:
-        if result.is_unfinished:  # to be shown, but not to be found by --resume
+        if result.is_unfinished:  # shown, but not found by --resume
             self._recorder.write(result)
             return
         trouble = self._recorder.keep(result, circumstances)
@@ -155,13 +154,16 @@ class _Session:
             self._say(trouble)
 
     def _record(self, results: dict[str, KernelResult], startup_s: float) -> RunResult:
-        """Interrupted is a run that lacks something, however late somebody asked it to stop."""
+        """The record. A run counts as interrupted only if a result is missing, not if stop was
+        late."""
         names = [entry.name for entry in self._entries]
         found = tuple(results[name] for name in names if name in results)
         missing = tuple(name for name in names if name not in results)
         interrupted = bool(missing) or any(result.is_unfinished for result in found)
         if interrupted and self._request.manifest is not None:
-            self._notes.append("`matrix --resume`, for the same kernels, boots what is missing")
+            self._notes.append(
+                "`matrix --resume` with the same kernels boots those that are missing"
+            )
         elif not interrupted:
             self._store.finish(self._begun.id)
             self._tell_damage()
@@ -190,7 +192,8 @@ class _Session:
         return record
 
     def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:
-        """The known issues that no longer occur; with the user's own payload that says nothing."""
+        """Notes on known issues that no longer occur; none with --payload, which changes too
+        much."""
         plan = self._request.plan
         if plan.payload is not None:
             return ()
@@ -202,20 +205,22 @@ class _Session:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Where the results of ``run`` go: the store, its directory, and ``bundles`` of bad ones."""
+    """Stores the results of ``run``: in the store, in its directory, and as ``bundles`` of bad
+    ones."""
 
     run: Run
     store: Store
     bundles: Bundles
 
     def place(self, name: str) -> Path:
-        """The file with the result of the kernel ``name``."""
+        """The file for the result of the kernel ``name``."""
         return Path(self.run.directory) / "kernels" / name / "result.json"
 
     def keep(self, result: KernelResult, circumstances: str) -> str:
-        """Keep ``result``, to be found by ``circumstances``; what is to be said of its bundle.
+        """Store ``result`` under the key ``circumstances``; returns a message about its bundle, if
+        any.
 
-        It is on the disk before anything else is done with it. Raises HostError, OSError.
+        The result is on the disk before anything else happens to it. Raises HostError, OSError.
         """
         text = to_json.kernel_text(result)
         learned = result.reused_from is None
@@ -224,13 +229,15 @@ class Recorder:
         self._write(name, text)
         try:
             return self.bundles.keep(result)
-        except Exception as error:  # the result is kept, and other kernels are still to be tested
+        except (
+            Exception
+        ) as error:  # the result is stored, and other kernels still have to be tested
             directory = Path(self.run.directory)
             said = unexpected(error, directory, name, max(1, len(result.attempts)))
-            return f"{name} failed, and no bundle could be made of it: {said}"
+            return f"{name} failed, but its bundle could not be made: {said}"
 
     def write(self, result: KernelResult) -> None:
-        """Only into the run's directory. Raises OSError."""
+        """Write ``result`` to the run's directory only. Raises OSError."""
         self._write(result.name, to_json.kernel_text(result))
 
     def _write(self, name: str, text: str) -> None:
@@ -249,7 +256,7 @@ def options_in(
     *,
     evidence: bool = False,
 ) -> Options:
-    """How ``entries`` are tested in ``workspace``; ``evidence`` is as in reuse.Results."""
+    """The options for ``entries`` in ``workspace``; ``evidence`` is as in reuse.Results."""
     about = about_run(workspace)
     setting = reuse.Setting(request.plan, about["guest"], about["QEMU"], about["virtme-ng"], known)
     return Options(
@@ -265,7 +272,7 @@ def options_in(
 
 
 def about_run(workspace: workspaces.Workspace) -> dict[str, str]:
-    """What a run in ``workspace`` notes about itself in the store."""
+    """What the store records about a run in ``workspace``."""
     return {
         "harness": f"{__version__} {reuse.judging()[:16]}",
         "guest": workspace.base.stem,
@@ -276,7 +283,7 @@ def about_run(workspace: workspaces.Workspace) -> dict[str, str]:
 
 
 def new_run(asked: str, seed: int) -> Run:
-    """A run that begins now, for what was ``asked``."""
+    """A run that begins now; ``asked`` is its canonical question."""
     return Run(
         id=workspaces.identity_of_now(),
         started=_now(),
@@ -287,7 +294,7 @@ def new_run(asked: str, seed: int) -> Run:
 
 
 def seconds_since_start() -> float:
-    """For how long this process has been running, to a hundredth (proc_pid_stat(5))."""
+    """Seconds since this process started, to a hundredth (proc_pid_stat(5))."""
     started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
     return round(since_boot - started / os.sysconf("SC_CLK_TCK"), 2)

@@ -30,10 +30,10 @@ from harness.vm.accelerator import Choice, qemu_version
 
 @dataclass(frozen=True)
 class Workspace:
-    """What every boot of a run stands on."""
+    """The tools, roots and directory that all boots of a run use."""
 
     directory: Path  # of the run
-    roots: Mapping[Abi, Path]  # archives of the guest's root; one for Abi.NATIVE is always there
+    roots: Mapping[Abi, Path]  # archives of the guest's root; always has Abi.NATIVE
     qemu: Path
     qemu_version: str
 
@@ -52,15 +52,15 @@ def opened(
     abis: Iterable[Abi] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Workspace]:
-    """Tools found, the guest's root built, a directory made: nothing is pruned that is used.
+    """Find the tools, build the guest's root and make a directory; while open, nothing is pruned.
 
-    ``resumed`` is the directory of a run that is resumed, ``abis`` are those of its kernels.
-    Raises HostError, and UsageError for ``output``.
+    ``resumed`` is the directory of a resumed run; ``abis`` are those of its kernels. Raises
+    HostError, and UsageError for ``output``.
     """
     qemu, busybox = find_tools()
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(cache.scratch())  # from now on nothing is pruned that is used
+            held.enter_context(cache.scratch())  # keeps `prune` from removing what is in use
             roots = {
                 abi: foreign_root.prepare(abi, cache, busybox, say) for abi in {Abi.NATIVE, *abis}
             }
@@ -70,15 +70,15 @@ def opened(
             raise UsageError(str(error)) from error
         except OSError as error:
             raise HostError(
-                f"{error.filename or 'the disk'} cannot be used ({error.strerror or error}): make "
-                "it and its directory writable, and room on the disk, or give another place "
-                "(--output, --cache, XDG_STATE_HOME)"
+                f"{error.filename or 'the disk'} cannot be used ({error.strerror or error}); make "
+                f"it and its directory writable, free some space on the disk, or use another "
+                f"directory (--output, --cache, XDG_STATE_HOME)"
             ) from error
         yield Workspace(directory, roots, qemu, qemu_version(qemu, cache))
 
 
 def find_tools() -> tuple[Path, Path]:
-    """The host's QEMU and busybox; HostError names all that is missing."""
+    """The host's QEMU and busybox. Raises HostError, which names everything that is missing."""
     missing = tools.missing()
     if missing:
         raise tools.ToolsMissing(missing)
@@ -91,12 +91,12 @@ def find_tools() -> tuple[Path, Path]:
 
 
 def runs_directory() -> Path:
-    """Where runs are kept unless the user says otherwise. Raises HostError."""
+    """The default directory of runs. Raises HostError."""
     return _state() / "runs"
 
 
 def store_file() -> Path:
-    """Where results of all runs are kept. Raises HostError."""
+    """The file with the results of all runs. Raises HostError."""
     return _state() / store.FILE
 
 
@@ -108,7 +108,7 @@ def _state() -> Path:
 
 
 def store_place(output: Path | None) -> Path:
-    """:func:`store_file`; for a user without a home the run's directory, if one is given."""
+    """:func:`store_file`; for a user without a home, a file in ``output``, if given."""
     try:
         place = store_file()
         if output is not None:
@@ -121,11 +121,11 @@ def store_place(output: Path | None) -> Path:
 
 
 def identity_of_now() -> str:
-    """A name for a run that begins now, like no other."""
+    """A unique id for a run that begins now."""
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-_INSTEAD = "give --output a new or empty directory of this run's own"
+_INSTEAD = "give --output a new or empty directory for this run"
 
 
 def _new_directory(wanted: Path | None, identity: str) -> Path:
@@ -142,21 +142,22 @@ def _new_directory(wanted: Path | None, identity: str) -> Path:
 
 
 def new_or_empty(wanted: Path) -> Path:
-    """The user's directory, made if need be. Raises :class:`UsageError`."""
+    """The user's directory, created if necessary. Raises :class:`UsageError`."""
     directory = wanted.absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
-            raise UsageError(f"--output {wanted}: it is not empty; {_INSTEAD}")
+            raise UsageError(f"--output {wanted}: the directory is not empty; {_INSTEAD}")
     except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"--output {wanted}: that is a file; {_INSTEAD}") from None
+        raise UsageError(f"--output {wanted}: this is a file; {_INSTEAD}") from None
     except OSError as error:
         raise UsageError(f"--output {wanted}: {error.strerror}; {_INSTEAD}") from error
     return directory
 
 
 class Accelerators:
-    """The choices of one run. ``remembered`` is the file with what was found out before."""
+    """Chooses KVM or TCG for the kernels of a run. ``remembered`` is the file with earlier
+    trials."""
 
     def __init__(
         self, qemu: Path, remembered: Path, listener: Listener, stop: threading.Event
@@ -169,9 +170,9 @@ class Accelerators:
         self._made: dict[tuple[Accel, str], Choice | HostError] = {}
 
     def is_kvm(self, wanted: Accel, kernel: PreparedKernel) -> bool:
-        """Whether ``kernel`` is to be booted under KVM. Raises HostError.
+        """Whether to boot ``kernel`` under KVM. Raises HostError.
 
-        What was found out by one kernel alone, which may be broken, counts for that image only.
+        A trial with one kernel, which may be broken, counts for that image only.
         """
         of_all, of_image = (wanted, ""), (wanted, kernel.image_sha256)
         with self._lock:
@@ -198,17 +199,17 @@ class Accelerators:
         self._listener(Progress("", Stage.BOOTING, text))
 
 
-#: Seconds in which a VM takes the memory that it will: its kernel is up, its guest's Python runs.
+#: Seconds until a VM has taken its memory: its kernel has booted and Python runs.
 SETTLING = 5.0
-#: Seconds between two looks at the host's memory; other programs do not say when they end.
+#: Seconds between two looks at the host's memory; other programs do not announce their end.
 PAUSE = 0.25
 
 
 class MemoryGate:
-    """Lets VMs in as the host's memory allows, and one in any case if no other runs.
+    """Delays VMs until the host has enough memory; one VM may always run.
 
-    ``available`` says how many MiB can be had. A VM takes what it needs by and by: for SETTLING
-    seconds what was promised to it counts as gone, afterwards what ``available`` says holds.
+    ``available`` returns the free MiB. A VM takes its memory gradually: for SETTLING seconds its
+    full amount counts as used, afterwards only ``available`` counts.
     """
 
     def __init__(
@@ -223,9 +224,9 @@ class MemoryGate:
     def wait(
         self, needed_mib: int, stop: threading.Event, say: Callable[[str], None]
     ) -> Iterator[None]:
-        """Wait until there are ``needed_mib`` for a VM, which runs while the context lasts.
+        """Wait until ``needed_mib`` are free for a VM, which runs while the context lasts.
 
-        ``say`` is told once if that has to be waited for. Goes on at once when ``stop`` is set.
+        ``say`` is called once if it has to wait. Returns at once when ``stop`` is set.
         """
         vm = object()
         said = False
@@ -244,7 +245,7 @@ class MemoryGate:
                 self._running.pop(vm, None)
 
     def _let_in(self, vm: object, needed_mib: int) -> int | None:
-        """None once ``vm`` may run; else the MiB that are left."""
+        """None if ``vm`` may run; otherwise the MiB that are free."""
         with self._lock:
             now = self._clock()
             promised = sum(mib for since, mib in self._running.values() if now - since < SETTLING)

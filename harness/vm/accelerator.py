@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which QEMU it is, and whether it uses KVM or TCG.
+"""The version of QEMU, and the choice between KVM and TCG.
 
-KVM counts as usable only when it has been seen to boot. A /dev/kvm that opens, and even creates
-VMs, can still be unable to run a stock kernel: QEMU then aborts at once, or reports an internal
-error and hangs for ever, or only hangs.
+KVM counts as usable only after it has booted a kernel. A /dev/kvm that opens, and even creates VMs,
+may still be unable to run a stock kernel: QEMU then aborts at once, or hangs, with or without an
+internal error.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from harness.manifest.kernels_yaml import Accel
 from harness.vm.commandline import Unsafe
 from harness.vm.process import work_directory
 
-#: Seconds; a QEMU on a slow disk takes one.
+#: Seconds; QEMU on a slow disk takes one.
 ANSWER_WITHIN_S = 30.0
 
 
 def qemu_version(qemu: Path, cache: Cache) -> str:
-    """The version that ``qemu`` says it has, or ``unknown`` and why.
+    """The version that ``qemu`` reports, or ``unknown`` with the reason.
 
-    Remembered as long as the file is not touched: to load QEMU with its libraries takes 40 ms,
-    which every run would wait for.
+    It is remembered until the file changes, because loading QEMU with its libraries takes 40 ms in
+    every run.
     """
     try:
         seen = [str(qemu), files.stamp(qemu)]
@@ -57,7 +57,7 @@ def qemu_version(qemu: Path, cache: Cache) -> str:
 
 
 def ask_version(qemu: Path) -> str:
-    """What :func:`qemu_version` gives, without a memory."""
+    """As :func:`qemu_version`, without remembering."""
     try:
         answer = subprocess.run(
             [str(qemu), "--version"],
@@ -74,34 +74,34 @@ def ask_version(qemu: Path) -> str:
 
 
 DEVICE = tools.KVM
-#: Seconds in which a kernel under a working KVM says its first words (one is plenty).
+#: Seconds for the first output of a kernel under a working KVM; one is usually enough.
 PATIENCE = 8.0
-#: Seconds in which it has to look for a root. More would break the promise of 15 seconds.
+#: Seconds until it must look for a root; the whole trial may take 15 s.
 LIMIT = 14.0
-#: What every x86 kernel says once its console works.
+#: The output of every x86 kernel once its console works.
 FIRST_WORDS = b"Linux version "
-#: Printed when the kernel has got so far that it looks for a root: all of KVM was exercised.
+#: Printed when the kernel looks for a root; by then, all of KVM was exercised.
 LAST_WORDS = (b"Kernel panic", b"VFS: ", b"Run /")
 BROKEN = b"KVM internal error"
-#: Seconds for which an answer is remembered: what is wrong with a host may be mended meanwhile.
+#: Seconds for which an answer is remembered; the host may be repaired in the meantime.
 VALID = 24 * 3600
-#: Of how many images an answer of their own is remembered.
+#: The number of images whose own answers are remembered.
 MAX_ANSWERS = 50
-#: Bytes of a trial's output that are looked at.
+#: Bytes of a trial's output that are examined.
 ENOUGH = 1 << 20
-# Not for the life of the host: the next run may find memory, or another hypervisor gone.
+# Not permanent: at the next run, memory may be free or another hypervisor gone.
 _PASSING = re.compile(rb"Cannot allocate memory|resource busy|Too many open files")
 _REMEDY = (
-    "in a virtual machine, have nested virtualisation turned on; elsewhere, update the host's "
-    "kernel and QEMU; with accel: tcg, KVM is not tried"
+    "in a virtual machine, enable nested virtualisation; otherwise, update the host's kernel and "
+    "QEMU; with accel: tcg, KVM is not tried"
 )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The accelerator for a run, and why, in words for the user.
+    """The accelerator for a run, and the reason, for the user.
 
-    One that is not ``settled`` was made for its kernel alone: another kernel may tell more.
+    Unless ``settled``, it holds for its kernel only; another kernel may show more.
     """
 
     kvm: bool
@@ -111,10 +111,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of booting a kernel under KVM: ``trouble`` is empty where that works.
+    """The result of booting a kernel under KVM; ``trouble`` is empty if that works.
 
-    It is ``certain`` where every kernel would meet it on this host. What is certain only as long
-    as the kernel is a sound one holds for the run, and in later runs for ``only_for``, its hash.
+    It is ``certain`` if it affects every kernel on this host. If it might be the fault of the
+    kernel, it holds for this run, and in later runs only for the image with the hash ``only_for``.
     """
 
     trouble: str = ""
@@ -130,15 +130,15 @@ def choose(
     say: Callable[[str], None],
     stop: threading.Event | None = None,
 ) -> Choice:
-    """The accelerator to use where the manifest or the user ``wanted`` one.
+    """The accelerator to use; ``wanted`` is that of the manifest or the user.
 
-    ``auto`` tries to boot ``kernel`` under KVM, for at most LIMIT seconds, and keeps what that
-    tells about the host in the file ``remembered`` for a day, or until the host reboots, or QEMU
-    or the device changes. Raises :class:`HostError` for ``kvm`` where KVM boots nothing. Once
-    ``stop`` is set some answer comes at once.
+    ``auto`` tries to boot ``kernel`` under KVM for at most LIMIT seconds. It remembers what that
+    shows about the host in the file ``remembered`` for a day, or until the host reboots or QEMU or
+    the device changes. Raises :class:`HostError` for ``kvm`` if KVM boots nothing. Once ``stop`` is
+    set, it returns at once.
     """
     if wanted is Accel.TCG:
-        return Choice(False, "TCG was asked for")
+        return Choice(False, "TCG was requested")
     obstacle = tools.kvm_obstacle(DEVICE)
     if obstacle is None:
         trial = _recall_or_try(kernel, qemu, remembered, say, stop or threading.Event())
@@ -150,9 +150,9 @@ def choose(
         why = f"TCG emulation, several times slower, because {trial.trouble}"
         return Choice(False, why, trial.certain)
     if not trial.certain:
-        return Choice(True, f"KVM was asked for, although {trial.trouble}", settled=False)
+        return Choice(True, f"KVM was requested, although {trial.trouble}", settled=False)
     raise HostError(
-        f"accel is kvm, but {trial.trouble}; use accel: auto or tcg to go on without KVM"
+        f"accel is kvm, but {trial.trouble}; use accel: auto or tcg to continue without KVM"
     )
 
 
@@ -172,7 +172,7 @@ def _recall_or_try(
     try:
         trial = _try(kernel, qemu, stop)
     except (OSError, Unsafe) as error:
-        return Trial(f"it could not be tried ({error})", certain=False)
+        return Trial(f"KVM could not be tried ({error})", certain=False)
     if trial.certain:
         answers[trial.only_for] = (time.time(), trial.trouble)
         record = {"circumstances": key, "answers": dict(list(answers.items())[-MAX_ANSWERS:])}
@@ -183,9 +183,9 @@ def _recall_or_try(
 
 
 def _answers(remembered: Path, key: str) -> dict[str, tuple[float, str]]:
-    """What was found under the circumstances ``key``: when, and the trouble.
+    """The answers under the circumstances ``key``: time and trouble.
 
-    By the hash of the image that it holds for; "" for all.
+    The keys are hashes of images; "" is for all images.
     """
     found = {}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -198,7 +198,7 @@ def _answers(remembered: Path, key: str) -> dict[str, tuple[float, str]]:
 
 
 def _circumstances(qemu: Path) -> str:
-    """All that the answer depends on: the host, QEMU, the device and who may use it."""
+    """Everything that the answer depends on: the host, QEMU, the device and its permissions."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     status, device = qemu.resolve().stat(), DEVICE.stat()
     return " ".join(
@@ -214,7 +214,7 @@ def _circumstances(qemu: Path) -> str:
 
 
 def _try(kernel: PreparedKernel, qemu: Path, stop: threading.Event) -> Trial:
-    """Boot ``kernel`` under KVM until it wants a root."""
+    """Boot ``kernel`` under KVM until it looks for a root."""
     command = [
         *(str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "q35,accel=kvm", "-cpu", "host", "-m", "512M", "-serial", "stdio"),
@@ -236,12 +236,12 @@ def _try(kernel: PreparedKernel, qemu: Path, stop: threading.Event) -> Trial:
         ):
             status = _watch(kept, console, stop)
         if stop.is_set():
-            return Trial("the run is to stop", certain=False)
+            return Trial("the run was stopped", certain=False)
         return judge(_read(console), status, kernel)
 
 
 def _watch(kept: Supervised, console: Path, stop: threading.Event) -> int | None:
-    """Wait until the trial has shown what it can; QEMU's status, None where it had not ended."""
+    """Wait until the trial is decided; returns QEMU's status, None if it had not ended."""
     clock = RunningClock()
     started = clock.now()
     poll = select.poll()
@@ -263,23 +263,23 @@ def _read(console: Path) -> bytes:
 
 
 def judge(said: bytes, status: int | None, kernel: PreparedKernel) -> Trial:
-    """What a trial's output, and QEMU's exit status if it ended by itself, tell about KVM."""
+    """Judge KVM by the output of a trial, and by QEMU's exit status if it ended by itself."""
     lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
-    last = " | ".join([line for line in lines if line][-2:])[-300:] or "nothing at all"
+    last = " | ".join([line for line in lines if line][-2:])[-300:] or "nothing"
     if BROKEN in said:
         return Trial(f"KVM stops with an internal error when a kernel is booted; {_REMEDY}")
     if FIRST_WORDS in said:
         if any(words in said for words in LAST_WORDS):
             return Trial()
-        so_far = f"{kernel.release} began to boot under KVM and did not get to its root"
+        so_far = f"{kernel.release} began to boot under KVM but did not reach its root"
         return Trial(f"{so_far}, perhaps by a fault of its own ({last})", certain=False)
     if status is None:
-        silent = f"a kernel that is booted under KVM says nothing for {PATIENCE:.0f} seconds"
+        silent = f"a kernel booted under KVM prints nothing for {PATIENCE:.0f} seconds"
         return Trial(f"{silent}; {_REMEDY}", only_for=kernel.image_sha256)
     gave_up = status == 128 + signal.SIGABRT or b"kvm" in said.lower()
     if gave_up and not _PASSING.search(said):
-        return Trial(f"QEMU gives up when it is to boot a kernel under KVM ({last}); {_REMEDY}")
+        return Trial(f"QEMU aborts when it boots a kernel under KVM ({last}); {_REMEDY}")
     return Trial(
-        f"QEMU ended with status {status} before {kernel.release} said a word ({last})",
+        f"QEMU ended with status {status} before {kernel.release} printed anything ({last})",
         certain=False,
     )

@@ -21,56 +21,56 @@ from harness.vm.process import VmProcess, read_available, work_directory
 from harness.vm.stream import MAX_BYTES, StreamReader
 from harness.vm.timeline import Mark, Timeline
 
-#: Bytes of console that are kept; a boot has about 40 KB, an endless splat any amount.
+#: Bytes of console that are kept; a boot has about 40 KB, an endless report any amount.
 MAX_CONSOLE = 32 << 20
-#: Seconds between looks at the request to stop.
+#: Seconds between checks of the stop request.
 TICK = 0.25
-#: Seconds in which more is let come: a guest writes in small pieces, and to read each as it comes
-#: keeps a processor half busy that another VM has use for. A pipe holds what comes meanwhile.
+#: Seconds to wait for more data: a guest writes in small pieces, and reading each at once keeps a
+#: processor half busy that another VM could use. The pipe buffers the data meanwhile.
 NAP = 0.005
-#: What a kernel prints when it panics. With panic=-1 the VM ends then, unless that was before the
-#: kernel had read its command line: then it stands still.
+#: Printed by a panicking kernel. With panic=-1 the VM then ends, unless the kernel had not yet read
+#: its command line: then it stops.
 PANIC = b"Kernel panic - not syncing"
-#: Seconds of silence after a panic in which a kernel that can reboot has done so.
+#: Seconds of silence after a panic, by which a kernel that can reboot has rebooted.
 PANIC_SILENCE = 5.0
-#: Seconds in which the pipes of a killed process group end.
+#: Seconds until the pipes of a killed process group are closed.
 DRAIN = 2.0
 CONSOLE, EVENTS, HANG = "console.log", "events.jsonl", "hang.txt"
-#: The ends of a boot in which the guest, or its kernel, hangs.
+#: Ends of a boot in which the guest or its kernel hangs.
 HANGS = (
     *(BootEnd.BOOT_DEADLINE, BootEnd.SILENCE_DEADLINE, BootEnd.TOTAL_DEADLINE),
     BootEnd.POWER_OFF_DEADLINE,
 )
-#: QEMU's own command line, as virtme-ng made it.
+#: QEMU's command line, as virtme-ng made it.
 QEMU_SHOWN = "qemu.txt"
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds, each counted from the last sign of its kind."""
+    """Deadlines in seconds, each from the last event of its kind."""
 
     boot: float  # virtme-ng's start to the guest's hello
     silence: float  # one event to the next
     power_off: float  # the closing event to QEMU's end
-    total: float  # up to the first round of checks, and of each further round or program anew
+    total: float  # for the first round of checks, and again for each further round or program
 
     @classmethod
     def scaled(cls, timeout: float, *, kvm: bool, share: float = 1.0) -> Deadlines:
-        """For a manifest's ``timeout``: under KVM, or for TCG's slowness, four times as long.
+        """The deadlines for a manifest's ``timeout``; four times as long under TCG.
 
-        ``share`` above 1 is how many VMs wait for each processor.
+        ``share`` is the number of VMs for each processor, if above 1.
         """
         factor = (1 if kvm else 4) * max(1.0, share)
         return cls(
             boot=max(min(timeout, 30), timeout / 4) * factor,
             silence=max(min(timeout, 12), timeout / 10) * factor,
-            # kmemleak, where a kernel has it, scans for leaks before: see initramfs.INIT.
+            # Time for kmemleak to scan, if a kernel has it: see initramfs.INIT.
             power_off=min(timeout, 20) * factor,
             total=timeout * factor,
         )
 
     def bounded(self, by: Deadlines) -> Deadlines:
-        """The shorter of each deadline and that of ``by``."""
+        """Each deadline, or that of ``by`` if shorter."""
         return Deadlines(
             boot=min(self.boot, by.boot),
             silence=min(self.silence, by.silence),
@@ -89,7 +89,7 @@ class BootPlan:
     machine: Machine
     request: Request
     deadlines: Deadlines
-    directory: Path  # where the attempt's files go
+    directory: Path  # for the attempt's files
     number: int = 1
     extra: Mapping[str, bytes] = field(default_factory=dict)  # files in the guest's root
 
@@ -102,26 +102,26 @@ class _Stage(Enum):
 
 @dataclass(frozen=True)
 class Checking:
-    """How far the checks are: how many results are ``done`` of those planned.
+    """The progress of the checks: the number of results ``done`` and planned.
 
-    From the second round on of repeated checks: how many rounds, of which some ``failed``.
+    From the second round of repeated checks on: the number of rounds, and how many ``failed``.
     """
 
     done: int
     planned: int
-    running: str  # the checks, or the part of a round; "" between them
+    running: str  # the running checks, or part of a round; "" between them
     repeating: bool = False
     failed: int = 0
 
 
-#: Called as things go on.
+#: Called with the progress.
 OnProgress = Callable[[Checking], None]
 
 
 def boot(plan: BootPlan, stop: threading.Event, on_progress: OnProgress) -> Attempt:
-    """Boot once and return what was seen. Raises OSError only where the host's disk fails.
+    """Boot once and return the observations. Raises OSError only if the host's disk fails.
 
-    Raises commandline.Unsafe where the VM is known not to do, as when it has too little memory.
+    Raises commandline.Unsafe if the VM cannot work, for example with too little memory.
     """
     commandline.check_memory(plan.kernel, plan.base, plan.machine)
     plan.directory.mkdir(parents=True, exist_ok=True)
@@ -153,13 +153,13 @@ class _Boot:
             ],
         )
         self._console = bytearray()
-        self._running: list[tuple[int, str]] = []  # console length, check: for incidents
+        self._running: list[tuple[int, str]] = []  # console length and check, to assign incidents
         self._events_size = 0
         self._reached: dict[_Stage, float] = {}
         self._exited = False
         self._clock = RunningClock()
         self._panicked = False
-        self._asked: bytearray | None = None  # what a kernel prints of its hang
+        self._asked: bytearray | None = None  # output of the kernel about its hang
         self._notes: tuple[str, ...] = ()
         self._open: set[Callable[[], bool]] = {self._read_console}
 
@@ -197,9 +197,9 @@ class _Boot:
         return self._attempt(end, status, arguments, ended)
 
     def _watch(self) -> BootEnd:
-        """Serve console and events until the VM is gone or something is exceeded."""
+        """Read console and events until the VM ends or a limit is exceeded."""
         while True:
-            # First what is there to be read: after a pause of the harness it may be long there.
+            # Read first: after a pause of the harness, data may have waited for long.
             self._serve(0)
             if self._exited:
                 return BootEnd.POWERED_OFF
@@ -210,7 +210,7 @@ class _Boot:
             time.sleep(NAP)
 
     def _ask_what_hangs(self) -> None:
-        """In a file of its own: what the kernel prints from now on is no incident."""
+        """Write hang.txt. What the kernel prints from now on is not an incident."""
         self._asked = bytearray()
         text = hang.collect(self._work / commandline.MONITOR_SOCKET, self._serve, self._asked)
         if text:
@@ -219,7 +219,7 @@ class _Boot:
             self._notes = hang.notes(text, f"{file.parent.name}/{file.name}")
 
     def _drain(self) -> None:
-        """Read what was still on its way when the VM ended."""
+        """Read what was still in the pipes when the VM ended."""
         deadline = time.monotonic() + DRAIN
         while self._open and time.monotonic() < deadline:
             self._serve(TICK)
@@ -237,7 +237,7 @@ class _Boot:
         return _Stage.CHECKS if self._reader.said_hello else _Stage.BOOT
 
     def _deadline(self) -> tuple[BootEnd | None, float]:
-        """What has been exceeded, if anything, and the seconds until the next deadline."""
+        """The exceeded deadline, if any, and the seconds until the next one."""
         if self._stop.is_set():
             return BootEnd.INTERRUPTED, 0
         if len(self._console) >= MAX_CONSOLE or self._reader.overflowed:
@@ -255,7 +255,7 @@ class _Boot:
         end, at = min(known, key=lambda limit: limit[1])
         return (end, 0) if now >= at else (None, at - now)
 
-    # What the selector calls; each returns whether more may come.
+    # Callbacks of the selector; each returns whether more data may come.
 
     def _see_exit(self) -> bool:
         self._exited = True
@@ -301,7 +301,7 @@ class _Boot:
         return data != b""
 
     def _keep(self, data: bytes) -> None:
-        """In a file that many rounds do not make larger than one endless stream would be."""
+        """Append to the file of events, up to a limit that also holds for many rounds."""
         self._events_file.write(data[: MAX_BYTES - self._events_size])
         self._events_size = min(self._events_size + len(data), MAX_BYTES)
 
@@ -310,7 +310,7 @@ class _Boot:
         if running:
             here = len(self._console)
             if self._running and self._running[-1][0] == here:
-                self._running.pop()  # nothing was printed while that one ran
+                self._running.pop()  # nothing was printed while it ran
             self._running.append((here, running))
         if reader.rounds:
             asked = self._plan.request.plan.repeat.rounds
@@ -333,7 +333,7 @@ class _Boot:
                 if qemu_status is None
                 else (f"QEMU ended with status {qemu_status}")
             )
-            detail = f"{how}; its last words: {last_words(console)}"
+            detail = f"{how}; last console lines: {last_words(console)}"
         elif not self._reader.said_hello:
             detail = f"the console ends with: {last_words(console)}"
         hello = self._reached.get(_Stage.CHECKS, ended)
@@ -359,9 +359,9 @@ class _Boot:
         )
 
     def _incidents(self, console: bytes) -> tuple[Incident, ...]:
-        """What the console shows; a panic for want of a root or init blames the environment.
+        """The incidents on the console; a panic without a root or init is due to the environment.
 
-        Only before the guest spoke: an init that dies later was killed by something.
+        That holds only before the first event: an init that dies later was killed by something.
         """
         found = incidents.scan(console, self._running)
         if self._reader.said_hello:
@@ -373,18 +373,18 @@ def last_words(console: bytes) -> str:
     """The last lines of a console, on one line."""
     lines = console.decode("utf-8", "replace").split("\n")
     words = [line.strip() for line in lines if line.strip()]
-    return " | ".join(words[-5:])[-600:] or "nothing at all"
+    return " | ".join(words[-5:])[-600:] or "nothing"
 
 
 def _show_command(command: Path, target: Path) -> None:
-    """Write down what QEMU was started with, if it was, as a person would type it."""
+    """Write QEMU's command line, if it was started, as a person would type it."""
     if command.is_file():
         words = command.read_text(errors="backslashreplace").split("\0")[:-1]
         target.write_text(commandline.for_display(words) + "\n")
 
 
 def read_status(path: Path) -> int | None:
-    """What the QEMU wrapper wrote down, if it did: see commandline.py."""
+    """The status that the QEMU wrapper wrote, if any: see commandline.py."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What virtme-ng is told: its command line and its environment; and the memory that a VM needs.
 
-virtme-ng 1.42 pastes most of its arguments, unquoted, into a shell command. So everything here
-is either checked to be harmless or a path of our own making: the user's paths are reached
-through symbolic links in the boot's work directory.
+virtme-ng 1.42 pastes most of its arguments unquoted into a shell command. So every argument is
+either checked to be harmless or a path that the harness made: the user's paths are reached through
+symbolic links in the boot's work directory.
 
 A VM with too little memory ends in "Out of memory" or in a panic of a kernel that is not to blame.
 """
@@ -35,23 +35,23 @@ QEMU_STATUS = "qemu.status"
 QEMU_COMMAND = "qemu.command"  # each argument ends in a NUL
 STAND_INS = "python"
 
-#: virtme-ng asks file(1), or strings(1), for the kernel's release, to find modules. We know it:
-#: that spares the host two packages and every boot the reading of 60 MB.
+#: virtme-ng asks file(1) or strings(1) for the kernel's release, to find modules. The harness knows
+#: it, so the host needs neither, and a boot does not read 60 MB.
 _FILE = """\
 #!/bin/sh
 echo 'Linux kernel, version {release}, '
 """
 
-#: QEMU's exit status reaches nobody through virtme-ng, and tells a VM that ended by itself (0)
-#: from one whose QEMU failed. virtme-ng also asks for --version, which decides nothing.
+#: virtme-ng does not report QEMU's exit status, which tells a VM that ended by itself (0) from one
+#: whose QEMU failed. virtme-ng also asks for --version, which has no effect.
 #:
-#: What virtme-ng gives its own init is left out: two directories of the host over 9p, six ports
-#: for a script's output, one of which ends in a file of the host, a watchdog. The guest has no use
-#: for them, so it does not get hold of them, and the kernel need not probe them: 0.1 s under TCG.
-#: What a later virtme-ng calls otherwise comes through, as does what the harness asks for. A guest
-#: that found a file to write to could then fill it to 32 MiB (blocks of 512 bytes), and without
-#: the signal QEMU just fails to write more. A QEMU that aborts, as under a broken KVM, would leave
-#: the guest's memory in a file.
+#: The wrapper drops the devices for virtme-ng's own init: two directories of the host over 9p, six
+#: ports for a script's output, one of which ends in a file of the host, and a watchdog. The guest
+#: does not need them and cannot reach them, and the kernel does not probe them, which saves 0.1 s
+#: under TCG. Devices that a later virtme-ng names differently pass, as do those of the harness. The
+#: limit is for a guest that finds a file to write to: it can fill it to 32 MiB (blocks of 512
+#: bytes); because SIGXFSZ is ignored, QEMU just fails to write more. Without core dumps, a QEMU
+#: that aborts, as under a broken KVM, does not leave the guest's memory in a file.
 _QEMU_WRAPPER = """\
 #!/bin/sh
 [ "$1" = --version ] && exec {qemu} "$@"
@@ -83,10 +83,10 @@ echo $status > {status_file}
 exit $status
 """
 
-#: A case of the wrapper: in place of the file that virtme-ng's serial console goes to.
+#: A case of the wrapper that replaces the file of virtme-ng's serial console by a socket.
 _CONSOLE = 'file,id=console,*) set -- "$@" "$option" socket,id=console,path={socket} ;;\n        '
 
-#: virtme-ng imports requests, which takes 50 ms, for downloads of kernels that no boot asks for.
+#: virtme-ng imports requests, which takes 50 ms, for downloads that no boot needs.
 _REQUESTS = '"""Stands in for a library that virtme-ng does not need to boot."""\n'
 
 _HARMLESS_PATH = re.compile(r"[A-Za-z0-9/._+~-]+")
@@ -95,12 +95,12 @@ _GUEST_VALUE = re.compile(r"[A-Za-z0-9._,-]+")
 
 
 class Unsafe(Exception):
-    """A value that cannot be handed to virtme-ng; says which and why."""
+    """A value that cannot be passed to virtme-ng; the text says which and why."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The VM around the kernel."""
+    """The virtual machine of a boot."""
 
     cpus: int = 1
     memory_mib: int = 512
@@ -110,12 +110,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Request:
-    """What the checker is asked to do, see guest/vm.py."""
+    """The request to the checker, see guest/vm.py."""
 
     nonce: str
     seed: int
     plan: Plan = field(default_factory=Plan)
-    program_s: int = PROGRAM_S  # of Plan.programs, each run
+    program_s: int = PROGRAM_S  # for each run of a program
 
     def arguments(self) -> list[str]:
         given = {"port": PORT, "nonce": self.nonce, **self.plan.arguments(self.seed)}
@@ -128,24 +128,24 @@ class Request:
 
 
 def is_harmless(path: str) -> bool:
-    """Whether ``path`` means itself to a shell, to QEMU's option parser and to virtme-ng."""
+    """Whether a shell, QEMU's option parser and virtme-ng take ``path`` literally."""
     return _HARMLESS_PATH.fullmatch(path) is not None
 
 
 def lay_out(work: Path, kernel: PreparedKernel, qemu: Path, *, console: Path | None = None) -> None:
-    """Fill the empty directory ``work`` with a link to the kernel, and virtme-ng's surroundings.
+    """Fill the empty directory ``work`` with a link to the kernel and virtme-ng's environment.
 
-    ``console`` is a socket that the serial console is connected to, both ways.
+    ``console`` is a socket to which the serial console is connected, both ways.
     """
     if not is_harmless(str(work)):
-        raise Unsafe(f"the work directory {str(work)!r} has characters that a shell would take")
+        raise Unsafe(f"the work directory {str(work)!r} has characters that are special to a shell")
     if not _RELEASE.fullmatch(kernel.release):
         raise Unsafe(f"the kernel's release {kernel.release!r} has unusual characters")
     (work / "kernel").symlink_to(kernel.boot_image)
-    # The guest's root is the initramfs; what virtme-ng shares as a root is empty.
+    # The guest's root is the initramfs; the root that virtme-ng shares is empty.
     (work / "root").mkdir()
-    # virtme-ng looks for modules upwards from the image, and in the end in the host's own: here
-    # it finds that there are none, and makes no initramfs for them.
+    # virtme-ng looks for modules in the directories above the image, and at last in the host's own.
+    # Here it finds an empty directory, and makes no initramfs for them.
     (work / "lib/modules").mkdir(parents=True)
     programs = work / "bin"
     programs.mkdir()
@@ -162,7 +162,7 @@ def lay_out(work: Path, kernel: PreparedKernel, qemu: Path, *, console: Path | N
     _script(programs / qemu.name, wrapper)
     config = work / "home/.config/virtme-ng"
     config.mkdir(parents=True)
-    # A user's default_opts would change the VM; ours is looked at first and has none.
+    # A user's default_opts would change the VM; this file is read first and has none.
     (config / "virtme-ng.conf").write_text("{}\n")
 
 
@@ -179,9 +179,10 @@ def command(work: Path, machine: Machine, script: Sequence[str] = CHECK) -> list
     """virtme-ng's command line for a ``work`` directory that :func:`lay_out` made."""
     arguments = [
         *("vng", "--run", str(work / "kernel"), "--root", str(work / "root")),
-        # The console: with it the kernel logs to standard error from its first byte on.
+        # Makes the kernel log to standard error from its first byte on.
         "--verbose",
-        # Else it waits for a virtiofsd, 5 s for bookworm's, to share a root that nobody mounts.
+        # Otherwise it waits for a virtiofsd, 5 s for bookworm's, to share a root that nobody
+        # mounts.
         "--force-9p",
         *("--cpus", str(machine.cpus), "--memory", f"{machine.memory_mib}M"),
         *("--name", "mptcp-harness"),
@@ -196,23 +197,23 @@ def command(work: Path, machine: Machine, script: Sequence[str] = CHECK) -> list
 
 def _qemu_options(work: Path, machine: Machine) -> str:
     options = [
-        # Instead of virtme-ng's own, which would mount a root over 9p.
+        # Replaces virtme-ng's own initramfs, which would mount a root over 9p.
         *("-initrd", str(work / INITRAMFS)),
-        # An event channel of its own: the script's output ports need udev in the guest.
+        # A separate event channel, because the script's output ports need udev in the guest.
         *("-chardev", f"socket,id=mptcp,path={work / EVENTS_SOCKET}"),
         *("-device", "virtio-serial-pci,id=mptcpbus"),
         *("-device", f"virtserialport,bus=mptcpbus.0,chardev=mptcp,name={PORT}"),
-        # Of use only where the guest hangs: see harness.vm.hang.
+        # Used only if the guest hangs: see harness.vm.hang.
         *("-qmp", f"unix:{work / MONITOR_SOCKET},server=on,wait=off"),
     ]
     if machine.kvm:
-        # virtme-ng asks for kvm:tcg, which falls back without a word.
+        # virtme-ng asks for kvm:tcg, which falls back silently.
         options += ["-machine", "accel=kvm"]
     return shlex.join(options)
 
 
 def environment(work: Path, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for virtme-ng: its own home, its scripts found, nothing it might act on."""
+    """The environment for virtme-ng: a private home, its scripts in PATH, and no other settings."""
     inherited = os.environ if inherited is None else inherited
     path = [str(work / "bin"), sysconfig.get_path("scripts"), inherited.get("PATH", os.defpath)]
     kept = {name: inherited[name] for name in ("LANG", "LC_ALL") if name in inherited}
@@ -231,34 +232,34 @@ def for_display(arguments: Sequence[str]) -> str:
     return shlex.join(arguments)
 
 
-#: MiB for what the kernel allocates when it starts, Python and the checks. Measured with kernels
-#: 6.1 and 7.3: with 20 less they still pass.
+#: MiB for the allocations of the kernel at boot, Python and the checks. Kernels 6.1 and 7.3 still
+#: pass with 20 MiB less.
 REST_MIB = 64
-#: Of each MiB of memory the kernel's own notes on its pages take 1/64 (64 bytes for 4096).
+#: The kernel's struct page array takes 1/64 of the memory (64 bytes for 4096).
 PAGES = 1 / 64
 STEP_MIB = 16
 
-#: ``mem=64M`` leaves the kernel that much of the VM's memory (kernel-parameters.txt).
+#: ``mem=64M`` limits the memory that the kernel uses (kernel-parameters.txt).
 _MEM = re.compile(r"mem=(\d+)([KMGkmg]?)")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def check_memory(kernel: PreparedKernel, base: Path, machine: Machine) -> None:
-    """Raise Unsafe, with the amount that is needed, if ``kernel`` cannot boot in ``machine``."""
+    """Raise Unsafe, with the required amount, if ``kernel`` cannot boot in ``machine``."""
     needed = needed_mib(kernel, base)
     given, how = _given(machine)
     if given >= needed:
         return
     raise Unsafe(
-        f"{how} leaves {given} MiB of memory, and {kernel.release} with the guest's root needs "
-        f"{needed} MiB at least; give it memory: {needed}M or more"
+        f"{how} leaves {given} MiB of memory, but {kernel.release} with the guest's root needs at "
+        f"least {needed} MiB; set memory: {needed}M or more"
     )
 
 
 def needed_mib(kernel: PreparedKernel, base: Path) -> int:
     """MiB that ``kernel`` needs with the guest's root ``base``, in steps of 16.
 
-    The initramfs lies in memory twice while it is unpacked.
+    While it is unpacked, the initramfs is in memory twice.
     """
     archives = base.stat().st_size + sum(module.stat().st_size for module in kernel.modules)
     mib = (_loaded_size(kernel.boot_image) + 2 * archives) / (1 << 20) + REST_MIB
@@ -266,7 +267,7 @@ def needed_mib(kernel: PreparedKernel, base: Path) -> int:
 
 
 def _given(machine: Machine) -> tuple[int, str]:
-    """The MiB that the kernel may use, and what says so."""
+    """The MiB that the kernel may use, and the setting that says so."""
     limits = [(machine.memory_mib, f"memory: {machine.memory_mib}M")]
     for argument in machine.append:
         if match := _MEM.fullmatch(argument):
@@ -284,4 +285,4 @@ def _loaded_size(image: Path) -> int:
             else elf.loaded_size(start)
         )
     except Malformed:
-        return 0  # that it is damaged is said elsewhere
+        return 0  # damage is reported elsewhere

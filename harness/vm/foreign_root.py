@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's root for a 32-bit user space: Debian's i386 Python under the same checker.
+"""The guest's root for a 32-bit user space: Debian's i386 Python with the same checker.
 
 The 64-bit kernel under test runs it through its compat system calls (CONFIG_IA32_EMULATION). The
-interpreter, its libraries and the busybox are packages of Debian's i386 archive, read without any
-trust. Where the host can run i386 programs too, they are compiled to bytecode: without, the
+interpreter, its libraries and the busybox are packages of Debian's i386 archive, which are not
+trusted. If the host can run i386 programs, the modules are compiled to bytecode; otherwise the
 checker starts 1.4 s later under TCG.
 """
 
@@ -37,11 +37,11 @@ STDLIB = f"usr/lib/python{VERSION}"
 _PYTHON = re.compile(rf"usr/bin/python{re.escape(VERSION)}")
 _BUSYBOX = re.compile(r"(?:usr/)?bin/busybox")
 _LOADER = re.compile(r"(?:usr/)?lib/(?:i386-linux-gnu/)?ld-linux\.so\.2")
-#: The interpreter's, and those of the extension modules below.
+#: The packages of the interpreter, and of the extension modules below.
 _LIBRARY = re.compile(
     r"(?:usr/)?lib/i386-linux-gnu/(lib(?:c|m|dl|pthread|util|z|expat|ffi)\.so\.[0-9.]+)"
 )
-#: Of the whole standard library, what the checker imports beyond a minimal Python's.
+#: Modules of the full standard library that the checker imports, beyond a minimal Python's.
 _MODULE = re.compile(rf"{STDLIB}/ctypes/(?:\w+/)?\w+\.py")
 _EXTENSION = re.compile(rf"{STDLIB}/lib-dynload/(?:_ctypes|_socket|fcntl|select|mmap)\.[\w-]+\.so")
 _MINIMAL = re.compile(rf"{STDLIB}/(?:\w+/)*\w+\.py|{STDLIB}/lib-dynload/[\w.-]+\.so")
@@ -49,7 +49,7 @@ _MEMBERS = (_PYTHON, _BUSYBOX, _LOADER, _LIBRARY, _MODULE, _EXTENSION)
 
 
 def prepare(abi: Abi, cache: Cache, busybox: Path, say: Callable[[str], None]) -> Path:
-    """The base archive of the guest's root for ``abi``, built if it is not there yet.
+    """The base archive of the guest's root for ``abi``, built if necessary.
 
     ``busybox`` is the host's, for the native root. Raises HostError.
     """
@@ -124,8 +124,8 @@ def _targets(name: str) -> Iterator[tuple[str, int]]:
     elif _LOADER.fullmatch(name):
         yield LOADER, 0o755
     elif library:
-        # The package's symbolic links are left out: a program asks for libffi.so.8, and the file
-        # is libffi.so.8.1.4.
+        # The package's symbolic links are left out: a program needs libffi.so.8, but the file is
+        # libffi.so.8.1.4.
         stem, _, version = library[1].partition(".so.")
         numbers = version.split(".")
         for count in range(1, len(numbers) + 1):
@@ -135,7 +135,7 @@ def _targets(name: str) -> Iterator[tuple[str, int]]:
 
 
 def _compile(root: Path) -> None:
-    """Bytecode for the standard library and the checker, where the host runs i386 programs."""
+    """Compile the standard library and the checker to bytecode, if the host runs i386 programs."""
     command = [
         *(str(root / LOADER), "--library-path", str(root / LIBRARIES)),
         *(str(root / "usr/bin/python3"), "-I", "-S", "-m", "compileall", "-q"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest that hangs was doing, asked before its VM is ended.
+"""Finds out what a hanging guest was doing before its VM is ended.
 
-QEMU tells the registers of every processor. A kernel that still handles its keyboard tells its
+QEMU reports the registers of every processor. A kernel that still handles its keyboard prints its
 blocked tasks, the backtraces of its processors, its memory and all tasks: sysrq w, l, m and t
 (Documentation/admin-guide/sysrq.rst), which :mod:`harness.vm.initramfs` allows.
 """
@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: Seconds for all of it.
+#: Seconds for everything together.
 LIMIT = 8.0
-#: Seconds in which a kernel begins to print what it was asked for, and after which it is done.
+#: Seconds until a kernel begins to print an answer, and of silence after which it is complete.
 BEGINS, QUIET = 1.0, 0.4
-#: Bytes of one answer of QEMU's, and of what is kept of the console.
+#: Bytes of one answer of QEMU, and of the console that are kept.
 MAX_ANSWER, MAX_CONSOLE = 1 << 20, 4 << 20
 ASKED = ("info cpus", "info registers -a")
 SYSRQ = {
@@ -30,23 +30,23 @@ SYSRQ = {
     "m": "memory",
     "t": "all tasks",
 }
-#: The checker's processes, by the beginning of their name.
+#: The prefixes of the names of the checker's processes.
 CHECKER = "python3"
-#: Notes and frames of each that a report shows; the file has all.
+#: The number of notes, and of frames in each, that a report shows; the file has everything.
 MAX_NOTES, MAX_FRAMES = 6, 6
 
-#: Serves the console for at most so many seconds.
+#: Reads the console for at most so many seconds.
 Pump = Callable[[float], None]
 
 _RIP = re.compile(r"^CPU#(\d+)$|\bRIP=([0-9a-f]{8,16})", re.MULTILINE)
-#: Where the backtrace of a task begins, or below interrupts that of a processor's task.
+#: The start of a task's backtrace, or of the interrupted task's on a processor.
 _TASK = re.compile(r"\btask:(\S+) +state:(\S)|(<TASK>)")
 _INSTRUCTION = re.compile(r"\bRIP: 0010:([A-Za-z_][\w.]*)\+0x")
 _FRAME = re.compile(r"^(?:\[[^]]*\]\s*)*([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])?$")
 
 
 class _Monitor:
-    """QEMU's monitor protocol (QMP) on a socket of the boot's own."""
+    """QEMU's monitor protocol (QMP) on a socket of this boot."""
 
     def __init__(self, path: Path, pump: Pump, deadline: float) -> None:
         self._pump = pump
@@ -73,7 +73,7 @@ class _Monitor:
         return self._next("return")
 
     def _next(self, wanted: str) -> Any:
-        """The member ``wanted`` of the next object that has it; events come in between."""
+        """The member ``wanted`` of the next object that has it; events may come in between."""
         while True:
             line, newline, rest = self._buffer.partition(b"\n")
             if newline:
@@ -95,9 +95,9 @@ class _Monitor:
 
 
 def collect(path: Path, pump: Pump, console: bytearray) -> str:
-    """All that can be had in LIMIT seconds, as text; "" for nothing.
+    """Everything that can be collected in LIMIT seconds, as text; "" for nothing.
 
-    ``path`` is the socket of QEMU's monitor; ``pump`` appends to ``console`` what is printed.
+    ``path`` is the socket of QEMU's monitor; ``pump`` appends the output to ``console``.
     """
     deadline = time.monotonic() + LIMIT
     found: list[str] = []
@@ -127,7 +127,7 @@ def _wait_until_quiet(pump: Pump, console: bytearray, deadline: float) -> None:
 
 
 def notes(text: str, file: str) -> tuple[str, ...]:
-    """Of what :func:`collect` found what a report shows, each on a line; ``file`` has all of it."""
+    """The lines of :func:`collect` that a report shows; ``file`` has everything."""
     if not text:
         return ()
     found = [f"what it was doing: see {file}", *_processors(text), *_tasks(text)]
@@ -146,7 +146,7 @@ def _processors(text: str) -> list[str]:
 
 
 def _tasks(text: str) -> list[str]:
-    """Who was blocked, what the processors ran, and where the checker's processes were."""
+    """Blocked tasks, tasks on the processors, and the positions of the checker's processes."""
     parts = {key: _section(text, key) for key in SYSRQ}
     checker = [(who, frames) for who, frames in _traces(parts["t"]) if who.startswith(CHECKER)]
     found = [*_traces(parts["w"]), *_traces(parts["l"]), *checker]
@@ -154,7 +154,7 @@ def _tasks(text: str) -> list[str]:
 
 
 def _section(text: str, key: str) -> str:
-    """What was printed after the sysrq ``key``."""
+    """The output after the sysrq ``key``."""
     return text.partition(f"sysrq {key}: {SYSRQ[key]}\n")[2].partition("\n\nsysrq ")[0]
 
 

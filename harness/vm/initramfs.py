@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The guest's root: a Python, the checker and a busybox, and nothing else of the host.
 
-All of it is the initramfs, so it lies in the guest's memory when the kernel starts. A root over
-9p or virtiofs would have each page of the interpreter asked for and answered on its own: the
-first Python took 2 to 4 s of an emulated boot that way, and takes 0.7 s this way. It also asks
-less of a kernel, which needs no 9p, and keeps every file of the host out of the guest's reach.
+The root is the initramfs, so it is in the guest's memory when the kernel starts. With a root over
+9p or virtiofs, each page of the interpreter is a separate request: Python took 2 to 4 s to start in
+an emulated boot, and takes 0.7 s this way. The kernel needs no 9p, and the guest cannot reach any
+file of the host.
 
-The base is built once and kept by content: its key covers the interpreter, busybox, the
-checker's sources and this module. A kernel's few modules stand in an archive of their own.
+The base is built once and kept by content: its key covers the interpreter, busybox, the checker's
+sources and this module. A kernel's few modules are in a separate archive.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from harness.host import files
 from harness.kernels.kernel_image import PreparedKernel
 from harness.kernels.modules import ON_DEMAND
 
-CHECKER = "opt/guest"  # its __main__.py is run as a file: a directory needs runpy
-#: What the checker is asked to do. Not on the kernel's command line, which takes 2 KiB.
+CHECKER = "opt/guest"  # its __main__.py is run as a file; a directory would need runpy
+#: The request to the checker; not on the kernel's command line, which is limited to 2 KiB.
 REQUEST = "opt/request"
 DIRECTORIES = (
     "dev", "proc", "sys", "tmp", "bin", "modules", "on_demand", "opt", "usr/bin", "usr/lib"
 )  # fmt: skip
-#: Below the checker, what only the selftest's boots have; see harness/selftest.
+#: Below the checker; only the selftest's boots have it; see harness/selftest.
 FAULTS = "faults.py"
-#: What INIT and the script call by name.
+#: The programs that INIT and the script call.
 APPLETS = ("sh", "mount", "insmod", "ip", "base64", "sleep", "head", "poweroff", "reboot")
 
-#: Does of virtme-ng's init what the checker needs, in 0.1 s: above all it runs the command that
-#: was given as `vng --exec`, which virtme-ng passes as `virtme.exec=` in base64 between backquotes.
-#: Whatever becomes of that command, the VM ends; the event stream tells how it went.
+#: Does the part of virtme-ng's init that the checker needs, in 0.1 s. It runs the command of `vng
+#: --exec`, which virtme-ng passes as `virtme.exec=` in base64 between backquotes. However that
+#: command ends, the VM then ends; the event stream has the result.
 INIT = """\
 #!/bin/sh
 mount -t proc proc /proc
@@ -69,7 +69,7 @@ fi
 poweroff -f || reboot -f
 """
 
-#: Run in the interpreter that goes into the root: prints what importing the checker loads.
+#: Run in the root's interpreter: prints the files that importing the checker loads.
 _CLOSURE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -83,7 +83,7 @@ for name, module in sys.modules.items():
 
 @dataclass(frozen=True)
 class Interpreter:
-    """The Python that goes into the guest: the one that runs the harness."""
+    """The guest's Python: the one that runs the harness."""
 
     executable: Path
     stdlib: Path
@@ -91,7 +91,7 @@ class Interpreter:
 
     @classmethod
     def of_host(cls) -> Interpreter:
-        # The base installation, not the virtual environment that the harness runs in.
+        # The base installation, not the virtual environment of the harness.
         base = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
         stdlib = sysconfig.get_path(
             "stdlib",
@@ -105,7 +105,7 @@ class Interpreter:
 
 
 def prepare(cache: Path, busybox: Path) -> Path:
-    """The base archive below ``cache``, built if it is not there yet.
+    """The base archive below ``cache``, built if necessary.
 
     ``busybox`` is statically linked. Raises :class:`HostError`.
     """
@@ -125,9 +125,9 @@ def prepare(cache: Path, busybox: Path) -> Path:
 
 
 def built(cache: Path, identity: str, build: Callable[[Path], None]) -> Path:
-    """The archive below ``cache`` of what ``build`` puts into a directory, built at most once.
+    """The archive below ``cache`` of the directory that ``build`` fills, built at most once.
 
-    ``identity`` names what goes in beside the checker. Raises HostError.
+    ``identity`` identifies its content besides the checker. Raises HostError.
     """
     place = cache / "roots" / f"{_key(identity)}.cpio"
     checksum = place.with_suffix(".sha256")
@@ -165,7 +165,7 @@ def write(
 ) -> None:
     """Write the initramfs for a boot of ``kernel``: ``base``, its modules, and the request.
 
-    ``extra`` are files, by name, that take the place of the base's or stand beside them.
+    ``extra`` are files, by name, that replace or supplement the base's.
     """
     shutil.copyfile(base, target)
     with target.open("ab") as file:
@@ -176,28 +176,28 @@ def write(
             writer.file(f"{place}/{number:02}-{module.name}", module.read_bytes())
         writer.file(REQUEST, "".join(line + "\n" for line in request).encode())
         for parent in sorted({str(p) for name in extra for p in PurePosixPath(name).parents[:-1]}):
-            writer.directory(parent)  # the kernel makes none for a file
+            writer.directory(parent)  # the kernel creates no parent directories
         for name, content in extra.items():
-            writer.file(name, content, 0o755)  # the loader of a program must be executable, too
+            writer.file(name, content, 0o755)  # the loader of a program must be executable too
         writer.close()
 
 
 def checker() -> dict[str, bytes]:
-    """The sources of the checker that :func:`prepare` lays out, by their paths in its package."""
+    """The sources of the checker in the base archive, by their paths in the package."""
     package = Path(guest.__file__).parent
     return {str(path.relative_to(package)): path.read_bytes() for path in _sources(package)}
 
 
 def instead_of_checker(sources: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What :func:`write` takes as ``extra`` so that the guest runs ``sources``, by path.
+    """The ``extra`` files for :func:`write` that make the guest run ``sources``, by path.
 
-    Nothing of them is run or compiled here. What importing the installed checker loads is all of
-    the standard library that they find.
+    They are not run or compiled here. Of the standard library, they find only what the installed
+    checker imports.
     """
     extra = {}
     for name in {**checker(), **sources}:
         path = PurePosixPath(CHECKER, name)
-        # The base's bytecode is not compared with its source; an empty file is passed over.
+        # The base's bytecode is not compared with its source; Python ignores an empty file.
         compiled = path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc"
         extra[str(path)] = sources.get(name, b"")
         extra[str(compiled)] = b""
@@ -206,7 +206,7 @@ def instead_of_checker(sources: Mapping[str, bytes]) -> dict[str, bytes]:
 
 def _key(identity: str) -> str:
     digest = hashlib.sha256(identity.encode())
-    # What is laid out, and how, is written here.
+    # The layout of the root.
     checker = Path(guest.__file__).parent
     for source in (Path(__file__), Path(__file__), *_sources(checker)):
         digest.update(f"{source.name}\n".encode())
@@ -220,7 +220,7 @@ def _sha256(path: Path) -> str:
 
 
 def _is_whole(place: Path, checksum: Path) -> bool:
-    """Whether the archive is what was put there: a power failure or a full disk tears files."""
+    """Whether the archive is intact; a power failure or a full disk can damage it."""
     try:
         return checksum.read_text() == _sha256(place)
     except OSError:
@@ -232,7 +232,7 @@ def _sources(checker: Path) -> list[Path]:
 
 
 def lay_out(root: Path) -> None:
-    """Directories, init and the checker: what every root has, whatever runs in it."""
+    """Create the directories, init and the checker, which every root has."""
     checker = Path(guest.__file__).parent
     for name in DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -245,7 +245,7 @@ def lay_out(root: Path) -> None:
 
 
 def _install_python(root: Path, interpreter: Interpreter, checker: Path) -> None:
-    """The interpreter, the modules that the checker loads, and the libraries all of them need."""
+    """Install the interpreter, the modules that the checker loads, and their libraries."""
     python = root / "usr/bin/python3"
     _copy(interpreter.executable, python, 0o755)
     stdlib = root / f"usr/lib/python{interpreter.version}"
@@ -256,12 +256,12 @@ def _install_python(root: Path, interpreter: Interpreter, checker: Path) -> None
             _copy(module, stdlib / "lib-dynload" / module.name, 0o755)
         elif module.is_relative_to(interpreter.stdlib):
             _copy(module, stdlib / module.relative_to(interpreter.stdlib))
-    # What getpath takes for the sign of a standard library; os itself is frozen.
+    # getpath recognises a standard library by this file; os itself is frozen.
     _copy(interpreter.stdlib / "os.py", stdlib / "os.py")
     (stdlib / "lib-dynload").mkdir(exist_ok=True)
     for library in libraries(native):
         _copy(library, root / str(library).lstrip("/"), 0o755)
-        # A library beside an interpreter of its own prefix is found through $ORIGIN/../lib.
+        # A library beside an interpreter with its own prefix is found through $ORIGIN/../lib.
         if not library.is_relative_to("/usr") and not library.is_relative_to("/lib"):
             (root / "usr/lib" / library.name).symlink_to(library)
     # Unchecked: nothing in the guest compares times.
@@ -284,9 +284,9 @@ def _loaded_modules(interpreter: Interpreter, checker: Path) -> Iterator[Path]:
 
 
 def for_a_person() -> dict[str, bytes]:
-    """What the checker's own command line needs beyond :func:`prepare`'s, as ``extra``."""
+    """The ``extra`` files that the checker's own command line needs in addition to the base."""
     interpreter, checker = Interpreter.of_host(), Path(guest.__file__).parent
-    # argparse imports these only when it has something to say.
+    # argparse imports these only when it prints something.
     modules = _loaded_by(["guest.cli", "locale", "shutil"], interpreter, checker)
     stdlib = f"usr/lib/python{interpreter.version}"
     return {
@@ -337,7 +337,7 @@ _ALIGNMENT = 4
 
 
 class CpioWriter:
-    """Writes one archive to ``file``; everything belongs to root and has no date."""
+    """Writes a cpio archive to ``file``; all members belong to root and have no date."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -356,7 +356,8 @@ class CpioWriter:
         self._entry(name, stat.S_IFCHR | mode, device=(major, minor))
 
     def tree(self, root: Path) -> None:
-        """All that is below ``root``, in a fixed order: directories, files and symbolic links."""
+        """Add everything below ``root``, in a fixed order: directories, files and symbolic
+        links."""
         for path in sorted(root.rglob("*")):
             name = str(path.relative_to(root))
             if path.is_symlink():

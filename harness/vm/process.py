@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The processes of one VM, the two streams that come out of them, and where they work."""
+"""The processes of one VM, their two output streams, and their work directory."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from harness.host.tools import Finding, Standing
 from harness.vm import commandline
 
 CHUNK = 64 * 1024
-#: What the names of work directories begin with, and nothing that a user would name.
+#: The prefix of work directories, which no user would choose.
 PREFIX = "mptcp-harness-vm."
-#: Bytes: a work directory holds sockets, whose paths have 108 at most (unix(7)).
+#: Bytes; a work directory holds sockets, whose paths may have 108 bytes (unix(7)).
 LONGEST_PARENT = 60
 TMPDIR_REMEDY = "set TMPDIR to a directory with a short, plain path, on a disk without noexec"
 
 
 class VmProcess:
-    """virtme-ng under its supervisor: started on entry, gone on exit with all it started.
+    """virtme-ng under its supervisor: started on entry, ended on exit with all its children.
 
-    ``console`` (standard error of all of them, where the serial console goes) and ``events``
-    (the guest's port, once QEMU has connected) are read without blocking; ``exited`` is readable
-    once virtme-ng has ended. Should the harness die, the directory ``work`` goes too.
+    ``console`` (standard error of all of them, where the serial console goes) and ``events`` (the
+    guest's port, once QEMU has connected) are read without blocking; ``exited`` is readable once
+    virtme-ng has ended. If the harness dies, the directory ``work`` is removed too.
     """
 
     def __init__(
@@ -83,22 +83,22 @@ class VmProcess:
         self._open.close()
 
     def kill(self) -> None:
-        """End all of them at once. Of use even when virtme-ng is gone."""
+        """Kill all processes; works even after virtme-ng has ended."""
         self._kept.kill()
 
     def accept(self) -> socket.socket:
-        """The guest's end of the event channel: QEMU has connected."""
+        """Accept QEMU's connection: the event channel of the guest."""
         self.events, _ = self.listener.accept()
         self.events.setblocking(False)
         return self.events
 
     def exit_status(self) -> int | None:
-        """The status of virtme-ng, as a shell says it; None while it runs."""
+        """The exit status of virtme-ng, as in a shell; None while it runs."""
         return self._kept.exit_status()
 
 
 def read_available(descriptor: int) -> bytes | None:
-    """What can be read now without blocking; None for nothing yet, b"" at the end."""
+    """The data that can be read without blocking; None if there are none yet, b"" at the end."""
     try:
         return os.read(descriptor, CHUNK)
     except BlockingIOError:
@@ -109,10 +109,10 @@ def read_available(descriptor: int) -> bytes | None:
 
 @contextlib.contextmanager
 def work_directory() -> Iterator[Path]:
-    """A new directory with a short, harmless path: it holds a socket, and virtme-ng sees it.
+    """A new directory with a short, harmless path, for sockets and as a path for virtme-ng.
 
-    Those that other harnesses left when they, and the supervisors of their VMs, were killed are
-    removed. Raises commandline.Unsafe where there is no place for it.
+    Directories left by killed harnesses whose supervisors were killed too are removed. Raises
+    commandline.Unsafe if there is no usable place.
     """
     parent = _parent()
     for abandoned in parent.glob(f"{PREFIX}*"):
@@ -122,7 +122,7 @@ def work_directory() -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         while True:
             path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            # Else another harness came between, and took it for one that was left.
+            # Otherwise another harness came in between and took it for an abandoned one.
             if stack.enter_context(_owned(path)):
                 break
         try:
@@ -143,18 +143,18 @@ def _parent() -> Path:
 
 
 def _objection(parent: str) -> str:
-    """Why no VM can work in ``parent``; "" where one can. Its work directory holds programs."""
+    """Why ``parent`` cannot hold a work directory, which contains programs; "" if it can."""
     if not commandline.is_harmless(parent) or len(parent) >= LONGEST_PARENT:
         return "has unusual characters, or is too long"
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):  # noqa: PTH112
-        return "is no directory that this user may write to"
+        return "is not a directory that this user may write to"
     if os.statvfs(parent).f_flag & os.ST_NOEXEC:
         return "is mounted noexec"
     return ""
 
 
 def doctor() -> Finding:
-    """Whether a VM can be started from one of the places for temporary files, and from which."""
+    """Which temporary directory a VM can be started from, if any."""
     try:
         return Finding("work directory", Standing.OK, str(_parent()))
     except commandline.Unsafe as error:
@@ -163,15 +163,14 @@ def doctor() -> Finding:
 
 @contextlib.contextmanager
 def _owned(directory: Path) -> Iterator[bool]:
-    """Hold a lock on our own ``directory``, if nobody else does and it is still there.
+    """Try to lock ``directory``, if it is ours and still exists.
 
-    The kernel releases it with its holder: no process id is written down, which would be used
-    again.
+    The kernel releases the lock with its holder; a process id in a file could be reused.
     """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locks.directory(directory))
-            status = directory.lstat()  # a symbolic link is none of ours
+            status = directory.lstat()  # a symbolic link is not ours
             ours = status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode)
         except (OSError, Busy):
             ours = False

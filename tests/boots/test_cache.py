@@ -166,19 +166,21 @@ def test_what_is_not_in_a_read_only_cache_is_said(filled: Place) -> None:
     for path in (filled.cache / "kernels").iterdir():
         shutil.rmtree(path)
     done = filled.within(READ_ONLY, filled.command("matrix"))
-    assert_refused(done, "which cannot be written to", "give another with --cache DIR")
+    assert_refused(done, "cannot be written to", "use another one with --cache DIR")
 
 
 def test_damage_in_a_read_only_cache_is_said(filled: Place) -> None:
     booted_files(filled)[0].write_bytes(b"damaged")
     done = filled.within(READ_ONLY, filled.command("matrix"))
-    assert_refused(done, "no sound image-6.", "which cannot be written to")
+    assert_refused(done, "has no valid image-6.", "cannot be written to")
 
 
 @pytest.mark.parametrize("command", ["matrix", "prepare"])
 def test_an_empty_cache_that_is_read_only_is_said(place: Place, command: str) -> None:
     done = place.within(READ_ONLY, place.command(command))
-    assert_refused(done, "cannot be used: Read-only file system", "give another with --cache DIR")
+    assert_refused(
+        done, "cannot be used: Read-only file system", "use another one with --cache DIR"
+    )
 
 
 def left(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -195,14 +197,16 @@ def test_a_cache_too_small_for_the_guests_root_is_said(place: Place) -> None:
 def test_a_cache_too_small_for_a_kernel_is_said(place: Place, kib: int) -> None:
     """Full while the image is copied, unpacked and put in its place."""
     done = place.within(SMALL % kib, place.command("prepare"))
-    assert_refused(done, "No space left on device", "make room on the disk of")
+    assert_refused(done, "No space left on device", "free some space on the disk of")
     assert not left(done)
 
 
 def test_a_kernel_that_found_no_room_is_infrastructure(place: Place) -> None:
     """While the guest's root did."""
     done = place.within(SMALL % (80 << 10), place.command("matrix"))
-    assert_refused(done, "infrastructure", "No space left on device", "make room on the disk of")
+    assert_refused(
+        done, "infrastructure", "No space left on device", "free some space on the disk of"
+    )
     assert all(line.startswith(f"LEFT {place.cache}/roots/") for line in left(done))
 
 

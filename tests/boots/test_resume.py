@@ -121,4 +121,4 @@ def test_an_interrupted_run_ends_at_once_says_what_is_missing_and_is_gone_on_wit
 def test_a_run_that_goes_on_is_not_gone_on_with(matrix: Matrix) -> None:
     second = matrix.resume()
     assert second.returncode == 2
-    assert "two harnesses on one run directory" in second.stderr
+    assert "two would spoil each other" in second.stderr

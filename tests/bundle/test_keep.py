@@ -117,7 +117,7 @@ def test_what_there_is_no_room_for_is_named(
 
 def test_a_bundle_that_cannot_be_written_is_said_and_no_more(failing: Failing) -> None:
     failing.bundle.mkdir(parents=True)
-    assert failing.keep().startswith(f"{NAME} failed, and no bundle could be made of it: ")
+    assert failing.keep().startswith(f"{NAME} failed, but its bundle could not be made: ")
 
 
 def test_a_bundle_that_cannot_be_written_leaves_nothing_half(failing: Failing) -> None:

@@ -76,7 +76,7 @@ def test_a_bundle_that_cannot_be_written_is_a_note_on_a_run_that_goes_on(
     monkeypatch.setattr(archive, "write", full)
     heard: list[Progress] = []
     done = run(outcomes, heard)
-    said = "kernel-1 failed, and no bundle could be made of it: No space left on device"
+    said = "kernel-1 failed, but its bundle could not be made: No space left on device"
     assert said in done.notes
     assert said in [progress.detail for progress in heard]
     assert len(done.kernels) == 2

@@ -118,7 +118,11 @@ def test_a_bad_place_for_the_record_is_refused_before_anything_boots(
 
 @pytest.mark.parametrize(
     ("output", "said"),
-    [("file", "that is a file"), ("file/below", "that is a file"), ("full", "it is not empty")],
+    [
+        ("file", "this is a file"),
+        ("file/below", "this is a file"),
+        ("full", "the directory is not empty"),
+    ],
 )
 def test_a_bad_directory_for_the_output_is_refused(tmp_path: Path, output: str, said: str) -> None:
     (tmp_path / "file").touch()

@@ -117,7 +117,7 @@ def test_a_network_that_is_back_is_used(fake_apt: FakeApt, cache: Cache, say: Sa
 @pytest.mark.parametrize(
     ("recorded", "reason", "transient"),
     [
-        ("update-offline.stderr", "look at the network", True),
+        ("update-offline.stderr", "check the network", True),
         (
             "update-unknown-suite.stderr",
             "the mirror http://mirror.example.org/debian has no suite bookworm",
@@ -212,7 +212,7 @@ def test_a_package_that_left_the_mirror_is_told_from_other_failures(
     fake_apt: FakeApt, cache: Cache, tmp_path: Path
 ) -> None:
     fake_apt.fails("download", "download-gone.stderr")
-    with pytest.raises(apt.Gone, match="the mirror has linux-image-6"):
+    with pytest.raises(apt.Gone, match="the mirror no longer has linux-image-6"):
         apt.download("bookworm", [PACKAGE], tmp_path, cache)
 
 

@@ -70,7 +70,7 @@ def test_an_image_tells_all_that_it_lacks_to_boot(
     with pytest.raises(KernelUnavailable) as raised:
         prepared(cache, say, tmp_path / "image", data)
     said = str(raised.value)
-    assert "as its own IKCONFIG says: it was built without CONFIG_VIRTIO_CONSOLE (" in said
+    assert "according to its own IKCONFIG, it was built without CONFIG_VIRTIO_CONSOLE (" in said
     assert "CONFIG_BLK_DEV_INITRD (" in said
     assert "and CONFIG_MPTCP (what is tested)" in said
     assert said.endswith(f"configure and build it with: {REMEDY}")
@@ -85,7 +85,9 @@ def test_a_kernel_without_mptcp_is_booted_and_that_is_said(
 ) -> None:
     data = builders.bzimage(telling(config(MPTCP="n")))
     (note,) = prepared(cache, say, tmp_path / "bzImage", data).notes
-    assert note.startswith("this kernel was built without CONFIG_MPTCP (what is tested), as its ")
+    assert note.startswith(
+        "according to its own IKCONFIG, this kernel was built without CONFIG_MPTCP ("
+    )
 
 
 def test_a_kernel_from_the_cache_keeps_its_note(cache: Cache, say: Said, tmp_path: Path) -> None:
@@ -98,7 +100,9 @@ def test_the_configuration_of_the_tree_tells_for_an_image_without_one(
     cache: Cache, say: Said, tmp_path: Path
 ) -> None:
     source = builders.write(tmp_path / "linux", {".config": config(DEVTMPFS="n")})
-    with pytest.raises(KernelUnavailable, match=r"as .*/linux/\.config says: .* CONFIG_DEVTMPFS"):
+    with pytest.raises(
+        KernelUnavailable, match=r"according to .*/linux/\.config, .* CONFIG_DEVTMPFS"
+    ):
         prepared(cache, say, source / "arch/x86/boot/bzImage", builders.bzimage())
 
 
@@ -140,7 +144,7 @@ def test_btf_tells_whether_there_is_mptcp(cache: Cache, say: Said, tmp_path: Pat
     without = kernel({".BTF": btf("sock", "inet_sock")})
     (note,) = prepared(cache, say, tmp_path / "vmlinux", without).notes
     assert note.startswith(
-        "this kernel was built without CONFIG_MPTCP (what is tested), as its BTF"
+        "according to its BTF, this kernel was built without CONFIG_MPTCP (what is tested)"
     )
     has = kernel({".BTF": btf("sock", "mptcp_sock")})
     assert prepared(cache, say, tmp_path / "other", has).notes == ()
@@ -192,7 +196,7 @@ def test_an_image_without_its_modules_says_which_and_where_they_were_looked_for(
         prepared(cache, say, tmp_path / "vmlinuz", builders.bzimage(data))
     said = str(raised.value)
     assert "needs its 2 modules virtio_pci and virtio_console" in said
-    assert f"looked in: {tmp_path / 'lib/modules' / RELEASE} and " in said
+    assert f"searched: {tmp_path / 'lib/modules' / RELEASE} and " in said
     assert f"lib/modules/{RELEASE} as --modules DIR" in said
 
 

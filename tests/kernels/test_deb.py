@@ -228,7 +228,7 @@ def test_links_in_a_package_are_not_followed_or_made(tmp_path: Path) -> None:
 def test_words_that_are_no_names_never_reach_apt(
     fake_apt: FakeApt, cache: Cache, say: Said, suite: str, package: str
 ) -> None:
-    with pytest.raises(KernelUnavailable, match="cannot be the name of a"):
+    with pytest.raises(KernelUnavailable, match="is not a valid name of a"):
         deb.prepare("x", DebSource(suite, package), cache, say)
     assert not (fake_apt.directory / "calls").exists()
 
@@ -236,6 +236,6 @@ def test_words_that_are_no_names_never_reach_apt(
 def test_a_hostile_suite_of_a_series_never_reaches_apt(
     fake_apt: FakeApt, cache: Cache, say: Said
 ) -> None:
-    with pytest.raises(KernelUnavailable, match="cannot be the name of a suite"):
+    with pytest.raises(KernelUnavailable, match="is not a valid name of a suite"):
         deb.series(DebSource("a b", "linux-image-*"), cache, say)
     assert not (fake_apt.directory / "calls").exists()

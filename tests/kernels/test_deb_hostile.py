@@ -174,7 +174,7 @@ def test_a_bomb_is_refused_before_it_goes_off(
     monkeypatch.setattr(deb, "_WANTED_LIMIT", 64 << 20)
     package = builders.package(tmp_path / "x.deb", gzipped(bomb()))
     started = time.process_time()
-    with pytest.raises(KernelUnavailable, match=r"x\.deb (is no kernel's|cannot be unpacked)"):
+    with pytest.raises(KernelUnavailable, match=r"x\.deb (is not a kernel|cannot be unpacked)"):
         unpack(package)
     assert time.process_time() - started < 5
 

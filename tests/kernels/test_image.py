@@ -360,7 +360,7 @@ def test_modules_left_from_an_older_build_are_refused(
     cache: Cache, say: Said, built_tree: Path
 ) -> None:
     (built_tree / "arch/x86/boot/bzImage").write_bytes(builders.bzimage(release="6.1.0-next"))
-    with pytest.raises(KernelUnavailable, match="the modules are of 6"):
+    with pytest.raises(KernelUnavailable, match="the modules are for 6"):
         from_tree(cache, say, built_tree)
 
 

@@ -147,7 +147,7 @@ def test_a_kernel_without_modules_gets_no_directory_for_them(tmp_path: Path) -> 
 def test_modules_of_another_build_are_refused(tmp_path: Path) -> None:
     found = modules.collect(Shelf(MODULES))
     with pytest.raises(
-        KernelUnavailable, match=r"modules are of 6\.1\.0-50-amd64, the image is of 6\.1\.0-51"
+        KernelUnavailable, match=r"modules are for 6\.1\.0-50-amd64, but the image is 6\.1\.0-51"
     ):
         modules.install(found, tmp_path, "6.1.0-51-amd64")
 

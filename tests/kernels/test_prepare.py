@@ -111,7 +111,7 @@ def test_another_image_than_the_manifest_means_is_refused_with_both_hashes(
 def test_a_cache_that_cannot_be_made_is_said(say: Said, tmp_path: Path) -> None:
     builders.write(tmp_path, {"bzImage": builders.bzimage(), "file": b""})
     blocked = Cache(tmp_path / "file" / "cache")
-    with pytest.raises(KernelUnavailable, match=r"cannot be used: Not a dir.*give another"):
+    with pytest.raises(KernelUnavailable, match=r"cannot be used: Not a dir.*use another one"):
         kernels.prepare(entry(ImageSource(tmp_path / "bzImage")), blocked, say)
 
 
@@ -122,7 +122,9 @@ def test_a_full_disk_is_said_with_what_is_needed(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(image, "prepare", fail)
-    with pytest.raises(KernelUnavailable, match="No space left on device; make room on the disk"):
+    with pytest.raises(
+        KernelUnavailable, match="No space left on device; free some space on the disk"
+    ):
         kernels.prepare(entry(ImageSource(Path("x"))), cache, say)
 
 

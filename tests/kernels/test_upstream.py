@@ -86,7 +86,7 @@ def test_a_download_that_broke_off_leaves_nothing(
         pytest.param(
             "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='kernel.example.org', "
             "port=443): Max retries exceeded with url: /mainline/v6.6/amd64",
-            "look at the network",
+            "check the network",
             True,
             id="no network",
         ),

@@ -195,7 +195,7 @@ def test_a_run_that_goes_on_stays(kept: Kept) -> None:
 def test_a_run_is_gone_on_with_by_one_harness_only(kept: Kept) -> None:
     with (
         prune.in_use(kept.run),
-        pytest.raises(Busy, match="two harnesses on one run directory"),
+        pytest.raises(Busy, match="two would spoil each other"),
         prune.in_use(kept.run),
     ):
         pass

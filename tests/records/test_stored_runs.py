@@ -181,7 +181,7 @@ def test_a_question_that_was_edited_is_no_crash(place: Path) -> None:
 
 def test_a_store_that_was_damaged_is_said_to_be_set_aside(place: Path) -> None:
     place.write_text("no database")
-    with pytest.raises(UsageError, match=r"was damaged, and is set aside as .*damaged-"):
+    with pytest.raises(UsageError, match=r"was damaged and was moved to .*damaged-"):
         stored_runs.history(place, 20, lambda _: True)
 
 

@@ -92,7 +92,7 @@ def test_a_module_of_another_kernel_is_refused(
     members["modules/00-virtio_pci.ko"] = builders.module("virtio_pci", release="6.6.6")
     pack(bundle, members, json.loads(members["bundle.json"]))
     assert replay(bench, bundle) == EXIT_USAGE
-    assert "the modules are of 6.6.6" in capsys.readouterr().err
+    assert "the modules are for 6.6.6" in capsys.readouterr().err
 
 
 @settings(

@@ -84,7 +84,7 @@ def test_another_image_that_is_named_is_refused(bench: Bench, tmp_path: Path) ->
 
 def test_an_image_in_a_bundle_that_is_not_the_one_is_refused(bench: Bench) -> None:
     bundle = replace(bench.bundle(), image=builders.bzimage(release="6.6.6"))
-    with pytest.raises(KernelUnavailable, match="it is another image"):
+    with pytest.raises(KernelUnavailable, match="but the manifest says"):
         image.find(bundle, None, bench.cache, bench.said.append)
 
 

@@ -336,7 +336,7 @@ def test_a_boot_that_says_nothing_confirms_nothing(bench: Bench) -> None:
     bench.boots["k"] = [FAILED, DEAD, FAILED, DEAD, DEAD, DEAD]
     (result,) = bench.run("k", confirm=2)
     assert result.confirmed == Confirmed(boots=2, bad=2)
-    assert "of 2 more boots only 1 told something" in result.notes
+    assert "only 1 of 2 more boots gave a result" in result.notes
     assert len(result.attempts) == 6
 
 

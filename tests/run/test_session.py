@@ -95,7 +95,7 @@ def test_an_interrupted_run_names_what_is_missing(desk: Desk) -> None:
     run = desk.interrupted()
     record = json.loads(Path(run.directory, "run.json").read_text())
     assert record["run"]["missing"] == ["kernel-1", "kernel-2"]
-    assert "`matrix --resume`, for the same kernels, boots what is missing" in run.notes
+    assert "`matrix --resume` with the same kernels boots those that are missing" in run.notes
 
 
 def test_an_interrupted_run_has_no_end_in_the_store(desk: Desk) -> None:
@@ -272,7 +272,7 @@ def test_a_run_that_goes_on_is_refused(desk: Desk) -> None:
     run = desk.interrupted()
     with (
         prune.in_use(Path(run.directory)),
-        pytest.raises(UsageError, match="two harnesses on one run directory"),
+        pytest.raises(UsageError, match="two would spoil each other"),
     ):
         desk.resume()
 
@@ -285,7 +285,7 @@ def test_the_directory_of_an_interrupted_run_may_be_named(desk: Desk) -> None:
 
 def test_another_directory_than_that_of_the_interrupted_run_is_refused(desk: Desk) -> None:
     run = desk.interrupted()
-    with pytest.raises(UsageError, match=f"is in {run.directory}; leave --output away"):
+    with pytest.raises(UsageError, match=f"is in {run.directory}; omit --output"):
         desk.run(resume=True, output=desk.directory / "output")
 
 
@@ -306,8 +306,8 @@ def test_a_store_that_is_damaged_in_its_middle_is_said_and_the_run_goes_on(desk:
         file.write(random.Random(0).randbytes(6 * 4096))
     run = desk.run()
     assert names(run) == NAMES
-    assert [note for note in run.notes if "was damaged, and is set aside as" in note]
-    assert [p for p in desk.heard if "was damaged, and is set aside as" in p.detail]
+    assert [note for note in run.notes if "was damaged and was moved to" in note]
+    assert [p for p in desk.heard if "was damaged and was moved to" in p.detail]
     with Store(desk.store) as store:
         assert [kept.kernel for kept in store.results(run.id)] == NAMES
 
@@ -321,7 +321,7 @@ def test_a_bundle_that_cannot_be_made_costs_no_result(
     monkeypatch.setattr(Bundles, "keep", broken)
     run = desk.run()
     assert names(run) == NAMES
-    assert any("no bundle could be made of it" in note for note in run.notes)
+    assert any("its bundle could not be made" in note for note in run.notes)
 
 
 def test_a_damaged_store_is_set_aside_and_that_is_said(desk: Desk) -> None:
@@ -330,7 +330,7 @@ def test_a_damaged_store_is_set_aside_and_that_is_said(desk: Desk) -> None:
     run = desk.run()
     assert names(run) == NAMES
     (aside,) = desk.store.parent.glob(f"{FILE}.damaged-*")
-    said = f"was damaged, and is set aside as {aside}"
+    said = f"was damaged and was moved to {aside}"
     assert any(said in note for note in run.notes)
     assert any(said in progress.detail for progress in desk.heard)
 
@@ -415,5 +415,5 @@ def test_a_state_directory_that_cannot_be_made_comes_with_its_remedy(
 ) -> None:
     (desk.directory / "file").touch()
     monkeypatch.setattr(workspace, "runs_directory", lambda: desk.directory / "file")
-    with pytest.raises(HostError, match=r"cannot be used \(Not a directory\): make it"):
+    with pytest.raises(HostError, match=r"cannot be used \(Not a directory\); make it"):
         desk.run()

@@ -37,15 +37,15 @@ HANGS = 'echo >> "${0%/*}/hanging"; sleep 60'
 UNKNOWN = "echo 'qemu-system-x86_64: -machine q35,accel=kvm: invalid accelerator kvm' >&2; exit 1"
 #: Faults of the host: by what QEMU does, a word of the sentence.
 OF_THE_HOST = [
-    pytest.param(ABORTS, "QEMU gives up .* failed to set MSR", id="aborting"),
+    pytest.param(ABORTS, "QEMU aborts .* failed to set MSR", id="aborting"),
     pytest.param(BREAKS, "internal error", id="internal error"),
-    pytest.param(HANGS, "says nothing for", id="hanging"),
+    pytest.param(HANGS, "prints nothing for", id="hanging"),
     pytest.param(UNKNOWN, "invalid accelerator kvm", id="QEMU without KVM"),
 ]
 NOT_OF_THE_HOST = [
     pytest.param(f"echo 'Linux version 6.12'; {HANGS}", "began to boot", id="kernel hangs"),
     pytest.param("echo 'Linux version 6.12'; exit 0", "began to boot", id="kernel resets"),
-    pytest.param("exit 0", "status 0 before 6.12 said a word", id="kernel silently resets"),
+    pytest.param("exit 0", "status 0 before 6.12 printed anything", id="kernel silently resets"),
     pytest.param(
         "echo 'Error loading uncompressed kernel without PVH ELF Note' >&2; exit 1",
         "PVH ELF Note",
@@ -140,7 +140,7 @@ def test_a_fault_of_the_host_is_remembered_with_its_remedy(
     first = ask(tmp_path, script)
     again = ask(tmp_path, script)
     assert runs(tmp_path) == 1
-    assert re.search(f"{why}.*; in a virtual machine, have nested virtualisation", again.why)
+    assert re.search(f"{why}.*; in a virtual machine, enable nested virtualisation", again.why)
     assert again == first
 
 

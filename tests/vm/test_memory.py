@@ -93,6 +93,6 @@ def test_a_boot_is_refused_before_virtme_ng_starts(tmp_path: Path, base: Path) -
         *(Request("0" * 16, 1), Deadlines.scaled(1, kvm=False)),
         tmp_path / "attempt",
     )
-    with pytest.raises(Unsafe, match="needs 176 MiB"):
+    with pytest.raises(Unsafe, match="needs at least 176 MiB"):
         boot.boot(plan, threading.Event(), lambda _: None)
     assert not (tmp_path / "attempt").exists()
