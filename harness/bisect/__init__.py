@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Between a good kernel and a bad one: where a fault began, or was mended.
+"""Finds the kernel between a good one and a bad one at which a fault began or was fixed.
 
-The kernels are in :mod:`harness.bisect.candidates`, what is looked for in
-:mod:`harness.bisect.predicate`, which kernels to boot next in :mod:`harness.bisect.search`. What
-was found out is on the disk (:mod:`harness.bisect.state`); :mod:`harness.bisect.bisection` joins
-all of it.
+:mod:`harness.bisect.candidates` lists the kernels, :mod:`harness.bisect.predicate` says what is
+bad, and :mod:`harness.bisect.search` chooses the kernels to boot next. :mod:`harness.bisect.state`
+keeps the evidence on the disk, and :mod:`harness.bisect.bisection` joins all of it.
 """

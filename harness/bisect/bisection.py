@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A bisect from end to end: both ends, then rounds of kernels, then what follows from them."""
+"""A bisect from end to end: both ends, then rounds of kernels, then the answer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from harness.text import plural
 from harness.verdict.results import KernelResult, KernelVerdict
 
 Say = Callable[[str], None]
-#: What the package's changelog says between two kernels, and notes about it; must not raise.
+#: Returns the change log entries between two kernels, and notes; must not raise.
 Changes = Callable[[Candidate, Candidate, Predicate], tuple[tuple[LogEntry, ...], tuple[str, ...]]]
-#: A kernel of which a boot came to this is not booted again in the same round.
+#: After such a boot, a kernel is not booted again in the same round.
 _NO_USE = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.BOOT_FAILURE)
 
 
@@ -39,11 +39,12 @@ def bisect(
     *,
     fresh: bool = False,
 ) -> Bisection:
-    """Where in ``series`` what is ``wanted`` changed; None: what differs between its ends.
+    """Find where in ``series`` the ``wanted`` predicate changed; None: whatever differs between the
+    ends.
 
-    Of ``request`` families, seed, jobs, accel, output and confirm count. What an interrupted bisect
-    for the same found out is used, unless ``fresh``. Raises what :func:`harness.run.session.run`
-    raises, and Damaged, Busy.
+    Uses families, seed, jobs, accel, output and confirm of ``request``. Continues an interrupted
+    bisect with the same question unless ``fresh``. Raises what :func:`harness.run.session.run`
+    raises, and Damaged and Busy.
     """
     entries = [candidate.entry for candidate in series.candidates]
     what = {"bisect": str(wanted) if wanted else "difference", "reversed": series.reversed}
@@ -63,7 +64,7 @@ def bisect(
 
 
 class Bisect:
-    """One bisect over ``series``; how kernels are tested is the ``tester``'s matter."""
+    """A bisect over ``series``; the ``tester`` tests the kernels."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class Bisect:
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # From the good end to the bad one.
+        # Ordered from the good end to the bad one.
         self._order = series.candidates[::-1] if series.reversed else series.candidates
         self._series = series
         self._tester = tester
@@ -93,11 +94,11 @@ class Bisect:
         self._round = self._evidence.rounds
 
     def run(self, changes: Changes) -> Bisection:
-        """The result; the state has all that was found out, whatever ends this."""
+        """Run the bisect; the state keeps all evidence, however it ends."""
         if self._evidence.all:
             self._say(
-                f"going on with a bisect for the same: {plural(len(self._evidence.all), 'result')} "
-                "kept (--fresh begins anew)"
+                f"continuing an earlier bisect: {plural(len(self._evidence.all), 'result')} kept "
+                f"(--fresh starts again)"
             )
         ended = self._ends()
         if ended is not None:
@@ -120,7 +121,7 @@ class Bisect:
     # The ends.
 
     def _ends(self) -> Bisection | None:
-        """Verify both; a result where there is nothing to look for between them."""
+        """Verify both ends; returns a result if there is nothing to search for between them."""
         good, bad = 0, len(self._order) - 1
         missing = {p: self._wanted - self._counts()[p].made for p in (good, bad)}
         missing = {place: boots for place, boots in missing.items() if boots > 0}
@@ -136,7 +137,7 @@ class Bisect:
             if self._predicate is None:
                 return self._nothing_differs(results[good], results[bad])
             self._evidence.add_predicate(self._predicate)
-            self._say(f"looking for what differs: {self._predicate}")
+            self._say(f"looking for the difference: {self._predicate}")
             for place, found in results.items():
                 for result in found:
                     self._keep(place, result)
@@ -145,7 +146,7 @@ class Bisect:
     def _collect(
         self, results: Mapping[int, list[KernelResult]]
     ) -> Callable[[int, KernelResult], None]:
-        """Until both ends are there, nobody knows what to look for in them."""
+        """Test both ends first; only then is it known what to look for."""
         return lambda place, result: results[place].append(result)
 
     def _nothing_differs(
@@ -170,10 +171,10 @@ class Bisect:
         else:
             answer = self._no_answer(
                 Ending.NO_DIFFERENCE,
-                f"no check fails on {names[1]} and passes on {names[0]}: {said}; say what to look "
-                "for with --check, --incident or --any",
+                f"no check fails on {names[1]} and passes on {names[0]}: {said}; choose what to "
+                f"look for with --check, --incident or --any",
             )
-        # None of them is kept, for nobody knows what they are to be judged by.
+        # They are not stored, because there is no predicate yet to judge them.
         return replace(answer, boots=sum(1 for r in (*good, *bad) if r.reused_from is None))
 
     def _verified(self, good: int, bad: int) -> Bisection | None:
@@ -181,7 +182,7 @@ class Bisect:
         ends = [self._order[good].entry.name, self._order[bad].entry.name]
         for place, name in zip((good, bad), ends, strict=True):
             if not counts[place].conclusive:
-                why = f"{name} could not be tested: {self._evidence.why(place)}; name another"
+                why = f"{name} could not be tested: {self._evidence.why(place)}; choose another one"
                 return self._no_answer(Ending.UNTESTABLE, why)
         shows, lacks = counts[good].bad > 0, not counts[bad].bad
         what = str(self._predicate)
@@ -202,7 +203,7 @@ class Bisect:
         return None
 
     def _announce(self) -> None:
-        """What is ahead, before it begins."""
+        """Print how many rounds and boots are expected."""
         count = len(self._order)
         rounds = search.rounds_at_most(count, self._jobs)
         boots = search.boots_at_most(count, self._jobs) * self._wanted
@@ -211,7 +212,7 @@ class Bisect:
             expected = f"about {math.ceil(rounds * self._wanted * slowest)} s"
             time_said = f"{expected} at {slowest:.1f} s a boot, downloads not counted"
         else:
-            time_said = "the time is not known: both ends were booted by an older harness"
+            time_said = "the time is unknown, because an older harness booted both ends"
         more = ", more if it proves flaky" if self._wanted > 1 else ""
         self._say(
             f"{plural(count, 'kernel')}: at most {plural(rounds, 'round')} of {self._jobs}, "
@@ -221,7 +222,7 @@ class Bisect:
     # Boots.
 
     def _boot(self, boots: Mapping[int, int], keep: Callable[[int, KernelResult], None]) -> None:
-        """Boot each place so often, all of them once before any of them twice."""
+        """Boot each place as often as ``boots`` says, all places once before any twice."""
         places = {self._order[place].entry.name: place for place in boots}
         useless: set[int] = set()
         for number in range(max(boots.values())):
@@ -240,7 +241,7 @@ class Bisect:
             known = len(self._evidence.all)
             entries = [self._order[place].entry for place in batch]
             self._tester.test(entries, on_result, stored=self._wanted == 1)
-            for made in self._evidence.all[known:]:  # not while a live display is on the terminal
+            for made in self._evidence.all[known:]:  # only after the live display has ended
                 self._say(f"{made.kernel}: {made.outcome}: {made.why}")
             if not self._stop.is_set() and came != set(batch):
                 raise AssertionError("a kernel that was not interrupted has a result")
@@ -272,13 +273,17 @@ class Bisect:
         listed, notes = changes(good, bad, self._predicate)
         command = commits.git_bisect(good, bad, self._predicate, reverse=self._series.reversed)
         if step.is_flaky and step.confidence < 0.95:
-            notes = (*notes, "the same with a larger --confirm makes it surer; no boot is lost")
+            notes = (
+                *notes,
+                "repeat the command with a larger --confirm for more certainty; the "
+                "boots so far count",
+            )
         blameless = [place for place in step.skipped if self._evidence.host_failed(place)]
         if blameless:
             notes = (
                 *notes,
-                f"{plural(len(blameless), 'kernel')} between the two could not be tested for the "
-                "host's sake: the same command tries that again, and boots nothing else twice",
+                f"{plural(len(blameless), 'kernel')} between the two could not be tested because "
+                f"the host failed; the same command tries them again and repeats no other boot",
             )
         return replace(
             self._bisection(Ending.FOUND),
@@ -299,7 +304,7 @@ class Bisect:
         remedy = (
             "--confirm N tells them apart"
             if self._wanted == 1
-            else "name two kernels nearer to each other, or a larger --confirm"
+            else "choose two kernels closer to each other, or a larger --confirm"
         )
         text = f"the evidence contradicts itself: {step.why.format(*names)}. It may be {hint}"
         return self._no_answer(Ending.CONTRADICTION, f"{text}: {remedy}")
@@ -307,7 +312,7 @@ class Bisect:
     def _interrupted(self) -> Bisection:
         kept = plural(len(self._evidence.all), "result")
         return self._no_answer(
-            Ending.INTERRUPTED, f"interrupted; {kept} kept, the same command goes on with them"
+            Ending.INTERRUPTED, f"interrupted; {kept} kept, and the same command continues"
         )
 
     def _no_answer(self, ending: Ending, text: str) -> Bisection:

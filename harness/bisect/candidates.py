@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels to search in: of one series, or all that the manifest names, by version."""
+"""The kernels of a search, ordered by version: those of one series, or all of the manifest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from harness.kernels import Cache
 from harness.kernels.debian import version_key
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 
-#: Entries of the manifest that cannot be had, and why.
+#: Entries of the manifest that are not available, and why.
 _Failed = list[tuple[KernelEntry, KernelUnavailable]]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kernel that can be tested. ``version`` is its package's, "" where there is none."""
+    """A kernel that can be tested. ``version`` is its package's, "" if there is none."""
 
     entry: KernelEntry
     release: str
@@ -31,8 +31,8 @@ class Candidate:
 class Series:
     """Kernels, oldest first, from one end to the other, both included.
 
-    ``reversed`` is set where the good one is the newer: something was mended, or gained. What
-    could not be found out about other kernels, which are therefore not among them, is in ``notes``.
+    ``reversed`` is set if the good one is newer: something was fixed or gained. ``notes`` say which
+    kernels are missing because they could not be identified.
     """
 
     candidates: tuple[Candidate, ...]
@@ -47,13 +47,13 @@ def between(
     cache: Cache,
     say: Callable[[str], None] = lambda _: None,
 ) -> Series:
-    """The kernels from ``good`` to ``bad``; nothing is downloaded but package indexes.
+    """The kernels from ``good`` to ``bad``; only package indexes are downloaded.
 
     A name is a kernel of the manifest, a kernel of one of its series, or the release or version of
-    exactly one of them. Two of one series mean that series, any other two all kernels of the
-    manifest with a version between theirs, each package once.
+    exactly one of them. Two kernels of one series select that series; any other two select all
+    kernels of the manifest with a version between theirs, each package once.
 
-    Raises UsageError, and KernelUnavailable where a series cannot be read.
+    Raises UsageError, and KernelUnavailable if a series cannot be read.
     """
     for entry in entries:
         if entry.is_series and all(name.startswith(f"{entry.name}-") for name in (good, bad)):
@@ -70,9 +70,9 @@ def between(
 def everything(
     entries: Sequence[KernelEntry], cache: Cache, say: Callable[[str], None] = lambda _: None
 ) -> tuple[list[Candidate], tuple[str, ...]]:
-    """All kernels of the manifest and of its series, and notes on those that cannot be had.
+    """All kernels of the manifest and of its series, and notes on those that are not available.
 
-    Some may be there under two names: :func:`whole` has each once, in order.
+    A kernel may occur under two names; :func:`whole` has each once, in order.
     """
     found, failed = _all(entries, cache, say)
     return found, _notes(failed)
@@ -107,7 +107,7 @@ def whole(
 def age(candidate: Candidate) -> tuple[object, ...]:
     """A key that sorts older kernels before newer ones.
 
-    A release such as 6.1.0-50-amd64 hides which 6.1 it is; the version of the package tells.
+    A release such as 6.1.0-50-amd64 does not show the stable release; the package version does.
     """
     return (
         version_key(_sortable(candidate.version or candidate.release)),
@@ -117,7 +117,7 @@ def age(candidate: Candidate) -> tuple[object, ...]:
 
 
 def _sortable(version: str) -> str:
-    """A release candidate is older than its release, as Debian's versions say with a tilde."""
+    """``version`` with a tilde before rc, because a release candidate is older than its release."""
     return re.sub(r"-rc(?=\d)", "~rc", version)
 
 
@@ -131,8 +131,8 @@ def _cut(
 ) -> Series:
     if _same(good, bad):
         raise UsageError(
-            f"{good.entry.name} and {bad.entry.name} are the same kernel ({good.release}); name "
-            "two, of which the one has what the other lacks"
+            f"{good.entry.name} and {bad.entry.name} are the same kernel ({good.release}); choose "
+            f"two different ones"
         )
     ordered = sorted(found, key=age)
     ends = sorted((ordered.index(good), ordered.index(bad)))
@@ -141,7 +141,7 @@ def _cut(
 
 
 def _once(found: Sequence[Candidate], preferred: Sequence[Candidate] = ()) -> list[Candidate]:
-    """Each package once, under the name that the user gave it, else under its first."""
+    """Each package once, under the name that the user gave, else under its first name."""
     kept: list[Candidate] = []
     for candidate in (*preferred, *found):
         if not any(_same(candidate, other) for other in kept):
@@ -158,13 +158,13 @@ def _same(one: Candidate, other: Candidate) -> bool:
 
 
 def _had(found: Sequence[Candidate], failed: _Failed, name: str) -> Candidate:
-    """As :func:`_named`; a kernel of the manifest that cannot be had is not an unknown one."""
+    """As :func:`_named`, with another error for a kernel of the manifest that is not available."""
     try:
         return _named(found, name)
     except UsageError:
         for entry, error in failed:
             if name == entry.name or (entry.is_series and name.startswith(f"{entry.name}-")):
-                raise KernelUnavailable(f"{name} cannot be had: {error}") from error
+                raise KernelUnavailable(f"{name} is not available: {error}") from error
         raise
 
 
@@ -186,7 +186,7 @@ def _named(found: Sequence[Candidate], name: str) -> Candidate:
         raise UsageError(f"there is no kernel {name}; did you mean {hint}?")
     shown = ", ".join(candidate.entry.name for candidate in found[:6]) or "none"
     raise UsageError(
-        f"there is no kernel {name}; name one of the manifest, or of a series in it as the series "
+        f"there is no kernel {name}; give one of the manifest, or one of a series as the series "
         f"and the release, such as backports-6.17.8+deb13-amd64 (the first are: {shown})"
     )
 

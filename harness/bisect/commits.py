@@ -25,21 +25,21 @@ from harness.kernels.debian import KernelPackages, Package, version_key
 from harness.manifest.kernels_yaml import DebSource, UpstreamSource
 from harness.verdict.judge import CAPABILITY
 
-#: Of the cache, where they are kept as they came, by package.
+#: The directory of the cache for change logs, one for each package.
 LOGS = "changelogs"
 LOG_SUFFIX = ".gz"
 
 _MEMBER = re.compile(r"(?:\./)?usr/share/doc/[^/]+/changelog(?:\.Debian)?\.gz")
-# In bytes; that of 6.12.117 has 1.5 MB, and 4.3 MB unpacked.
+# Bytes; the log of 6.12.117 has 1.5 MB, and 4.3 MB unpacked.
 _PACKED_LIMIT = 16 << 20
 UNPACKED_LIMIT = 64 << 20
-# In characters; the longest line of a real one has 111, the longest item a few lines.
+# Characters; the longest line of a real log has 111, the longest item a few lines.
 _LINE_LIMIT = 1000
 _ITEM_LIMIT = 2000
-# The release of a kernel is that of its headers and a flavour.
+# A kernel's release is that of its headers plus a flavour.
 _RELEASE = re.compile(r"(\S+?)(?:-(?:cloud|rt))?-amd64(?:-unsigned)?")
 _HEAD = re.compile(r"(linux[a-z0-9.+-]*) \(([A-Za-z0-9.+:~-]{1,100})\) .*")
-# The log of a signed image begins with an entry of its own that holds the kernel's newest.
+# The log of a signed image begins with its own entry, which names the kernel's newest.
 _SIGNED = re.compile(r"\s+\* Sign kernel from linux ([A-Za-z0-9.+:~-]{1,100})")
 _REBUILD = re.compile(r"~(?:bpo|deb)[0-9]+[+u][0-9.]+")
 _ITEM = re.compile(r"(\s+)[*-] (.*)")
@@ -47,7 +47,7 @@ _ITEM = re.compile(r"(\s+)[*-] (.*)")
 
 @dataclass(frozen=True)
 class ChangeLog:
-    """``text`` is of others' making; ``origin`` says for people which package it is from."""
+    """A change log. ``text`` is foreign; ``origin`` names the package, for people."""
 
     text: str
     origin: str
@@ -55,7 +55,7 @@ class ChangeLog:
 
 @dataclass
 class ChangelogEntry:
-    """What a version of the package changed: an item for each commit or remark, on one line."""
+    """The changes of a package version: an item for each commit or remark, on one line."""
 
     version: str
     items: list[str] = field(default_factory=list)
@@ -63,11 +63,10 @@ class ChangelogEntry:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed from one kernel to a newer one, as far as it may concern what is tested.
+    """The changes from one kernel to a newer one that may concern the tests.
 
-    ``items`` are pairs (version of the package that brought it, text), newest first, of ``total``
-    items in ``versions`` entries. ``notes`` tell what the log leaves out. All text is of others'
-    making, to be escaped where it is shown.
+    ``items`` are pairs (package version, text), newest first, out of ``total`` items in
+    ``versions`` entries. ``notes`` say what the log omits. All text is foreign and must be escaped.
     """
 
     items: tuple[tuple[str, str], ...]
@@ -87,7 +86,7 @@ def read_log(source: DebSource, cache: Cache, say: Callable[[str], None]) -> Cha
         try:
             text = _unpacked(place.read_bytes())
         except (Malformed, compression.Unknown):
-            pass  # a power failure tore it
+            pass  # damaged by a power failure
         else:
             touch(place)
             return ChangeLog(text, origin)
@@ -112,7 +111,7 @@ def _unpacked(packed: bytes) -> str:
 def _download(
     kernel: KernelPackages, suite: str, cache: Cache, say: Callable[[str], None]
 ) -> bytes:
-    """As it is in the smallest package of ``kernel``'s source and version that can be had."""
+    """The packed log from the smallest available package of ``kernel``'s source and version."""
     failures = []
     for package in _holders(kernel, suite, cache):
         with cache.scratch() as directory:
@@ -138,9 +137,9 @@ def _is_log(path: str) -> bool:
 
 
 def _holders(kernel: KernelPackages, suite: str, cache: Cache) -> Iterator[Package]:
-    """Those that hold the log, the smallest first: 1 MB, 11 MB (where still there), 70 to 170 MB.
+    """The packages with the log, smallest first: 1 MB, 11 MB (if it still exists), 70 to 170 MB.
 
-    From 6.19 on the image's package has only a link to that of linux-base.
+    From 6.19 on, the image's package only links to the log of linux-base.
     """
     for package in kernel.parts:
         if package.name.startswith("linux-base-"):
@@ -156,7 +155,7 @@ def _holders(kernel: KernelPackages, suite: str, cache: Cache) -> Iterator[Packa
 
 
 def entries_of(text: str) -> Iterator[ChangelogEntry]:
-    """The entries of a change log, in its order: newest first. What is none is passed over."""
+    """The entries of a change log, newest first. Other text is skipped."""
     entry: ChangelogEntry | None = None
     indent = -1
     for line in (line[:_LINE_LIMIT] for line in text.splitlines()):
@@ -188,17 +187,18 @@ def is_between(version: str, older: str, newer: str) -> bool:
 
 
 def reaches(found: Iterable[ChangelogEntry], version: str) -> bool:
-    """Whether an entry is of ``version`` or of an older one."""
+    """Whether an entry has ``version`` or an older one."""
     return any(_order(entry.version) <= _order(version) for entry in found)
 
 
 def _order(version: str) -> tuple[object, ...]:
-    """7.3.4-1~bpo13+1, though it sorts before 7.3.4-1, is a build of it and has all it has."""
+    """A sort key. 7.3.4-1~bpo13+1 sorts before 7.3.4-1, but is a build of it with all its
+    changes."""
     return version_key(_REBUILD.sub("", version))
 
 
 # net/mptcp, and net/ipv4/tcp*.c: subjects begin with "tcp:", "net/tcp-ao:", "net: tcp: ...", and
-# what several protocols share is under "net:", "ipv4:", "inet:". "nvme-tcp:" is another matter.
+# what several protocols share is under "net:", "ipv4:", "inet:". "nvme-tcp:" does not count.
 _SUBJECT = re.compile(
     r"mptcp"
     r"|^(?:Revert \"|\[[^]]*\] )*(?:net/)?tcp(?:[-_/ ][a-z0-9]+)?:"
@@ -206,7 +206,7 @@ _SUBJECT = re.compile(
     re.IGNORECASE,
 )
 _MAINLINE = re.compile(r"New upstream release(?: candidate)?\b")
-# Of what a check is about, what may stand in a subject; others are words of every other commit.
+# The words of a check that may occur in a subject; others are too common.
 _OPTION = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)+")
 
 
@@ -217,28 +217,28 @@ def entries_between(
     cache: Cache,
     say: Callable[[str], None],
 ) -> Changes:
-    """What the newer of the two has over the older that mentions MPTCP, TCP or the checked option.
+    """The changes between the two that mention MPTCP, TCP or the checked option.
 
-    ``check_pattern`` is a check's id, or globs of such separated by commas. Raises
-    HostError; for one log a package of 1 to 170 MB is downloaded, once.
+    ``check_pattern`` is a check's id, or globs separated by commas. Raises HostError. A package of
+    1 to 170 MB is downloaded for each log, once.
     """
     older, newer = sorted((good, bad), key=lambda candidate: version_key(candidate.version))
     source = newer.entry.source
     if not isinstance(source, DebSource) or not (older.version and newer.version):
         raise HostError(
-            f"{newer.entry.name} and {older.entry.name} are not both Debian packages, so no change "
-            "log leads from the one to the other; `git log` in a kernel tree does"
+            f"{newer.entry.name} and {older.entry.name} are not both Debian packages, so there is "
+            f"no change log between them; use `git log` in a kernel tree"
         )
     try:
         log = read_log(source, cache, say)
     except KernelUnavailable as error:
-        raise HostError(f"the change log could not be had: {error}") from error
+        raise HostError(f"the change log is not available: {error}") from error
     entries = list(entries_of(log.text))
     within = [e for e in entries if is_between(e.version, older.version, newer.version)]
     if not within:
         raise HostError(
             f"the change log of {log.origin} has no entry after {older.version} up to "
-            f"{newer.version}; `git log` in a kernel tree may tell more"
+            f"{newer.version}; `git log` in a kernel tree may show more"
         )
     reached = reaches(entries, older.version)
     return Changes(
@@ -253,7 +253,7 @@ def entries_between(
 def teller(
     cache: Cache, say: Callable[[str], None]
 ) -> Callable[[Candidate, Candidate, Predicate], tuple[tuple[LogEntry, ...], tuple[str, ...]]]:
-    """:func:`entries_between` for a bisect's report, to which a missing log is a note, no more."""
+    """:func:`entries_between` for a bisect's report, in which a missing log is only a note."""
 
     def tell(
         good: Candidate, bad: Candidate, looked_for: Predicate
@@ -271,7 +271,7 @@ def teller(
 
 
 def words_of(check_pattern: str | None) -> tuple[str, ...]:
-    """The options that checks are named for: ``FULL_INFO`` for ``full_info.*``."""
+    """The options in the names of checks: ``FULL_INFO`` for ``full_info.*``."""
     found = []
     for part in (check_pattern or "").split(","):
         name = part.strip().removeprefix(CAPABILITY).partition(".")[0]
@@ -297,8 +297,7 @@ def _notes_on_entries(entries: Sequence[ChangelogEntry], unreached: str) -> list
     if mainline:
         shown = ", ".join(mainline[:4]) + (", …" if len(mainline) > 4 else "")
         notes.append(
-            "the log does not list the commits of a new mainline version, and these entries are "
-            f"such: {shown}"
+            f"the log does not list the commits of a new mainline version, such as: {shown}"
         )
     if unreached:
         notes.append(f"the log does not reach back to {unreached}")
@@ -311,7 +310,7 @@ _VERSION = re.compile(r"(\d+\.\d+)(?:\.(\d+))?(?:[~-]rc(\d+))?")
 
 @dataclass(frozen=True)
 class Continuing:
-    """``text`` is "" where no tags are known; ``notes`` say what to mind."""
+    """The command that continues in a tree, "" if the tags are unknown; ``notes`` are warnings."""
 
     text: str = ""
     notes: tuple[str, ...] = ()
@@ -320,11 +319,13 @@ class Continuing:
 def git_bisect(
     good: Candidate, bad: Candidate, wanted: Predicate, *, reverse: bool = False
 ) -> Continuing:
-    """From ``good`` to ``bad``; ``reverse`` where the good one is the newer, for git then asks
-    which commit mended it."""
+    """The git bisect from ``good`` to ``bad``. With ``reverse``, the good one is newer, and git
+    searches for the commit that fixed it."""
     tags = [tag(candidate) for candidate in (good, bad)]
     if not all(tags):
-        return Continuing(notes=("no git bisect is named: of a kernel its tag is not known",))
+        return Continuing(
+            notes=("there is no git bisect command, because the tag of a kernel is unknown",)
+        )
     if tags[0] == tags[1]:
         debian = any(isinstance(c.entry.source, DebSource) for c in (good, bad))
         whose = "Debian's" if debian else "their"
@@ -332,7 +333,7 @@ def git_bisect(
         return Continuing(notes=(why,))
     step = f"mptcp-harness step {_argument(wanted)}"
     if reverse:
-        # git's old term is what step calls bad: 0 and 1 change places, all else stays.
+        # git's old term is bad for step, so 0 and 1 are swapped.
         swapped = shlex.quote(f"{step}; s=$?; [ $s -le 1 ] && exit $((1 - s)); exit $s")
         start = f"git bisect start --term-old=broken --term-new=fixed {tags[0]} {tags[1]}"
         return Continuing(f"{start} && git bisect run sh -c {swapped}", _notes(good, bad))
@@ -342,7 +343,7 @@ def git_bisect(
 
 
 def tag(candidate: Candidate) -> str:
-    """The tag of the stable or mainline release that ``candidate`` is made of, "" if unknown."""
+    """The tag of the stable or mainline release that ``candidate`` is based on, "" if unknown."""
     match = _VERSION.match(candidate.version or candidate.release)
     if match is None:
         return ""
@@ -360,15 +361,16 @@ def _notes(good: Candidate, bad: Candidate) -> tuple[str, ...]:
     notes = []
     if any(isinstance(candidate.entry.source, DebSource) for candidate in (good, bad)):
         notes.append(
-            "the tags are those of the upstream releases; Debian's kernels have patches and a "
-            "configuration of their own, so see in the tree that both ends are as they were here"
+            "the tags are those of the upstream releases; Debian's kernels have their own patches "
+            "and configuration, so verify in the tree that both ends behave as here"
         )
     elif not all(isinstance(c.entry.source, UpstreamSource) for c in (good, bad)):
-        notes.append("the tags are guessed from the releases: a build may be of another commit")
+        notes.append("the tags are guessed from the releases; a build may be of another commit")
     branches = {_branch(candidate) for candidate in (good, bad)}
     if len(branches) > 1:
         notes.append(
-            "the tags are on different stable branches: git bisect first tests where they part"
+            "the tags are on different stable branches: git bisect first tests their common "
+            "ancestor"
         )
     return tuple(notes)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The compatibility map of a series: boots what :mod:`harness.bisect.search` plans.
 
-What is observed of each kernel goes into a journal on the disk at once: killed at any time, the
-same command goes on. A kernel about which nothing was learned, because a download or QEMU failed,
-is not in it: it is tried again then.
+The observation of each kernel is written to a journal on the disk at once. After a kill, the same
+command continues. The journal does not contain a kernel about which nothing was learned because a
+download or QEMU failed; it is tried again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from harness.verdict.results import Family, KernelResult, KernelVerdict
 
 @dataclass(frozen=True)
 class Observed:
-    """What is known of one kernel; ``vector`` is None where it could not be tested."""
+    """The observation of one kernel; ``vector`` is None if it could not be tested."""
 
     vector: Vector | None
     reason: str = ""
@@ -62,11 +62,11 @@ def draw(
     fresh: bool = False,
     notes: Sequence[str] = (),
 ) -> CompatibilityMap:
-    """The map of ``candidates``, oldest first; several are booted at a time as ``request`` say.
+    """The map of ``candidates``, oldest first; ``request`` says how many boot at a time.
 
-    ``fresh`` forgets what an interrupted map found out. ``notes`` are to stand in the map.
-    Raises as :func:`harness.run.session.run` does, :class:`Interrupted`, KernelUnavailable where no
-    kernel can be tested, and what :func:`harness.bisect.state.opened` raises.
+    ``fresh`` discards the journal of an interrupted map. ``notes`` are added to the map. Raises as
+    :func:`harness.run.session.run` and :func:`harness.bisect.state.opened` do,
+    :class:`Interrupted`, and KernelUnavailable if no kernel can be tested.
     """
     what = {"bisect": "boundaries"}
     with remembered("maps", candidates, request, what, cache, say, fresh=fresh) as (asked, journal):
@@ -79,7 +79,7 @@ def draw(
 
 
 class Search:
-    """The map of ``candidates`` as far as ``journal`` has it, and the way to the rest."""
+    """The map of ``candidates``, continued from ``journal``."""
 
     def __init__(
         self,
@@ -120,13 +120,13 @@ class Search:
             ]
             if missing:
                 raise Interrupted(
-                    f"interrupted before {', '.join(missing)} had a result; the same command goes "
-                    f"on, with what is known of {plural(len(self._observed), 'kernel')}"
+                    f"interrupted before {', '.join(missing)} had a result; the same command "
+                    f"continues with the results of {plural(len(self._observed), 'kernel')}"
                 )
         return self.map()
 
     def map(self) -> CompatibilityMap:
-        """What was found out. Raises KernelUnavailable where no kernel could be tested."""
+        """The finished map. Raises KernelUnavailable if no kernel could be tested."""
         observed = [
             place
             for place, observed in sorted(self._observed.items())
@@ -181,7 +181,7 @@ class Search:
         self._say(f"round {self._rounds + 1}: {names} ({tested} of {count} tested so far)")
 
     def _keep(self, result: KernelResult) -> None:
-        """From any thread; a kernel's own place is only written once."""
+        """Called from any thread; each kernel's entry is written only once."""
         observed = Observed.by(result)
         if result.verdict is not KernelVerdict.INFRASTRUCTURE:
             self._journal.add(_record(result.name, observed))
@@ -192,7 +192,7 @@ class Search:
         self._recall(record)
 
     def _recall(self, record: state.Record) -> None:
-        """Raises :class:`Damaged` for what :func:`_record` does not make."""
+        """Raises :class:`Damaged` unless :func:`_record` made the record."""
         try:
             if record["e"] == "round":
                 self._rounds += 1
@@ -201,8 +201,8 @@ class Search:
             self._observed[self._places[record["kernel"]]] = _observed(record)
         except (LookupError, TypeError, ValueError) as error:
             raise Damaged(
-                f"the state of this map is damaged ({type(error).__name__}: {error}); begin anew "
-                "with --fresh"
+                f"the state of this map is damaged ({type(error).__name__}: {error}); start again "
+                f"with --fresh"
             ) from error
 
 

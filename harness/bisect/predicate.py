@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is looked for in a kernel: whether its result shows it, does not, or cannot tell.
+"""Predicates of a bisect: whether a result is bad, good, or neither.
 
-Another failure than the one looked for is neither bad nor good: most often it hides the answer.
+A different failure is neither bad nor good, because it usually hides the answer.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Protocol
 from harness.verdict.judge import CAPABILITY
 from harness.verdict.results import CheckResult, CheckVerdict, KernelResult, KernelVerdict
 
-#: Nothing that these say is believed: no boot, or a stream that does not hold together.
+#: Verdicts whose checks are not used: no boot, or a broken stream.
 SILENT = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.BOOT_FAILURE, KernelVerdict.LOST)
-#: The checks were all made, and the VM ended as it should.
+#: Verdicts with which all checks ran and the VM ended properly.
 _TO_THE_END = (KernelVerdict.PASS, KernelVerdict.WARNING, KernelVerdict.FAIL)
 
 
@@ -29,23 +29,23 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Judged:
-    """``why`` is for people, and may hold what a guest said."""
+    """An outcome. ``why`` is for people and may contain text of a guest."""
 
     outcome: Outcome
     why: str
 
 
 class Predicate(Protocol):
-    """``str()`` of it says what is looked for; two with the same text judge alike."""
+    """``str()`` describes the predicate; two with the same text judge alike."""
 
     def judge(self, result: KernelResult) -> Judged: ...
 
 
 @dataclass(frozen=True)
 class Checks:
-    """Bad where a check that a glob matches fails; of ``capability.NAME``, where it is absent.
+    """Bad if a matching check fails; for ``capability.NAME``, if the capability is absent.
 
-    Good takes a pass, and that all matching checks told something. A known issue is a failure.
+    Good if a matching check passes and all of them gave a result. A known issue is a failure.
     """
 
     globs: tuple[str, ...]
@@ -85,7 +85,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class HasIncident:
-    """Bad where an incident's fingerprint is ``fingerprint``, or the only one beginning so."""
+    """Bad if an incident has this ``fingerprint``, or is the only one with this prefix."""
 
     fingerprint: str
 
@@ -104,16 +104,16 @@ class HasIncident:
             return Judged(Outcome.BAD, f"{incident.fingerprint}: {incident.title}")
         if alike:
             several = ", ".join(sorted(alike))
-            why = f"{self.fingerprint} may be any of {several}; give one of them whole"
+            why = f"{self.fingerprint} may be any of {several}; give a longer prefix"
             return Judged(Outcome.UNTESTABLE, why)
         if result.verdict not in _TO_THE_END:
             return _untestable(result)
-        return Judged(Outcome.GOOD, "tested to its end without it")
+        return Judged(Outcome.GOOD, "the boot completed without it")
 
 
 @dataclass(frozen=True)
 class Anything:
-    """Bad where a kernel that started is not as expected, however it is not."""
+    """Bad if a kernel booted but misses its expected verdict in any way."""
 
     def __str__(self) -> str:
         return "--any"
@@ -130,7 +130,7 @@ class Anything:
 def of(
     *, check: str | None = None, incident: str | None = None, anything: bool = False
 ) -> Predicate | None:
-    """What the command line asks for, of which at most one is given; None where none is.
+    """The predicate of the command line, which has at most one of these; None if it has none.
 
     ``check`` is one or several globs separated by commas.
     """
@@ -142,9 +142,9 @@ def of(
 
 
 def difference(good: Sequence[KernelResult], bad: Sequence[KernelResult]) -> Checks | None:
-    """The checks that fail in a boot of ``bad``, pass in one of ``good`` and fail in none there.
+    """The checks that fail in a boot of ``bad`` and pass in ``good``, without failing there.
 
-    None where there is no such check.
+    None if there is no such check.
     """
     failing = [id for result in bad for id in _with(result, CheckVerdict.FAIL)]
     passing = {id for result in good for id in _with(result, CheckVerdict.PASS)}
@@ -165,12 +165,12 @@ def _with(result: KernelResult, verdict: CheckVerdict) -> Sequence[str]:
 
 
 def _is_capability(check: CheckResult) -> bool:
-    """Whether it tells of presence: one that the guest was silent about is lost like any other."""
+    """Whether it shows presence or absence; a lost one does not."""
     return check.key.id.startswith(CAPABILITY) and check.verdict is not CheckVerdict.LOST
 
 
 def _there(check: CheckResult, result: KernelResult) -> bool:
-    # Not by the verdict: what is present where the manifest says it is not fails, too.
+    # Not by the verdict: a capability that is present against the manifest fails too.
     return result.capabilities.get(check.key.id.removeprefix(CAPABILITY), False)
 
 

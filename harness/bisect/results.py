@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a bisect found, and the compatibility map of a series: pure data."""
+"""The result of a bisect, and the compatibility map of a series: pure data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STATUS = {
 
 @dataclass(frozen=True)
 class Kernel:
-    """``version`` is that of its package, "" where it is in none."""
+    """A kernel. ``version`` is that of its package, "" if there is none."""
 
     name: str
     release: str
@@ -42,10 +42,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class KernelEvidence:
-    """The evidence on a kernel: how many boots were good, bad, and told nothing.
+    """The evidence on a kernel: the number of good, bad and inconclusive boots.
 
-    ``why`` says so of the boot that tells most, ``reused_from`` is the run that it was made in, if
-    that was an earlier one.
+    ``why`` is from the most conclusive boot; ``reused_from`` is the run of that boot if it was an
+    earlier one.
     """
 
     kernel: Kernel
@@ -58,7 +58,7 @@ class KernelEvidence:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """What a package's changelog says of the version."""
+    """The change log's text about a version of the package."""
 
     version: str
     text: str
@@ -66,13 +66,13 @@ class LogEntry:
 
 @dataclass(frozen=True)
 class Bisection:
-    """How a bisect for ``what`` ended.
+    """The result of a bisect for ``what``.
 
     ``last_good``, ``first_bad``, ``skipped`` (kernels between them, which cannot be tested),
-    ``confidence`` (0 to 1) and ``failed`` of ``of`` boots of bad kernels are set if it is FOUND,
-    ``text`` says why where it is not. ``reversed``: the good kernels are the newer ones.
+    ``confidence`` (0 to 1) and ``failed`` of ``of`` boots of bad kernels are set if the ending is
+    FOUND; otherwise ``text`` says why not. ``reversed``: the good kernels are the newer ones.
     ``evidence`` is oldest first. ``boots`` were made, ``earlier`` of them before an interruption;
-    ``seconds`` are those since this process went on.
+    ``seconds`` count from the start of this process.
     """
 
     ending: Ending
@@ -103,13 +103,13 @@ class Bisection:
 
 class BoundaryKind(StrEnum):
     CAPABILITY = "capability"  # values: present, absent
-    SIZE = "size"  # values: what the kernel says, such as "96 bytes"
+    SIZE = "size"  # values: the kernel's answer, such as "96 bytes"
     CHECK = "check"  # values: a CheckVerdict, the worst of the check in the family
 
 
 @dataclass(frozen=True, order=True)
 class Feature:
-    """Something of a kernel that may change; ``name`` is a capability's or a check's id."""
+    """A feature of a kernel; ``name`` is that of a capability or a check."""
 
     kind: BoundaryKind
     name: str
@@ -125,9 +125,9 @@ class SeriesChange:
 
 @dataclass(frozen=True)
 class Boundary:
-    """``changes`` came after ``last``, and were there in ``first``.
+    """``changes`` happened after ``last``, at ``first`` at the latest.
 
-    Nothing lies between the two but ``untestable`` kernels.
+    Only ``untestable`` kernels are between the two.
     """
 
     last: Kernel
@@ -146,12 +146,12 @@ class UntestableKernel:
 
 @dataclass(frozen=True)
 class CompatibilityMap:
-    """A whole series; its oldest and newest kernel are ``oldest`` and ``newest``.
+    """The map of a series from ``oldest`` to ``newest``.
 
-    ``oldest_tested`` and ``newest_tested`` are the ends of what could be tested: beyond them
-    nothing is known. ``booted`` counts the kernels that were booted for it, now or before it was
-    interrupted; ``known`` those of which a stored result was used. ``boundaries`` are oldest first,
-    ``seconds`` are those of all rounds.
+    ``oldest_tested`` and ``newest_tested`` are the outermost kernels that could be tested.
+    ``booted`` counts the kernels that were booted for the map, including before an interruption;
+    ``known`` those whose stored result was used. ``boundaries`` are oldest first; ``seconds`` is
+    the duration of all rounds.
     """
 
     kernels: int
@@ -166,4 +166,4 @@ class CompatibilityMap:
     rounds: int
     seconds: float
     notes: tuple[str, ...] = ()
-    directory: str = ""  # with what the last boots left, "" where there were none
+    directory: str = ""  # of the last boots, "" if there were none

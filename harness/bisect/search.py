@@ -44,17 +44,17 @@ from harness.verdict.results import (
     worst,
 )
 
-#: How likely it is, before anything is known, that a fault shows in every boot of a bad kernel.
+#: The prior probability that a fault shows in every boot of a bad kernel.
 STABLE = 0.95
-#: How likely a good kernel is to be seen as bad in a boot.
+#: The probability that a good kernel appears bad in a boot.
 FALSE_BAD = 0.001
-#: Evidence that is less likely than this, on the best of all answers, contradicts it.
+#: Evidence with a lower probability than this under the best answer is a contradiction.
 UNREASONABLE = 0.001
 
 
 @dataclass(frozen=True)
 class Boots:
-    """The evidence on one kernel: how many of its boots were good, bad, and showed nothing."""
+    """The evidence on one kernel: the number of good, bad and inconclusive boots."""
 
     good: int = 0
     bad: int = 0
@@ -75,14 +75,14 @@ class Boots:
 
 @dataclass(frozen=True)
 class Round:
-    """``boots`` has, for each place to boot next, how many boots are wanted of it."""
+    """The next boots: ``boots`` has the number of boots for each place."""
 
     boots: dict[int, int]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The fault begins behind ``last_good``, and at ``first_bad`` at the latest.
+    """The fault begins after ``last_good``, at ``first_bad`` at the latest.
 
     ``skipped`` are the places between, none of which can be tested. ``confidence`` is from 0 to 1;
     ``bad`` of ``boots`` boots of kernels from ``first_bad`` on showed the fault.
@@ -102,7 +102,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """No answer explains the evidence; ``why`` uses {0}, {1} for the ``places`` it is about."""
+    """No answer explains the evidence; {0} and {1} in ``why`` stand for the ``places``."""
 
     why: str
     places: tuple[int, ...]
@@ -112,8 +112,8 @@ Step = Round | Found | Contradiction
 
 
 def rounds_at_most(kernels: int, jobs: int) -> int:
-    """The rounds after both ends of ``kernels`` were booted: no more than log(n)/log(N+1), rounded
-    up, where every kernel can be tested and the evidence is steady."""
+    """The most rounds after both ends of ``kernels`` were booted, log(n)/log(N+1) rounded up, if
+    every kernel can be tested and the evidence is consistent."""
     rounds, parts = 0, 1
     while parts < kernels - 1:
         rounds, parts = rounds + 1, parts * (jobs + 1)
@@ -131,10 +131,10 @@ def boots_at_most(kernels: int, jobs: int) -> int:
 
 
 def step(evidence: Sequence[Boots], jobs: int, wanted: int = 1) -> Step:
-    """What to do with ``evidence``, whose ends were booted: the good one good, the bad one bad.
+    """The next step for ``evidence``, whose ends were booted: the good one good, the bad one bad.
 
-    At most ``jobs`` kernels a round; ``wanted`` boots of each kernel, of which those that
-    ``evidence`` has count.
+    A round has at most ``jobs`` kernels. Each kernel needs ``wanted`` boots, including those in
+    ``evidence``.
     """
     contradiction = _plain_contradiction(evidence)
     if contradiction is not None:
@@ -144,7 +144,7 @@ def step(evidence: Sequence[Boots], jobs: int, wanted: int = 1) -> Step:
     contradiction = _unlikely(evidence, first_bad)
     if contradiction is not None:
         return contradiction
-    # Of an earlier bisect that was cut off, or wanted fewer boots.
+    # From an earlier bisect that was interrupted or wanted fewer boots.
     short = {place: wanted - evidence[place].made for place in (last_good, first_bad)}
     if any(missing > 0 for missing in short.values()):
         return Round({place: missing for place, missing in short.items() if missing > 0})
@@ -163,9 +163,9 @@ def step(evidence: Sequence[Boots], jobs: int, wanted: int = 1) -> Step:
 
 
 def _spread(places: Sequence[int], count: int) -> list[int]:
-    """``count`` of ``places`` that part them evenly; all, if there are no more."""
+    """``count`` of ``places`` that divide them evenly; all if there are no more."""
     count = min(count, len(places))
-    # Of the len + 1 gaps between and beside the places each part gets its share.
+    # The len + 1 gaps between and beside the places are divided evenly.
     cuts = [(len(places) + 1) * part // (count + 1) for part in range(1, count + 1)]
     return [places[cut - 1] for cut in cuts]
 
@@ -184,7 +184,7 @@ def _masses(evidence: Sequence[Boots]) -> dict[tuple[int, int], float]:
 
 
 def _log_likelihood(evidence: Sequence[Boots], first_bad: int) -> float:
-    """Of all boots, if every kernel from ``first_bad`` on is bad, and none before it."""
+    """The log likelihood of all boots if exactly the kernels from ``first_bad`` on are bad."""
     before, after = evidence[:first_bad], evidence[first_bad:]
     false = sum(boots.bad for boots in before) * math.log(FALSE_BAD)
     true = sum(boots.good for boots in before) * math.log1p(-FALSE_BAD)
@@ -196,7 +196,7 @@ def _log_likelihood(evidence: Sequence[Boots], first_bad: int) -> float:
 
 
 def _plain_contradiction(evidence: Sequence[Boots]) -> Contradiction | None:
-    """A bad kernel before a good one, where none was ever seen to be both."""
+    """A bad kernel before a good one, if no kernel was both."""
     if any(boots.good and boots.bad for boots in evidence):
         return None
     bad = next(place for place, boots in enumerate(evidence) if boots.bad)
@@ -207,7 +207,7 @@ def _plain_contradiction(evidence: Sequence[Boots]) -> Contradiction | None:
 
 
 def _unlikely(evidence: Sequence[Boots], first_bad: int) -> Contradiction | None:
-    """What is beyond all chance, even if the fault begins at ``first_bad``."""
+    """Evidence that is too unlikely even if the fault begins at ``first_bad``."""
     after = evidence[first_bad:]
     rate = sum(boots.bad for boots in after) / max(1, sum(boots.conclusive for boots in after))
     limit = UNREASONABLE / sum(1 for boots in evidence if boots.conclusive)
@@ -226,7 +226,7 @@ def _unlikely(evidence: Sequence[Boots], first_bad: int) -> Contradiction | None
 
 
 def _at_least(bad: int, boots: int) -> float:
-    """The probability that a good kernel is seen as bad so often, or more."""
+    """The probability that a good kernel appears bad at least so often."""
     return sum(_binomial(boots, bad))
 
 
@@ -235,13 +235,13 @@ def _binomial(boots: int, least: int) -> Iterator[float]:
         yield math.comb(boots, count) * FALSE_BAD**count * (1 - FALSE_BAD) ** (boots - count)
 
 
-#: By feature what a kernel makes of it.
+#: The value of each feature of a kernel.
 Vector = Mapping[Feature, str]
-#: By place in the series what was found out; None for a kernel that could not be tested.
+#: The vector of each tested place in the series; None for a kernel that could not be tested.
 Tested = Mapping[int, Vector | None]
 
 PRESENT, ABSENT = "present", "absent"
-#: The value of a feature of which a kernel says nothing, such as IPv6's where that is not built in.
+#: The value of a feature without a result, such as IPv6's if the kernel lacks IPv6.
 NOT_SAID = "not said"
 
 _WHOLE = (
@@ -261,9 +261,9 @@ class Gap:
 
 
 def vector(result: KernelResult) -> Vector | None:
-    """What ``result`` says of each feature; None where its checks did not run to their end.
+    """The features in ``result``; None if its checks did not complete.
 
-    Of a kernel that crashes or hangs on the way the rest is not known, so it cannot be compared.
+    If a kernel crashes or hangs, the rest is unknown, so it cannot be compared.
     """
     if result.verdict not in _WHOLE or not result.families:
         return None
@@ -281,7 +281,7 @@ def vector(result: KernelResult) -> Vector | None:
 
 
 def _of_capability(family: Family, check: CheckResult) -> Iterator[tuple[Feature, str]]:
-    """A check of a capability fails by what was expected; what is compared is what is there."""
+    """The presence of a capability; its check depends on the expectation, which is not compared."""
     name = check.key.id.removeprefix(CAPABILITY)
     feature = Feature(BoundaryKind.CAPABILITY, name, family)
     failed_present = check.verdict is CheckVerdict.FAIL and check.got.startswith(PRESENT)
@@ -297,7 +297,8 @@ def _of_capability(family: Family, check: CheckResult) -> Iterator[tuple[Feature
 
 
 def changes(old: Vector, new: Vector) -> tuple[SeriesChange, ...]:
-    """What differs, in the order of features; a size comes and goes with its capability."""
+    """The differences in the order of features; a size that changes with its capability is
+    omitted."""
     found = []
     for feature in sorted(old.keys() | new.keys()):
         before, after = old.get(feature, NOT_SAID), new.get(feature, NOT_SAID)
@@ -325,7 +326,7 @@ def plan(versions: Sequence[Version | None], tested: Tested, jobs: int) -> tuple
     """The places of the kernels to test next, at most ``jobs``; none when the map is complete.
 
     ``versions`` are those of the kernels of the series, oldest first; None where one is unknown.
-    The ends come first, then the kernel that each gap most needs, then the second of each.
+    The ends come first, then the best kernel for each gap, then the second best.
     """
     ends = _ends(len(versions), tested)
     if ends:
@@ -336,14 +337,14 @@ def plan(versions: Sequence[Version | None], tested: Tested, jobs: int) -> tuple
 
 
 def _ends(count: int, tested: Tested) -> tuple[int, ...]:
-    """The outermost kernels that are not known to be untestable, where not tested yet."""
+    """The outermost kernels that may be testable, unless already tested."""
     possible = [place for place in range(count) if tested.get(place, {}) is not None]
     ends = dict.fromkeys(possible[:1] + possible[-1:])
     return tuple(place for place in ends if place not in tested)
 
 
 def _preferred(gap: Gap, versions: Sequence[Version | None], tested: Tested) -> tuple[int, ...]:
-    """Both sides of the place where ``gap`` most probably parts; nothing if it is exact."""
+    """Both sides of the most probable boundary in ``gap``; nothing if it is exact."""
     for border in chain(_promised(gap, versions), _borders(gap, versions)):
         below, above = _below(gap, border, tested), _above(gap, border, tested)
         sides = tuple(side for side in (below, above) if side is not None)
@@ -358,7 +359,7 @@ def _preferred(gap: Gap, versions: Sequence[Version | None], tested: Tested) -> 
 
 
 def _promised(gap: Gap, versions: Sequence[Version | None]) -> list[int]:
-    """The borders at which mainline brought what differs, those of most features first."""
+    """The borders at which mainline added what differs, those of most features first."""
     found: Counter[int] = Counter()
     for change in gap.changes:
         spec = CAPABILITIES.get(change.feature.name.partition(".")[0])

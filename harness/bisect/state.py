@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a bisect has found out, on the disk: killed at any time, the same command goes on with it.
+"""The state of a bisect on the disk; after a kill, the same command continues.
 
-A directory for each thing that was asked holds one file of JSON lines, the first of which says what
-that was. A line is on the disk before anything else is done with what it says. A last line that is
-no whole record was being written as the harness was killed: it is dropped, which is said. Anything
-else that is not as it was written is refused.
+Each question has a directory with one file of JSON lines; the first line is the question. A line is
+on the disk before its content is used. An incomplete last line was being written when the harness
+was killed: it is dropped with a message. Any other damage is an error.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from harness.verdict.results import KernelVerdict
 
 FORMAT = 1
 FILE = "bisect.jsonl"
-#: No bisect writes as much; a line has some hundred bytes.
+#: Every bisect writes less; a line has some hundred bytes.
 MAX_BYTES = 64 << 20
 
 
@@ -35,7 +34,7 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """The records of one bisect, oldest first; ``seed`` is that of all its boots.
+    """The records of one bisect, oldest first; all its boots use ``seed``.
 
     :meth:`add` may be called from any thread.
     """
@@ -47,7 +46,7 @@ class Journal:
         self.records = records
 
     def add(self, record: Record) -> None:
-        """Keep ``record``; it is on the disk when this returns. Raises OSError."""
+        """Write ``record``; it is on the disk when this returns. Raises OSError."""
         with self._lock:
             self._file.write(json.dumps(record).encode() + b"\n")
             self._file.flush()
@@ -56,7 +55,7 @@ class Journal:
 
 
 def place(directory: Path, asked: str) -> Path:
-    """Below ``directory``, that of the bisect of which ``asked`` says all that matters."""
+    """The directory below ``directory`` of the bisect with the question ``asked``."""
     return directory / hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
@@ -64,7 +63,8 @@ def place(directory: Path, asked: str) -> Path:
 def opened(
     directory: Path, asked: str, seed: int, say: Callable[[str], None], *, fresh: bool = False
 ) -> Iterator[Journal]:
-    """The journal in ``directory``, locked; begun with ``seed`` if there is none, or if ``fresh``.
+    """The locked journal in ``directory``; a new one with ``seed`` if there is none, or if
+    ``fresh``.
 
     Raises :class:`Damaged`, :class:`Busy` and OSError.
     """
@@ -74,8 +74,8 @@ def opened(
             stack.enter_context(prune.in_use(directory))
         except Busy:
             raise Busy(
-                f"another harness is at the same bisect (its state is in {directory}): wait for "
-                "it, or end it"
+                f"another harness runs the same bisect (its state is in {directory}); wait for it, "
+                f"or end it"
             ) from None
         path = directory / FILE
         if fresh:
@@ -90,13 +90,13 @@ def opened(
         else:
             if whole < file.seek(0, os.SEEK_END):
                 file.truncate(whole)
-                say(f"the last line of {path} was not whole, and is dropped: its boot is repeated")
+                say(f"the last line of {path} was incomplete and was dropped; its boot is repeated")
             journal = Journal(file, _begun(records[0], asked, path), records[1:])
         yield journal
 
 
 def _read(file: IO[bytes], path: Path) -> tuple[list[Record], int]:
-    """The whole records, and how many bytes they take."""
+    """The complete records, and their length in bytes."""
     file.seek(0)
     content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -121,28 +121,26 @@ def _read(file: IO[bytes], path: Path) -> tuple[list[Record], int]:
 def _begun(first: Record, asked: str, path: Path) -> int:
     seed = first.get("seed")
     if first.get("e") != "begin" or first.get("format") != FORMAT or first.get("asked") != asked:
-        raise _damaged(path, "its first line is another's")
+        raise _damaged(path, "its first line is of another bisect")
     if type(seed) is not int:
         raise _damaged(path, "its first line has no seed")
     return seed
 
 
 def _damaged(path: Path, why: str) -> Damaged:
-    return Damaged(
-        f"{path}, where the state of this bisect is, is damaged: {why}; begin anew with --fresh"
-    )
+    return Damaged(f"{path}, the state of this bisect, is damaged: {why}; start again with --fresh")
 
 
 _BOOT, _PREDICATE = "boot", "predicate"
-#: Of several outcomes the one whose reason says most.
+#: The outcomes, the most informative first.
 _TELLING = (Outcome.BAD, Outcome.GOOD, Outcome.UNTESTABLE)
 
 
 @dataclass(frozen=True)
 class Made:
-    """What came of one boot, or, with ``reused_from``, of a boot of that earlier run.
+    """The outcome of one boot, or, with ``reused_from``, of a boot in that earlier run.
 
-    ``round`` is 0 for the ends. ``seconds`` are those of the boot.
+    ``round`` is 0 for the ends. ``seconds`` is the duration of the boot.
     """
 
     kernel: str
@@ -155,10 +153,10 @@ class Made:
 
 
 class Evidence:
-    """The outcomes on the kernels called ``names``, each on the disk as soon as it is added.
+    """The outcomes for the kernels ``names``; each is on the disk as soon as it is added.
 
-    May be told from several threads. Of an earlier bisect what failed for the host's sake is
-    forgotten: that is tried again. Raises Damaged.
+    Several threads may add outcomes. Failures of the host in an earlier bisect are discarded and
+    tried again. Raises Damaged.
     """
 
     def __init__(self, journal: Journal, names: Sequence[str]) -> None:
@@ -171,18 +169,18 @@ class Evidence:
             self._recall(record)
 
     def add(self, made: Made) -> None:
-        """Raises OSError where it cannot be kept."""
+        """Store the outcome. Raises OSError."""
         self._journal.add({"e": _BOOT, **asdict(made)})
         self._note(made)
 
     def add_predicate(self, found: Checks) -> None:
-        """What the ends differ in, where nothing else was asked for."""
+        """Store the difference between the ends as the predicate."""
         self._journal.add({"e": _PREDICATE, "checks": found.globs})
         self.predicate = found
 
     @property
     def booted(self) -> int:
-        """How many boots were made for this bisect."""
+        """The number of boots of this bisect."""
         return sum(1 for made in self.all if not made.reused_from and _was_booted(made))
 
     @property
@@ -198,7 +196,7 @@ class Evidence:
         )
 
     def why(self, place: int) -> str:
-        """What the boot said that tells most."""
+        """The reason of the most informative boot."""
         for outcome in _TELLING:
             for made in self._of(place):
                 if made.outcome is outcome:
@@ -206,7 +204,7 @@ class Evidence:
         return ""
 
     def host_failed(self, place: int) -> bool:
-        """Whether it is the host's fault that nothing is known of it."""
+        """Whether nothing is known about the kernel because the host failed."""
         made = self._of(place)
         return bool(made) and all(one.verdict is KernelVerdict.INFRASTRUCTURE for one in made)
 
@@ -214,7 +212,7 @@ class Evidence:
         return next((made.reused_from for made in self._of(place) if made.reused_from), "")
 
     def seconds(self, place: int) -> float:
-        """How long a boot of it took; 0 where none was made."""
+        """The duration of a boot of the kernel; 0 if there was none."""
         return max((made.seconds for made in self._of(place)), default=0.0)
 
     def _of(self, place: int) -> list[Made]:
@@ -234,7 +232,7 @@ class Evidence:
 
 
 def _was_booted(made: Made) -> bool:
-    """A kernel that could not be had was not."""
+    """Whether the kernel was booted; one that is not available was not."""
     return made.verdict is not KernelVerdict.INFRASTRUCTURE or made.seconds > 0
 
 
@@ -246,7 +244,7 @@ def _checks(record: Record) -> Checks:
 
 
 def _made(record: Record, names: Sequence[str]) -> Made:
-    """Exactly as it was written, and of a kernel that is looked at."""
+    """Parse ``record`` strictly; it must be of a kernel in ``names``."""
     told: dict[str, Any] = {name: value for name, value in record.items() if name != "e"}
     if record["e"] != _BOOT or told.keys() != {field.name for field in fields(Made)}:
         raise _odd(record)
@@ -265,6 +263,6 @@ def _made(record: Record, names: Sequence[str]) -> Made:
 
 def _odd(record: Record) -> Damaged:
     return Damaged(
-        f"the state of this bisect has a line that no harness wrote ({str(record)[:200]}); begin "
-        "anew with --fresh"
+        f"the state of this bisect has an invalid line ({str(record)[:200]}); start again with "
+        f"--fresh"
     )

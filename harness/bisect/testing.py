@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How kernels are tested, some at once, and where what is known of them is found again."""
+"""Tests kernels for a bisect, several at a time, and finds earlier evidence."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.verdict.results import KernelResult
 from harness.vm import initramfs
 
-#: Shows the progress of the kernels named, as long as it lasts.
+#: Shows the progress of these kernels.
 Listening = Callable[[Sequence[str]], contextlib.AbstractContextManager[Listener]]
 
 
 class Tester(Protocol):
-    """Boots kernels, or simulates it."""
+    """Boots kernels, or simulates boots."""
 
     def test(
         self,
@@ -43,11 +43,11 @@ class Tester(Protocol):
         *,
         stored: bool,
     ) -> None:
-        """One boot of each of ``entries``, several at a time; or, if ``stored`` may take its place,
-        a result of an earlier run.
+        """Boot each of ``entries`` once, several at a time, or use a result of an earlier run if
+        ``stored``.
 
-        ``on_result`` is called as soon as a kernel has its result, from any thread. A kernel
-        without one was interrupted.
+        ``on_result`` is called from any thread as soon as a kernel has its result. A kernel without
+        a result was interrupted.
         """
 
 
@@ -75,11 +75,11 @@ class Booting:
         self._first = first
         self._boots: Counter[str] = Counter()
         self._passes: dict[int, session.Recorder] = {}
-        self._told: set[str] = set()  # of what concerns no single kernel
+        self._told: set[str] = set()  # messages that concern no single kernel
 
     @property
     def jobs(self) -> int:
-        """How many VMs there may be at a time."""
+        """The number of VMs at a time."""
         return self._options.jobs
 
     @property
@@ -109,7 +109,7 @@ class Booting:
             def listener(progress: Progress, /) -> None:
                 if progress.kernel or progress.detail not in self._told:
                     shown(progress)
-                if not progress.kernel:  # such as the accelerator, which each round finds out
+                if not progress.kernel:  # such as the accelerator, which each round determines
                     self._told.add(progress.detail)
 
             def keep(result: KernelResult, circumstances: str) -> None:
@@ -121,12 +121,12 @@ class Booting:
             Matrix(entries, options, self._cache, listener, keep, self._stop).run()
 
     def finish(self) -> None:
-        """What was to be booted has been."""
+        """All boots are done."""
         for recorder in self._passes.values():
             self._store.finish(recorder.run.id)
 
     def _pass(self, number: int) -> session.Recorder:
-        """A kernel has one result in a run: each further boot of it is in a run of its own."""
+        """A kernel has one result in a run, so each further boot of it is in a separate run."""
         if number not in self._passes:
             directory, identity = self._workspace.directory, self._first.id
             if number > 1:
@@ -162,10 +162,10 @@ def remembered(
     *,
     fresh: bool,
 ) -> Iterator[tuple[str, state.Journal]]:
-    """What was asked, and what is known of that: all on which the outcomes depend counts.
+    """The journal for a question; everything on which the outcomes depend is part of the question.
 
-    ``kind`` is one of prune.BESIDE's directories, ``what`` is asked beside the kernels and
-    ``request``. Raises HostError, and as :func:`harness.bisect.state.opened` does.
+    ``kind`` is one of prune.BESIDE's directories; ``what`` is the rest of the question beside the
+    kernels and ``request``. Raises HostError, and as :func:`harness.bisect.state.opened` does.
     """
     asked = question(candidates, request, what, guest_root(cache))
     beside = request.store or workspaces.store_file()
@@ -180,15 +180,15 @@ def question(
     what: Mapping[str, Any],
     guest: str,
 ) -> str:
-    """As canonical JSON; how many boots are made, and how many at a time, is not in it.
+    """The question as canonical JSON, without the number of boots and of VMs at a time.
 
-    ``guest`` is the key of its root: another checker may find otherwise of the same kernels, and
-    would seem to find a change where this was interrupted.
+    ``guest`` is the key of its root: another checker may give other results for the same kernels,
+    which would look like a change at the point of interruption.
     """
     settings = {
         **what,
         "versions": [[candidate.release, candidate.version] for candidate in candidates],
-        **replace(request, manifest=None).settings(),  # the kernels say what they are
+        **replace(request, manifest=None).settings(),  # the kernels are identified by their entries
         "guest": guest,
         "judging": reuse.judging(),
     }
@@ -205,9 +205,10 @@ def in_workspace(
     listening: Listening,
     stop: threading.Event,
 ) -> Iterator[Booting]:
-    """What boots any of ``entries`` as ``request`` say, with ``seed``, for the bisect ``asked``.
+    """A tester that boots any of ``entries`` with ``request`` and ``seed``, for the bisect
+    ``asked``.
 
-    All is kept as that of a run is. Raises as :func:`harness.run.session.run` does.
+    Everything is stored as for a run. Raises as :func:`harness.run.session.run` does.
     """
     known = KnownIssues.read(entries)
     first = session.new_run(asked, seed)
@@ -217,7 +218,7 @@ def in_workspace(
         ) as workspace,
         Store(request.store or workspaces.store_place(request.output)) as store,
     ):
-        each_once = replace(request, confirm=0)  # further boots are the bisect's to ask for
+        each_once = replace(request, confirm=0)  # the bisect itself requests further boots
         options = session.options_in(
             workspace, store, entries, each_once, known, seed, evidence=True
         )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bundles as files: one is made of each kernel that fails once its result is kept, and read again
-without trust.
+"""Bundles as files: one is made for each kernel that fails, after its result is stored, and read
+again without trust.
 
-A tar archive compressed by zstd, written in one step. Plain ustar, all members owned by root and
-without a date, so that the same content gives the same bytes. zstd's checksum over the whole file
-reveals a flipped byte, not malice: whoever means harm can compute it anew."""
+A bundle is a tar archive compressed by zstd, written atomically. It is plain ustar; all members are
+owned by root and have no date, so that the same content gives the same bytes. zstd's checksum over
+the whole file detects a flipped byte, but an attacker can compute it again."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from harness.vm.boot import BootPlan
 
 #: Beside a kernel's result.json.
 SUFFIX = ".bundle.tar.zst"
-#: Of an attempt's directory, what goes in.
+#: The files of an attempt's directory that are included.
 ATTEMPT_FILES = ("console.log", "events.jsonl", "command.txt", "qemu.txt")
 
 
 def place(directory: Path, kernel: str) -> Path:
-    """Where the bundle of ``kernel`` is, in a run's ``directory``."""
+    """The path of the bundle of ``kernel`` in a run's ``directory``."""
     return directory / "kernels" / kernel / f"{kernel}{SUFFIX}"
 
 
@@ -57,23 +57,23 @@ def place(directory: Path, kernel: str) -> Path:
 class Bundles:
     """The bundles of a run in ``directory``; ``versions`` are for people.
 
-    ``with_image`` puts the kernel's image in, too.
+    ``with_image`` includes the kernel's image.
     """
 
     directory: Path
     entries: Sequence[KernelEntry]
     versions: Mapping[str, str]
     with_image: bool = False
-    # As it is now: its sources may be worked on while the run goes on.
+    # Read now, because its sources may be edited during the run.
     checker: Mapping[str, bytes] = field(default_factory=initramfs.checker)
     _plans: dict[str, BootPlan] = field(default_factory=dict)
 
     def booting(self, plan: BootPlan) -> None:
-        """Note what is about to be booted. May be called from several threads."""
+        """Remember a boot before it begins. May be called from several threads."""
         self._plans[plan.kernel.name] = plan
 
     def keep(self, result: KernelResult) -> str:
-        """Write the bundle of a kernel that failed; what is to be said if that did not work."""
+        """Write the bundle of a kernel that failed; returns a message if that does not work."""
         plan = self._plans.pop(result.name, None)
         if not failed(result) or plan is None:
             return ""
@@ -81,7 +81,7 @@ class Bundles:
         try:
             target = place(self.directory, result.name)
             write(target, self._members(entry, plan, result))
-        except (OSError, ValueError) as error:  # ValueError: what no archive takes
+        except (OSError, ValueError) as error:  # ValueError: content that the archive cannot hold
             return f"{result.name} failed, but its bundle could not be made: {error}"
         return ""
 
@@ -115,13 +115,13 @@ class Bundles:
 
 
 def failed(result: KernelResult) -> bool:
-    """Whether ``result`` is of a kernel that failed here and now."""
+    """Whether ``result`` is of a kernel that failed in this run."""
     here = result.verdict is not KernelVerdict.INFRASTRUCTURE and result.reused_from is None
     return here and not result.verdict.as_expected
 
 
 class _Room:
-    """Members, as long as there is room for them in what may be read again."""
+    """Collects members up to the limits of a readable bundle."""
 
     def __init__(self) -> None:
         self.members: dict[str, bytes] = {}
@@ -137,7 +137,7 @@ class _Room:
 
 
 def _config(entry: KernelEntry, kernel: PreparedKernel) -> str:
-    """The kernel's configuration as a .config has it, if all of it is known."""
+    """The kernel's configuration as a .config, if completely known."""
     match entry.source:
         case ImageSource(image=image):
             place = image
@@ -196,20 +196,20 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: Bytes of all members, which lie in memory; with an image and its debug information.
+#: Bytes of all members together, which are in memory; enough for an image with debug information.
 LIMIT = 256 << 20
-#: A bundle has about thirty, and four more for each attempt.
+#: A bundle has about thirty, plus four for each attempt.
 MEMBERS = 4096
 #: The longest name that ustar has without a prefix.
 NAME_LENGTH = 100
-#: Bytes of tar's own for each member, and at the end of the archive.
+#: Bytes that tar adds for each member, and at the end of the archive.
 _OVERHEAD, _TRAILER = 1024, 10240
 _CHECKSUM: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 _PART = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")
 
 
 def write(path: Path, members: Mapping[str, bytes]) -> None:
-    """Put ``members``, by name, into the archive ``path`` in one step. Raises OSError."""
+    """Write ``members``, by name, to the archive ``path`` atomically. Raises OSError."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with (
@@ -235,14 +235,17 @@ def read(path: Path) -> dict[str, bytes]:
         with path.open("rb") as file:
             packed = file.read(most + 1)
     except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}; name a bundle's file") from error
+        raise Damaged(
+            f"{path} cannot be read: {error.strerror}; give the file of a bundle"
+        ) from error
     if not packed:
-        raise Damaged(f"{path} is empty, no bundle; copy it again from where it was made")
+        raise Damaged(f"{path} is empty, not a bundle; copy it again from its origin")
     try:
         plain = compression.decompress(packed, most)
     except compression.Unknown:
         raise Damaged(
-            f"{path} is no bundle, which is a .tar.zst as a failing kernel's directory in a run has"
+            f"{path} is not a bundle, which is a .tar.zst in the directory of a failed kernel of a "
+            f"run"
         ) from None
     except Malformed as error:
         raise Damaged(f"{path} is damaged ({error}); copy it again") from error
@@ -250,7 +253,9 @@ def read(path: Path) -> dict[str, bytes]:
         return _plain_members(plain)
     # RecursionError: tarfile calls itself for each header that only names the next member.
     except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is no sound bundle: {error or 'its headers are nested'}") from error
+        raise Damaged(
+            f"{path} is not a valid bundle: {error or 'its headers are nested'}"
+        ) from error
 
 
 def load(path: Path) -> Bundle:
@@ -260,8 +265,8 @@ def load(path: Path) -> Bundle:
         return contents.parse(members)
     except Malformed as error:
         raise Damaged(
-            f"{path} is no sound bundle: {error}; copy it again from where it was made, or use the "
-            "harness that made it"
+            f"{path} is not a valid bundle: {error}; copy it again from its origin, or use the "
+            f"version of the harness that made it"
         ) from error
 
 
@@ -283,9 +288,9 @@ def _plain_members(plain: bytes) -> dict[str, bytes]:
 
 
 def _check(member: tarfile.TarInfo) -> None:
-    """Raise ValueError for all but a plain file with a plain name."""
+    """Raise ValueError unless the member is a plain file with a plain name."""
     if not all(map(_PART.fullmatch, member.name.split("/"))) or len(member.name) > NAME_LENGTH:
-        raise ValueError(f"the name {member.name[:64]!r} is none that a bundle has")
-    # A sparse file's size is what it claims, not what the archive holds.
+        raise ValueError(f"the name {member.name[:64]!r} is not valid in a bundle")
+    # A sparse file's size is a claim, not the size in the archive.
     if member.type != tarfile.REGTYPE or member.issparse() or member.pax_headers:
-        raise ValueError(f"{member.name!r} is no plain file")
+        raise ValueError(f"{member.name!r} is not a plain file")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a bundle says: its bundle.json, schema 1, written and strictly read (docs/replay.md)."""
+"""The content of a bundle: bundle.json, schema 1, written and read strictly (docs/replay.md)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from harness.verdict.results import Family, KernelResult, KernelVerdict
 from harness.verdict.rounds import Repeat
 
 SCHEMA = 1
-#: The members that every bundle has, beside the checker's.
+#: Members of every bundle, besides the checker's.
 MANIFEST, RESULT = "bundle.json", "result.json"
-#: What may be there.
+#: Optional members.
 KNOWN_ISSUES, CONFIG = "known_issues.yaml", "config"
 #: Directories.
 CHECKER, IMAGE, MODULES = "checker", "image", "modules"
@@ -45,7 +45,7 @@ _MODULE = re.compile(rf"{MODULES}/[0-9]{{2}}-([A-Za-z0-9_]+)\.ko")
 
 @dataclass(frozen=True)
 class Asked:
-    """What the checker was asked for."""
+    """The request to the checker."""
 
     seed: int
     plan: Plan
@@ -53,13 +53,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A failing kernel: what was booted and how, what was asked, and what came of it.
+    """A failed kernel: its boot, the request, and the result.
 
-    ``entry`` has the machine that it was booted on, and no known issues: their text is
-    ``known_issues``. ``image`` is None where it was not put in, ``modules`` are (name, bytes) in
-    the order in which they are loaded. ``checker`` has the sources of the guest's package, which
-    reports in version ``protocol``. ``versions`` are for people, and so is ``left_out``: what
-    there was no room for.
+    ``entry`` has the machine of the boot, but not the known issues, whose text is ``known_issues``.
+    ``image`` is None if it is not included; ``modules`` are (name, bytes) in load order.
+    ``checker`` has the sources of the guest's package, which uses version ``protocol`` of the
+    events. ``versions`` are for people, and so are ``left_out``: members that did not fit.
     """
 
     entry: KernelEntry
@@ -182,7 +181,7 @@ def _text(members: Mapping[str, bytes], name: str) -> str:
 
 
 def _check_files(files: Fields, members: Mapping[str, bytes]) -> None:
-    """Raise Malformed unless ``members`` are just those that ``files`` has."""
+    """Raise Malformed unless ``members`` are exactly those in ``files``."""
     for name, content in members.items():
         if name == MANIFEST:
             continue
@@ -190,7 +189,7 @@ def _check_files(files: Fields, members: Mapping[str, bytes]) -> None:
         if file.take("size", int) != len(content) or (
             file.text("sha256") != hashlib.sha256(content).hexdigest()
         ):
-            raise Malformed(f"{name} has other bytes than were put there")
+            raise Malformed(f"{name} has other bytes than were written")
         file.end()
     files.end()
 
@@ -234,7 +233,7 @@ def _asked(given: Fields) -> Asked:
     plan = Plan(
         families=tuple(map(Family, given.texts("families"))),
         checks=given.texts("checks"),
-        # Bundles of older harnesses do not name it; they ran what there was.
+        # Older harnesses did not record it; they ran all checks of their time.
         profile=given.word("profile", Profile) if given.has("profile") else Profile.FULL,
         payload=given.optional("payload", int),
         repeat=Repeat(
@@ -255,7 +254,7 @@ def _asked(given: Fields) -> Asked:
     return Asked(seed, plan)
 
 
-# The entry is written as kernels.yaml has it, so that the manifest's own schema judges it.
+# The entry has the form of kernels.yaml, so that the manifest's schema validates it.
 
 
 def _entry_to_json(entry: KernelEntry) -> dict[str, Any]:
@@ -288,7 +287,7 @@ def _source_to_json(source: Source) -> dict[str, Any]:
 
 
 def _entry(given: dict[str, Any]) -> KernelEntry:
-    """The entry; the paths of its source need not exist here. Raises ValidationError."""
+    """The entry; the paths of its source need not exist. Raises ValidationError."""
     paths = {name: given[name] for name in ("image", "tree") if name in given}
     if not all(type(path) is str and path.startswith("/") for path in paths.values()):
         raise Malformed("the path of its entry is none")

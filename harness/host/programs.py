@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs of the host that must not outlive the harness, and the time for which it ran.
+"""Runs programs that must not outlive the harness; and a clock that ignores pauses.
 
-Standard library only. Neither a death signal nor a process group alone ends them in time: the
-one is not inherited by grandchildren, and for the other somebody must be left to send a signal.
-So each program has a supervisor.
+Standard library only. Neither a death signal nor a process group is enough: grandchildren do not
+inherit the former, and the latter needs a process that sends a signal. So each program has a
+supervisor.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from typing import IO, Self
 from harness.errors import Interrupted
 from harness.host import supervisor
 
-#: Seconds between looks at the request to stop.
+#: Seconds between checks of the stop request.
 TICK = 0.1
-#: Seconds between two words about a program that goes on.
+#: Seconds between progress messages about a running program.
 SAY_EVERY = 30.0
-#: The exit status of a command whose supervisor was killed by someone else.
+#: The exit status of a command whose supervisor was killed from outside.
 _KILLED = 128 + signal.SIGKILL
 
 
 class Supervised:
-    """A command under its supervisor: started on entry, gone on exit with all it started.
+    """A command under its supervisor: started on entry, ended on exit with all its children.
 
-    ``exited`` is a descriptor that is readable once the command, or its supervisor, has ended.
-    Should the harness die, the directory ``removing`` goes with the command.
+    ``exited`` is a descriptor that is readable once the command, or its supervisor, has ended. If
+    the harness dies, the directory ``removing`` is removed after the command has ended.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Supervised:
             lifeline, our_end = os.pipe()
             theirs.callback(os.close, lifeline)
             ours.callback(os.close, our_end)
-            # Not -m: the supervisor must start in milliseconds, without our packages.
+            # Not -m: the supervisor must start in milliseconds, without importing our packages.
             keep = [sys.executable, "-I", "-S", str(supervisor.__file__)]
             self._process = subprocess.Popen(
                 [*keep, str(status), str(self._removing or ""), *self._command],
@@ -97,14 +97,14 @@ class Supervised:
         self._open.close()
 
     def kill(self) -> None:
-        """End the whole group at once. Its leader, the supervisor, is not waited for before the
-        exit of this context, so that the number of the group cannot have become a stranger's."""
+        """Kill the whole group. Its leader, the supervisor, is only reaped at the exit of this
+        context, so that the id of the group cannot be reused."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def exit_status(self) -> int | None:
-        """The status of the command, as a shell says it; None while it runs."""
+        """The exit status of the command, as in a shell; None while it runs."""
         if self._status is None:
             try:
                 said = os.read(self.exited, 1)
@@ -119,7 +119,8 @@ class Supervised:
         timeout: float,
         waiting: Callable[[float], None] = lambda _: None,
     ) -> int:
-        """The exit status, once there is one. ``waiting`` is told every SAY_EVERY how long it took.
+        """Wait for the exit status. ``waiting`` is called every SAY_EVERY seconds with the elapsed
+        time.
 
         Raises :class:`Interrupted` or, after ``timeout`` seconds, subprocess.TimeoutExpired.
         """
@@ -143,7 +144,7 @@ class Supervised:
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         self.kill()
-        # Not the supervisor alone: its orphans are our children, see adopt_orphans, and where we
+        # Not only the supervisor: its orphans are our children, see adopt_orphans, and also if we
         # are the first process of a container.
         with contextlib.suppress(ChildProcessError):
             while True:
@@ -152,10 +153,10 @@ class Supervised:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of those in our groups whose own has ended (PR_SET_CHILD_SUBREAPER).
+    """Become the parent of orphans of our process groups (PR_SET_CHILD_SUBREAPER).
 
-    :class:`Supervised` collects them. Else the first process of a container, which is often none
-    that cares, would have four dead children more with each boot.
+    :class:`Supervised` reaps them. Otherwise the first process of a container, which often does not
+    reap children, would get four zombies with each boot.
     """
     set_child_subreaper = 36
     ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
@@ -171,12 +172,12 @@ def run(
     pass_fds: Sequence[int] = (),
     waiting: Callable[[float], None] = lambda _: None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` to its end, without input, and return its output.
+    """Run ``command`` without input, and return its output.
 
-    ``waiting`` is told every SAY_EVERY how many seconds it has taken.
+    ``waiting`` is called every SAY_EVERY seconds with the elapsed time.
 
     Raises :class:`Interrupted` once ``stop`` is set, subprocess.TimeoutExpired after ``timeout``
-    seconds; the command and all it started are gone then.
+    seconds, after the command and all its children have ended.
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         with Supervised(
@@ -197,17 +198,17 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode("utf-8", "replace")
 
 
-#: Seconds between two looks at the clock in which a busy host may leave a process waiting. The
-#: clock's users look several times a second.
+#: Seconds for which a busy host may leave a process waiting between two calls of the clock. Its
+#: users call it several times a second.
 LONGEST = 3.0
 
 
 class RunningClock:
-    """Monotonic seconds in which this process ran: a deadline must not count its own stops.
+    """Monotonic seconds during which this process ran, for deadlines that must not count pauses.
 
     A process does not run while it is stopped (SIGSTOP, a debugger, a paused container) or while
-    the machine is suspended. That shows as a gap between two calls of :meth:`now`, of which a
-    moment counts. ``stopped_s`` is what did not count so far.
+    the machine is suspended. That shows as a gap between two calls of :meth:`now`, of which only a
+    moment counts. ``stopped_s`` is the time that did not count so far.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -216,7 +217,7 @@ class RunningClock:
         self.stopped_s = 0.0
 
     def now(self) -> float:
-        """The time; to be called several times a second."""
+        """The current time. Must be called several times a second."""
         now = self._clock()
         gap = now - self._last
         self._last = now

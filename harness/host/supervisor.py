@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Runs a command that must not outlive the harness: ``supervisor.py STATUS DIRECTORY COMMAND…``.
 
-virtme-ng is a Python program that starts a shell that starts a Python program that starts QEMU,
-so a death signal set on the first would leave the last behind. This process leads the group of
-all of them. Its standard input is a pipe whose other end only the harness holds: however the
-harness dies, SIGKILL included, and in whatever namespace of process ids, the pipe ends and the
-whole group goes, and after it the directory DIRECTORY ("" for none) in which it worked.
+virtme-ng is a Python program that starts a shell that starts a Python program that starts QEMU, so
+a death signal for the first would leave the last behind. This process leads the group of all of
+them. Its standard input is a pipe whose other end only the harness holds. However the harness dies,
+also by SIGKILL and in any PID namespace, the pipe is closed; then the supervisor kills the whole
+group and removes the work directory DIRECTORY ("" for none).
 
-The command's exit status goes, as one byte, to the descriptor STATUS. This process stays until
-the harness kills the group: so nothing of it is left in between without a supervisor, and its
-number is nobody else's.
+The command's exit status is written as one byte to the descriptor STATUS. This process stays until
+the harness kills the group, so that the group always has a supervisor and its id cannot be reused.
 
-Standard library, and imported by nobody.
+Standard library only; not imported by any module.
 """
 
 import os
@@ -19,18 +18,18 @@ import select
 import signal
 import sys
 
-NOT_RUN = 127  # as a shell says it
+NOT_RUN = 127  # as in a shell
 
 
 def main() -> int:
-    # Some daemons leave it ignored, and then no child has an exit status.
+    # Some daemons leave SIGCHLD ignored; then no child has an exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     status, directory, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     os.set_inheritable(status, False)
     lifeline = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     code = _run(command, lifeline)
-    # Whoever reads the command's output waits for its end, which nothing here may hold open.
+    # A reader of the command's output waits for its end, so this process must not keep it open.
     os.dup2(0, 1)
     os.dup2(0, 2)
     if code is not None:
@@ -43,9 +42,9 @@ def main() -> int:
 
 
 def _run(command: list[str], lifeline: int) -> int | None:
-    """The exit status of ``command``; None when the harness is gone before it ends."""
+    """The exit status of ``command``; None if the harness dies first."""
     try:
-        # Python ignores it, and what is ignored stays so in a child.
+        # Python ignores SIGPIPE, and a child would inherit that.
         pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE])
     except OSError as error:
         os.write(2, f"{command[0]} cannot be run: {error.strerror}\n".encode())
@@ -54,7 +53,7 @@ def _run(command: list[str], lifeline: int) -> int | None:
     if child not in _wait_for(lifeline, child):
         return None
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code if code >= 0 else 128 - code  # as a shell says it
+    return code if code >= 0 else 128 - code  # as in a shell
 
 
 def _wait_for(*descriptors: int) -> list[int]:
@@ -68,11 +67,12 @@ def _tell(status: int, code: int) -> None:
     try:
         os.write(status, bytes([code]))
     except BrokenPipeError:
-        return  # the harness is gone, as the lifeline will say
+        return  # the harness is gone; the lifeline will show it
 
 
 def _is_successor() -> bool:
-    """Whether this is now another process, outside of the group, which has been killed."""
+    """Fork a process outside the group. Returns True in it once the group was killed, False
+    here."""
     supervisor = os.pidfd_open(os.getpid())
     successor = os.fork()
     if successor:
@@ -83,11 +83,11 @@ def _is_successor() -> bool:
 
 
 def _remove(directory: str) -> None:
-    # Only now, once the harness is dead, are the 10 ms spent that these take to load.
+    # Imported only after the death of the harness, because it takes 10 ms.
     import shutil
     import time
 
-    for _ in range(100):  # who was killed may still be finishing a system call
+    for _ in range(100):  # a killed process may still be finishing a system call
         shutil.rmtree(directory, ignore_errors=True)
         if not os.path.lexists(directory):
             break

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the host must have, and how it gets there. Standard library only: noxfile.py imports this
-before any dependency is installed.
+"""The tools that the host needs, and their installation. Standard library only: noxfile.py imports
+this before any dependency is installed.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from pathlib import Path
 
 from harness.errors import HostError
 
-#: Not in the PATH of Debian's ordinary users.
+#: Directories that are not in the PATH of Debian's ordinary users.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-#: Not empty where dpkg manages the system; apt alone is also packaged for Fedora and others.
+#: Not empty if dpkg manages the system; Fedora and others package apt, too.
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 KVM = Path("/dev/kvm")
-#: Where a compiler looks for headers.
+#: The directories in which a compiler looks for headers.
 HEADERS = Path("/usr/include")
 MPTCP_ENABLED = Path("/proc/sys/net/mptcp/enabled")
-#: Below it lie /proc and /sys; in tests a recording of them.
+#: The root of /proc and /sys; in tests, of a recording.
 SYSTEM = Path("/")
 
-# apt-get waits for another one of the system, such as unattended-upgrades, at most so long.
+# Seconds that apt-get waits for another one, such as unattended-upgrades.
 _APT_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
 _WAIT_FOR_LOCK = ("-o", "DPkg::Lock::Timeout=120")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-# Enough for one VM of 512 MiB, and for the largest kernel package unpacked.
+# Enough for one VM of 512 MiB, and for the largest unpacked kernel package.
 _ENOUGH_MEMORY_MIB = 768
 _ENOUGH_DISK_MIB = 2048
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A program of the host: any one of ``programs`` serves; or a library, by its ``header``.
+    """A program of the host, any one of ``programs``; or a library, identified by its ``header``.
 
     ``minimum`` is the oldest version with which the harness is known to work.
     """
@@ -57,7 +57,7 @@ class Tool:
     header: str = ""
 
 
-#: Without these no kernel can be booted.
+#: Without these, no kernel can be booted.
 TOOLS = (
     Tool(
         "qemu-system-x86_64",
@@ -77,14 +77,14 @@ TOOLS = (
     ),
     Tool("ldd", ("ldd",), "finds the libraries of the guest's Python", "libc-bin", "glibc"),
 )
-#: Without these `deb:` kernels cannot be fetched; all others can be booted.
+#: Without these, `deb:` kernels cannot be fetched, but all others can be booted.
 DEB_TOOLS = (
     Tool("apt-get", ("apt-get",), "fetches deb: kernels", "apt", "apt"),
     Tool("apt-cache", ("apt-cache",), "finds deb: kernels", "apt", "apt"),
     Tool("dpkg-deb", ("dpkg-deb",), "unpacks deb: kernels", "dpkg", "dpkg"),
 )
-#: Not in a package of every distribution: pip installs it with the harness, whose oldest version of
-#: it stands in pyproject.toml too.
+#: Not packaged by every distribution: pip installs it with the harness. pyproject.toml also has its
+#: minimum version.
 VIRTME_NG = Tool("virtme-ng", ("vng",), "boots the VMs", debian="", elsewhere="", minimum=(1, 42))
 VIRTME_NG_REMEDY = (
     "install it with the pip of the Python that runs this: pip install 'virtme-ng>=1.42'"
@@ -101,7 +101,7 @@ class ToolsMissing(HostError):
         super().__init__(f"this host lacks {lacking}{because}; {_remedy(tools)}")
 
 
-#: Of one machine's processors so many wait for one of the host's, see :func:`share`.
+#: The most processors of one machine that count, see :func:`share`.
 MOST_SHARED = 4
 
 
@@ -113,7 +113,8 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of :func:`doctor`: ``found`` is where or what, ``remedy`` empty if all is well."""
+    """A line of :func:`doctor`: ``found`` says where or what; ``remedy`` is empty if all is
+    well."""
 
     subject: str
     standing: Standing
@@ -123,14 +124,14 @@ class Finding:
 
 
 def find(program: str) -> Path | None:
-    """Where ``program`` lies: in PATH, or in a directory for the system's administration."""
+    """The path of ``program``, in PATH or in a directory for system administration."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
     found = shutil.which(program, path=path)
     return Path(found) if found else None
 
 
 def locate(tool: Tool) -> Path | None:
-    """The program, or the header, that shows ``tool``; or None."""
+    """The program or header that proves ``tool``; None if it is missing."""
     if tool.header:
         header = HEADERS / tool.header
         return header if header.is_file() else None
@@ -142,31 +143,31 @@ def locate(tool: Tool) -> Path | None:
 
 
 def find_static_busybox() -> Path | None:
-    """A busybox that runs in an initramfs, where there are no libraries."""
+    """A busybox that runs without libraries, as in an initramfs."""
     return locate(next(tool for tool in TOOLS if tool.statically_linked))
 
 
 def virtme_ng_path() -> str:
-    """PATH for virtme-ng: pip's scripts, where it is itself, and what it calls."""
+    """PATH for virtme-ng: pip's scripts, its own directory, and the programs that it calls."""
     inherited = os.environ.get("PATH", os.defpath)
     return os.pathsep.join((sysconfig.get_path("scripts"), inherited, *SBIN))
 
 
 def find_virtme_ng() -> Path | None:
-    """virtme-ng's program, or None; :data:`VIRTME_NG_REMEDY` is what to say then."""
+    """virtme-ng's program; None if missing, see :data:`VIRTME_NG_REMEDY`."""
     found = shutil.which(VIRTME_NG.programs[0], path=virtme_ng_path())
     return Path(found) if found else None
 
 
 def missing() -> tuple[Tool, ...]:
-    """The tools without which no kernel can be booted, and which this host lacks."""
+    """The tools for booting kernels that this host lacks."""
     return tuple(tool for tool in TOOLS if locate(tool) is None)
 
 
 def install_command(tools: Iterable[Tool]) -> list[str] | None:
-    """The command by which this user installs ``tools``; None where apt does not manage the system.
+    """The command with which this user installs ``tools``; None if apt does not manage the system.
 
-    For a person: it may ask for a password.
+    It is for people and may ask for a password.
     """
     if not _has_apt():
         return None
@@ -177,9 +178,9 @@ def install_command(tools: Iterable[Tool]) -> list[str] | None:
 
 
 def install(tools: Sequence[Tool], say: Callable[[str], None]) -> None:
-    """Install ``tools`` with apt, as root or through sudo, asking nothing.
+    """Install ``tools`` with apt, as root or through sudo, without questions.
 
-    Raises :class:`ToolsMissing` where that is not possible, or fails.
+    Raises :class:`ToolsMissing` if that is not possible or fails.
     """
     if not tools:
         return
@@ -192,19 +193,21 @@ def install(tools: Sequence[Tool], say: Callable[[str], None]) -> None:
     run = _run(command, timeout=None)
     why = ""
     if run.returncode != 0:
-        say("that failed; reading apt's package lists, which may be empty or old, and trying again")
+        say(
+            "that failed; updating apt's package lists, which may be empty or old, and trying again"
+        )
         update = _run([*privilege, "apt-get", "update"], timeout=None)
         run = _run(command, timeout=None)
         why = "; ".join(_complaint(each) for each in (update, run) if each.returncode != 0)
     absent = [tool for tool in tools if locate(tool) is None]
     if absent:
-        raise ToolsMissing(absent, why or "apt-get installed the packages, and they lack it")
+        raise ToolsMissing(absent, why or "apt-get installed the packages, but they lack it")
 
 
 def apt_environment() -> dict[str, str]:
-    """The environment for an apt that asks nothing and answers in English.
+    """The environment for apt without questions and in English.
 
-    apt knows the variables of proxies only in small letters, and dpkg insists on /sbin in PATH.
+    apt only knows lower-case proxy variables, and dpkg requires /sbin in PATH.
     """
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     environment["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
@@ -216,7 +219,7 @@ def apt_environment() -> dict[str, str]:
 
 
 def doctor(cache: Path) -> tuple[Finding, ...]:
-    """What this host has and lacks for testing kernels. ``cache`` is where kernels are kept."""
+    """The tools that this host has and lacks. ``cache`` is the directory of prepared kernels."""
     return (
         *(_examine(tool, locate(tool), Standing.MISSING, _remedy([tool])) for tool in TOOLS),
         _examine(VIRTME_NG, find_virtme_ng(), Standing.MISSING, VIRTME_NG_REMEDY),
@@ -239,12 +242,12 @@ def _examine(tool: Tool, path: Path | None, when_absent: Standing, remedy: str) 
         return Finding(tool.name, when_absent, f"{path} does not run: {error}", "", remedy)
     number = re.search(r"\d+(?:\.\d+)*", run.stdout)
     if run.returncode != 0 or number is None:
-        what = f"{path} does not say its version: {_complaint(run)}"
+        what = f"{path} does not report its version: {_complaint(run)}"
         return Finding(tool.name, when_absent, what, "", remedy)
     version = number[0]
     if tuple(map(int, version.split("."))) < tool.minimum:
         needed = ".".join(map(str, tool.minimum))
-        remedy = f"install version {needed} or later; older ones are not known to work"
+        remedy = f"install version {needed} or later; older versions are not known to work"
         return Finding(tool.name, Standing.LIMITED, str(path), version, remedy)
     return Finding(tool.name, Standing.OK, str(path), version)
 
@@ -253,19 +256,19 @@ def _machine() -> Finding:
     machine = os.uname().machine
     if machine == "x86_64":
         return Finding("processor", Standing.OK, machine)
-    # The guest runs the host's own Python.
+    # The guest runs the host's Python.
     remedy = "run this on x86-64: kernels for other machines cannot be tested yet"
     return Finding("processor", Standing.MISSING, machine, "", remedy)
 
 
 def kvm_obstacle(device: Path) -> tuple[str, str] | None:
-    """Why ``device``, /dev/kvm, does not even open, and the remedy; None when it does."""
+    """Why ``device``, /dev/kvm, cannot be opened, and the remedy; None if it can."""
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         return "absent", (
-            "load kvm_intel or kvm_amd; in a VM, turn nested virtualisation on; in a container, "
-            f"start it with --device {device}"
+            "load kvm_intel or kvm_amd; in a VM, enable nested virtualisation; in a container, "
+            "start it with --device {device}"
         )
     except OSError as error:
         if error.errno == errno.EACCES:
@@ -283,26 +286,27 @@ def _kvm() -> Finding:
         found, remedy = obstacle
         slow = f"{found}; kernels are emulated"
         return Finding(str(KVM), Standing.LIMITED, slow, "", remedy)
-    return Finding(str(KVM), Standing.OK, "opens; whether a kernel boots under it is tried out")
+    return Finding(str(KVM), Standing.OK, "can be opened; a trial boot shows whether it works")
 
 
 def processors() -> int:
-    """How many processors this process may keep busy, by its affinity and its cgroups."""
+    """The number of processors for this process, by its affinity and cgroups."""
     quotas = [quota for quota in map(_cpu_quota, _cgroups("cpu")) if quota is not None]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
 
 def share(vms: int, cpus: int) -> float:
-    """How many busy processors of ``vms`` machines with ``cpus`` wait for each of this host's.
+    """The number of processors of ``vms`` machines with ``cpus`` each for each processor of the
+    host.
 
-    Of one machine's own at most four: most of its processors are idle most of the time, and its
-    deadlines must not grow with a number that a user may choose freely.
+    At most four of a machine count: most are idle most of the time, and deadlines must not grow
+    with a number that the user may choose freely.
     """
     return vms * min(cpus, MOST_SHARED * processors()) / processors()
 
 
 def available_memory_mib() -> int:
-    """The memory that can be had without swapping, of the host and within our cgroups."""
+    """The memory available without swapping, on the host and in our cgroups."""
     found = re.search(r"^MemAvailable:\s*(\d+) kB$", _read(SYSTEM / "proc/meminfo"), re.MULTILINE)
     available = int(found[1]) * 1024 if found else 0
     left = [left for left in map(_memory_left, _cgroups("memory")) if left is not None]
@@ -310,8 +314,8 @@ def available_memory_mib() -> int:
 
 
 def _cgroups(controller: str) -> Iterator[Path]:
-    """Our groups for ``controller`` and those above, of either version, as far as they are seen
-    from here (cgroups(7))."""
+    """Our cgroups for ``controller`` and their parents, of either version, as far as visible
+    (cgroups(7))."""
     lines = [line.split(":", 2) for line in _read(SYSTEM / "proc/self/cgroup").splitlines()]
     ours = {name: path for _, names, path in lines for name in names.split(",")}
     for line in _read(SYSTEM / "proc/self/mountinfo").splitlines():
@@ -322,26 +326,26 @@ def _cgroups(controller: str) -> Iterator[Path]:
         if name not in ours or (kind != "cgroup2" and name not in options.split(",")):
             continue
         top = SYSTEM / place.lstrip("/")
-        # A container sees its own part of the tree, but may be told a path of the whole.
+        # A container sees its own part of the tree, but the path may be that in the whole tree.
         below = Path(os.path.relpath(ours[name], root))
         group = top if ".." in below.parts else top / below
         yield from (each for each in (group, *group.parents) if each.is_relative_to(top))
 
 
 def _cpu_quota(group: Path) -> float | None:
-    """The processors that ``group`` may keep busy; None for all."""
+    """The processors that ``group`` may use; None for all."""
     version_1 = f"{_read(group / 'cpu.cfs_quota_us')} {_read(group / 'cpu.cfs_period_us')}"
     quota, _, period = (_read(group / "cpu.max") or version_1).partition(" ")
     return int(quota) / int(period) if quota.isdecimal() else None
 
 
 def _memory_left(group: Path) -> int | None:
-    """Bytes that ``group`` may still take, if it drops the files it has read; None for all."""
+    """The bytes that ``group`` may still allocate after dropping its page cache; None for all."""
     limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
     used = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes")
     if not limit.isdecimal() or not used.isdecimal():
         return None
-    # Version 1 has the group's own beside the total of the groups below it.
+    # Version 1 has the group's own value and the total including its children.
     files = re.findall(
         r"^(?:total_)?inactive_file (\d+)$", _read(group / "memory.stat"), re.MULTILINE
     )
@@ -349,7 +353,7 @@ def _memory_left(group: Path) -> int | None:
 
 
 def _read(path: Path) -> str:
-    """The text of a file of the kernel's; "" where there is none."""
+    """The text of a kernel file; "" if there is none."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -361,14 +365,14 @@ def _cpus() -> Finding:
 
 
 def _memory() -> Finding:
-    remedy = "end other programs, or give the kernels less (memory: in kernels.yaml)"
+    remedy = "end other programs, or reduce memory: in kernels.yaml"
     return _amount("memory", available_memory_mib(), "available", _ENOUGH_MEMORY_MIB, remedy)
 
 
 def _disk(cache: Path) -> Finding:
     existing = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free // (1 << 20)
-    remedy = "make room there, or set XDG_CACHE_HOME to a directory on another disk"
+    remedy = "free some space there, or set XDG_CACHE_HOME to a directory on another disk"
     return _amount("disk", free, f"free for {cache}", _ENOUGH_DISK_MIB, remedy)
 
 
@@ -394,7 +398,7 @@ def _own_mptcp() -> Finding:
 
 
 def _is_static(program: Path) -> bool:
-    """Whether ``program`` is for x86-64 and asks for no loader (elf(5): no PT_INTERP)."""
+    """Whether ``program`` is for x86-64 and needs no loader (elf(5): no PT_INTERP)."""
     load, interpreter, x86_64 = 1, 3, 62
     try:
         with program.open("rb") as file:
@@ -437,7 +441,7 @@ def _remedy(tools: Sequence[Tool]) -> str:
 
 
 def _privilege() -> list[str] | None:
-    """What stands before a command that installs; None where that would ask for a password."""
+    """The prefix of a command that installs; None if it would ask for a password."""
     if os.geteuid() == 0:
         return []
     sudo = find("sudo")
@@ -448,7 +452,7 @@ def _privilege() -> list[str] | None:
             return None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    # By name: values on the command line would put a proxy's password into the system's log.
+    # By name, because values on the command line would put a proxy's password into the system log.
     kept = [name for name in ("DEBIAN_FRONTEND", "LC_ALL", *_PROXIES) if name in apt_environment()]
     return [str(sudo), "-n", f"--preserve-env={','.join(kept)}"]
 
@@ -466,7 +470,7 @@ def _run(command: Sequence[str], timeout: float | None = 30) -> subprocess.Compl
 
 
 def _complaint(run: subprocess.CompletedProcess[str]) -> str:
-    """The last line that says what went wrong, without its full stop."""
+    """The last error line, without its full stop."""
     lines = [line.strip() for line in (run.stderr + run.stdout).splitlines() if line.strip()]
     errors = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")]
     said = (errors or lines[:1] or [f"exit status {run.returncode}"])[-1]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One night: the selftest, the matrix, the comparison, and a bisect of each new regression.
 
-Each kernel is compared with its last result, not simply with the last run: a kernel that could not
-be tested last night is compared with the night before, or its regression would go by unseen."""
+Each kernel is compared with its last result, not with the last run: a kernel that could not be
+tested last night is compared with the night before, so that its regression is not missed."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from harness.verdict import comparison
 from harness.verdict.comparison import CAPABILITY, ChangeKind, Difference
 from harness.verdict.results import KernelResult, KernelVerdict, RunResult
 
-#: Of a plan, what may differ between runs whose results are compared.
+#: The fields of a plan that may differ between runs whose results are compared.
 _FREE = {"repeat", "seed"}
-#: Of what a run was asked for, what must be alike for its results to be comparable.
+#: The parts of the question that must be equal for results to be comparable.
 ALIKE = ("manifest", *(name for name in counting(Plan) if name not in _FREE))
-#: What a run was asked for that does not say it: one of an older harness, or without programs.
+#: The values for runs that lack these parts: runs of older harnesses, or without programs.
 _THEN: dict[str, object] = {"profile": "full", "programs": []}
-#: How many runs are looked through. Runs of other manifests are among them.
+#: The number of runs that are searched, including runs of other manifests.
 MAX_RUNS = 1000
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The last ``result`` of a kernel, and the ``run`` that it is of."""
+    """The last ``result`` of a kernel, and its ``run``."""
 
     result: KernelResult
     run: Run
@@ -62,10 +62,10 @@ def baselines(
     say: Callable[[str], None],
     newest: str | None = None,
 ) -> dict[str, Baseline]:
-    """By name the last result of each of ``kernels`` before ``tonight``, where there is one.
+    """The last result of each of ``kernels`` before ``tonight``, by name.
 
-    ``newest`` is the last run that is looked at; None: the last before ``tonight``. ``say`` is
-    told of results that are of no use. Raises HostError.
+    ``newest`` is the newest run to consider; None: the last before ``tonight``. ``say`` gets a
+    message for unreadable results. Raises HostError.
     """
     found: dict[str, Baseline] = {}
     for head in _heads(store, tonight, newest):
@@ -88,14 +88,15 @@ def baselines(
 def left_out(
     store: Store, tonight: Run, names: Collection[str], newest: str | None = None
 ) -> list[str]:
-    """The kernels of the last run for the same as ``tonight`` that are not among ``names``."""
+    """The kernels of the last run with the same question as ``tonight`` that are not in
+    ``names``."""
     last = next(_heads(store, tonight, newest), None)
     kept = store.results(last.id) if last is not None else ()
     return sorted({result.kernel for result in kept} - set(names))
 
 
 def _heads(store: Store, tonight: Run, newest: str | None) -> Iterator[Run]:
-    """The runs for the same as ``tonight``, the last one first."""
+    """The runs with the same question as ``tonight``, newest first."""
     wanted = _question(tonight)
     runs = iter(store.runs(MAX_RUNS))
     if newest is not None:
@@ -106,7 +107,7 @@ def _heads(store: Store, tonight: Run, newest: str | None) -> Iterator[Run]:
 
 
 def _question(run: Run) -> list[object] | None:
-    """What ``run`` was asked, but for which kernels; None where that cannot be read."""
+    """The question of ``run`` without the kernels; None if it cannot be read."""
     try:
         asked = json.loads(run.asked)
         return [asked[key] if key in asked else _THEN[key] for key in ALIKE]
@@ -114,15 +115,15 @@ def _question(run: Run) -> list[object] | None:
         return None
 
 
-#: Characters of the note that are read; a run's name has some twenty.
+#: Characters of the note that are read; a run's id has about twenty.
 _MAX = 100
 
 
 @dataclass(frozen=True)
 class LastReported:
-    """``run`` is the newest run that may be compared with, "" if there is none.
+    """``run`` is the newest run to compare with, "" if there is none.
 
-    ``unreported`` is set if a night after it ended before its report reached anybody.
+    ``unreported`` is set if the report of a later night was not delivered.
     """
 
     run: str
@@ -130,9 +131,9 @@ class LastReported:
 
 
 def note_begin(note: Path, newest: str) -> LastReported:
-    """Note in the file ``note`` that a night begins; ``newest`` is the last run before it.
+    """Record in the file ``note`` that a night begins; ``newest`` is the last run before it.
 
-    A note that an earlier night left keeps counting. Raises OSError.
+    A note left by an earlier night stays valid. Raises OSError.
     """
     try:
         with note.open(encoding="utf-8", errors="replace") as file:
@@ -143,17 +144,17 @@ def note_begin(note: Path, newest: str) -> LastReported:
 
 
 def note_end(note: Path) -> None:
-    """The report reached those who want it."""
+    """Remove the note, because the report was delivered."""
     note.unlink(missing_ok=True)
 
 
 class NotBisected(HarnessError):
-    """There is nothing to bisect; a sentence that says why."""
+    """A regression cannot be bisected; the text says why."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """The kernels to search between, both of the series ``series``; ``note`` is for people."""
+    """The ends of a bisect, both in the series ``series``; ``note`` is for people."""
 
     good: str
     bad: str
@@ -162,7 +163,7 @@ class Ends:
 
 
 def predicate_of(difference: Difference) -> Predicate:
-    """What became worse: the checks that newly fail, else a new incident, else anything."""
+    """The predicate for a regression: newly failing checks, else a new incident, else anything."""
     worse = [
         c.check for c in difference.changes if c.kind in (ChangeKind.FAILING, ChangeKind.COUNTING)
     ]
@@ -184,15 +185,15 @@ def ends_of(
     cache: Cache,
     say: Callable[[str], None],
 ) -> Ends:
-    """The kernels of a series among ``entries`` that the regression lies between.
+    """The kernels of a series in ``entries`` between which the regression is.
 
     Raises :class:`NotBisected`.
     """
     before, after = difference.before, difference.after
     if before.image_sha256 and before.image_sha256 == after.image_sha256:
         raise NotBisected(
-            "it is the same kernel that did better before: not the kernel changed, but what is "
-            "around it, or chance; `check --confirm` or `--repeat` may tell"
+            "the same kernel image was better before, so the environment changed, or the failure "
+            "is random; try `check --confirm` or `--repeat`"
         )
     problems: list[str] = []
     for entry in entries:
@@ -205,15 +206,13 @@ def ends_of(
         if bad is not None:
             return _ends(entry.name, members, bad, before)
     why = "; ".join(problems) or f"no series of the manifest holds {after.release}"
-    raise NotBisected(
-        f"{why}: add one that does, as kernels.yaml explains, and it will be bisected"
-    )
+    raise NotBisected(f"{why}; to bisect it, add a series with it, as kernels.yaml explains")
 
 
 def _ends(series: str, members: Sequence[Candidate], bad: Candidate, before: KernelResult) -> Ends:
-    """From the kernel that was good, or where it is gone from one that is as near as can be.
+    """The ends: from the kernel that was good, or from the nearest one if it is gone.
 
-    The good one is the newer where somebody went back to an older kernel.
+    The good one is newer if the manifest went back to an older kernel.
     """
     exact = _which(members, before)
     if exact is not None:
@@ -221,12 +220,12 @@ def _ends(series: str, members: Sequence[Candidate], bad: Candidate, before: Ker
     older = members[: members.index(bad)]
     if not older:
         raise NotBisected(
-            f"{bad.release} is the oldest kernel of {series}: none is left to compare"
+            f"{bad.release} is the oldest kernel of {series}, so there is none to compare with"
         )
     like = Candidate(bad.entry, before.release, before.version)
     elders = [candidate for candidate in older if age(candidate) < age(like)]
     nearest = elders[-1] if elders else older[0]
-    note = f"{before.release}, which was good, is gone from {series}; {nearest.release} is taken"
+    note = f"{before.release}, which was good, is gone from {series}; using {nearest.release}"
     return Ends(nearest.entry.name, bad.entry.name, series, note)
 
 
@@ -238,21 +237,21 @@ def _which(members: Sequence[Candidate], result: KernelResult) -> Candidate | No
 
 
 Say = Callable[[str], None]
-#: Shows the progress of the matrix, as long as it lasts.
+#: Shows the progress of the matrix.
 Listening = Callable[[], contextlib.AbstractContextManager[Listener]]
-#: Searches between the ends for what the predicate says; the answer in lines. Raises HarnessError.
+#: Bisects between the ends for the predicate; returns the answer as lines. Raises HarnessError.
 Search = Callable[[Ends, Predicate], Sequence[str]]
-#: Writes the report of the night as far as it is known.
+#: Writes the report of the night as known so far.
 Report = Callable[[Night], None]
 
 
 @dataclass(frozen=True)
 class NightRequest:
-    """What a night does; None where the harness is to choose.
+    """The settings of a night; None means that the harness chooses.
 
-    ``entries`` is the whole manifest, in which ``chosen`` are the kernels to be tested. ``store``
-    is the file with the results of all runs, this night's included. ``last_reported`` says up to
-    which run results may be compared with; None: all that came before.
+    ``entries`` is the whole manifest; ``chosen`` are its kernels to test. ``store`` is the file
+    with the results of all runs, including this night's. ``last_reported`` limits the runs to
+    compare with; None: all earlier ones.
     """
 
     manifest: Path
@@ -277,7 +276,7 @@ def run(
     report: Report,
     stop: threading.Event,
 ) -> Night:
-    """One night. ``report`` gets what is known before the bisects, and again at the end.
+    """Run one night. ``report`` is called before the bisects and again at the end.
 
     Raises as :func:`harness.run.session.run` does, and what ``report`` raises.
     """
@@ -294,7 +293,7 @@ def run(
         result = session.run(request.chosen, asked, cache, listener, stop)
     night = _compared(Night(str(request.manifest), tested, result), request)
     if request.bisect and night.regressions and not stop.is_set():
-        # Bisects take hours: whatever ends them, what the night found is on the disk.
+        # Bisects take hours; the findings so far must be on the disk, however they end.
         report(replace(night, notes=(*night.notes, "the regressions are still being bisected")))
         found = []
         for compared in night.regressions:
@@ -306,7 +305,7 @@ def run(
 
 
 def _selftest(request: NightRequest, cache: Cache, say: Say, stop: threading.Event) -> Selftest:
-    """Whatever goes wrong here, the kernels are tested all the same: the report says both."""
+    """Run the selftest; whatever its result, the kernels are tested, and the report has both."""
     if not request.selftest:
         return Selftest(skipped=True)
     say("selftest: are faults of kernels and guests detected?")
@@ -329,7 +328,7 @@ def _selftest(request: NightRequest, cache: Cache, say: Say, stop: threading.Eve
 
 
 def _compared(night: Night, request: NightRequest) -> Night:
-    """``night`` with each kernel compared with its last result; if that fails, the reason."""
+    """``night`` with each kernel compared with its last result, or the reason why not."""
     notes: list[str] = []
     try:
         compared = _compare(night.run, request, notes.append)
@@ -347,14 +346,15 @@ def _compare(result: RunResult, request: NightRequest, note: Say) -> tuple[Compa
         tonight = store.run(result.id)
         if tonight is None:
             raise HostError(
-                f"run {result.id} is gone from {store.path}: it was pruned meanwhile; run it again"
+                f"run {result.id} is gone from {store.path}: it was pruned in the meantime; run it "
+                f"again"
             )
         before = baselines(store, tonight, names, note, newest)
         gone = left_out(store, tonight, [*names, *(e.name for e in request.entries)], newest)
     if request.last_reported and request.last_reported.unreported:
-        note("an earlier night ended before its report reached anybody: its findings count as new")
+        note("the report of an earlier night was not delivered; its findings count as new")
     if gone and not result.interrupted:
-        note(f"tested before, and not in the manifest any more: {', '.join(gone)}")
+        note(f"tested before, but no longer in the manifest: {', '.join(gone)}")
     return tuple(
         Compared(
             comparison.kernels(before[kernel.name].result, kernel),
@@ -369,7 +369,7 @@ def _compare(result: RunResult, request: NightRequest, note: Say) -> tuple[Compa
 def _bisected(
     found: Compared, request: NightRequest, cache: Cache, say: Say, search: Search
 ) -> RegressionBisect:
-    """The bisect of one regression. Whatever ends it, the other findings are reported."""
+    """Bisect one regression. An error ends only this bisect."""
     name = found.kernel.name
     sought = predicate_of(found.difference)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a nightly found: pure data, and what it amounts to."""
+"""The findings of a nightly, and its status: pure data."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from harness.verdict.results import (
 
 @dataclass(frozen=True)
 class Selftest:
-    """The selftest's ``rows``, of ``wanted``; ``trouble`` is why there are none, if so."""
+    """The ``rows`` of the selftest, out of ``wanted``; ``trouble`` says why there are none."""
 
     rows: tuple[FaultRow, ...] = ()
     wanted: int = 0
     seconds: float = 0.0
     trouble: str = ""
-    skipped: bool = False  # the user wanted none
+    skipped: bool = False  # by --no-selftest
 
     @property
     def ok(self) -> bool:
-        """Whether every fault was detected that the kernel can have, or none was tried."""
+        """Whether every possible fault was detected, or the selftest was skipped."""
         complete = len(self.rows) >= self.wanted and all(row.ok for row in self.rows)
         return self.skipped or (complete and not self.trouble)
 
     @property
     def is_blind(self) -> bool:
-        """Whether a fault was not detected: then no pass of this night counts."""
+        """Whether a fault was not detected; then no pass of this night counts."""
         wrong = (row for row in self.rows if not row.ok and row.fault != NONE.name)
         return any(row.verdict is not KernelVerdict.INFRASTRUCTURE for row in wrong)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One kernel against its last result: that of the run ``run``, begun at ``started``."""
+    """A kernel compared with its last result, of the run ``run``, which began at ``started``."""
 
     difference: Difference
     run: str
@@ -55,7 +55,8 @@ class Compared:
 
     @property
     def fails_anew(self) -> bool:
-        """Whether a check fails that the earlier result does not have: it was made otherwise."""
+        """Whether a check fails that the earlier result, made with other settings, does not
+        have."""
         unseen = set(self.difference.only_after)
         checks = (check for family in self.kernel.families.values() for check in family.checks)
         return any(check.key in unseen and check.weight.is_bad for check in checks)
@@ -63,7 +64,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class RegressionBisect:
-    """The bisect of one regression: ``answer`` in lines, or ``why_not`` there is none."""
+    """The bisect of a regression: the ``answer`` as lines, or ``why_not``."""
 
     kernel: str
     sought: str
@@ -73,9 +74,9 @@ class RegressionBisect:
 
 @dataclass(frozen=True)
 class Night:
-    """One night. ``first`` are the kernels that have no earlier result to be compared with.
+    """A night. ``first`` are the kernels without an earlier result.
 
-    ``uncompared`` says why no kernel was compared with its last result, if so.
+    ``uncompared`` says why no kernel could be compared with its last result.
     """
 
     manifest: str
@@ -89,12 +90,12 @@ class Night:
 
     @property
     def regressions(self) -> tuple[Compared, ...]:
-        """What is newly wrong, by comparison, or in a check that was not made before."""
+        """The kernels that are newly wrong, by comparison or in a check that did not run before."""
         return tuple(c for c in self.compared if c.difference.is_worse or c.fails_anew)
 
     @property
     def wrong_at_first(self) -> tuple[KernelResult, ...]:
-        """Kernels not as expected without an earlier result that they can be compared with."""
+        """Kernels that miss their expected verdict and have no earlier result to compare with."""
         return tuple(
             kernel
             for kernel in (*self.first, *(c.kernel for c in self.incomparable))
@@ -103,13 +104,13 @@ class Night:
 
     @property
     def still_wrong(self) -> tuple[Compared, ...]:
-        """Not as expected, and no worse than before."""
+        """Kernels that miss their expected verdict but are not worse than before."""
         worse = self.regressions
         return tuple(c for c in self.compared if c not in worse and _is_bad(c.kernel))
 
     @property
     def better(self) -> tuple[Compared, ...]:
-        """Not as expected before, and as expected now."""
+        """Kernels that missed their expected verdict before and have it now."""
         return tuple(
             c
             for c in self.compared
@@ -123,18 +124,18 @@ class Night:
 
     @property
     def incomparable(self) -> tuple[Compared, ...]:
-        """Kernels that were tested, and could not be compared with their last result."""
+        """Kernels that were tested but could not be compared with their last result."""
         untested = self.untested
         return tuple(c for c in self.compared if c.difference.cannot and c.kernel not in untested)
 
     @property
     def new(self) -> int:
-        """How much is newly wrong."""
+        """The number of new problems."""
         return len(self.regressions) + len(self.wrong_at_first)
 
     @property
     def status(self) -> int:
-        """0 only when nothing new is wrong, and nothing could be that was not looked at."""
+        """The exit status; 0 only if nothing is newly wrong and everything was tested."""
         if self.run.interrupted:
             return EXIT_INTERRUPTED
         if self.new or self.selftest.is_blind:
@@ -144,14 +145,14 @@ class Night:
 
     @property
     def summary(self) -> str:
-        """One line without names, as for the subject of a mail."""
+        """One line without names, for example for the subject of a mail."""
         if self.run.interrupted:
             return "interrupted"
         said = []
         if self.selftest.is_blind:
             said.append("the selftest failed")
         elif not self.selftest.ok:
-            said.append("the selftest could not be done")
+            said.append("the selftest could not run")
         for count, what in (
             (self.new, "newly wrong"),
             (len(self.untested), "not tested"),
@@ -164,7 +165,7 @@ class Night:
         if self.uncompared:
             said.append("not compared with earlier nights")
         if not self.new:
-            said.insert(0, "nothing new is wrong" if self.run.kernels else "nothing was tested")
+            said.insert(0, "nothing is newly wrong" if self.run.kernels else "nothing was tested")
         return ", ".join(said)
 
 

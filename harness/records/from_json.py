@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The way back from :mod:`harness.records.to_json`: results of kernels, and whole runs.
+"""The inverse of :mod:`harness.records.to_json`: reads results of kernels, and whole runs.
 
-What was read may have been torn, edited or written by another version: whatever is not exactly
-of that shape is refused, so that nothing becomes a pass by default.
+The input may be damaged, edited or from another version. Anything that does not have exactly the
+right shape is refused, so that nothing becomes a pass by default.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _T = TypeVar("_T")
 
 
 class Fields:
-    """An object of JSON whose members are taken one by one, each checked for its type."""
+    """A JSON object whose members are taken one by one, with their types checked."""
 
     def __init__(self, where: str, value: Any) -> None:
         if not isinstance(value, dict):
@@ -55,7 +55,8 @@ class Fields:
         self._left = dict(value)
 
     def take(self, name: str, kind: type[_T]) -> _T:
-        """The member ``name``, which is exactly of type ``kind``: 1 is no True, and no 1.0."""
+        """The member ``name``, which must be exactly of type ``kind``: 1 is neither True nor
+        1.0."""
         if name not in self._left:
             raise Malformed(f"{self._where} lacks {name!r}")
         value = self._left.pop(name)
@@ -75,7 +76,7 @@ class Fields:
             raise Malformed(f"{self._where}: {name!r} cannot be {text[:64]!r}") from error
 
     def optional_word(self, name: str, words: Callable[[str], _T]) -> _T | None:
-        """As :meth:`word`, of a member that may be null but not absent."""
+        """As :meth:`word`, for a member that may be null but not absent."""
         if self._left.get(name, ...) is None:
             del self._left[name]
             return None
@@ -92,11 +93,12 @@ class Fields:
         return self.take(name, kind)
 
     def later(self, name: str, kind: type[_T]) -> _T | None:
-        """As :meth:`optional`, of a member that records of older harnesses do not have."""
+        """As :meth:`optional`, for a member that records of older harnesses lack."""
         return self.optional(name, kind) if name in self._left else None
 
     def added(self, name: str, kind: type[_T], otherwise: _T) -> _T:
-        """As :meth:`take`; ``otherwise`` is what records of older harnesses mean, which lack it."""
+        """As :meth:`take`; ``otherwise`` is the value for records of older harnesses, which lack
+        it."""
         return self.take(name, kind) if name in self._left else otherwise
 
     def fields(self, name: str) -> Fields:
@@ -105,29 +107,30 @@ class Fields:
     def each(
         self, name: str, make: Callable[[Fields], _T], *, since: bool = False
     ) -> tuple[_T, ...]:
-        """The objects in the list ``name``, by ``make``; ``since``: older records lack the list."""
+        """The objects in the list ``name``, converted by ``make``; with ``since``, older records
+        lack it."""
         items: list[Any] = self.added(name, list, []) if since else self.take(name, list)
         return tuple(make(Fields(f"{self._where}.{name}[{i}]", x)) for i, x in enumerate(items))
 
     def texts(self, name: str) -> tuple[str, ...]:
         items = self.take(name, list)
         if not all(type(item) is str for item in items):
-            raise Malformed(f"{self._where}: {name!r} holds something else than text")
+            raise Malformed(f"{self._where}: {name!r} contains something other than text")
         return tuple(items)
 
     def mapping(self, name: str, kind: type[_T]) -> dict[str, _T]:
-        """The object ``name``, whose members have any name and one type."""
+        """The object ``name``, whose members have arbitrary names and one type."""
         items = self.fields(name)
         return {key: items.take(key, kind) for key in list(items._left)}
 
     def end(self) -> None:
-        """Raises where a member was not taken."""
+        """Raise Malformed if a member was not taken."""
         if self._left:
             raise Malformed(f"{self._where} has {next(iter(self._left))!r}, which is unknown")
 
 
 _ENDS = {boot_end_word(end): end for end in BootEnd}
-#: What ``check --against`` adds to the record of a run; not part of the run.
+#: Added to the record of a run by ``check --against``; not part of the run.
 COMPARISON = "comparison"
 _CHECK = ("id", "phase", "side", "verdict", "detail")
 _CHECK_MORE = ("payload", "expected", "got", "raw", "known")
@@ -136,8 +139,8 @@ _CHECK_MORE = ("payload", "expected", "got", "raw", "known")
 def kernel_from_json(value: Any) -> KernelResult:
     """The result in ``value``, which was read from JSON. Raises :class:`Malformed`.
 
-    Of an attempt's stream JSON has only the errors, of incidents not whether they are the
-    environment's; these are as in a new :class:`Stream` and :class:`Incident`.
+    JSON has only the errors of an attempt's stream, and not whether an incident is due to the
+    environment; the rest is as in a new :class:`Stream` and :class:`Incident`.
     """
     try:
         return _kernel(Fields("kernel", value))
@@ -296,7 +299,7 @@ def _family(name: str, value: Mapping[str, Any]) -> tuple[Family, FamilyResult]:
 
 
 def _check(where: str, family: Family, value: Any) -> CheckResult:
-    """One of a thousand in each kernel, most of them the same in all: hence not by Fields."""
+    """A kernel has a thousand checks, most of them equal in all kernels, so Fields is too slow."""
     if not isinstance(value, dict):
         raise Malformed(f"{where}: a check is no object")
     try:
@@ -309,7 +312,7 @@ def _check(where: str, family: Family, value: Any) -> CheckResult:
 def _shared_check(
     family: Family, names: tuple[str, ...], values: tuple[object, ...]
 ) -> CheckResult:
-    """Text equals nothing but text, so what is found in the cache has been looked at."""
+    """Text only equals text, so an entry found in the cache was validated."""
     given: dict[str, Any] = dict(zip(names, values, strict=True))
     strange = given.keys() - {*_CHECK, *_CHECK_MORE} or set(_CHECK) - given.keys()
     if strange or not all(type(text) is str for text in values):
@@ -379,7 +382,7 @@ def _whole(value: Any) -> RunResult:
     given = Fields("record", value)
     schema = given.take("schema", int)
     if schema != SCHEMA:
-        raise Malformed(f"its schema is {schema}, this mptcp-harness reads {SCHEMA}")
+        raise Malformed(f"its schema is {schema}, but this mptcp-harness reads {SCHEMA}")
     head = given.fields("run")
     kernels = given.take("kernels", list)
     given.end()

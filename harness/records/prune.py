@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Lists what the harness keeps and its size, and removes what was not used for a long time.
 
-The use of something is noted in the time of its file: ``entry.json`` of a prepared kernel, the
-archive of a guest's root, a change log. What was found in an image is as old as its last reading;
-a run, and its results in the store, as old as the run, a bisect as old as its last boot; a package
-index stays, for there is one for each suite, and no more. What a harness that runs has used or may
-still use stays, whatever its age: see Cache.frozen for the cache and what step knows,
-:func:`in_use` for a run and a bisect.
+The last use of an item is the time of its file: ``entry.json`` of a prepared kernel, the archive of
+a guest's root, a change log. A note on an image is as old as its last reading, a run and its stored
+results as old as the run, a bisect as old as its last boot. Package indexes stay, because there is
+only one for each suite. Whatever a running harness has used or may still use stays: see
+Cache.frozen for the cache and the state of step, and :func:`in_use` for a run and a bisect.
 """
 
 from __future__ import annotations

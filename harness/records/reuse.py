@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Results of earlier runs, by the circumstances that they came about in.
+"""Finds results of earlier runs by their circumstances, and resumes interrupted runs.
 
-A kernel need not be booted again where nothing changed on which its result depends: image and
-modules, the guest, what was asked of it, the machine around it, what is expected, and the code
-that judges. All of that makes the key by which the store finds a result. Those that say nothing
-about a kernel have none; only good ones take the place of a boot.
+A kernel need not be booted again if nothing changed on which its result depends: image and modules,
+the guest and its request, the machine, the expectations, and the judging code. All of that is in
+the key by which the store finds a result. A result that says nothing about the kernel has no key,
+and only good results replace a boot.
 
-A run that was interrupted may be resumed: its results count without a key, where it was asked the
-same.
+An interrupted run may be resumed if the question is the same; its results count without a key.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store, StoredResult
 from harness.verdict.results import EarlierRun, KernelResult, KernelVerdict, Timing
 
-#: Of the keys: what another harness kept is found by none.
+#: Version of the keys, so that results of other versions are not found.
 FORMAT = 3
-#: What of an entry is not in the key as it stands, and what of it is there instead.
+#: Fields of an entry that are not in the key, and what is in it instead.
 FOUND = {
     "name": "known issues may go by it, and are in the key with it",
     "source": "the image, and the modules, that were found there",
     "accel": "the accelerator that was chosen",
     "known_issues": "what the file says of this kernel",
 }
-#: How many results in the same circumstances must have been good for the next to be reused.
+#: The number of equal good results in the same circumstances that allow reuse after a bad one.
 STEADY = 3
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the kernels of a run share."""
+    """The settings that the kernels of a run share."""
 
     plan: Plan
     base: str  # the key of the guest's root, see harness.vm.initramfs
@@ -59,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Answer:
-    """``result``, to be shown instead of a boot; if None, ``why`` is what is to be said, if any."""
+    """``result`` replaces a boot; if it is None, ``why`` is a message, possibly empty."""
 
     result: KernelResult | None = None
     why: str = ""
@@ -68,7 +67,7 @@ class Answer:
 class Results:
     """The results in ``store``, for a run in ``setting``.
 
-    For a bisect, bad ones are ``evidence`` too: also they then take the place of a boot.
+    For a bisect, bad results are ``evidence`` too and also replace a boot.
     """
 
     def __init__(self, store: Store, setting: Setting, *, evidence: bool = False) -> None:
@@ -77,7 +76,8 @@ class Results:
         self._evidence = evidence
 
     def find(self, entry: KernelEntry, kernel: PreparedKernel, *, kvm: bool) -> Answer:
-        """The last result of ``entry`` in these circumstances, as ``kernel`` is called now.
+        """The last result of ``entry`` in these circumstances, under the current name of
+        ``kernel``.
 
         Raises HostError.
         """
@@ -92,7 +92,7 @@ class Results:
         except ValueError as error:
             return Answer(
                 None,
-                f"the result kept of run {last.run.id} cannot be read ({error}): testing again",
+                f"the stored result of run {last.run.id} cannot be read ({error}); testing again",
             )
         if not result.verdict.as_expected and not (self._evidence and _tells(result)):
             flaky = f" ({result.confirmed})" if result.confirmed else ""
@@ -105,9 +105,9 @@ class Results:
         return Answer(_renewed(result, last, entry, kernel))
 
     def key(self, entry: KernelEntry, kernel: PreparedKernel, result: KernelResult) -> str:
-        """What ``result``, which boots of ``kernel`` had, is to be found by.
+        """The key for ``result``, which boots of ``kernel`` gave.
 
-        Empty where nothing was learned by it.
+        Empty if nothing was learned from it.
         """
         if result.verdict is KernelVerdict.INFRASTRUCTURE:
             return ""
@@ -120,9 +120,9 @@ class Results:
 def circumstances_of(
     entry: KernelEntry, kernel: PreparedKernel, setting: Setting, *, kvm: bool
 ) -> dict[str, Any]:
-    """All that a result depends on, as JSON has it.
+    """Everything that a result depends on, as JSON data.
 
-    Where a kernel lies is not among it, its name only where known issues may go by that.
+    The path of a kernel is not included, and its name only if known issues may depend on it.
     """
     known = setting.known.of(entry)
     named = "" if entry.known_issues is None else entry.name
@@ -147,7 +147,7 @@ def circumstances_of(
 
 
 #: Rooms above the boots and verdicts of one kernel: nothing in them changes its result. Every other
-#: file of the package counts, a new one too.
+#: file of the package counts, also a new one.
 CANNOT_JUDGE = frozenset(
     {"bisect", "bundle", "cli", "nightly", "records", "replay", "report", "selftest", "step"}
 )
@@ -155,7 +155,7 @@ CANNOT_JUDGE = frozenset(
 
 @functools.cache
 def judging() -> str:
-    """SHA-256 of the code by which the harness boots and judges, so that a change of it counts."""
+    """SHA-256 of the code that boots and judges, so that a change of it counts."""
     package = Path(harness.__file__).parent
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
@@ -167,7 +167,7 @@ def judging() -> str:
 
 
 def _shown(kept: StoredResult) -> frozenset[tuple[str, str]] | None:
-    """What came of each check, and the incidents: two that fail may fail differently."""
+    """The outcome of each check, and the incidents, because two bad results may differ."""
     try:
         result = kernel_from_text(kept.record())
     except ValueError:
@@ -181,7 +181,7 @@ def _shown(kept: StoredResult) -> frozenset[tuple[str, str]] | None:
 
 
 def _tells(result: KernelResult) -> bool:
-    """Whether the bad ``result`` says something that another boot would say again."""
+    """Whether another boot would probably give the bad ``result`` again."""
     flaky = result.confirmed is not None and result.confirmed.bad < result.confirmed.boots
     return result.verdict is not KernelVerdict.BOOT_FAILURE and not flaky
 
@@ -189,7 +189,7 @@ def _tells(result: KernelResult) -> bool:
 def _renewed(
     result: KernelResult, kept: StoredResult, entry: KernelEntry, kernel: PreparedKernel
 ) -> KernelResult:
-    """``result`` as one of this run: its boots and their times were another's."""
+    """``result`` as one of this run, without the boots and times of the earlier one."""
     run = kept.run
     return replace(
         result,
@@ -204,12 +204,12 @@ def _renewed(
     )
 
 
-#: Of what a run notes about itself, what may have changed when it is resumed.
+#: What a run records about itself that may differ when it is resumed.
 PASSING = ("host",)
 
 
 def asked(entries: Sequence[KernelEntry], plan: Plan, settings: Mapping[str, Any]) -> str:
-    """What the user asked for as canonical JSON: the same again makes the same text."""
+    """The question of the user as canonical JSON: equal questions give equal text."""
     kernels = [
         {
             **fingerprint.members(entry),
@@ -221,7 +221,7 @@ def asked(entries: Sequence[KernelEntry], plan: Plan, settings: Mapping[str, Any
 
 
 def _users_images(entry: KernelEntry) -> tuple[Path, ...]:
-    """Of a kernel that the user builds: after the next build, results are another kernel's."""
+    """The images that the user builds; a new build is another kernel."""
     match entry.source:
         case ImageSource(image=image):
             return (image,)
@@ -238,7 +238,7 @@ def _stamp(path: Path) -> files.Stamp | None:
 
 
 def interrupted(place: Path, asked: str) -> Run:
-    """The run in the store ``place`` to go on with. Raises UsageError and HostError."""
+    """The interrupted run in the store ``place``. Raises UsageError and HostError."""
     last = None
     if place.exists():
         with Store(place) as store:
@@ -249,31 +249,31 @@ def interrupted(place: Path, asked: str) -> Run:
                 )
     if last is None:
         raise UsageError(
-            "nothing to resume: no run was asked for the same kernels, as they are now, with the "
-            "same settings; leave --resume away to begin one"
+            "nothing to resume: no run has the same kernels, as they are now, and the same "
+            "settings; omit --resume to start one"
         )
     check_unfinished(last)
     if not Path(last.directory).is_dir():
         raise UsageError(
             f"nothing to resume: run {last.id} was interrupted, but its directory "
-            f"{last.directory} is gone; leave --resume away to begin anew"
+            f"{last.directory} is gone; omit --resume to start again"
         )
     return last
 
 
 def check_unfinished(run: Run) -> None:
-    """Raises UsageError where ``run`` came to its end."""
+    """Raises UsageError if ``run`` finished."""
     if run.finished:
         raise UsageError(
-            f"nothing to resume: the last run that was asked for the same, {run.id}, began at "
-            f"{run.started} and finished at {run.finished}; leave --resume away to begin anew"
+            f"nothing to resume: the last run with the same kernels and settings, {run.id}, began "
+            f"at {run.started} and finished at {run.finished}; omit --resume to start again"
         )
 
 
 def check_alike(run: Run, about: Mapping[str, str]) -> None:
-    """Raises UsageError where ``run`` was begun with something else than what is here now.
+    """Raises UsageError if ``run`` began with other versions than the current ones.
 
-    Its results and those to come would not be of one kind.
+    Its results and the new ones would not be comparable.
     """
     then: dict[str, str] = json.loads(run.about)
     names = [name for name in {**then, **about} if name not in PASSING]
@@ -281,16 +281,16 @@ def check_alike(run: Run, about: Mapping[str, str]) -> None:
     if changed:
         raise UsageError(
             f"run {run.id} cannot be resumed; since it began, these have changed: "
-            f"{', '.join(changed)}; leave --resume away to begin anew"
+            f"{', '.join(changed)}; omit --resume to start again"
         )
 
 
 def finished(store: Store, run: Run, say: Callable[[str], None]) -> dict[str, KernelResult]:
-    """By name the results that ``run`` has; ``say`` is told of those that are of no use."""
+    """The results that ``run`` has, by name; ``say`` gets a message for each unreadable one."""
     found = {}
     for kept in store.results(run.id):
         try:
             found[kept.kernel] = kernel_from_text(kept.record())
         except ValueError as error:
-            say(f"the kept result of {kept.kernel} cannot be read ({error}): testing again")
+            say(f"the stored result of {kept.kernel} cannot be read ({error}); testing again")
     return found

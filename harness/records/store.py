@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The results of all runs, in one SQLite file: each kernel's as soon as it is there.
+"""The results of all runs in one SQLite file; each kernel's result is added at once.
 
-Whatever becomes of the harness, a result that :meth:`Store.add` returned from is kept: it is one
-transaction, in a write-ahead log that SQLite recovers at the next opening. A run that never got
-to its end has no time of that.
+Once :meth:`Store.add` has returned, the result is safe whatever happens to the harness: it is one
+transaction in a write-ahead log, which SQLite recovers when the file is next opened. A run that did
+not finish has no end time.
 
-``PRAGMA user_version`` holds the version of the tables; :data:`MIGRATIONS` leads from each to the
-next. A file of a newer harness is refused. One that proves damaged, now or in the middle of a run,
-is set aside under another name, and what can be read of it is in the new one.
+``PRAGMA user_version`` is the version of the tables; :data:`MIGRATIONS` leads from each version to
+the next. A file of a newer harness is refused. A file that proves damaged, also during a run, is
+renamed, and its readable rows are copied to a new one.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _T = TypeVar("_T")
 
 #: The name of the file.
 FILE = "results.sqlite"
-#: Each makes the tables of the version that is its place here, from those of the one before.
-#: What stands here has been run on users' files: it is added to, and never changed.
+#: Each entry migrates the tables from the previous version. These statements have run on users'
+#: files: add to them, never change them.
 MIGRATIONS = (
     (
         """
@@ -68,16 +68,16 @@ MIGRATIONS = (
     ),
 )
 VERSION = len(MIGRATIONS)
-#: Seconds to wait for another harness that writes; a transaction takes milliseconds.
+#: Seconds to wait for another harness that is writing; a transaction takes milliseconds.
 PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """The head of a run. Times are ISO 8601 in UTC; ``finished`` is empty where it never ended.
+    """The head of a run. Times are ISO 8601 in UTC; ``finished`` is empty if it never ended.
 
-    ``asked`` is a canonical text of manifest, kernels and settings: two runs with the same one
-    were asked for the same.
+    ``asked`` is a canonical text of manifest, kernels and settings; runs with the same text asked
+    the same question.
     """
 
     id: str
@@ -91,7 +91,8 @@ class Run:
 
 @dataclass(frozen=True)
 class StoredResult:
-    """One kernel's result; ``packed`` is what harness.records.to_json makes of it, by zlib."""
+    """One kernel's result; ``packed`` is its JSON from harness.records.to_json, compressed by
+    zlib."""
 
     run: Run
     kernel: str
@@ -100,7 +101,7 @@ class StoredResult:
     packed: bytes
 
     def record(self) -> str:
-        """The JSON. Raises ValueError where it is damaged."""
+        """The JSON text. Raises ValueError if it is damaged."""
         try:
             return zlib.decompress(self.packed).decode()
         except (zlib.error, TypeError) as error:  # TypeError: not even bytes
@@ -108,10 +109,10 @@ class StoredResult:
 
 
 class Store:
-    """The file ``path``, made if there is none. Several processes and threads may use it at once.
+    """The store in the file ``path``, created if necessary; safe for several processes and threads.
 
-    Raises :class:`HostError`, here and from every method. ``damage`` says what became of a
-    damaged file, if there was one.
+    Raises :class:`HostError`, here and from every method. ``damage`` is set if a damaged file was
+    replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -144,7 +145,7 @@ class Store:
         self._database.close()
 
     def begin(self, run: Run) -> None:
-        """``run`` has begun."""
+        """Register ``run``, which has begun."""
         self._commit(lambda database: _insert(database, run))
         self._begun[run.id] = run
 
@@ -158,10 +159,10 @@ class Store:
         *,
         learned: bool = True,
     ) -> None:
-        """Keep the result of ``kernel`` in the run; a second one takes the place of the first.
+        """Store the result of ``kernel`` in the run; a second result replaces the first.
 
-        Where nothing new was ``learned`` by it, it is not waited for the disk: a power failure may
-        take it, nothing else.
+        If nothing new was ``learned``, this does not wait for the disk: only a power failure can
+        lose the result.
         """
         packed = zlib.compress(record.encode(), 1)
         values = (kernel, _now(), verdict, circumstances, packed, run_id)
@@ -179,7 +180,7 @@ class Store:
         self._commit(insert, durable=learned)
 
     def finish(self, run_id: str) -> None:
-        """The run has come to its end: all of its kernels have a result."""
+        """Mark the run as finished: all of its kernels have a result."""
         statement = "UPDATE runs SET finished = ? WHERE id = ?"
         self._commit(lambda database: database.execute(statement, (_now(), run_id)))
 
@@ -188,32 +189,32 @@ class Store:
         return self._runs("ORDER BY number DESC LIMIT ?", limit)
 
     def run(self, run_id: str) -> Run | None:
-        """The run of that name, if it is kept."""
+        """The run with this id, if it is stored."""
         return next(iter(self._runs("WHERE id = ?", run_id)), None)
 
     def last(self, asked: str) -> Run | None:
-        """The last run that was asked for the same."""
+        """The last run with the same question."""
         return next(iter(self._runs("WHERE asked = ? ORDER BY number DESC LIMIT 1", asked)), None)
 
     def results(self, run_id: str) -> list[StoredResult]:
-        """The results of a run, in the order in which they came."""
+        """The results of a run, in the order in which they were added."""
         return self._results("WHERE runs.id = ? ORDER BY results.rowid", run_id)
 
     def in_circumstances(self, key: str, limit: int) -> list[StoredResult]:
-        """The last results that came about in the same circumstances, newest first."""
+        """The last results with the same circumstances, newest first."""
         return self._results(
             "WHERE circumstances = ? ORDER BY results.rowid DESC LIMIT ?", key, limit
         )
 
     def prune(self, runs: Collection[str]) -> None:
-        """Remove those runs, and give back the room that they took."""
+        """Remove these runs, and free their disk space."""
         gone = [(run,) for run in runs]
         statement = "DELETE FROM runs WHERE id = ?"
         self._commit(lambda database: database.executemany(statement, gone))
         self._do(lambda database: database.execute("VACUUM"))
 
     def complaints(self) -> list[str]:
-        """What SQLite's own check finds wrong with the file; nothing, if all is well."""
+        """The errors that SQLite's own check finds in the file."""
         return self._do(complaints)
 
     # Opening.
@@ -232,7 +233,7 @@ class Store:
             raise
 
     def _replace(self) -> None:
-        """Open a new file in place of the damaged one, or what another process put there."""
+        """Replace the damaged file by a new one, or open the one that another process created."""
         self._database.close()
         with _locked(self.path):
             if _identity(self.path) != self._file:
@@ -248,7 +249,7 @@ class Store:
         names = (f"{self.path.name}.damaged-{now}{more}" for more in ("", *range(2, 99)))
         aside = next(path for name in names if not (path := self.path.with_name(name)).exists())
         self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):  # of the damaged file: they must not meet the new one
+        for suffix in ("-wal", "-shm"):  # they belong to the damaged file, not to the new one
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
         return aside
@@ -262,19 +263,19 @@ class Store:
         return Damage(aside, len(runs), len(results))
 
     def _begin_again(self) -> None:
-        """The runs of this process, which another file may not have."""
+        """Register the runs of this process again; a new file may lack them."""
         for run in self._begun.values():
             with contextlib.suppress(sqlite3.IntegrityError):
                 _insert(self._database, run)
 
     def _migrate(self, database: sqlite3.Connection) -> None:
-        database.execute("BEGIN IMMEDIATE")  # two that begin at once: one waits, and finds it done
+        database.execute("BEGIN IMMEDIATE")  # of two processes, one waits and finds it done
         try:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version > VERSION:
                 raise HostError(
                     f"{self.path} was written by a newer mptcp-harness (tables of version "
-                    f"{version}, this one knows {VERSION}): use that one, or move the file away"
+                    f"{version}, this one knows {VERSION}): use that version, or move the file away"
                 )
             for statement in itertools.chain(*MIGRATIONS[version:]):
                 database.execute(statement)
@@ -287,7 +288,7 @@ class Store:
     # Reading and writing.
 
     def _do(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """``work`` on the database; where that proves damaged, again on the new one."""
+        """Do ``work`` on the database; if it proves damaged, again on the new one."""
         try:
             with self._lock:
                 if _identity(self.path) != self._file:  # another process set it aside
@@ -313,14 +314,14 @@ class Store:
 
     @contextlib.contextmanager
     def _transaction(self, database: sqlite3.Connection, *, durable: bool) -> Iterator[None]:
-        # FULL: on the disk when it returns, for power failures happen at night too.
+        # FULL: data are on the disk when a commit returns.
         database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         database.execute("BEGIN IMMEDIATE")
         try:
             yield
             database.execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # the disk is full, and rolled back itself
+            with contextlib.suppress(sqlite3.Error):  # the disk is full, and SQLite has rolled back
                 database.execute("ROLLBACK")
             raise
 
@@ -339,8 +340,8 @@ class Store:
 
     def _unusable(self, error: Exception) -> HostError:
         return HostError(
-            f"{self.path}, where results are kept, cannot be used ({error}): make it and its "
-            "directory readable and writable, make room on the disk, or move the file away"
+            f"{self.path}, the store of results, cannot be used ({error}); make it and its "
+            f"directory readable and writable, free some space on the disk, or move the file away"
         )
 
 
@@ -359,7 +360,7 @@ def _insert(database: sqlite3.Connection, run: Run) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Of the file itself, whatever its name."""
+    """The identity of the file, independent of its name."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -368,7 +369,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _locked(path: Path) -> contextlib.AbstractContextManager[int]:
-    """Alone among the processes that open ``path`` or set it aside."""
+    """A lock against other processes that open or replace ``path``."""
     return locks.waited_for(path.with_name(f"{path.name}.lock"), threading.Event())
 
 

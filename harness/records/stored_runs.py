@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs as they were kept: found by what a user calls them, and read back.
+"""Finds stored runs by the names that users give them, and reads them.
 
-A run is called by its id, by the beginning of that, by ``last``, by its directory, or by a file
-that ``--json`` wrote. What is damaged is no result: that kernel could not be tested, as far as can
-be told.
+A run is named by its id, by a prefix of it, by ``last``, by its directory, or by a file that
+``--json`` wrote. A damaged result counts as ``infrastructure``.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from harness.verdict.results import KernelResult, KernelVerdict, RunResult
 LAST = "last"
 MAKE = "make one with `mptcp-harness matrix`"
 AGAIN = "the same command looks among them"
-#: In a run's directory.
+#: The record in a run's directory.
 RECORD = "run.json"
-#: No record of a run is as large: that of sixty kernels has 10 MB.
+#: Bytes; every record is smaller: that of sixty kernels has 10 MB.
 MAX_BYTES = 256 << 20
 
 
 def find(word: str, place: Path) -> RunResult:
-    """The run that ``word`` calls, from the store ``place`` unless it is a path of its own.
+    """The run that ``word`` names, from the store ``place`` unless ``word`` is a path.
 
     Raises :class:`UsageError`, and HostError.
     """
@@ -48,19 +47,19 @@ def read(path: Path) -> RunResult:
         with file.open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise UsageError(f"{file}: larger than any record of a run; name another file")
+            raise UsageError(f"{file}: larger than any record of a run; give another file")
         return run_from_text(content.decode("utf-8"))
     except OSError as error:
         raise UsageError(
-            f"{file}: the record of a run cannot be read ({error.strerror}); name a run's "
-            "directory, or a file that --json wrote"
+            f"{file}: the record of a run cannot be read ({error.strerror}); give a run's "
+            f"directory, or a file that --json wrote"
         ) from error
     except ValueError as error:
-        raise UsageError(f"{file}: not the record of a run ({error}); name another file") from error
+        raise UsageError(f"{file}: not the record of a run ({error}); give another file") from error
 
 
 def last_two(place: Path) -> tuple[RunResult, RunResult]:
-    """The last run with a result, and the whole one before it that was asked for the same.
+    """The last run with a result, and the last complete run before it with the same question.
 
     The older one comes first.
 
@@ -75,7 +74,7 @@ def last_two(place: Path) -> tuple[RunResult, RunResult]:
 
 
 def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
-    """The run that ``word`` calls, and the whole one before it that was asked for the same.
+    """The run that ``word`` names, and the last complete run before it with the same question.
 
     The older one comes first.
 
@@ -86,7 +85,7 @@ def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
         head = store.run(run.id)
         if head is None:
             raise UsageError(
-                f"run {run.id} is not in {place}, so which came before it is not known; name both"
+                f"run {run.id} is not in {place}, so the run before it is unknown; give both"
             )
         return _before(store, head), run
 
@@ -94,7 +93,7 @@ def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
 def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[RunResult, ...]:
     """The last ``count`` runs that have a kernel whose name is ``wanted``, oldest first.
 
-    They hold those kernels only. Raises :class:`UsageError`, and HostError.
+    They contain only those kernels. Raises :class:`UsageError`, and HostError.
     """
     found: list[RunResult] = []
     with _opened(place) as store:
@@ -114,7 +113,7 @@ def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[Run
 
 
 def last_results(place: Path, wanted: Sequence[str]) -> list[KernelResult]:
-    """The last result of each kernel that told something and whose name matches ``wanted``.
+    """The last conclusive result of each kernel whose name matches ``wanted``.
 
     In the order of the newest run that has the kernel. Raises :class:`UsageError`, HostError.
     """
@@ -133,12 +132,12 @@ def last_results(place: Path, wanted: Sequence[str]) -> list[KernelResult]:
 
 
 def load(store: Store, head: Run) -> RunResult:
-    """The run that ``head`` heads. Raises HostError."""
+    """The run with this ``head``. Raises HostError."""
     return _load(head, store.results(head.id))
 
 
 def question(run: Run) -> str:
-    """What ``run`` was asked for; of an image that the user builds, whichever build it was."""
+    """The question of ``run``, without the identity of images that the user builds."""
     asked = _object(run.asked)
     kernels = asked.get("kernels")
     for kernel in kernels if isinstance(kernels, list) else ():
@@ -150,7 +149,7 @@ def question(run: Run) -> str:
 @contextlib.contextmanager
 def _opened(place: Path) -> Iterator[Store]:
     if not place.exists():
-        raise UsageError(f"no run is kept in {place} yet: {MAKE}, or name a run's directory")
+        raise UsageError(f"no run is kept in {place} yet: {MAKE}, or give a run's directory")
     with Store(place) as store:
         try:
             yield store
@@ -162,7 +161,7 @@ def _opened(place: Path) -> Iterator[Store]:
 def _head(store: Store, word: str) -> Run:
     heads = store.runs()
     if not heads:
-        raise UsageError(f"no run is kept yet: {MAKE}, or name a run's directory")
+        raise UsageError(f"no run is kept yet: {MAKE}, or give a run's directory")
     if word == LAST:
         return heads[0]
     exact = [head for head in heads if head.id == word]
@@ -171,13 +170,13 @@ def _head(store: Store, word: str) -> Run:
         return found[0]
     if found:
         ids = ", ".join(head.id for head in found[:5]) + (", …" if len(found) > 5 else "")
-        raise UsageError(f"{len(found)} runs begin with {word!r}: {ids}; give more of it")
+        raise UsageError(f"{len(found)} runs begin with {word!r}: {ids}; give a longer prefix")
     recent = ", ".join(head.id for head in heads[:5])
-    raise UsageError(f"no run is called {word!r}; the last ones are {recent}")
+    raise UsageError(f"there is no run {word!r}; the last ones are {recent}")
 
 
 def _before(store: Store, run: Run) -> RunResult:
-    """The last run before ``run`` that was asked for the same and came to its end."""
+    """The last finished run before ``run`` with the same question."""
     older = iter(store.runs())
     for head in older:
         if head.id == run.id:
@@ -187,8 +186,8 @@ def _before(store: Store, run: Run) -> RunResult:
         if head.finished and question(head) == wanted:
             return load(store, head)
     raise UsageError(
-        f"no whole run before {run.id} was asked for the same in the same way; name two runs to "
-        "compare them all the same"
+        f"no complete run before {run.id} has the same kernels and settings; give two runs to "
+        f"compare them anyway"
     )
 
 
@@ -221,7 +220,7 @@ def _kernel(kept: StoredResult) -> KernelResult:
             raise ValueError("it contradicts itself")
     except ValueError as error:
         return KernelResult.infrastructure(
-            kept.kernel, f"its result, kept of run {kept.run.id}, cannot be read: {error}"
+            kept.kernel, f"its stored result of run {kept.run.id} cannot be read: {error}"
         )
     return result
 
@@ -233,7 +232,7 @@ def _kernels(head: Run) -> list[str]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """The object in ``text``; empty where there is none, as in a store that was edited."""
+    """The object in ``text``; empty if there is none, as in an edited store."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

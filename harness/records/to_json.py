@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The JSON of a run: the contract that outside scripts rest on. Keys are added, never renamed.
+"""The JSON of a run, a contract with scripts. Keys are added, never renamed.
 
-Strings may hold whatever a guest sent. The text is ASCII, control characters escaped; a lone
-surrogate, which no UTF-8 can carry and many parsers refuse, becomes the six characters that
-Python writes for it (``\\udc80``).
+Strings may contain anything that a guest sent. The text is ASCII with escaped control characters. A
+lone surrogate, which is not valid in UTF-8 and which many parsers reject, becomes the six
+characters that Python prints for it (``\\udc80``).
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ def join(run: RunResult, kernels: Iterable[str]) -> str:
 def kernel_text(kernel: KernelResult) -> str:
     """:func:`kernel_to_json` as text, each check on a line, with a newline at the end.
 
-    Not indented: that is not done in C, and would take five times as long.
+    It is not indented, because indentation is not done in C and takes five times as long.
     """
     text = json.dumps(_kernel(kernel), allow_nan=False)
-    if "\\ud" in text:  # perhaps a lone surrogate: looking at each string takes five times as long
+    if "\\ud" in text:  # only then examine each string, which takes five times as long
         text = json.dumps(kernel_to_json(kernel), allow_nan=False)
-    # Within a string the quotation marks would have backslashes before them.
+    # Inside a string, the quotation marks would be escaped.
     return text.replace('{"id": ', '\n  {"id": ') + "\n"
 
 
 def kernel_to_json(kernel: KernelResult) -> dict[str, Any]:
-    """One element of ``kernels``: fit for any JSON writer, lone surrogates already replaced."""
+    """One element of ``kernels`` as JSON data, with lone surrogates replaced."""
     cleaned: dict[str, Any] = clean(_kernel(kernel))
     return cleaned
 
@@ -219,7 +219,7 @@ def _phases(phases: Sequence[Phase]) -> list[dict[str, Any]]:
 
 
 def boot_end_word(end: BootEnd) -> str:
-    """``powered-off`` for POWERED_OFF: the sentence that is its value may be reworded."""
+    """``powered-off`` for POWERED_OFF, because the sentence in its value may change."""
     return end.name.lower().replace("_", "-")
 
 
@@ -228,7 +228,7 @@ def _seconds(value: float) -> float:
 
 
 def clean(value: Any) -> Any:
-    """``value``, its lone surrogates replaced by what Python writes for them."""
+    """``value`` with lone surrogates replaced by what Python prints for them."""
     if type(value) is str and value.isascii():
         return value
     if isinstance(value, str):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Boots the kernel of a bundle again as it failed, or in variations of that.
+"""Boots the kernel of a bundle again, as it failed or in variations.
 
-:mod:`harness.replay.image` finds the kernel, :mod:`harness.replay.replay` what it may be booted
-on, :mod:`harness.replay.replay` boots and compares.
+:mod:`harness.replay.image` finds the kernel; :mod:`harness.replay.replay` chooses the machines,
+boots and compares.
 """
 
 from harness.replay.replay import ReplayRequest, exit_status, run

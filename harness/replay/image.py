@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where the kernel of a bundle is: in it, or elsewhere with the same hash."""
+"""Finds the kernel of a bundle: in the bundle, or elsewhere with the same hash."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Say = Callable[[str], None]
 
 
 def find(bundle: Bundle, given: Path | None, cache: Cache, say: Say) -> PreparedKernel:
-    """The kernel of ``bundle`` with its own modules, its image's hash verified.
+    """The kernel of ``bundle`` with its own modules; the hash of its image is verified.
 
-    Its image is ``given``; else that of the bundle; else one in the cache, or where it was; else
-    it is fetched again. Raises :class:`UsageError` for ``given``, and KernelUnavailable.
+    Its image is ``given``, else in the bundle, else in the cache or its original place, else
+    fetched again. Raises :class:`UsageError` for ``given``, and KernelUnavailable.
     """
     if given is not None:
         check(bundle, given)
-    # Whatever was named: one with these hashes is the same.
+    # The name does not matter: an entry with these hashes is the same kernel.
     known = _prepared(bundle, cache)
     if known is not None:
         return known
@@ -60,15 +60,15 @@ def check(bundle: Bundle, given: Path) -> None:
     try:
         found = file_sha256(given)
     except OSError as error:
-        raise UsageError(f"--image {given}: it cannot be read: {error.strerror}") from error
+        raise UsageError(f"--image {given}: cannot be read: {error.strerror}") from error
     if found != bundle.image_sha256:
         raise UsageError(
-            f"--image {given}: its SHA-256 is {found}, and the bundle is of {wanted(bundle)}"
+            f"--image {given}: its SHA-256 is {found}, but the bundle needs {wanted(bundle)}"
         )
 
 
 def wanted(bundle: Bundle) -> str:
-    """Which image it is, for people."""
+    """The identity of the image, for people."""
     return f"{bundle.origin}, release {bundle.release}, SHA-256 {bundle.image_sha256}"
 
 
@@ -86,12 +86,12 @@ def _with_modules(bundle: Bundle, file: Path, cache: Cache, say: Say) -> Prepare
 
 
 def _modules(bundle: Bundle, release: str) -> ModuleSet:
-    """The modules of ``bundle``. Raises Damaged where one is none, or not of ``release``."""
+    """The modules of ``bundle``. Raises Damaged if one is invalid or not for ``release``."""
     try:
         found = tuple(modules.load(f"{name}.ko", data) for name, data in bundle.modules)
         modules.check_release(found, release)
     except KernelUnavailable as error:
-        raise Damaged(f"this is no sound bundle: {error}") from error
+        raise Damaged(f"the bundle is damaged: {error}") from error
     return ModuleSet(found)
 
 
@@ -106,7 +106,7 @@ def _prepared(bundle: Bundle, cache: Cache) -> PreparedKernel | None:
 
 
 def _cached(bundle: Bundle, cache: Cache) -> Iterator[CacheEntry]:
-    """Sound entries of the cache with the image."""
+    """Intact cache entries with the image."""
     for record in sorted(cache.directory("kernels").glob(f"*/{RECORD}")):
         noted: Any = files.recall(record)
         try:
@@ -129,8 +129,8 @@ def _original(entry: KernelEntry) -> tuple[Path, ...]:
 
 
 def _fetched(bundle: Bundle, cache: Cache, say: Say) -> PreparedKernel:
-    """The kernel from where the bundle's was fetched. Raises KernelUnavailable."""
-    entry, trouble = bundle.entry, "it is in no place that is known here"
+    """The kernel, fetched again from the bundle's source. Raises KernelUnavailable."""
+    entry, trouble = bundle.entry, "it was not found"
     for source in _sources(bundle):
         say(f"fetching {bundle.origin} again")
         try:
@@ -142,15 +142,15 @@ def _fetched(bundle: Bundle, cache: Cache, say: Say) -> PreparedKernel:
             return _prepared(bundle, cache) or _with_modules(bundle, found.image, cache, say)
         trouble = f"{found.origin} has the SHA-256 {found.image_sha256}"
     raise KernelUnavailable(
-        f"the bundle holds no image, and needs that of {wanted(bundle)}: {trouble}; give it with "
-        "--image FILE, or let the failing run put it in with --bundle-image"
+        f"the bundle has no image; it needs {wanted(bundle)}: {trouble}; give it with --image "
+        f"FILE, or repeat the failing run with --bundle-image"
     )
 
 
 def _sources(bundle: Bundle) -> Iterator[DebSource | UpstreamSource]:
     match bundle.entry.source:
         case DebSource(suite) as source:
-            # A metapackage stands for another kernel by now.
+            # A metapackage may mean another kernel by now.
             yield DebSource(suite, f"linux-image-{bundle.release}")
             if source.package != f"linux-image-{bundle.release}":
                 yield source

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The boots of a replay, judged as the matrix judges, and compared with the bundle's failure."""
+"""Boots a bundle's kernel, judges it like the matrix, and compares it with the bundle's failure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ReplayRequest:
-    """What the user asked for. ``qemu`` is used instead of the usual one, or with ``vary`` too."""
+    """The request of the user. ``qemu`` replaces the usual one; with ``vary``, both are used."""
 
     image: Path | None = None
     qemu: Path | None = None
@@ -45,10 +45,10 @@ def run(
     on_row: Callable[[ReplayRow], object],
     stop: threading.Event,
 ) -> tuple[Tried, ...]:
-    """Boot the kernel of ``bundle`` again; what is missing once ``stop`` is set has no boots.
+    """Boot the kernel of ``bundle`` again. Once ``stop`` is set, the remaining boots are left out.
 
-    ``say`` is told what is not as it was, ``on_row`` of each boot. Raises UsageError for
-    what the user named and for the bundle's known issues, and KernelUnavailable.
+    ``say`` gets each difference from the original boot, ``on_row`` each boot. Raises UsageError for
+    wrong arguments and for the bundle's known issues, and KernelUnavailable.
     """
     qemu = check_qemu(request.qemu) if request.qemu else None
     kernel = image.find(bundle, request.image, cache, say)
@@ -64,7 +64,7 @@ def run(
 
 
 def exit_status(tried: Sequence[Tried]) -> int:
-    """1 where any boot failed; 0 where none did, and each told something."""
+    """The exit status: 1 if any boot failed, 0 if none did and all were conclusive."""
     boots = [again for one in tried for again in one.again]
     if any(again.failed for again in boots):
         return EXIT_FAILED
@@ -72,7 +72,7 @@ def exit_status(tried: Sequence[Tried]) -> int:
 
 
 class _Replay:
-    """Boots of one bundle's ``kernel``; ``extra`` is what makes the guest run its checker."""
+    """Boots the ``kernel`` of a bundle; ``extra`` makes the guest run the bundle's checker."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class _Replay:
         _compare_expectations(bundle, say)
 
     def on(self, choice: MachineChoice, times: int, on_row: Callable[[ReplayRow], object]) -> Tried:
-        """``times`` boots on the machine of ``choice``, one after another."""
+        """Boot ``times`` times on the machine of ``choice``, one after another."""
         machine = choice.machine
         if choice.obstacle:
             return Tried(machine, (), choice.obstacle)
@@ -149,7 +149,7 @@ class _Replay:
 
 
 def _checker(bundle: Bundle, workspace: workspaces.Workspace, say: Say) -> dict[str, bytes]:
-    """What has to be put into the guest's root so that it has the checker of ``bundle``."""
+    """The files that replace the checker in the guest's root by that of ``bundle``."""
     installed = initramfs.checker()
     if bundle.checker == installed:
         if bundle.versions.get("guest") != workspace.base.stem:
@@ -169,7 +169,7 @@ def _checker(bundle: Bundle, workspace: workspaces.Workspace, say: Say) -> dict[
 
 
 def _known_issues(bundle: Bundle, directory: Path) -> tuple[KernelEntry, KnownIssues]:
-    """The entry with the known issues of ``bundle``, as of the day of its failure."""
+    """The entry, and the known issues of ``bundle`` as of the day of its failure."""
     entry = bundle.entry
     if bundle.known_issues is not None:
         entry = replace(entry, known_issues=directory / "known_issues.yaml")
@@ -183,18 +183,18 @@ def _compare_expectations(bundle: Bundle, say: Say) -> None:
     now = {name: expectation.present for name, expectation in expected.items()}
     changed = [name for name in now if bundle.expected.get(name, now[name]) != now[name]]
     if changed:
-        say(f"this harness expects otherwise of this kernel: {', '.join(changed)}")
+        say(f"this harness has different expectations of this kernel: {', '.join(changed)}")
 
 
-#: virtme-ng looks for QEMU by this name.
+#: virtme-ng looks for QEMU under this name.
 NAME = "qemu-system-x86_64"
-#: Where one of a user's own is, beside PATH.
+#: Where a user may have installed one, besides PATH.
 PLACES = ("/usr/local/bin", "/usr/bin", "/opt/qemu/bin", "/usr/local/qemu/bin")
 
 
 @dataclass(frozen=True)
 class MachineChoice:
-    """One machine, and the ``qemu`` of it; ``obstacle`` says why it cannot be had, if so."""
+    """A machine and its ``qemu``; ``obstacle`` says why it is not available, if so."""
 
     machine: MachineUsed
     qemu: Path
@@ -207,7 +207,7 @@ class MachineChoice:
 
 @dataclass
 class Machines:
-    """What this host has to boot ``kernel`` on; ``qemu`` is the usual one."""
+    """The machines of this host for ``kernel``; ``qemu`` is the usual one."""
 
     kernel: PreparedKernel
     qemu: Path
@@ -216,18 +216,18 @@ class Machines:
     stop: threading.Event
 
     def as_it_failed(self, kvm: bool, cpus: int) -> MachineChoice:
-        """As near to it as can be had; ``say`` is told of what is not."""
+        """The machine closest to the failing one; ``say`` gets the differences."""
         if kvm:
             usable, why = self._kvm()
             if not usable:
-                self.say(f"it failed under KVM, and is booted under TCG, for {why}")
+                self.say(f"it failed under KVM but is booted under TCG: {why}")
                 kvm = False
         return self._choice(self.qemu, kvm=kvm, cpus=cpus)
 
     def varied(self, kvm: bool, cpus: int, other: Path | None) -> Iterator[MachineChoice]:
-        """Both accelerators, one and two processors, and QEMU ``other``, the failing one first."""
+        """Both accelerators, one and two processors, and QEMU ``other``; the failing one first."""
         usable, why = self._kvm()
-        obstacle = "" if usable else f"KVM was not tried, for {why}"
+        obstacle = "" if usable else f"KVM was not tried: {why}"
         numbers = sorted({1, 2, cpus}, key=lambda number: (number != cpus, number))
         for accel in (kvm, not kvm):
             for number in numbers:
@@ -244,13 +244,13 @@ class Machines:
         return MachineChoice(MachineUsed("kvm" if kvm else "tcg", cpus, shown), program, obstacle)
 
     def _kvm(self) -> tuple[bool, str]:
-        """Whether KVM is to be tried, and if not, why."""
+        """Whether to try KVM, and if not, why."""
         choice = accelerator.choose(
             *(Accel.AUTO, self.kernel, self.qemu, self.cache.root / "kvm.json"),
             self.say,
             self.stop,
         )
-        # What only this kernel made of KVM is what the failure may be about.
+        # If only this kernel fails under KVM, that may be the failure itself.
         usable = choice.kvm or not choice.settled
         return usable, choice.why.partition(" because ")[2] or choice.why
 
@@ -259,14 +259,14 @@ def check_qemu(given: Path) -> Path:
     """``given`` as an absolute path. Raises :class:`UsageError`."""
     if given.name != NAME or not os.access(given, os.X_OK) or given.is_dir():
         raise UsageError(
-            f"--qemu {given}: it is no program of the name {NAME}, by which virtme-ng looks for "
-            "it; name one, or a symbolic link to it"
+            f"--qemu {given}: it is not a program named {NAME}, under which virtme-ng looks for "
+            f"it; give one, or a symbolic link to it"
         )
     return given.absolute()
 
 
 def another_qemu(first: Path) -> Path | None:
-    """A QEMU on this host that is another file than ``first``."""
+    """Another QEMU on this host than ``first``."""
     for directory in (*os.get_exec_path(), *PLACES):
         place = Path(directory, NAME)
         if os.access(place, os.X_OK) and place.is_file() and not place.samefile(first):
@@ -276,7 +276,7 @@ def another_qemu(first: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class ReplayRow:
-    """One boot, the ``number``-th on its machine. ``console`` is "" where nothing was booted."""
+    """A boot, the ``number``-th on its machine. ``console`` is "" if nothing was booted."""
 
     machine: MachineUsed
     number: int

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Proves on a real kernel that faults are seen: a guest that misbehaves on purpose.
+"""Proves on a real kernel that faults are detected, with a guest that misbehaves on purpose.
 
-The faults and what has to become of them are in :mod:`harness.selftest.faults`, what the guest
-does in ``guest/faults.py``, the code that goes wrong in the kernel in
-:mod:`harness.selftest.module`.
+:mod:`harness.selftest.faults` has the faults and their expected verdicts, ``guest/faults.py`` the
+misbehaving guest, and :mod:`harness.selftest.module` the faulty kernel code.
 """
 
 from harness.selftest.boots import SelftestRequest, exit_status, run

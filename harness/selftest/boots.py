@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The selftest's boots: a good kernel as it is, then the same with one fault after another."""
+"""The selftest's boots: a good kernel without a fault, then with one fault after another."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from harness.vm import accelerator, commandline, initramfs
 from harness.vm.boot import Deadlines
 from harness.vm.commandline import Unsafe
 
-#: Seconds that a fault which only a deadline ends is given, under KVM and under TCG.
+#: Deadlines for faults that only a deadline ends, in seconds under KVM and under TCG.
 SILENCE = {True: 5.0, False: 15.0}
 POWER_OFF = {True: 2.0, False: 5.0}
-#: What a boot with a fault checks: enough for one to strike in the middle.
+#: The checks of a boot with a fault, enough for a fault in the middle.
 CHECKS, FAMILY = ("mptcp_info.readable",), Family.IPV4
-#: In the guest's root, see guest/faults.py.
+#: Paths in the guest's root, see guest/faults.py.
 FAULT, CODE = "opt/fault", "opt/fault.ko"
 
 Say = Callable[[str], None]
@@ -51,9 +51,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SelftestRequest:
-    """What the user asked for; None where the harness is to choose.
+    """The request of the user; None means that the harness chooses.
 
-    ``exact`` is set where the kernels were named: then the newest is not passed over.
+    ``exact`` is set if the user named the kernels; then a failing newest one is not skipped.
     """
 
     faults: tuple[Fault, ...] = FAULTS
@@ -71,11 +71,11 @@ def run(
     on_row: Callable[[FaultRow], object],
     stop: threading.Event,
 ) -> tuple[FaultRow, ...]:
-    """Boot the newest of ``entries`` that passes with each fault; the first row is of no fault.
+    """Boot the newest of ``entries`` that passes with each fault; the first row is without a fault.
 
-    ``say`` gets what is done, ``on_row`` each row in the faults' order as soon as it is there.
-    Rows are missing after the first where that kernel does not pass, or once ``stop`` is set.
-    Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
+    ``say`` gets progress messages, ``on_row`` each row as soon as possible in the order of the
+    faults. Only the first row exists if the kernel does not pass; rows are missing once ``stop`` is
+    set. Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
     """
     abis = {entry.abi for entry in entries}
     with workspaces.opened(request.output, cache, abis=abis, say=say) as workspace:
@@ -93,7 +93,7 @@ def run(
 
 
 def exit_status(rows: Sequence[FaultRow], request: SelftestRequest) -> int:
-    """0 only when every fault was detected that this kernel can have; 3 if boots failed."""
+    """The exit status: 0 only if every possible fault was detected; 3 if boots failed."""
     bad = [row for row in rows if not row.ok]
     if any(row.verdict is not KernelVerdict.INFRASTRUCTURE for row in bad):
         return EXIT_FAILED
@@ -108,7 +108,7 @@ def _good_kernel(
     say: Say,
     stop: threading.Event,
 ) -> tuple[_Subject, FaultRow | None]:
-    """The newest kernel that passes, or the last that was tried; no row once ``stop`` is set."""
+    """The newest kernel that passes, or the last one tried; no row once ``stop`` is set."""
     prepared = _prepare(entries, request, cache, say)
     for place, (entry, kernel) in enumerate(prepared):
         wanted = request.accel or entry.accel
@@ -131,7 +131,7 @@ def _good_kernel(
 def _prepare(
     entries: Sequence[KernelEntry], request: SelftestRequest, cache: Cache, say: Say
 ) -> list[tuple[KernelEntry, PreparedKernel]]:
-    """Those that can be had and may pass, the newest first."""
+    """The available kernels that may pass, newest first."""
     may_pass = [entry for entry in entries if entry.expect.get("mptcp", True)]
     wanted = entries if request.exact else may_pass or entries
     found = []
@@ -155,7 +155,7 @@ def _strike(
     on_row: Callable[[FaultRow], object],
     stop: threading.Event,
 ) -> list[FaultRow]:
-    """A row for each of ``faults``, ``subject.jobs`` boots at a time."""
+    """The rows of ``faults``, with ``subject.jobs`` boots at a time."""
     rows = []
     with ThreadPoolExecutor(subject.jobs, "selftest") as booters:
         under_way = [booters.submit(subject.row, fault) for fault in faults]
@@ -172,7 +172,7 @@ def _strike(
 
 @dataclass(frozen=True)
 class _Subject:
-    """The kernel that is booted again and again, and how."""
+    """The kernel under test, and how it is booted."""
 
     entry: KernelEntry
     kernel: PreparedKernel
@@ -182,7 +182,7 @@ class _Subject:
     stop: threading.Event
 
     def row(self, fault: Fault) -> FaultRow | None:
-        """Boot with ``fault``, as the matrix boots and judges; None when stopped."""
+        """Boot with ``fault`` and judge as the matrix does; None if stopped."""
         if self.stop.is_set():
             return None
         started = time.monotonic()
@@ -210,7 +210,7 @@ class _Subject:
         )
 
     def withstands(self, faults: Sequence[Fault]) -> str:
-        """Why one of ``faults`` cannot be provoked in this kernel; "" if all can."""
+        """Why one of ``faults`` is impossible in this kernel; "" if all are possible."""
         coded = next((fault for fault in faults if fault.code is not None), NONE)
         try:
             self._files(coded)
@@ -219,7 +219,7 @@ class _Subject:
         return ""
 
     def _files(self, fault: Fault) -> Mapping[str, bytes]:
-        """What makes the guest misbehave; nothing for a boot without a fault."""
+        """The files that make the guest misbehave; none for a boot without a fault."""
         if fault is NONE:
             return {}
         misbehaving = resources.files("guest").joinpath(initramfs.FAULTS).read_bytes()
@@ -231,7 +231,7 @@ class _Subject:
 
     def _options(self, fault: Fault) -> Options:
         plan = Plan(profile=Profile.QUICK)
-        known = KnownIssues.read([self.entry])  # a kernel whose failures are known passes
+        known = KnownIssues.read([self.entry])  # a kernel with known failures passes
         if fault is not NONE:
             plan = Plan((FAMILY,), CHECKS, Profile.QUICK)
             known = KnownIssues(files=dict.fromkeys(known.files, ()))  # nothing excuses a fault

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The faults, and how the harness has to judge each. Pure, no I/O."""
+"""The faults, and the expected verdict of each. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from harness.selftest.module import Code
 from harness.text import plural, printable
 from harness.verdict.results import Incident, IncidentKind, KernelVerdict
 
-#: What a kernel may say of a processor that is kept from all else, the console's driver included.
+#: Reports that a blocked processor may cause, including one in the console driver.
 STALLS = {IncidentKind.RCU, IncidentKind.SOFT_LOCKUP, IncidentKind.HARD_LOCKUP}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to misbehave; ``name`` is also its name in guest/faults.py.
+    """A fault; guest/faults.py uses the same ``name``.
 
-    Expected are ``verdict``, a reason that ``reason`` (a regular expression) is found in, and
-    ``incident`` on the console; without one, a console that shows none. ``code`` runs in the
-    kernel. ``outlives`` is set where only a deadline ends the boot, ``stalls`` where a processor
-    is kept from all else: the kernel may notice.
+    Expected are ``verdict``, a reason that matches ``reason`` (a regular expression), and
+    ``incident`` on the console, or no incident if it is None. ``code`` runs in the kernel.
+    ``outlives`` is set if only a deadline ends the boot, ``stalls`` if a processor is blocked,
+    which the kernel may report.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Fault:
         return describe(self.verdict, [self.incident] if self.incident else [])
 
     def objection(self, verdict: KernelVerdict, reason: str, incidents: Iterable[Incident]) -> str:
-        """What is wrong with a boot that was judged so; nothing if all is as expected."""
+        """What is wrong with the verdict on a boot; "" if it is as expected."""
         kinds = [incident.kind for incident in incidents]
         if verdict is not self.verdict:
             return f"expected {self.verdict}; the reason given: {reason or 'none'}"
@@ -60,13 +60,13 @@ def describe(verdict: KernelVerdict, kinds: Iterable[IncidentKind]) -> str:
     return f"{verdict} ({shown})" if shown else str(verdict)
 
 
-#: Not a fault: what any of the others is worth depends on this boot's passing.
+#: Not a fault: the others mean nothing unless this boot passes.
 NONE = Fault("none", KernelVerdict.PASS)
 
 _SILENT = "fell silent"
 _NO_END = "without its closing event"
 
-#: In the order in which they are shown.
+#: In the order of the output.
 FAULTS = (
     Fault("panic", KernelVerdict.CRASH, "sysrq triggered crash", IncidentKind.PANIC),
     Fault("oops", KernelVerdict.CRASH, Code.OOPS.symbol, IncidentKind.OOPS, Code.OOPS),
@@ -80,7 +80,7 @@ FAULTS = (
     Fault("forged-end", KernelVerdict.LOST, "nonce is not this boot's"),
     Fault("endless-events", KernelVerdict.LOST, r"line of \d+ bytes", outlives=True),
     Fault("endless-console", KernelVerdict.HANG, _SILENT, outlives=True, stalls=True),
-    # Little memory is used up sooner; Debian's kernels run the checks in 192 MiB.
+    # Less memory is exhausted faster; Debian's kernels run the checks in 192 MiB.
     Fault(
         *("out-of-memory", KernelVerdict.LOST, _NO_END, IncidentKind.OUT_OF_MEMORY),
         memory_mib=192,
@@ -96,16 +96,16 @@ def select(names: str | None) -> tuple[Fault, ...]:
     known = [fault.name for fault in FAULTS]
     for name in wanted:
         if name not in (*known, NONE.name):  # which is always booted, and first
-            raise UsageError(f"{name!r} is no fault of the selftest; it has {', '.join(known)}")
+            raise UsageError(f"{name!r} is not a fault of the selftest; it has {', '.join(known)}")
     return tuple(fault for fault in FAULTS if fault.name in wanted)
 
 
 @dataclass(frozen=True)
 class FaultRow:
-    """What became of one fault. ``objection`` is empty if all is as expected.
+    """The result of one fault. ``objection`` is empty if it is as expected.
 
-    ``impossible`` says why it cannot be provoked in this kernel, if so; nothing is wrong then.
-    ``console`` is the file that holds the kernel's log, "" where nothing was booted.
+    ``impossible`` says why this kernel cannot have the fault, if so; then nothing is wrong.
+    ``console`` is the file with the kernel's log, "" if nothing was booted.
     """
 
     fault: str
@@ -123,7 +123,7 @@ class FaultRow:
 
 
 def line(row: FaultRow) -> str:
-    """``row`` as a line; what is wrong with it stands on lines of its own."""
+    """``row`` as a line, with problems on separate lines."""
     standing = "not possible" if row.impossible else "ok" if row.ok else "NOT OK"
     text = f"{row.fault:17} {row.expected:21} {row.got:21} {row.seconds:7.1f} {standing}"
     if not row.ok:
@@ -134,11 +134,11 @@ def line(row: FaultRow) -> str:
 
 
 def summary(rows: Sequence[FaultRow], wanted: int, seconds: float) -> str:
-    """The last line: ``wanted`` is how many rows there should be, that of no fault included."""
+    """The last line; ``wanted`` is the expected number of rows, including that without a fault."""
     bad = [row.fault for row in rows if not row.ok]
     impossible = [row for row in rows if row.impossible]
     if bad == [NONE.name]:
-        said = "NOT OK: no kernel passes, and faults can only be told from a good one"
+        said = "NOT OK: no kernel passes, so faults cannot be tested"
     elif bad:
         said = f"NOT OK: {', '.join(bad)}"
     elif len(rows) < wanted:

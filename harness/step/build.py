@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel built by virtme-ng in the copy of a tree, with the harness's configuration.
+"""Builds a kernel with virtme-ng in the copy of a tree, with the harness's configuration.
 
-Only the image is built: what a boot needs is built in (harness.kernels.kconfig). The configuration
-of a commit depends on that commit and the fragment alone, not on the commits built before it.
+Only the image is built, because everything that a boot needs is built in (harness.kernels.kconfig).
+The configuration depends only on the commit and the fragment, not on commits built before.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from harness.step.source import Commit, Copy, Untestable, without_git
 from harness.text import plural
 
 IMAGE = Path("arch/x86/boot/bzImage")
-#: Seconds; a hundred times what it takes.
+#: Seconds; a hundred times the usual duration.
 _TIMEOUT = 24 * 3600
 #: Lines of a log that are shown.
 SHOWN = 8
-#: What else make(1) and the kernel's build take from the environment: a configuration elsewhere,
-#: another machine's compiler, the jobs of the make that we may run under.
+#: Other variables that affect make(1) and the kernel's build: another configuration, a cross
+#: compiler, the jobs of a parent make.
 _LEADING = ("KBUILD_", "KCONFIG_", "KCFLAGS", "MAKE", "MFLAGS", "GNUMAKEFLAGS", "LLVM", "CROSS_")
 _DROPPED = ("ARCH", "O", "M", "V", "W", "CC", "LD", "LOCALVERSION", "INSTALL_MOD_PATH")
-#: Of a tree, the files on which its configuration depends.
+#: The files of a tree on which its configuration depends.
 _CONFIGURING = re.compile(
     r"\t(?:Makefile|.*Kconfig[^/]*|arch/x86/configs/.*|kernel/configs/.*|scripts/.*|arch/x86/Makefile)$"
 )
-#: A line of make for a file that it makes: "  CC      net/mptcp/ctrl.o".
+#: A line that make prints for a file: "  CC      net/mptcp/ctrl.o".
 _MADE = re.compile(r" +(?:\[[A-Z]\] )?[A-Z][A-Z0-9]+ +(?:\[M\] +)?\S+")
-#: What a shell adds to the number of the signal that ended a program.
+#: A shell adds this to the number of the signal that ended a program.
 _KILLED = 128
 _COMPLAINT = re.compile(r"\berror\b|\bError \d|\*\*\*|undefined reference|not found|FAILED", re.I)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How kernels are built: ``fragments`` are texts of configuration, the later the stronger."""
+    """How kernels are built. ``fragments`` are configuration texts; later ones take precedence."""
 
     fragments: tuple[str, ...]
     jobs: int
 
     def key(self, tree: str) -> str:
-        """What the image of ``tree`` is known by: whatever makes another one is in it."""
+        """The key of the image of ``tree``; contains everything that affects the image."""
         return digest([tree, self.fragments, toolchain.version()])
 
 
@@ -77,7 +77,7 @@ class Build:
         self._log = log
         self._say = say
         self._stop = stop
-        self._lock = lock  # a descriptor: what is killed last holds it longest
+        self._lock = lock  # a descriptor that the build inherits and keeps locked
 
     def run(self, commit: Commit, tree: str) -> Path:
         """The image of ``tree``, which is ``commit`` with patches.
@@ -89,8 +89,8 @@ class Build:
         arguments, environment = self._environment(commit)
         self._configure(tree, environment)
         image = self._copy.directory / IMAGE
-        image.unlink(missing_ok=True)  # that there is one again is what success is known by
-        self._say(f"building it; log: {self._log}")
+        image.unlink(missing_ok=True)  # a new image proves success
+        self._say(f"building; log: {self._log}")
         jobs = ["-j", str(self._recipe.jobs)]
         self._vng(environment, "--build", "--skip-modules", "--verbose", *jobs, *arguments)
         if not image.is_file():
@@ -98,7 +98,7 @@ class Build:
         return image
 
     def _configure(self, tree: str, environment: dict[str, str]) -> None:
-        """Set up .config, unless nothing changed that it depends on."""
+        """Make .config, unless nothing that it depends on has changed."""
         known = self._place / "configured.json"
         names = [name for name in self._copy.names(tree) if _CONFIGURING.search(name)]
         key = digest([names, self._recipe.fragments, toolchain.version()])
@@ -114,7 +114,7 @@ class Build:
         config.unlink(missing_ok=True)
         self._vng(environment, "--kconfig", "--config", str(fragment))
         if not config.is_file():
-            raise self._failure("configuring it left no .config")
+            raise self._failure("the configuration left no .config")
         text = config.read_bytes()
         lacking, _ = kconfig.missing(kconfig.parse(text.decode("utf-8", "replace")))
         if lacking:
@@ -122,14 +122,15 @@ class Build:
         remember(known, {"key": key, "sha256": hashlib.sha256(text).hexdigest()})
 
     def _environment(self, commit: Commit) -> tuple[list[str], dict[str, str]]:
-        """Variables for make, and the environment: nothing of the user's gets into the image."""
+        """Variables for make, and an environment that keeps the user's settings out of the
+        image."""
         inherited = {
             name: value
             for name, value in without_git(os.environ).items()
             if name not in _DROPPED and not name.startswith(_LEADING)
         }
         home = self._place / "home"
-        home.mkdir(exist_ok=True)  # without virtme-ng's own configuration, which would be added
+        home.mkdir(exist_ok=True)  # a home without a virtme-ng configuration of the user
         compiler, cached = toolchain.ccache(os.environ)
         return compiler, {
             **inherited,
@@ -138,7 +139,7 @@ class Build:
             "XDG_CONFIG_HOME": str(home),
             "PATH": tools.virtme_ng_path(),
             "LC_ALL": "C",
-            # The same source gives the same image.
+            # Makes builds reproducible.
             "KBUILD_BUILD_TIMESTAMP": f"@{commit.time}",
             "KBUILD_BUILD_USER": "mptcp-harness",
             "KBUILD_BUILD_HOST": "step",
@@ -161,24 +162,24 @@ class Build:
                 raise HostError(
                     f"the build takes longer than a day; its log is {self._log}"
                 ) from error
-        # As when memory runs out: another time the same build succeeds.
+        # For example out of memory: the same build may succeed later.
         if _KILLED < status <= _KILLED + signal.NSIG:
             raise HostError(f"the build was killed by signal {status - _KILLED}; log: {self._log}")
         if status != 0:
             raise self._failure(f"vng {arguments[0]} ended with status {status}")
 
     def _progress(self, seconds: float) -> None:
-        """Say how far a build is: how many files it has made, and which was the last."""
+        """Report the progress of a build: the number of files, and the last one."""
         made = [
             line
             for line in self._log.read_text(errors="replace").splitlines()
             if _MADE.fullmatch(line)
         ]
-        last = f", the last is {made[-1].split()[-1]}" if made else ""
+        last = f", last {made[-1].split()[-1]}" if made else ""
         self._say(f"{seconds:.0f} s so far: {plural(len(made), 'file')} built{last}")
 
     def _failure(self, what: str) -> Untestable | HostError:
-        """What to raise for a build that failed: the source's fault, or the host's."""
+        """The exception for a failed build: Untestable for the source, HostError for the host."""
         lines = last_lines(self._log)
         why = toolchain.host_failure(lines, self._place)
         said = "".join(f"\n    {line}" for line in complaints(lines))
@@ -188,7 +189,7 @@ class Build:
 
 
 def last_lines(log: Path, most: int = 1 << 17) -> list[str]:
-    """The end of ``log``, of which ``most`` bytes are read."""
+    """The last lines of ``log``, at most ``most`` bytes."""
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - most))
@@ -196,6 +197,6 @@ def last_lines(log: Path, most: int = 1 << 17) -> list[str]:
 
 
 def complaints(lines: Sequence[str]) -> list[str]:
-    """The last lines of a build that say what went wrong; its last ones where none does."""
+    """The last error lines of a build; without any, its last lines."""
     found = [line for line in lines if _COMPLAINT.search(line)]
     return (found or list(lines))[-SHOWN:]

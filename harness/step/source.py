@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The source that is built: a copy of the user's tree as it is, with patches, kept by the harness.
+"""The source of a build: a copy of the user's tree in its current state, with patches.
 
-The user's tree is only read, and its index is copied, not used. Its contents, local changes
-included, become one tree object in a repository of our own, which borrows all other objects from
-the user's (alternates); patches are applied to that object, in an index. Only the outcome is
-checked out, beside that repository: so nothing of the user's is ever changed, and nothing has to
-be put back, however a step ends. A file that is the same in one commit and the next is not
-touched, so make(1) builds only what differs. All worktrees of a repository share one copy.
+The user's tree is only read; its index is copied, not used. Its content, including local changes,
+becomes a tree object in a separate repository, which borrows all other objects from the user's
+(alternates). Patches are applied to that object in an index, and only the result is checked out,
+beside that repository. So nothing of the user's is ever changed, and nothing has to be restored,
+however a step ends. Files that two commits share are not touched, so make(1) builds only what
+differs. All worktrees of a repository share one copy.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from harness.host import programs
 
 #: Seconds; checking out a whole kernel from a slow disk takes minutes.
 _TIMEOUT = 3600
-#: What a hook, an alias or a user may have set; it would lead git to another repository.
+#: Variables that a hook, an alias or a user may have set, and that lead git to another repository.
 _LEADING = "GIT_"
 _KEPT = ("GIT_CONFIG", "GIT_EXEC_PATH", "GIT_SSL")
-#: Nothing of a user's settings may start a program or write beside the index.
+#: No setting of the user may start a program or write beside the index.
 _PLAIN = tuple(
     argument
     for setting in (
@@ -39,18 +39,18 @@ _PLAIN = tuple(
     )
     for argument in ("-c", setting)
 )
-#: What git says of a disk that takes nothing more: no property of the commit.
+#: Messages of git about a failing disk, which is not the fault of the commit.
 _DISK = re.compile(
     r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error"
 )
 
 
 class Untestable(HarnessError):
-    """This commit cannot be built, or not with the patches; a sentence. Others may be."""
+    """This commit cannot be built, or not with the patches; others may be."""
 
 
 class GitFailed(Exception):
-    """git's own first words about why it failed, and its exit status."""
+    """git failed: its first message, and its exit status."""
 
     def __init__(self, said: str, status: int) -> None:
         super().__init__(said)
@@ -63,10 +63,10 @@ class _Git(Protocol):
 
 @dataclass(frozen=True)
 class Commit:
-    """What is checked out in a tree: ``tree`` is git's name for all that tracked files hold.
+    """What is checked out in a tree. ``tree`` is the id of the content of all tracked files.
 
-    ``is_modified`` says that this is not just the commit. ``time`` is the commit's, in seconds
-    since the epoch.
+    ``is_modified`` is set if it differs from the commit. ``time`` is the commit's, in seconds since
+    the epoch.
     """
 
     id: str
@@ -81,9 +81,9 @@ class Commit:
 
 
 class Source:
-    """The kernel tree of the user's that ``directory`` is in; ``say`` is told what takes long.
+    """The user's kernel tree that contains ``directory``; ``say`` gets a message for slow steps.
 
-    Raises HostError where there is none.
+    Raises HostError if there is none.
     """
 
     def __init__(self, directory: Path, say: Callable[[str], None], stop: threading.Event) -> None:
@@ -93,33 +93,37 @@ class Source:
         try:
             said = self._users("rev-parse", "--show-toplevel")
         except GitFailed as error:
-            raise HostError(f"{directory} is in no git repository of a kernel ({error})") from error
+            raise HostError(
+                f"{directory} is not in a git repository of a kernel ({error})"
+            ) from error
         self.top = Path(said)
         wanted = ("Kbuild", "Makefile", "arch/x86/Kconfig")
         if not all((self.top / name).is_file() for name in wanted):
-            raise HostError(f"{self.top} is no kernel tree: it has not all of {', '.join(wanted)}")
+            raise HostError(
+                f"{self.top} is not a kernel tree: it lacks some of {', '.join(wanted)}"
+            )
 
     @property
     def key(self) -> str:
-        """A name for the repository, by where it lies: all its worktrees have the same."""
+        """A name for the repository, from its path; the same for all its worktrees."""
         common = (self.top / self._users("rev-parse", "--git-common-dir")).resolve()
         return hashlib.sha256(os.fsencode(common)).hexdigest()[:16]
 
     def open(self, place: Path) -> Copy:
-        """The copy in the directory ``place``, made if need be; its contents are not yet there."""
+        """The copy in the directory ``place``, created if necessary, but not yet checked out."""
         objects = (self.top / self._users("rev-parse", "--git-path", "objects")).resolve()
         repository = place / "git"
         if not (repository / "HEAD").is_file():
             self._git(place, {}, "init", "--quiet", "--bare", str(repository))
         (place / "source").mkdir(exist_ok=True)
-        # Of a step that was killed; this one holds the lock of the place.
+        # Left by a killed step; this step holds the lock of the place.
         for left in repository.glob("*.lock"):
             left.unlink()
         (repository / "objects/info/alternates").write_text(f"{objects}\n")
         return Copy(place, objects, self._git)
 
     def commit(self, copy: Copy) -> Commit:
-        """What is checked out, with changes to tracked files, staged or not.
+        """The checked-out state, including changes to tracked files, staged or not.
 
         New files count once they are added to the index. Raises HostError in the middle of a merge.
         """
@@ -127,23 +131,23 @@ class Source:
             head = self._users("log", "-1", "--format=%H %ct %T %s", "HEAD")
             tree = self._tree(copy)
         except (GitFailed, OSError) as error:
-            raise HostError(f"git does not say what is in {self.top} ({error})") from error
+            raise HostError(f"git cannot read {self.top} ({error})") from error
         id, time, own, subject = head.split(" ", 3)
         return Commit(id, subject, int(time), tree, tree != own)
 
     def _tree(self, copy: Copy) -> str:
-        """The tree object of all tracked files as they are, in the copy's repository.
+        """A tree object of all tracked files in their current state, in the copy's repository.
 
-        By a copy of the user's index: an editor or another git may hold the lock of the real one.
+        Uses a copy of the user's index, because an editor or another git may have locked it.
         """
         index = self.top / self._users("rev-parse", "--git-path", "index")
         with tempfile.TemporaryDirectory(prefix="index-", dir=copy.place) as directory:
             ours = Path(directory, "index")
-            # With its times: by these git knows which files may have changed after it was written.
+            # With its times, by which git knows which files may have changed since it was written.
             shutil.copy2(index, ours)
             environment = {**copy.objects(), "GIT_INDEX_FILE": str(ours)}
             if self._users("ls-files", "--unmerged", **environment):
-                raise HostError(f"a merge is under way in {self.top}; finish it, or give it up")
+                raise HostError(f"a merge is in progress in {self.top}; finish or abort it")
             self._users("add", "--update", "--", ":/", **environment)
             return self._users("write-tree", **environment)
 
@@ -171,7 +175,9 @@ class Source:
             ) from error
         if run.returncode != 0:
             if _DISK.search(run.stderr):
-                raise HostError(f"git failed: {run.stderr.strip()[-300:]}; make room on the disk")
+                raise HostError(
+                    f"git failed: {run.stderr.strip()[-300:]}; free some space on the disk"
+                )
             lines = [*run.stderr.strip().splitlines(), f"exit status {run.returncode}"]
             raise GitFailed(lines[0], run.returncode)
         return run.stdout.removesuffix("\n")
@@ -188,16 +194,16 @@ class Copy:
         self._git = git
 
     def objects(self) -> dict[str, str]:
-        """The environment by which git puts new objects into the copy's repository."""
+        """The environment that makes git write new objects to the copy's repository."""
         return {
             "GIT_OBJECT_DIRECTORY": str(self._repository / "objects"),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(self._users),
         }
 
     def patched(self, tree: str, patches: Sequence[Path]) -> str:
-        """The tree that comes of ``tree`` with ``patches``, in their order.
+        """The tree of ``tree`` with ``patches`` applied in order.
 
-        Raises Untestable where one does not apply.
+        Raises Untestable if one does not apply.
         """
         if not patches:
             return tree
@@ -207,17 +213,17 @@ class Copy:
             try:
                 self._own(index, "apply", "--cached", "--whitespace=nowarn", str(patch))
             except GitFailed as error:
-                if error.status != 1:  # git apply has it for patches that do not fit
+                if error.status != 1:  # git apply returns 1 for patches that do not apply
                     raise HostError(f"the patch {patch} cannot be read: {error}") from error
                 raise Untestable(f"the patch {patch} does not apply ({error})") from error
         return self._own(index, "write-tree")
 
     def check_out(self, tree: str) -> None:
-        """Make the files of the copy those of ``tree``; what was built from others stays.
+        """Check out the files of ``tree`` in the copy; build results stay.
 
         Raises HostError.
         """
-        # Files that an interrupted check-out made are in no index, and so in no other's way.
+        # Files of an interrupted checkout are in no index, so they do not disturb.
         under_way = self.place / "unsettled"
         try:
             was_interrupted = under_way.exists()
@@ -228,8 +234,8 @@ class Copy:
             under_way.unlink()
         except GitFailed as error:
             raise HostError(
-                f"the copy of the tree in {self.place} cannot be brought to this commit "
-                f"({error}); look at the disk, or remove {self.place} to have it made again"
+                f"the copy of the tree in {self.place} cannot be brought to this commit ({error}); "
+                f"check the disk, or remove {self.place}, which the next step makes again"
             ) from error
 
     def names(self, tree: str) -> list[str]:
@@ -246,7 +252,7 @@ class Copy:
 
 
 def without_git(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without what would lead git to a repository or an index of its choice."""
+    """``environment`` without variables that lead git to another repository or index."""
     return {
         name: value
         for name, value in environment.items()

@@ -44,9 +44,10 @@ MAX_LOGS = 256
 
 
 class Memory:
-    """Images in ``images``, which anybody may remove; all else below ``state``.
+    """The stored images in ``images``, which may be deleted at any time, and the rest below
+    ``state``.
 
-    Several steps use it at once.
+    Safe for several steps at once.
     """
 
     def __init__(self, images: Path, state: Path) -> None:
@@ -60,12 +61,12 @@ class Memory:
         touch(images)
 
     def log(self, name: str) -> Path:
-        """Where the log of the build ``name`` goes."""
+        """The path for the log of the build ``name``."""
         _limit(self._logs, MAX_LOGS - 1)
         return self._logs / f"{name}.log"
 
     def image(self, key: str) -> Path | None:
-        """The image that was kept by ``key``, if it is sound."""
+        """The image stored under ``key``, if it is intact."""
         for path in self._images.glob(f"{key}-*"):
             if path.name == f"{key}-{file_sha256(path)}":
                 touch(path)
@@ -74,14 +75,14 @@ class Memory:
         return None
 
     def keep_image(self, key: str, image: Path) -> Path:
-        """A copy of ``image`` under ``key``."""
+        """Store a copy of ``image`` under ``key``."""
         _limit(self._images, MAX_IMAGES - 1)
         new = self._images / f".{key}-{os.getpid()}"
         shutil.copyfile(image, new)
         return new.rename(self._images / f"{key}-{file_sha256(new)}")
 
     def results(self, key: str) -> tuple[KernelResult, ...]:
-        """The results that were kept by ``key``, the oldest first."""
+        """The results stored under ``key``, oldest first."""
         return tuple(self._read(key))
 
     def keep_result(self, key: str, result: KernelResult) -> None:
@@ -91,7 +92,7 @@ class Memory:
         write_atomically(path, to_json.kernel_text(result))
 
     def failure(self, key: str) -> str | None:
-        """Why what ``key`` stands for could not be built."""
+        """Why the build with this ``key`` failed, if it did."""
         known = recall(self._failures / f"{key}.json")
         why = known.get("why") if isinstance(known, dict) else None
         return why if isinstance(why, str) else None
@@ -101,7 +102,7 @@ class Memory:
         remember(self._failures / f"{key}.json", {"why": why})
 
     def forget(self, key: str, results: str) -> None:
-        """Remove all that is kept by ``key``, and the results kept by the key ``results``."""
+        """Remove everything stored under ``key``, and the results under the key ``results``."""
         kept = (*self._images.glob(f"{key}-*"), *self._of(results), self._failures / f"{key}.json")
         for path in kept:
             path.unlink(missing_ok=True)
@@ -116,7 +117,7 @@ class Memory:
 
 
 def _limit(place: Path, most: int) -> None:
-    """Remove from ``place`` what was used longest ago, down to ``most`` files."""
+    """Remove the least recently used files from ``place``, down to ``most`` files."""
     used = []
     for path in place.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another step removed it
@@ -125,18 +126,18 @@ def _limit(place: Path, most: int) -> None:
         path.unlink(missing_ok=True)
 
 
-#: Below the cache: a directory for each repository, with the copy that is built,
+#: Below the cache: a directory for each repository, with its copy,
 BUILDS = "builds"
-#: and one for the images of all of them.
+#: and one for all images.
 IMAGES = "images"
 
 
 @dataclass(frozen=True)
 class StepRequest:
-    """What the user asked for. ``confirm`` is how many more boots a commit has to be good in.
+    """The request of the user. A good commit must be good in ``confirm`` more boots.
 
-    With ``fresh`` nothing that is known of the commit counts. ``boots`` is how it is tested.
-    ``save`` is where the image is copied to.
+    With ``fresh``, earlier results of the commit do not count. ``boots`` says how it is tested. The
+    image is copied to ``save``.
     """
 
     predicate: Predicate
@@ -150,7 +151,8 @@ class StepRequest:
 
 @dataclass(frozen=True)
 class StepAnswer:
-    """What a commit is. ``why`` is for people, and may hold what a guest or a compiler said."""
+    """The verdict on a commit. ``why`` is for people and may contain text of a guest or a
+    compiler."""
 
     outcome: Outcome
     commit: Commit
@@ -158,9 +160,9 @@ class StepAnswer:
 
 
 class Step:
-    """A step in the tree that ``directory`` is in.
+    """A step in the tree that contains ``directory``.
 
-    ``say`` is told what takes time, a line each; ``listener`` how the boots go.
+    ``say`` gets a line for each slow step, ``listener`` the progress of the boots.
     """
 
     def __init__(
@@ -180,9 +182,9 @@ class Step:
         self._stop = stop
 
     def run(self) -> StepAnswer:
-        """Judge what is checked out.
+        """Judge the checked-out state.
 
-        Raises Interrupted, and HostError where nothing can be learned from any commit.
+        Raises Interrupted, and HostError if no commit could be judged.
         """
         toolchain.check()
         workspace.find_tools()
@@ -214,24 +216,24 @@ class Step:
         results = list(memory.results(results_key)) or self._of_more_checks(memory, key)
         known = self._decide(results)
         if known is not None and self._request.save is None:
-            self._say("its results are known; --fresh builds and boots it again")
+            self._say("the commit was already tested; --fresh builds and boots it again")
             return known
         try:
             image = self._image(subject, key, memory)
         except Untestable as error:
-            return Judged(Outcome.UNTESTABLE, f"it does not build: {error}")
+            return Judged(Outcome.UNTESTABLE, f"the build failed: {error}")
         if self._request.save is not None:
             shutil.copyfile(image, self._request.save)
         while (judged := self._decide(results)) is None:
             results.append(self._boot(subject.commit, image))
             if results[-1].verdict is KernelVerdict.INFRASTRUCTURE:
-                # Not "untestable": a full disk would have git skip every commit.
+                # Not "untestable": with a full disk, git would skip every commit.
                 raise HostError(f"{subject.commit} could not be booted: {results[-1].reason}")
             memory.keep_result(results_key, results[-1])
         return judged
 
     def _of_more_checks(self, memory: Memory, key: str) -> list[KernelResult]:
-        """What is known of all checks answers a question about the quick ones, too."""
+        """Results of the full profile, which also answer a question about quick checks."""
         boots = self._request.boots
         if boots.plan.profile is Profile.FULL or self._request.fresh:
             return []
@@ -239,9 +241,9 @@ class Step:
         return list(memory.results(digest([key, self._circumstances(full)])))
 
     def _decide(self, results: Sequence[KernelResult]) -> Judged | None:
-        """What ``results``, of a boot each, make of the commit; None where more are to come.
+        """Judge the commit by its ``results``, one for each boot; None if more boots are needed.
 
-        One that shows what is looked for suffices; good is what was good in all that told.
+        One bad boot is enough; a commit is good if all conclusive boots were good.
         """
         judged = [self._request.predicate.judge(result) for result in results]
         bad = [each for each in judged if each.outcome is Outcome.BAD]
@@ -252,14 +254,14 @@ class Step:
         return next((each for each in judged if each.outcome is Outcome.GOOD), judged[0])
 
     def _image(self, subject: _Subject, key: str, memory: Memory) -> Path:
-        """The image of the tree, built unless it was kept. Raises Untestable.
+        """The image of the tree, built unless it is stored. Raises Untestable.
 
-        Whoever asks for the same at the same time, in another repository, waits for it.
+        A concurrent step in another repository that needs the same image waits for it.
         """
         with self._cache.lock(f"image-{key}", self._say, "the same build"):
             kept = memory.image(key)
             if kept is not None:
-                self._say("its image is known")
+                self._say("using the stored image")
                 return kept
             failure = memory.failure(key)
             if failure is not None:
@@ -272,7 +274,7 @@ class Step:
 
     def _built(self, subject: _Subject, key: str, memory: Memory) -> Path:
         started = time.monotonic()
-        self._say("bringing the copy of the tree to this commit")
+        self._say("checking out the commit in the copy of the tree")
         subject.copy.check_out(subject.tree)
         log = memory.log(f"{subject.commit.id[:12]}-{key}")
         recipe, lock = self._request.recipe, subject.lock
@@ -285,11 +287,11 @@ class Step:
         entry = replace(kernels_yaml.for_image(image), name=commit.id[:12])
         run = session.run([entry], self._request.boots, self._cache, self._listener, self._stop)
         if run.interrupted or not run.kernels:
-            raise Interrupted("the boot was ended")
+            raise Interrupted("the boot was interrupted")
         return run.kernels[0]
 
     def _circumstances(self, boots: RunRequest) -> list[object]:
-        """All that a result depends on, beside the image."""
+        """Everything that a result depends on besides the image."""
         qemu, busybox = workspace.find_tools()
         return [
             __version__,
@@ -303,7 +305,7 @@ class Step:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A commit with patches, ``tree``, and where it is built, for as long as ``lock`` is held."""
+    """A commit with patches (``tree``), and where it is built while ``lock`` is held."""
 
     place: Path
     copy: Copy

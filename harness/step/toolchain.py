@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the host must have to build a kernel, beside what it needs to boot one. Standard library
-only: noxfile.py imports this before any dependency is installed.
+"""The tools that a host needs to build a kernel, in addition to those for booting one. Standard
+library only: noxfile.py imports this before any dependency is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.host import tools
 from harness.host.tools import Finding, Standing, Tool
 
-#: Without these no kernel can be built; all others can be booted.
+#: Without these, no kernel can be built, but other kernels can be booted.
 TOOLS = (
     Tool("git", ("git",), "reads the tree", "git", "git"),
     Tool("make", ("make",), "builds the kernel", "make", "make"),
@@ -33,7 +33,7 @@ TOOLS = (
         header="gelf.h",
     ),
 )
-#: What only some configurations ask for.
+#: Needed by some configurations only.
 OPENSSL = Tool(
     *("headers of OpenSSL", (), "are for certificates", "libssl-dev", "openssl-devel"),
     header="openssl/opensslv.h",
@@ -41,22 +41,22 @@ OPENSSL = Tool(
 
 _NO_HEADER = re.compile(r"fatal error: (\S+): No such file or directory")
 _NO_PROGRAM = re.compile(r"(?:sh: \d+: |sh: line \d+: |make\S*: )(\S+): (?:command )?[Nn]o[t ]")
-#: What says that the host failed, not the kernel's source; with the remedy.
+#: Messages that show that the host failed, not the kernel's source; with the remedy.
 _FAILURES = (
     (
         re.compile(r"No space left on device|Disk quota exceeded"),
-        "the disk is full; make room on it (`mptcp-harness prune` removes what is old)",
+        "the disk is full; free some space (`mptcp-harness prune` removes old files)",
     ),
     (
         re.compile(r"Killed signal terminated program|virtual memory exhausted|out of memory"),
         "the compiler ran out of memory; build with fewer jobs (-j), or end other programs",
     ),
-    (re.compile(r"Read-only file system|Input/output error"), "the disk failed; look at it"),
+    (re.compile(r"Read-only file system|Input/output error"), "the disk failed; check it"),
 )
 
 
 def missing() -> tuple[Tool, ...]:
-    """The tools without which no kernel can be built, and which this host lacks."""
+    """The tools for building kernels that this host lacks."""
     return tuple(tool for tool in TOOLS if tools.locate(tool) is None)
 
 
@@ -68,7 +68,7 @@ def check() -> None:
 
 
 def doctor() -> Finding:
-    """Whether kernels can be built here, which only ``step`` asks for."""
+    """Whether kernels can be built here, which only ``step`` needs."""
     absent = missing()
     if not absent:
         return Finding("kernel builds", Standing.OK, version())
@@ -77,20 +77,20 @@ def doctor() -> Finding:
 
 
 def version() -> str:
-    """The compiler, as it calls itself."""
+    """The version line of the compiler."""
     run = subprocess.run(["gcc", "--version"], capture_output=True, text=True)
     return run.stdout.partition("\n")[0]
 
 
 def ccache(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """What make(1) is told to compile through ccache, and where that keeps what it knows.
+    """The arguments for make(1) to compile through ccache, and the environment with its directory.
 
-    Nothing where there is no ccache.
+    Both are empty without ccache.
     """
     program = tools.find("ccache")
     if program is None:
         return [], {}
-    # Asked in the user's own environment: the build has a home of its own.
+    # Run in the user's environment, because the build has a different home.
     asked = [str(program), "--get-config", "cache_dir"]
     run = subprocess.run(asked, capture_output=True, text=True, env=dict(environment))
     place = run.stdout.strip()
@@ -98,9 +98,9 @@ def ccache(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
 
 
 def host_failure(lines: Sequence[str], place: Path) -> str | None:
-    """Why a build failed that says ``lines``, if that was the host's fault; a sentence.
+    """The reason why a build with the output ``lines`` failed, if the host is at fault.
 
-    ``place`` is where it was built. A missing file of the kernel's own is not the host's.
+    ``place`` is the directory of the build. A missing file of the kernel is not the host's fault.
     """
     for line in lines:
         for pattern, sentence in _FAILURES:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the console of one boot shows to have gone wrong in the kernel.
+"""Finds the reports of kernel faults on the console of one boot.
 
-A console is read in three steps: :data:`~harness.vm.signatures.TELLTALES` find the lines worth a
-look, in one pass; the messages on them are told by their signatures and gathered into reports (an
-oops alone prints four); each report becomes an incident, once per fingerprint. The work is linear
-in the console's length, whatever a guest writes there.
+A console is read in three steps: :data:`~harness.vm.signatures.TELLTALES` find candidate lines in
+one pass; signatures recognise the messages in them, which are grouped into reports (an oops alone
+prints four messages); each report becomes an incident, one per fingerprint. The work is linear in
+the console's length, whatever a guest writes.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ MAX_EXCERPT_LINES = 60
 MAX_EXCERPT = 4096
 _MAX_EXCERPT_LINE = 240
 _MAX_TITLE = 160
-#: A record of the kernel has at most 1 KiB; what is longer is not one, and is looked at in pieces.
+#: A kernel record has at most 1 KiB; a longer line is not one, and is examined in pieces.
 _MAX_LINE = 1024
-#: As many lines of the same wording are looked at; a kernel in a loop prints one for hours.
+#: The most lines of equal wording that are examined; a kernel in a loop prints one for hours.
 _MAX_ALIKE = 64
-#: After so many lines, or so many found at all, only fatal messages are looked for, and after as
-#: many again none.
+#: After so many lines or messages, only fatal messages are searched for; after twice as many, none.
 _MAX_LOOKED_AT = 3000
 _MAX_FOUND = 200_000
-#: The frames in a fingerprint: fewer join different bugs, more part one bug by its callers.
+#: Frames in a fingerprint: fewer would join different bugs, more would split one bug by its
+#: callers.
 _FRAMES = 3
-#: The halves of a message that a program's output has cut in two are at most so many lines apart.
+#: The most lines between the halves of a message that a program's output has cut in two.
 _SPLIT = 3
 _BANNER_WITHIN = 1 << 20
 
 
 def scan(console: bytes, running: Sequence[tuple[int, str]] = ()) -> tuple[Incident, ...]:
-    """The incidents on ``console``, in order: the raw bytes of one boot from the first on.
+    """The incidents on ``console``, the raw bytes of one boot, in order.
 
-    ``running`` says which check ran when: sorted pairs of the console's length in bytes when a
-    check started, and the check. At most :data:`MAX_INCIDENTS` come back: of more, panics before
-    other crashes before the rest, and of equals the first.
+    ``running`` has sorted pairs: the console's length in bytes when a check started, and the check.
+    Returns at most :data:`MAX_INCIDENTS`: panics are preferred to other crashes and those to the
+    rest, and earlier ones to later ones.
     """
     text = traces.plain(console)
     reports = _gather(_Messages(text))
@@ -67,9 +67,9 @@ def scan(console: bytes, running: Sequence[tuple[int, str]] = ()) -> tuple[Incid
 
 
 def is_environment_panic(incident: Incident) -> bool:
-    """Whether the kernel panicked for want of something to boot from: it is not to blame.
+    """Whether the kernel panicked because of its boot environment, which is not its fault.
 
-    Meant for an incident before the guest said hello; later, an init that ends is the guest's.
+    For incidents before the guest's hello; later, an init that ends is the guest's fault.
     """
     return incident.kind is IncidentKind.PANIC and bool(WRONG_ENVIRONMENT.match(incident.title))
 
@@ -81,7 +81,7 @@ def kernel_spoke(console: bytes) -> bool:
 
 @dataclass(frozen=True)
 class _Message:
-    """One line of a report; ``at`` and ``line`` say where its line starts in the plain text."""
+    """One message of a report; ``at`` and ``line`` are the start of its line in the plain text."""
 
     signature: Signature
     groups: Mapping[str, str]
@@ -96,7 +96,7 @@ class _Message:
 
 @dataclass
 class _Report:
-    """The messages of one event, and the panic it ended in."""
+    """The messages of one report, and the panic that it ended in."""
 
     messages: list[_Message]
     panic: _Message | None = None
@@ -119,12 +119,12 @@ class _Report:
 
     def add(self, message: _Message) -> None:
         if message.signature.role is Role.BANNER and message.line - self.messages[-1].line > 20:
-            self.messages = []  # what lies between is another CPU's
+            self.messages = []  # messages in between are another CPU's
         self.messages.append(message)
         self.roles.add(message.signature.role)
 
     def takes(self, message: _Message) -> bool:
-        """Whether ``message`` goes on with this report rather than starting the next."""
+        """Whether ``message`` continues this report instead of starting the next."""
         distance = message.line - self.messages[-1].line
         if message.caller and self.messages[-1].caller not in ("", message.caller):
             return False
@@ -142,7 +142,7 @@ class _Report:
                 return self.roles == {Role.PREAMBLE} and distance <= 4
             case Role.HEADLINE | Role.PREAMBLE:
                 unnamed = self.roles <= {Role.CUT, Role.PREAMBLE} and distance <= 20
-                # Where WARN() is a call, its message follows the banner (kernel/panic.c, __warn()).
+                # If WARN() is a call, its message follows the banner (kernel/panic.c, __warn()).
                 return unnamed or (self.roles == {Role.CUT, Role.BANNER} and distance <= 2)
         return False
 
@@ -152,7 +152,7 @@ class _Report:
         return self.kind is IncidentKind.PANIC and not _text(self.headline) and distance <= _SPLIT
 
     def _is_fresh(self, distance: int) -> bool:
-        """What stands before WARN()'s banner and nothing else so far: "refcount_t: …"."""
+        """Whether it so far has only what precedes WARN()'s banner: "refcount_t: …"."""
         bare = self.kind is IncidentKind.REFCOUNT or self.roles <= {Role.CUT, Role.PREAMBLE}
         return distance <= 4 and bare
 
@@ -164,8 +164,8 @@ class _Messages:
         self._text = text
         self._stamped = traces.is_stamped(text)
         self._alike: Counter[str] = Counter()
-        self._done = 0  # all before it has been looked at
-        self._at = self._line = 0  # where the line last looked at starts, and its number
+        self._done = 0  # everything before it was examined
+        self._at = self._line = 0  # start and number of the line last examined
 
     def __iter__(self) -> Iterator[_Message]:
         """Everything that has a signature, in order."""
@@ -173,7 +173,7 @@ class _Messages:
         yield from self._holding(FATAL_TELLTALES)
 
     def _holding(self, telltales: Sequence[str]) -> Iterator[_Message]:
-        # Most are nowhere on a console, and to find that out is far cheaper one by one.
+        # Most do not occur on a console, and searching for each separately finds that out faster.
         present = [telltale for telltale in telltales if telltale in self._text]
         if not present:
             return
@@ -219,7 +219,7 @@ _NUMBERS = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
 def _gather(messages: Iterable[_Message]) -> list[_Report]:
     reports: list[_Report] = []
     for message in messages:
-        # Two CPUs can be in the middle of reports at once, and each in one.
+        # Two CPUs can print reports at the same time.
         open_reports = reports[:-5:-1]
         if message.signature.role is Role.PANIC_END:
             if not any(_has_panicked(report) for report in reports):
@@ -244,7 +244,7 @@ def _has_panicked(report: _Report) -> bool:
 
 
 def _cause_of(panic: _Message, reports: Sequence[_Report]) -> _Report | None:
-    """The report that ``panic`` is the end of, by its reason."""
+    """The report that ended in ``panic``, by its reason."""
     for reason, kinds, within in AFTERMATH:
         if reason.search(_text(panic)):
             for report in reversed(reports):
@@ -282,7 +282,7 @@ def _trace(text: str, report: _Report, others: Mapping[int, _Report]) -> traces.
     stalled = report.headline.signature.stalled
     trace = traces.read(_lines(text, start, report, others), caller, stalled=stalled)
     if stalled and caller and not trace.functions:
-        # The CPU that stalled reports for itself, under its own name.
+        # The stalled CPU reports for itself, under its own name.
         trace = traces.read(_lines(text, start, report, others), "", stalled=True)
     return trace
 
@@ -294,7 +294,7 @@ def _functions(headline: _Message, trace: traces.Trace) -> tuple[str, ...]:
         return traces.functions(name.split("+")[0] for name in racing)
     function = traces.functions([headline.groups.get("function", "")], helpers=True)
     if function and trace.location not in ("", *function):
-        return function  # the trace is of another CPU, which printed at the same time
+        return function  # the trace is of another CPU that printed at the same time
     return traces.functions((*function, *trace.functions))
 
 
@@ -312,7 +312,7 @@ def _title(report: _Report, functions: Sequence[str]) -> str:
 
 def _fingerprint(signature: Signature, functions: Sequence[str], title: str) -> str:
     if signature.kind is IncidentKind.OUT_OF_MEMORY:
-        # Whoever asked for the last page is there by chance, and so is whom it killed.
+        # The allocating task and the killed one are random.
         return signature.kind.value
     if functions:
         return ":".join((signature.kind.value, *functions[:_FRAMES]))
@@ -325,7 +325,7 @@ _VOLATILE = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\S+/\d+|\[[^\]]*\]|\(\S+:\
 
 
 def _line_start(text: str, at: int) -> int:
-    """Where the line around ``at`` starts, if that is not too far back."""
+    """The start of the line around ``at``, unless it is too far back."""
     earliest = max(at - _MAX_LINE, 0)
     return max(text.rfind("\n", earliest, at) + 1, earliest)
 
@@ -333,7 +333,7 @@ def _line_start(text: str, at: int) -> int:
 def _lines(
     text: str, at: int, report: _Report, others: Mapping[int, _Report]
 ) -> Iterator[tuple[str, bool]]:
-    """The lines of ``text`` from ``at`` on, and whether one starts another report."""
+    """The lines of ``text`` from ``at`` on, each with whether it starts another report."""
     while at < len(text):
         end = text.find("\n", at)
         end = len(text) if end < 0 else end
@@ -342,7 +342,7 @@ def _lines(
 
 
 def _excerpt(text: str, report: _Report, length: int) -> str:
-    """The report as the console has it, with the two lines before, and the panic it ended in."""
+    """The report as on the console, with two lines before it and the panic that it ended in."""
     first, last = report.messages[0], report.messages[-1]
     length = min(max(length, last.line - first.line + 1, 3), MAX_EXCERPT_LINES)
     start = first.at
@@ -361,7 +361,7 @@ def _excerpt(text: str, report: _Report, length: int) -> str:
 
 
 def _timeline(console: bytes, running: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """``running`` by number of line: a check is charged with the lines begun after its start."""
+    """``running`` by line number: a check is charged with lines that begin after its start."""
     line, counted, timeline = 0, 0, []
     for offset, check in running:
         line += console.count(b"\n", counted, offset)
@@ -377,7 +377,7 @@ def _check_at(line: int, timeline: Sequence[tuple[int, str]]) -> str | None:
 
 
 def _without_parts(incidents: Iterable[Incident]) -> list[Incident]:
-    """``incidents`` but for those that another shows in full: their traces were cut off."""
+    """``incidents`` without those whose cut-off traces another incident shows in full."""
     every = list(incidents)
     cut = {
         (one.kind, one.fingerprint[: colon.start()])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A shell in the guest instead of the checks: its serial console, connected to a terminal.
 
-Kernel, command line, initramfs and devices are those of any boot, but for what stands in the
-serial port: a socket instead of a file. To connect them is our part, for QEMU is in a process
-group of its own, which may not read from a terminal.
+Kernel, command line, initramfs and devices are those of any boot, except that the serial port is a
+socket instead of a file. The harness connects it to the terminal, because QEMU is in its own
+process group, which may not read from a terminal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.vm.boot import DRAIN, last_words, read_status
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_STATUS, Machine
 from harness.vm.process import VmProcess, read_available, work_directory
 
-#: Ctrl-A, which begins a command to us; what ends the VM behind it, and what sends the byte itself.
+#: Ctrl-A, which begins a command to the harness; the keys that end the VM and that send Ctrl-A.
 ESCAPE, QUIT, LITERAL = b"\x01", b"xX", b"\x01aA"
 #: How the checker is called in the guest.
 CHECKER = "check"
@@ -52,7 +52,7 @@ echo "{greeting}"
 
 @dataclass(frozen=True)
 class ShellPlan:
-    """What is booted; ``base`` as in a BootPlan."""
+    """The boot of a shell; ``base`` as in a BootPlan."""
 
     kernel: PreparedKernel
     base: Path
@@ -63,7 +63,7 @@ class ShellPlan:
 
 @dataclass(frozen=True)
 class Terminal:
-    """The user's, already raw: two descriptors, and what the guest is told of it."""
+    """The user's terminal in raw mode: two descriptors, and its size and type for the guest."""
 
     read: int
     write: int
@@ -73,9 +73,9 @@ class Terminal:
 
 
 def run(plan: ShellPlan, terminal: Terminal, stop: threading.Event) -> None:
-    """Boot, and connect ``terminal`` until the VM ends, the user leaves it, or ``stop`` is set.
+    """Boot and connect ``terminal`` until the VM ends, the user leaves, or ``stop`` is set.
 
-    Raises :class:`HostError`, and OSError where the host's disk fails.
+    Raises :class:`HostError`, and OSError if the host's disk fails.
     """
     commandline.check_memory(plan.kernel, plan.base, plan.machine)
     with work_directory() as work:
@@ -96,7 +96,7 @@ def run(plan: ShellPlan, terminal: Terminal, stop: threading.Event) -> None:
             with VmProcess(arguments, environment, work, EVENTS_SOCKET) as vm:
                 if _Link(vm, listener, terminal, stop).serve():
                     return
-                # QEMU closes the console before it has quite ended.
+                # QEMU closes the console shortly before it ends.
                 select.select([vm.exited], [], [], DRAIN)
                 words = read_available(vm.console) or b""
             status = read_status(work / QEMU_STATUS)
@@ -113,14 +113,14 @@ def _files(greeting: str, terminal: Terminal) -> dict[str, bytes]:
 
 
 class Keys:
-    """What is typed, without what is meant for us."""
+    """Filters commands to the harness out of the typed bytes."""
 
     def __init__(self) -> None:
         self._escaped = False
         self.left = False
 
     def pass_on(self, typed: bytes) -> bytes:
-        """The part of ``typed`` that the guest gets; :attr:`left` is set once the user leaves."""
+        """The part of ``typed`` for the guest; sets :attr:`left` once the user leaves."""
         kept = b""
         for byte in (typed[i : i + 1] for i in range(len(typed))):
             if self._escaped:
@@ -137,7 +137,7 @@ class Keys:
 
 
 class _Link:
-    """Bytes to and fro, neither way waiting for the other."""
+    """Copies bytes in both directions independently."""
 
     def __init__(
         self,
@@ -152,10 +152,10 @@ class _Link:
         self._stop = stop
         self._keys = Keys()
         self._console: socket.socket | None = None
-        self._typed = b""  # what the guest has not taken yet
+        self._typed = b""  # typed bytes that the guest has not read yet
 
     def serve(self) -> bool:
-        """Until the VM ends: False; or until the user or the program ends it: True."""
+        """Copy until the VM ends (False), or until the user or the program ends it (True)."""
         try:
             while not self._stop.is_set() and not self._keys.left:
                 ready = self._wait()
@@ -168,7 +168,7 @@ class _Link:
                 self._console.close()
 
     def _actions(self) -> dict[int, Callable[[], bool]]:
-        """By descriptor what is to be done when it is ready; each says whether to go on."""
+        """The callback for each ready descriptor; it returns whether to continue."""
         if self._console is None:
             return {self._vm.exited: lambda: False, self._listener.fileno(): self._accept}
         return {
@@ -197,13 +197,13 @@ class _Link:
         return True
 
     def _exchange(self) -> bool:
-        """False at the end of what the guest has to say."""
+        """Copy what is ready; returns False at the end of the output of the guest."""
         assert self._console is not None
         if self._typed:
             try:
                 self._typed = self._typed[self._console.send(self._typed) :]
             except BlockingIOError:
-                pass  # its buffer is full: the next time
+                pass  # its buffer is full; try again later
             except OSError:
                 return False
         said = read_available(self._console.fileno())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel prints when something is wrong: one entry per message, 5.10 to 7.x.
+"""Messages that the kernel prints when something is wrong, from 5.10 to 7.x.
 
 The wording was read in the kernel's own sources, 6.1 and 7.3: kernel/panic.c, lib/bug.c,
 mm/fault.c and kernel/traps.c of x86 and arm64, lib/{refcount,list_debug,ubsan}.c,
@@ -7,8 +7,8 @@ mm/{kasan,kfence}/report.c, kernel/kcsan/report.c, kernel/locking/lockdep.c,
 kernel/rcu/tree_{stall,exp}.h, kernel/{watchdog,hung_task}.c,
 mm/{slub,oom_kill,page_alloc,kmemleak}.c.
 
-User space writes on the same console and can cut a message in two, so most messages can be told
-by either half. What is no incident: a ``WARNING: `` that is not a WARN()'s banner or lockdep's
+User space writes to the same console and can cut a message in two, so most messages are recognised
+by either half. Not an incident: a ``WARNING: `` that is neither WARN()'s banner nor lockdep's
 (mitigations, ORC tables, MTRRs: the kernel's opinion of the machine), and a taint by itself.
 """
 
@@ -22,14 +22,14 @@ from harness.verdict.results import IncidentKind as K
 
 
 class Role(Enum):
-    """What a message is to the report it stands in."""
+    """The role of a message in its report."""
 
     HEADLINE = auto()  # starts a report
     PREAMBLE = auto()  # starts one too, but "cut here" may follow
-    CUT = auto()  # "cut here": a report starts, of which nothing is known yet
-    BANNER = auto()  # WARN()'s own line, which may follow a more telling headline
+    CUT = auto()  # "cut here": starts a report whose kind is not yet known
+    BANNER = auto()  # WARN()'s own line, which may follow a more specific headline
     DIE = auto()  # the line with the oops counter, which mostly follows a headline
-    ECHO = auto()  # a later line of a report; starts one only if the headline was destroyed
+    ECHO = auto()  # a later line of a report; starts one only if the headline is missing
     PANIC = auto()
     PANIC_END = auto()
 
@@ -39,11 +39,11 @@ class Signature:
     """One message. ``title`` is filled in from the pattern's group ``what``; ``where`` and
     ``function`` are groups with a fixed meaning.
 
-    ``rank``: of a report's messages the highest, then the first, gives kind and title.
-    ``strict``: plain words, believed only in a message with a timestamp if the console has them.
-    ``within``: how many lines after the report's last message an ECHO still belongs to it, and
-    ``echoes``: to a report of which kinds. ``stalled``: is about what a CPU was doing;
-    ``in_function``: the title gains the function.
+    ``rank``: the highest-ranked message of a report, or the first of equal rank, gives kind and
+    title. ``strict``: common words, accepted only with a timestamp if the console has them.
+    ``within``: the lines after a report's last message in which an ECHO still belongs to it;
+    ``echoes``: the kinds of such reports. ``stalled``: about what a CPU was doing. ``in_function``:
+    the title includes the function.
     """
 
     kind: K
@@ -69,7 +69,7 @@ def _echo(kind: K, title: str, pattern: str, *also: K, **more: object) -> Signat
 
 _FUNCTION = r"(?:(?P<function>[A-Za-z_$][\w.$]*)\+0x)?"
 _FILE = r"[\w./+-]+\.(?:[chS]|rs):\d+"
-#: Ranks below 2 are for messages that say no more than that there is a report.
+#: Ranks below 2 are for messages that only say that there is a report.
 _VAGUE = 1
 
 _SANITIZERS = (

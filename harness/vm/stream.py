@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's event stream, read strictly: what it says is untrusted input.
+"""Reads the guest's event stream strictly; it is untrusted input.
 
-The grammar is in :mod:`guest.events`. The first violation ends the reading: what came before
-stands, everything planned and not heard of by then stays ``lost``, and the violation is kept.
+The grammar is in :mod:`guest.events`. Reading ends at the first violation, which is kept. Earlier
+results remain, and planned results that are missing by then stay ``lost``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.verdict.results import (
 )
 from harness.verdict.rounds import ONCE, Repeat, Tally
 
-#: Bytes of a whole stream; a full run has about 1 MB. Of each further round, too.
+#: Bytes of a whole stream, and of each further round; a full run has about 1 MB.
 MAX_BYTES = 16 << 20
 #: Results of one boot; a full run has several thousand.
 MAX_RESULTS = 50_000
@@ -47,9 +47,9 @@ class _Violation(Exception):
 class _Group:
     """The results that one plan event names: from ``first`` up to ``end``.
 
-    ``next`` is the one that comes next; in a further round, the first whose failure may be told.
-    ``over``: it finished in the further round that is under way. ``at``: the check that its process
-    says it is at.
+    ``next`` is the next result; in a further round, the first whose failure may be reported.
+    ``over``: it has finished in the current further round. ``at``: the check that its process
+    reports to be at.
     """
 
     first: int
@@ -64,7 +64,7 @@ class _Group:
 
 
 class StreamReader:
-    """Takes bytes as they come; :meth:`finish` gives the :class:`Stream` they amount to."""
+    """Reads the bytes of a stream; :meth:`finish` returns the :class:`Stream`."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class StreamReader:
         repeat: Repeat = ONCE,
         programs: Sequence[str] = (),
     ) -> None:
-        """``release`` and ``seed`` are what hello has to say, where they are known.
+        """``release`` and ``seed`` are the expected values in hello, if known.
 
-        ``repeat`` is what was asked of the guest, ``programs`` what it is to run after the checks.
+        ``repeat`` is as in the request; ``programs`` run after the checks.
         """
         self._nonce = nonce
         self._release = release
@@ -99,8 +99,8 @@ class StreamReader:
         self._results: dict[int, CheckResult] = {}
         self._repeat = repeat
         self._groups: list[_Group] = []
-        self._firsts: list[int] = []  # of each group the index of its first result
-        self._active: dict[int, _Group] = {}  # those that run, by their first result
+        self._firsts: list[int] = []  # the index of the first result of each group
+        self._active: dict[int, _Group] = {}  # running groups, by their first result
         self._started = False  # a check did, so that the plan is complete
         self._tally: Tally | None = None  # once the first round is over
         self._repeating = False  # a further round is under way
@@ -135,18 +135,18 @@ class StreamReader:
 
     @property
     def broken(self) -> bool:
-        """Nothing more is read."""
+        """Whether a violation ended the reading."""
         return bool(self._errors)
 
     @property
     def overflowed(self) -> bool:
-        """The guest sent more than :data:`MAX_BYTES`."""
+        """Whether the guest sent more than :data:`MAX_BYTES`."""
         return self._bytes > MAX_BYTES
 
     @property
     def running(self) -> str:
-        """The checks that were started and have not reported, or the part of a further round, or
-        a program."""
+        """The checks that have started but not reported, or the part of a further round, or a
+        program."""
         if self._in_program:
             return f"the program {self._programs[len(self._ended)]}"
         if not self._repeating:
@@ -157,12 +157,12 @@ class StreamReader:
 
     @property
     def rounds(self) -> int:
-        """Those that are done."""
+        """The number of finished rounds."""
         return 0 if self._tally is None else self._tally.done
 
     @property
     def programs(self) -> int:
-        """Those that have ended."""
+        """The number of programs that have ended."""
         return len(self._ended)
 
     @property
@@ -200,9 +200,9 @@ class StreamReader:
             yield self._buffer
 
     def finish(self, *, interrupted: bool = False) -> Stream:
-        """All that was said. Called once, when no more can come.
+        """The content of the stream. Called once, at its end.
 
-        What is missing of a further round is lost, unless it was ``interrupted`` by the user.
+        Missing results of a further round are lost, unless the user ``interrupted`` it.
         """
         if not self.broken:
             if self._buffer and not interrupted:
@@ -242,7 +242,7 @@ class StreamReader:
         return Rounds(self._repeat.rounds, 0) if self._tally is None else self._tally.rounds(cut)
 
     def _under_way(self) -> CutRound | None:
-        """The further round that has begun and is not over."""
+        """The further round that has begun but not finished."""
         if self._tally is None or not self._repeating:
             return None
         running = (self._plan[first] for first in self._active)
@@ -250,14 +250,14 @@ class StreamReader:
         return CutRound(self._tally.done, self._tally.seed, f"{names} checks" if names else "")
 
     def _lost_of_round(self) -> set[int]:
-        """The results that the round under way still owes."""
+        """The missing results of the current round."""
         if not self._repeating:
             return set()
         open_groups = (group for group in self._groups if not group.over)
         return {index for group in open_groups for index in range(group.first, group.end)}
 
     def _omissions(self) -> Iterator[str]:
-        """What a complete run cannot lack: silence about a family is not a pass."""
+        """What a complete run must contain: silence about a family is not a pass."""
         planned = {key.family for key in self._plan}
         for family in self._families:
             mptcp = self._capabilities.get(("mptcp", family))
@@ -267,7 +267,7 @@ class StreamReader:
                 yield f"{family} has MPTCP, and the guest planned no check for it"
 
     def _lacks_ipv6(self, family: Family) -> bool:
-        """Whether ``family`` is IPv6, and the kernel has none, or no MPTCP over it."""
+        """Whether ``family`` is IPv6 and the kernel lacks it, or lacks MPTCP over it."""
         found = [self._capabilities.get((name, family)) for name in ("ipv6", "mptcp_ipv6")]
         absent = any(capability is not None and not capability.present for capability in found)
         return family is Family.IPV6 and absent
@@ -367,7 +367,7 @@ class StreamReader:
             self._tally = Tally(self._repeat, self._hello_seed(), first, self._firsts)
 
     def _on_at(self, event: Event) -> None:
-        """Only what is ``running`` follows from it: any process of the guest may have written it.
+        """It only affects ``running``, because any process of the guest may have written it.
 
         It may be late, but not before the plan or after the end.
         """
@@ -418,7 +418,7 @@ class StreamReader:
         self._times.setdefault("rounds", event["t"])
 
     def _in_round(self, number: int) -> _Group:
-        """Group ``number``, of which a further round speaks."""
+        """Group ``number`` of the current further round."""
         if not self._repeating:
             raise _Violation(f"group {number} of no round")
         if not 0 <= number < len(self._groups):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""When a boot got how far, and the phases that this divides it into.
+"""Records when a boot reached each mark, and the phases between the marks.
 
-A phase lasts from its mark to the next one that was seen: where a mark is missing, as after a
-panic, the time goes to the phase that was under way.
+A phase lasts from its mark to the next one that was observed. If a mark is missing, as after a
+panic, its time belongs to the phase before it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from harness.verdict.results import Phase
 
 
 class Mark(StrEnum):
-    """Each begins the phase of its name; in the order of a boot that goes well."""
+    """Each mark begins the phase of its name; in the order of a good boot."""
 
     LAY_OUT = "lay-out"  # the work directory and the initramfs
     VIRTME_NG = "virtme-ng"  # its start-up
     QEMU = "qemu"  # has connected the event channel; its start-up, and the firmware
-    KERNEL = "kernel"  # its first line, to which decompression belongs where there is any
+    KERNEL = "kernel"  # its first line; decompression, if any, comes before it
     INIT = "init"  # the kernel runs /init: modules, and Python's start
     PROBES = "probes"  # the checker's hello: capabilities and the plan
     IPV4 = "ipv4"  # the first check of a connection in this family begins
@@ -32,14 +32,14 @@ class Mark(StrEnum):
     VIRTME_NG_END = "virtme-ng-end"  # QEMU has closed the event channel
 
 
-#: What the console says at a mark. A guest can print these too, and mislead about its speed only.
+#: The console output at a mark. A guest can print it too, which misleads only about its speed.
 _CONSOLE = {
     Mark.KERNEL: b"Linux version ",
     Mark.INIT: b"Run /init as init process",
     Mark.QEMU_END: b"reboot: Power down",
 }
 _LONGEST = max(map(len, _CONSOLE.values()))
-#: The guest's own times, see Stream.times_ms.
+#: The marks of the guest's own times, see Stream.times_ms.
 _GUEST = {
     "ipv4": Mark.IPV4,
     "ipv6": Mark.IPV6,
@@ -50,29 +50,30 @@ _GUEST = {
 
 
 class Timeline:
-    """Marks of one boot in the host's monotonic seconds; the first sight of each counts."""
+    """The marks of one boot in the host's monotonic seconds; the first occurrence counts."""
 
     def __init__(self) -> None:
         self._reached: dict[Mark, float] = {}
 
     def reach(self, mark: Mark) -> float:
-        """``mark`` is reached now, if it was not before; the time that is now."""
+        """Record ``mark`` as reached now unless it was before; returns the current time."""
         now = time.monotonic()
         self._reached.setdefault(mark, now)
         return now
 
     def read_console(self, console: bytearray, new: int) -> None:
-        """The last ``new`` bytes of ``console`` have just been read."""
+        """Look for marks in the last ``new`` bytes of ``console``, which were just read."""
         fresh = console[max(0, len(console) - new - _LONGEST) :]
         for mark, words in _CONSOLE.items():
             if mark not in self._reached and words in fresh:
                 self.reach(mark)
 
     def phases(self, times_ms: Mapping[str, int], ended: float) -> tuple[Phase, ...]:
-        """The phases up to ``ended``, in order; together they are the whole time.
+        """The phases up to ``ended``, in order; they add up to the total time.
 
-        The guest's events carry its own times, which say more than when they were read here: a
-        busy host reads several at once. Its hello ties them to the host's clock.
+        The guest's events have its own times, which are more accurate than the time of reading,
+        because a busy host reads several at once. The hello synchronises them with the host's
+        clock.
         """
         reached = dict(self._reached)
         hello = reached.get(Mark.PROBES)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel log text: a raw console as plain lines, its records, the call traces in them, and the
-source lines of their frames, where a vmlinux with debug information is at hand.
+"""Kernel log text: turns a raw console into plain lines and records, reads their call traces, and
+adds source lines if there is a vmlinux with debug information.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from pathlib import Path
 
 from harness.errors import HostError
 
-# A sequence must be complete to be taken out: of one that breaks off only the ESC goes, or a
-# guest could hide a report behind an unfinished one. "[" cannot end it: "ESC [" may have been
-# cut off by "[    1.234567] ...".
+# Only a complete sequence is removed. Of an unfinished one only the ESC is, or a guest could hide a
+# report behind it. "[" cannot end it: "ESC [" may have been cut off by "[    1.234567] ...".
 _ESCAPES = re.compile(
     rb"\x1b(?:"
     rb"\[[0-?]{0,32}[ -/]{0,4}[@-Z\\^-~]"
@@ -52,13 +51,13 @@ _HEADING = re.compile(r"Call [Tt]race:")
 _END = re.compile(r"---\[ end |={40}")
 _SYSCALL = re.compile(r"__(?:x64|ia32|arm64|riscv|se|do)_(?:compat_)?sys_")
 
-#: How far a trace may be from the line that announces it (registers and, for a hung or a stalled
-#: CPU, statistics come between), and how far a report is read at all. Lines.
+#: Lines between a trace and the line that announces it (registers and, for a hung or stalled CPU,
+#: statistics come in between), and the most lines of a report.
 _TRACE_WITHIN = 80
 _REPORT_WITHIN = 400
 
-#: Functions that take part in reporting or in getting into the kernel, or that wait, lock and
-#: allocate on behalf of their caller: every trace has some, so they tell no bug from another.
+#: Functions that report, enter the kernel, or wait, lock and allocate for their caller. Every trace
+#: has some, so they do not distinguish bugs.
 _HELPERS = re.compile(
     # reporting
     r"_*(?:dump_stack\w*|show_(?:stack|regs|trace)|dump_backtrace|dump_header|v?panic|nmi_panic"
@@ -99,9 +98,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Trace:
-    """Of one report: its functions, innermost first, without helpers; its length in lines.
+    """The trace of a report: its functions, innermost first, without helpers; its length in lines.
 
-    ``location`` is where the CPU was, helper or not, if the report has its registers.
+    ``location`` is the function at the instruction pointer, even a helper, if the report has
+    registers.
     """
 
     functions: tuple[str, ...]
@@ -110,10 +110,10 @@ class Trace:
 
 
 def plain(console: bytes) -> str:
-    """``console`` as printable ASCII, tabs and newlines; with exactly the newlines it had.
+    """``console`` as printable ASCII, tabs and newlines, with exactly its newlines.
 
-    Escapes, NULs and what is not ASCII go without a trace, so that nothing can stand inside a
-    word and hide it.
+    Escapes, NULs and non-ASCII bytes are removed without a replacement, so that they cannot hide a
+    word.
     """
     text = _ESCAPES.sub(b"", console)
     return text.translate(_CR_IS_SPACE, _NOT_TEXT).decode("ascii")
@@ -125,7 +125,8 @@ def is_stamped(text: str) -> bool:
 
 
 def records(line: str) -> Iterator[Record]:
-    """``line`` cut where kernel messages begin: user space may have written half a line before."""
+    """``line`` split at the start of kernel messages: user space may have written half a line
+    before."""
     start, caller, stamped = 0, "", False
     for stamp in _STAMP.finditer(line):
         if stamped or line[start : stamp.start()].strip():
@@ -137,10 +138,11 @@ def records(line: str) -> Iterator[Record]:
 
 
 def read(lines: Iterable[tuple[str, bool]], caller: str, *, stalled: bool) -> Trace:
-    """The trace of the report that starts with ``lines``: each with whether another starts there.
+    """The trace of the report that begins with ``lines``, each with whether another report begins
+    there.
 
-    ``caller`` leaves out other callers' messages, where the console names them. ``stalled`` is
-    for a report on what a CPU was doing: the interrupt that found out is left out.
+    ``caller`` excludes messages of other callers, if the console names them. With ``stalled``, the
+    report is about what a CPU was doing, and the interrupt that noticed is left out.
     """
     reader = _Reader(stalled)
     length, stamped = 0, False
@@ -162,7 +164,7 @@ def read(lines: Iterable[tuple[str, bool]], caller: str, *, stalled: bool) -> Tr
 
 
 def functions(names: Iterable[str], *, helpers: bool = False) -> tuple[str, ...]:
-    """``names`` of symbols without compiler suffixes, repetitions (recursion) and helpers."""
+    """The symbol ``names`` without compiler suffixes, repetitions (recursion) and helpers."""
     every: list[str] = []
     for name in names:
         # foo.isra.0, foo.constprop.0, foo.part.0, foo.cold, foo.llvm.123; since 6.10 allocators
@@ -196,7 +198,7 @@ class _Reader:
         return self.location + (self._headed or self._bare)
 
     def feed(self, text: str) -> bool:
-        """Take in ``text``; whether it belonged to a report for certain."""
+        """Read ``text``; returns whether it certainly belongs to a report."""
         if _END.match(text):
             self.ended = text.startswith("-") or self.has_frames
             return True
@@ -204,7 +206,7 @@ class _Reader:
             self._locate(location["name"])
         elif _HEADING.match(text):
             if self._complete or (self._headed and not self._stalled):
-                self.ended = True  # the next trace is of something else
+                self.ended = True  # the next trace is about something else
                 return False
             self._in_trace = True
         elif text in ("</IRQ>", "</TASK>", "</NMI>"):
@@ -219,7 +221,7 @@ class _Reader:
 
     def _locate(self, name: str) -> None:
         if self._stalled and not self.location:
-            # What came before was of the grace-period kthread, or of the interrupt itself.
+            # The previous trace was of the grace-period kthread, or of the interrupt itself.
             self.location, self._headed, self._complete = [name], [], False
         elif not self.location and not self._headed:
             self.location = [name]
@@ -228,7 +230,7 @@ class _Reader:
         if self._stalled and text != "</TASK>":
             self._headed = []
         elif self._headed:
-            # Below an interrupt lies whatever it interrupted, another on every boot.
+            # Below an interrupt is whatever it interrupted, which differs from boot to boot.
             self._complete = True
 
     def _add(self, name: str) -> None:
@@ -238,12 +240,12 @@ class _Reader:
             self._bare.append(name)
 
 
-#: Seconds for each program: a vmlinux with debug information has 500 MB.
+#: Seconds for each program; a vmlinux with debug information has 500 MB.
 PATIENCE = 120.0
 BINUTILS = ("nm", "addr2line")
 
 _SYMBOL = re.compile(r"(?P<symbol>[A-Za-z_][\w.]*)\+0x(?P<offset>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)")
-# Compiler, number and time of the build are in it.
+# Contains compiler, number and time of the build.
 _BANNER = re.compile(rb"Linux version [^\r\n]+")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
@@ -253,13 +255,13 @@ class _Frame:
     symbol: str
     offset: int
     size: int
-    is_return: bool  # behind a call, which may be the last of its line
+    is_return: bool  # a return address, which may belong to the next line
 
 
 def decode(text: str, vmlinux: Path) -> str:
-    """``text`` with source lines behind each frame of the kernel itself, inlined callers too.
+    """``text`` with source lines after each frame of the kernel itself, including inlined callers.
 
-    Frames of modules, and what ``vmlinux`` does not know, stay. Raises :class:`HostError`.
+    Frames of modules and unknown ones stay unchanged. Raises :class:`HostError`.
     """
     missing = [tool for tool in BINUTILS if shutil.which(tool) is None]
     if missing:
@@ -278,13 +280,13 @@ def decode(text: str, vmlinux: Path) -> str:
 
 
 def decode_all(texts: Sequence[str], vmlinux: Path) -> list[str]:
-    """:func:`decode` for each of ``texts``, with one look into ``vmlinux``, which takes seconds."""
+    """:func:`decode` for each of ``texts``; reads ``vmlinux``, which takes seconds, only once."""
     lines = iter(decode("\n".join(texts), vmlinux).split("\n"))
     return ["\n".join(itertools.islice(lines, text.count("\n") + 1)) for text in texts]
 
 
 def is_vmlinux_of(vmlinux: Path, console: bytes) -> bool:
-    """Whether ``vmlinux`` is of the very build that says ``Linux version …`` on ``console``."""
+    """Whether ``vmlinux`` is of the build whose ``Linux version …`` is on ``console``."""
     said = _BANNER.search(console)
     try:
         with vmlinux.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
@@ -302,7 +304,7 @@ def _frame(line: str) -> _Frame | None:
 
 
 def _addresses(vmlinux: Path, frames: Iterable[_Frame]) -> dict[_Frame, int]:
-    """Where the frames lie, as far as that is one place."""
+    """The addresses of the frames that are unambiguous."""
     wanted = {frame.symbol for frame in frames}
     starts: dict[tuple[str, int], set[int]] = defaultdict(set)
     ordered = []
@@ -310,7 +312,7 @@ def _addresses(vmlinux: Path, frames: Iterable[_Frame]) -> dict[_Frame, int]:
         fields = line.split()
         if len(fields) == 3 and fields[1] in "tTwW":
             ordered.append((int(fields[0], 16), fields[2]))
-    # The kernel takes for a symbol's size what lies before the next one (kallsyms).
+    # The kernel takes the distance to the next symbol as a symbol's size (kallsyms).
     following = sorted({address for address, _ in ordered})
     after = dict(itertools.pairwise(following))
     for address, name in ordered:

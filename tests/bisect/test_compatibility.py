@@ -155,7 +155,7 @@ def test_an_interruption_says_how_to_go_on(mapping: Mapping) -> None:
         def test(self, entries, on_result, *, stored) -> None:  # type: ignore[no-untyped-def]
             super().test(entries[:1], on_result, stored=stored)
 
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="the same command continues"):
         mapping.draw(Stopped(guest))
 
 

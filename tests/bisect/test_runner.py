@@ -128,7 +128,7 @@ def test_what_could_not_be_tested_for_the_hosts_sake_is_tried_again(tmp_path: Pa
     offline = Laboratory(lambda place: b"" if place == 9 else steady(place))
     found = search(offline, tmp_path)
     assert [tested.kernel.name for tested in found.skipped] == [NAMES[9]]
-    assert any("the same command tries that again" in note for note in found.notes)
+    assert any("the same command tries them again" in note for note in found.notes)
     online = Laboratory(steady)
     assert names(search(online, tmp_path)) == (NAMES[9], NAMES[10])
     assert online.booted == [NAMES[9]]
@@ -173,7 +173,7 @@ def test_an_end_that_cannot_be_tested_ends_it(tmp_path: Path) -> None:
 def test_without_a_wish_the_check_that_tells_the_ends_apart_is_looked_for(tmp_path: Path) -> None:
     said: list[str] = []
     found = search(Laboratory(from_on(6)), tmp_path, wanted=None, said=said)
-    assert f"looking for what differs: --check {FAULTY}" in said
+    assert f"looking for the difference: --check {FAULTY}" in said
     assert names(found) == (NAMES[5], NAMES[6])
 
 
@@ -213,7 +213,7 @@ def test_an_interruption_keeps_what_was_found_out(tmp_path: Path) -> None:
     said: list[str] = []
     assert names(search(again, tmp_path, wanted=Anything(), said=said))[1] == NAMES[19]
     assert not set(laboratory.booted) & set(again.booted)
-    assert said[0].startswith("going on with a bisect for the same: 4 results kept")
+    assert said[0].startswith("continuing an earlier bisect: 4 results kept")
 
 
 def test_more_boots_may_be_asked_for_without_losing_those_that_were_made(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_line_that_no_harness_wrote_is_refused(tmp_path: Path, old: bytes, new
 
 def test_the_state_of_another_bisect_is_refused(tmp_path: Path) -> None:
     write(tmp_path, MADE)
-    with pytest.raises(Damaged, match="another's"):
+    with pytest.raises(Damaged, match="of another bisect"):
         read(tmp_path, asked="something else")
 
 

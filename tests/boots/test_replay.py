@@ -85,7 +85,7 @@ def test_what_was_not_varied_for_want_of_kvm_is_said(
     assert done.returncode == 1, done.stderr
     assert "the failure depends on the kernel: it was reproduced in " in done.stdout
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        assert "KVM was not tried, for /dev/kvm is " in done.stdout
+        assert "KVM was not tried: /dev/kvm is " in done.stdout
 
 
 def test_the_bundle_is_of_the_seed_that_was_given(bundle: Path) -> None:

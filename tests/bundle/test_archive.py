@@ -63,7 +63,7 @@ def test_the_same_content_makes_the_same_bytes(file: Path) -> None:
 
 
 def test_a_text_is_no_bundle(file: Path) -> None:
-    assert "is no bundle, which is a .tar.zst" in refusal(file, b"kernels:\n  - name: k\n")
+    assert "is not a bundle, which is a .tar.zst" in refusal(file, b"kernels:\n  - name: k\n")
 
 
 def test_an_empty_file_is_no_bundle(file: Path) -> None:
@@ -100,7 +100,7 @@ def test_an_archive_that_was_cut_off_before_it_was_packed_is_refused(file: Path)
     ],
 )
 def test_a_name_that_leads_elsewhere_or_is_odd_is_refused(file: Path, name: str) -> None:
-    assert "is no sound bundle" in refusal(file, packed(member(name)))
+    assert "is not a valid bundle" in refusal(file, packed(member(name)))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_name_that_leads_elsewhere_or_is_odd_is_refused(file: Path, name: str)
 )
 def test_all_but_a_plain_file_is_refused(file: Path, kind: bytes) -> None:
     content = packed(member("a", kind, linkname="/etc/passwd"))
-    assert "is no plain file" in refusal(file, content)
+    assert "is not a plain file" in refusal(file, content)
 
 
 def test_a_sparse_file_that_claims_a_size_is_refused(file: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_sparse_file_that_claims_a_size_is_refused(file: Path) -> None:
         "GNU.sparse.realsize": "1" + "0" * 12,
     }
     sparse = member("a", pax_headers=headers, size=512)
-    assert "is no sound bundle" in refusal(file, packed(sparse, format=tarfile.PAX_FORMAT))
+    assert "is not a valid bundle" in refusal(file, packed(sparse, format=tarfile.PAX_FORMAT))
 
 
 def test_two_members_of_one_name_are_refused(file: Path) -> None:

@@ -104,7 +104,7 @@ def test_what_is_not_of_its_shape_is_refused(
 def test_what_is_no_object_is_refused(
     tmp_path: Path, members: dict[str, bytes], text: bytes
 ) -> None:
-    assert "is no sound bundle" in refusal(tmp_path / "b", {**members, "bundle.json": text})
+    assert "is not a valid bundle" in refusal(tmp_path / "b", {**members, "bundle.json": text})
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "result.json", "checker/__main__.py"])
@@ -118,7 +118,7 @@ def test_what_is_needed_is_missed(tmp_path: Path, members: dict[str, bytes], nam
 def test_a_member_with_other_bytes_is_refused(tmp_path: Path, members: dict[str, bytes]) -> None:
     members["checker/__main__.py"] = b"# runt\n"
     said = refusal(tmp_path / "b", members)
-    assert "checker/__main__.py has other bytes than were put there" in said
+    assert "checker/__main__.py has other bytes than were written" in said
 
 
 def test_a_result_that_is_good_is_refused(tmp_path: Path, members: dict[str, bytes]) -> None:

@@ -318,7 +318,7 @@ def test_a_failed_installation_says_what_apt_said(machine: Machine) -> None:
 @pytest.mark.usefixtures("as_root")
 def test_a_package_that_lacks_its_program_is_no_success(machine: Machine) -> None:
     machine.add("apt-get")
-    with pytest.raises(tools.ToolsMissing, match="installed the packages, and they lack it"):
+    with pytest.raises(tools.ToolsMissing, match="installed the packages, but they lack it"):
         machine.install(LDD)
 
 
@@ -412,7 +412,7 @@ def test_a_kvm_that_opens_is_not_yet_believed(
     kvm.touch()
     monkeypatch.setattr(tools, "KVM", kvm)
     assert finding(str(kvm), machine.here).found == (
-        "opens; whether a kernel boots under it is tried out"
+        "can be opened; a trial boot shows whether it works"
     )
 
 

@@ -87,7 +87,7 @@ def test_a_night_without_a_state_directory_keeps_all_in_its_output(
     output = tmp_path / "out"
     arguments = ["nightly", str(homeless), "--no-selftest", "--output", str(output)]
     assert cli.main(arguments) == 0
-    assert "nothing new is wrong" in (output / "nightly.txt").read_text()
+    assert "nothing is newly wrong" in (output / "nightly.txt").read_text()
     assert [path.parent for path in tmp_path.rglob(FILE)] == [output]
     assert not (output / "nightly.unreported").exists()
 

@@ -106,6 +106,6 @@ def test_a_night_without_kernels_is_no_good_one() -> None:
 
 def test_the_summary_counts_what_is_new_and_what_is_as_before() -> None:
     assert night(BAD).summary == "1 newly wrong"
-    assert night(BAD, BAD).summary == "nothing new is wrong, 1 still wrong"
-    assert night(GOOD, BAD).summary == "nothing new is wrong, 1 mended"
-    assert night(UNTESTED).summary == "nothing new is wrong, 1 not tested"
+    assert night(BAD, BAD).summary == "nothing is newly wrong, 1 still wrong"
+    assert night(GOOD, BAD).summary == "nothing is newly wrong, 1 mended"
+    assert night(UNTESTED).summary == "nothing is newly wrong, 1 not tested"

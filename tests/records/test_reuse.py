@@ -275,7 +275,7 @@ def replaced(past: Past, record: str) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000], ids=range(4))
 def test_what_no_harness_wrote_is_refused(past: Past, results: Results, text: str) -> None:
     replaced(past, text)
-    assert why_not(results).startswith(f"the result kept of run {RUNS[0].id} cannot be read (")
+    assert why_not(results).startswith(f"the stored result of run {RUNS[0].id} cannot be read (")
 
 
 def test_a_result_that_lacks_something_is_refused(past: Past, results: Results) -> None:

@@ -210,7 +210,7 @@ def test_full_disk_is_said_and_what_was_kept_stays(place: Path) -> None:
         kept.add(RUN.id, "first", "pass", "{}")
         (pages,) = kept._database.execute("PRAGMA page_count").fetchone()
         kept._database.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(HostError, match="make room"):
+        with pytest.raises(HostError, match="free some space"):
             kept.add(RUN.id, "second", "pass", '"' + "x" * 1_000_000 + '"')
         assert [result.kernel for result in kept.results(RUN.id)] == ["first"]
 

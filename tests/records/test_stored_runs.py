@@ -70,8 +70,8 @@ def test_last_is_the_newest(place: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("2026", "2 runs begin with '2026': 20260802-1, 20260801-1; give more"),
-        ("2027", "no run is called '2027'; the last ones are 20260802-1, 20260801-1"),
+        ("2026", "2 runs begin with '2026': 20260802-1, 20260801-1; give a longer prefix"),
+        ("2027", "there is no run '2027'; the last ones are 20260802-1, 20260801-1"),
     ],
 )
 def test_a_word_that_names_no_single_run_is_refused(place: Path, word: str, said: str) -> None:
@@ -160,7 +160,7 @@ def test_a_run_that_was_interrupted_is_none_to_compare_with(place: Path) -> None
 
 def test_the_first_of_its_kind_has_none_before_it(place: Path) -> None:
     keep(place, "1", factories.kernel())
-    with pytest.raises(UsageError, match="no whole run before 1 was asked for the same"):
+    with pytest.raises(UsageError, match="no complete run before 1 has the same kernels"):
         stored_runs.last_two(place)
 
 
@@ -200,7 +200,7 @@ def test_in_an_empty_store_history_says_how_to_make_a_run(place: Path) -> None:
 
 def test_an_empty_word_is_not_the_working_directory(place: Path) -> None:
     keep(place, "20260801-1", factories.kernel())
-    with pytest.raises(UsageError, match="no run is called ''"):
+    with pytest.raises(UsageError, match="there is no run ''"):
         stored_runs.find("", place)
 
 

@@ -64,7 +64,7 @@ def test_what_is_no_bundle_is_status_2(
     text = tmp_path / "notes.txt"
     text.write_text("it failed again\n")
     assert replay(bench, text) == EXIT_USAGE
-    assert capsys.readouterr().err.startswith(f"{text} is no bundle, which is a .tar.zst")
+    assert capsys.readouterr().err.startswith(f"{text} is not a bundle, which is a .tar.zst")
 
 
 def test_another_image_is_status_2(bench: Bench, bundle: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_an_image_that_is_named_is_taken(bench: Bench, tmp_path: Path) -> None:
 def test_another_image_that_is_named_is_refused(bench: Bench, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"another")
-    with pytest.raises(UsageError, match=r"and the bundle is of .* SHA-256 "):
+    with pytest.raises(UsageError, match=r"but the bundle needs .* SHA-256 "):
         find(bench, other)
 
 

@@ -116,7 +116,7 @@ def _compiled(name: str) -> str:
 def test_where_kvm_is_not_usable_that_is_said(bench: Bench) -> None:
     bench.replay(replace(bench.bundle(), kvm=True))
     assert bench.plans[0].machine.kvm is False
-    said = "it failed under KVM, and is booted under TCG, for KVM is missing here"
+    said = "it failed under KVM but is booted under TCG: KVM is missing here"
     assert said in bench.said
 
 
@@ -142,8 +142,8 @@ def test_the_failing_number_of_processors_is_among_them(bench: Bench) -> None:
 def test_kvm_that_cannot_be_varied_is_not_left_out_in_silence(bench: Bench) -> None:
     tried = bench.replay(vary=True)
     assert [one.obstacle for one in tried if not one.again] == [
-        "KVM was not tried, for KVM is missing here",
-        "KVM was not tried, for KVM is missing here",
+        "KVM was not tried: KVM is missing here",
+        "KVM was not tried: KVM is missing here",
     ]
 
 
@@ -213,4 +213,4 @@ def test_what_was_known_then_is_known_in_the_replay(bench: Bench, tmp_path: Path
 def test_other_expectations_are_said(bench: Bench) -> None:
     bundle = bench.bundle()
     bench.replay(replace(bundle, expected={**bundle.expected, "mptcp": True}))
-    assert bench.said[-1] == "this harness expects otherwise of this kernel: mptcp"
+    assert bench.said[-1] == "this harness has different expectations of this kernel: mptcp"

@@ -186,7 +186,7 @@ def test_a_whole_run_is_not_gone_on_with(desk: Desk) -> None:
 
 
 def test_where_nothing_was_asked_for_nothing_is_gone_on_with(desk: Desk) -> None:
-    with pytest.raises(UsageError, match="no run was asked for the same kernels"):
+    with pytest.raises(UsageError, match="no run has the same kernels"):
         desk.resume()
     assert not desk.store.exists()
 
@@ -196,7 +196,7 @@ def test_where_nothing_was_asked_for_nothing_is_gone_on_with(desk: Desk) -> None
 )
 def test_other_settings_make_another_run(desk: Desk, settings: dict[str, Any]) -> None:
     desk.interrupted()
-    with pytest.raises(UsageError, match="no run was asked for the same"):
+    with pytest.raises(UsageError, match="no run has the same"):
         desk.run(resume=True, **settings)
 
 
@@ -337,7 +337,7 @@ def test_a_damaged_store_is_set_aside_and_that_is_said(desk: Desk) -> None:
 
 def test_without_a_store_nothing_is_tested(desk: Desk) -> None:
     desk.store.mkdir(parents=True)
-    with pytest.raises(HostError, match=f"{FILE}, where results are kept, cannot be used"):
+    with pytest.raises(HostError, match=f"{FILE}, the store of results, cannot be used"):
         desk.run()
     assert desk.outcomes.booted == []
 

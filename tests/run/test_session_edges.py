@@ -33,7 +33,7 @@ def test_any_other_directory_than_that_of_the_interrupted_run_is_refused(
     desk: Desk, name: str
 ) -> None:
     run = desk.interrupted()
-    with pytest.raises(UsageError, match=f"is in {run.directory}; leave --output away"):
+    with pytest.raises(UsageError, match=f"is in {run.directory}; omit --output"):
         desk.run(resume=True, output=desk.directory / name)
 
 
@@ -127,7 +127,7 @@ def test_a_bundle_that_cannot_be_made_is_said_with_its_traceback(
 
     monkeypatch.setattr(Bundles, "keep", broken)
     run = desk.run()
-    said = [progress.detail for progress in desk.heard if "no bundle" in progress.detail]
+    said = [progress.detail for progress in desk.heard if "its bundle could not" in progress.detail]
     assert said == list(run.notes)
     assert len(said) == len(NAMES)
     place = "kernels/kernel-0/attempt-1/traceback.txt"

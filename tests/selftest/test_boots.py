@@ -115,7 +115,7 @@ def test_without_a_choice_all_faults_are_tried() -> None:
 
 
 def test_an_unknown_fault_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(UsageError, match=r"'panick' is no fault .* panic, oops"):
+    with pytest.raises(UsageError, match=r"'panick' is not a fault .* panic, oops"):
         selftest.select("oops,panick")
 
 
@@ -294,7 +294,7 @@ def test_a_reason_cannot_act_on_the_terminal() -> None:
         (
             [replace(BAD, fault="none")],
             3,
-            "selftest NOT OK: no kernel passes, and faults can only be told from a good one (12 s)",
+            "selftest NOT OK: no kernel passes, so faults cannot be tested (12 s)",
         ),
     ],
     ids=["seen", "not seen", "not done", "not possible", "no good kernel"],

@@ -64,7 +64,7 @@ def test_a_full_disk_stops_the_bisect(
 ) -> None:
     (tree.diary / "full").touch()
     assert step() == 128
-    assert "the disk is full; make room on it" in capsys.readouterr().err
+    assert "the disk is full; free some space" in capsys.readouterr().err
 
 
 def test_without_a_compiler_the_bisect_stops(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,7 +428,7 @@ def test_a_merge_under_way_stops_the_bisect(
     with pytest.raises(subprocess.CalledProcessError):
         tree.git("merge", "-")
     assert step() == 128
-    assert "a merge is under way" in capsys.readouterr().err
+    assert "a merge is in progress" in capsys.readouterr().err
 
 
 # What is known already, wherever it was found out.
