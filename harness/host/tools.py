@@ -268,7 +268,7 @@ def kvm_obstacle(device: Path) -> tuple[str, str] | None:
     except FileNotFoundError:
         return "absent", (
             "load kvm_intel or kvm_amd; in a VM, enable nested virtualisation; in a container, "
-            "start it with --device {device}"
+            f"start it with --device {device}"
         )
     except OSError as error:
         if error.errno == errno.EACCES:
