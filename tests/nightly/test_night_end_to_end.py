@@ -260,7 +260,7 @@ def test_where_the_good_kernel_is_gone_its_nearest_elder_is_taken(
     monkeypatch.setattr(night, "age", lambda candidate: order[candidate.release])
     found = nights.night(FAILS)
     assert nights.searched[0][0].good == "series-6.12.8"
-    assert "6.12.7, which was good, is gone from series; 6.12.8 is taken" in text(found)
+    assert "6.12.7, which was good, is gone from series; using 6.12.8" in text(found)
 
 
 def test_a_user_who_wants_no_bisect_gets_none(

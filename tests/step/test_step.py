@@ -519,4 +519,4 @@ def test_a_long_build_says_how_far_it_is(
     monkeypatch.setattr(Build, "_progress", told)
     monkeypatch.setattr(programs, "SAY_EVERY", 0.0)
     assert step() == 0
-    assert "1 file built, the last is net/mptcp/code.o" in capsys.readouterr().out
+    assert "1 file built, last net/mptcp/code.o" in capsys.readouterr().out
