@@ -277,7 +277,7 @@ def test_a_kernel_of_no_series_is_not_bisected_and_the_report_says_what_to_add(
     rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
     monkeypatch.setattr(night, "everything", lambda *_: ([], ()))
     found = nights.night(FAILS)
-    assert "no series of the manifest holds 4.19.0: add one" in text(found)
+    assert "no series of the manifest holds 4.19.0; to bisect it, add" in text(found)
 
 
 def test_a_bisect_that_fails_leaves_a_report(
