@@ -4,8 +4,8 @@
 import sys
 
 if not __package__:
-    # Run as a directory or a file: sys.path starts with guest/ itself, where -I keeps it the
-    # only place of ours. Its parent is where the package is found.
+    # Run as a directory or a file: sys.path starts with guest/ itself, and -I keeps other
+    # directories out. The package is found in its parent.
     sys.path[0] = __file__.rpartition("/")[0].rpartition("/")[0] or (
         "." if "/" in __file__ else ".."
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Structures and constants of linux/mptcp.h and linux/tcp.h, with their sizes by kernel.
 
-Each structure is written down once, as a list of fields in the kernel's order under the
-kernel's names; offsets follow from C's alignment rules and are compared with the BTF of real
-kernels in the tests. All numbers are native: the checker runs on the machine it asks.
+Each structure is defined once, as a list of fields in the kernel's order with the kernel's names.
+Offsets follow from C's alignment rules; the tests compare them with the BTF of real kernels. All
+numbers have native byte order.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ U64 = 1 << 64
 class Layout:
     """A C structure: fields of fixed width in native byte order.
 
-    ``fields`` are ``(name, code)`` with a code of :mod:`struct` (``B H I Q``), ``Ns`` for N
-    bytes, or ``Ns:A`` for N bytes that must stand at a multiple of A. A field named ``_…`` is
-    padding or a bit-field storage unit nobody reads by name.
+    ``fields`` are ``(name, code)`` with a code of :mod:`struct` (``B H I Q``), ``Ns`` for N bytes,
+    or ``Ns:A`` for N bytes aligned to A. A field named ``_…`` is padding or the storage unit of a
+    bit-field.
     """
 
     def __init__(self, name: str, fields: Sequence[tuple[str, str]], align: int = 1) -> None:
@@ -69,11 +69,11 @@ class Layout:
         return data
 
     def view(self, data: bytes | bytearray) -> View:
-        """``data``, possibly shorter or longer than the structure, to be read by field name."""
+        """A view of ``data``, which may be shorter or longer than the structure."""
         return View(self, bytes(data))
 
     def read(self, data: bytes, field: str) -> object:
-        """The value of ``field``, or None where ``data`` ends before the field does."""
+        """The value of ``field``, or None if ``data`` ends before the end of the field."""
         if self.end_of(field) > len(data):
             return None
         return struct.unpack_from(self._codes[field], data, self.offsets[field])[0]
@@ -117,7 +117,7 @@ class View:
 
 
 class Truncated(Exception):
-    """A field lies beyond what the kernel returned."""
+    """A field is beyond the bytes that the kernel returned."""
 
 
 #: struct mptcp_info. The kernel returns 48 bytes in 5.16 to 6.4, 80 in 6.5 to 6.7 (packet
@@ -139,7 +139,7 @@ MPTCP_INFO_LAYOUT = Layout(
         ("mptcpi_local_addr_used", "B"),
         ("mptcpi_local_addr_max", "B"),
         ("mptcpi_csum_enabled", "B"),
-        # 6.5; this field fills what padded the 48 bytes before, so its presence proves nothing
+        # 6.5; this field replaces padding of the 48 bytes, so its presence proves nothing
         ("mptcpi_retransmits", "I"),
         ("mptcpi_bytes_retrans", "Q"),
         ("mptcpi_bytes_sent", "Q"),
@@ -156,9 +156,9 @@ MPTCP_INFO_LAYOUT = Layout(
         ("mptcpi_last_ack_recv", "I"),
     ],
 )
-#: What a kernel that has packet stats returns at least: the structure as it was in 6.5.
+#: The least that a kernel with packet stats returns: the structure of 6.5.
 PACKET_STATS_SIZE = MPTCP_INFO_LAYOUT.end_of("mptcpi_bytes_acked")
-#: The structure as 5.16 had it, to its padded end: no kernel returns less.
+#: The structure of 5.16 with its padding: no kernel returns less.
 MPTCP_INFO_MIN_SIZE = 48
 
 #: struct tcp_info: 232 bytes in 5.10 to 6.1, 240 with tcpi_rehash in 6.2, 248 with
@@ -298,5 +298,5 @@ def family_of(sockaddr: bytes) -> int:
 
 
 def advance(later: int, earlier: int) -> int:
-    """How far a 64-bit counter went from ``earlier`` to ``later``, modulo 2^64."""
+    """The increase of a 64-bit counter from ``earlier`` to ``later``, modulo 2^64."""
     return (later - earlier) % U64

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One process that runs the checks of one scenario, in one family or in both.
 
-It is forked from the checker, so that it imports nothing, and tells its parent the outcome of each
-check through a pipe. The parent reads several at a time, for a switch between processes costs an
-emulated processor more than most checks do. What takes the kernel down must have been named before,
-so the child itself says which check comes next. Between two families it waits for its turn: until
-the parent has told all of the first, and that the second begins. Each has a network namespace.
+It is forked from the checker, so that it imports nothing, and reports the outcome of each check to
+its parent through a pipe. The parent reads several at a time, because a switch between processes
+costs an emulated processor more than most checks do. A check that crashes the kernel must have been
+named before, so the child itself reports the next check. Between two families it waits until the
+parent has reported all of the first family and the start of the second. Each family has its own
+network namespace.
 """
 
 from __future__ import annotations
@@ -37,23 +38,23 @@ if TYPE_CHECKING:
 #: Length of a record's text in bytes.
 _LENGTH = struct.Struct("=I")
 _MAX_RECORD = 1 << 20
-#: What the first field of a record says beside a verdict.
+#: Values of the first field of a record other than verdicts.
 READY, SETUP_FAILED = "ready", "setup failed"
 _SIGUSR1, _SIGPIPE = 10, 13
-#: Seconds in which a process that still takes signals says where it is.
+#: Seconds in which a process that still handles signals reports its position.
 _ANSWER_S = 1.0
 #: Descriptors that the checker has, at most.
 _FILES = 256
 #: A check's seed is below this prime.
 _SEEDS = (1 << 61) - 1
-#: Makes names that are alike differ by more than runs do.
+#: Spreads the seeds of similar names further apart than those of runs.
 _FACTOR = 0x9E3779B97F4A7C15
 
 
 class Item:
-    """One result to come: the check, where it runs, and its number in the plan.
+    """A planned result: the check, where it runs, and its number in the plan.
 
-    ``lacking`` says which capability it needs that is absent, or "".
+    ``lacking`` is the absent capability that it needs, or "".
     """
 
     __slots__ = ("check", "index", "lacking", "phase", "side")
@@ -70,9 +71,9 @@ class Item:
 
 
 class Job:
-    """What one process runs: ``items`` of ``scenario``, with sockets of ``family``.
+    """The ``items`` of ``scenario`` that one process runs with sockets of ``family``.
 
-    ``port`` is where it says which check comes next, or -1.
+    ``port`` is the descriptor to which it reports the next check, or -1.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Child:
     """The process, as its parent sees it."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.silent = False  # it has closed its pipe: it ends, or will end
+        self.silent = False  # it has closed its pipe, and ends
         self._buffer = b""
         self._watch(jobs[0])
         self.records, records = os.pipe()
@@ -132,21 +133,21 @@ class Child:
 
     @property
     def signs(self) -> Sequence[int]:
-        """Descriptors that become readable when there is something to be done at once."""
+        """Descriptors that become readable when the child needs attention."""
         return [fd for fd in (self.process, self._done) if fd >= 0]
 
     def begin(self, job: Job) -> None:
-        """Let it, which waits for its turn or soon will, begin with ``job``."""
+        """Let the child begin with ``job``; it waits for its turn or soon will."""
         self._watch(job)
         os.write(self._turn, b"1")
 
     def note(self, readable: Collection[int]) -> None:
-        """Take the sign that it waits, so that it wakes nobody again."""
+        """Consume the sign that it waits, so that it does not wake the parent again."""
         if self._done in readable:
             os.read(self._done, 1)
 
     def read(self) -> Iterator[Sequence[str]]:
-        """The records that have come. Raises ValueError for what is none."""
+        """The records that have arrived. Raises ValueError for an invalid one."""
         self._buffer += self._available()
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
@@ -179,7 +180,7 @@ class Child:
         return isolation.reap(self.pid)
 
     def place_in_python(self) -> str:
-        """Where each thread of it is, if it still takes a signal."""
+        """The position of each of its threads, if it still handles signals."""
         try:
             os.kill(self.pid, _SIGUSR1)
         except OSError:
@@ -213,7 +214,7 @@ def _work(jobs: Sequence[Job], parent: int, records: int, turn: int = -1, done: 
     """Run the jobs to their end; does not return."""
     isolation.enter(parent)
     keep_only(0, 1, 2, *[fd for fd in (records, turn, done, jobs[0].port) if fd >= 0])
-    _signal.signal(_SIGPIPE, _signal.SIG_IGN)  # an error is what a check looks for
+    _signal.signal(_SIGPIPE, _signal.SIG_IGN)  # checks look for the error instead
     _answer_signals(records)
 
     def tell(*fields: str) -> None:
@@ -222,7 +223,7 @@ def _work(jobs: Sequence[Job], parent: int, records: int, turn: int = -1, done: 
         while data:
             data = data[os.write(records, data) :]
 
-    # The parent passes over jobs of which nothing can run, too.
+    # The parent skips jobs of which nothing can run, too.
     left = [job for job in jobs if not all(item.lacking for item in job.items)]
     for job in left:
         if job is not left[0]:
@@ -246,12 +247,12 @@ def _run(job: Job, tell: Callable[..., None]) -> None:
             os.write(job.port, events.at(item.index))
         verdict, told = _outcome(job, item)
         if os.getpid() != me:
-            os._exit(1)  # a check forked, and this is what it forked
+            os._exit(1)  # a child that a check forked
         tell(verdict, *(part for name in told for part in (name, _short(told[name]))))
 
 
 def keep_only(*wanted: int) -> None:
-    """Close all other files: what was open for the checker is not for a check."""
+    """Close all other files, because checks must not use files of the checker."""
     first = 0
     for fd in (*sorted(wanted), _FILES):
         if first < fd:  # closerange() of an empty range closes all
@@ -260,7 +261,7 @@ def keep_only(*wanted: int) -> None:
 
 
 def _answer_signals(records: int) -> None:
-    """Have SIGUSR1 write where each thread is, whatever it does, unless the kernel holds it."""
+    """Make SIGUSR1 print the position of each thread, unless the kernel blocks it."""
     if faulthandler is not None:
         try:
             faulthandler.register(_SIGUSR1, file=records, all_threads=True)
@@ -269,7 +270,7 @@ def _answer_signals(records: int) -> None:
 
 
 def _set_up(job: Job, lab: Lab) -> str:
-    """Prepare the namespace; why it cannot be, in words, or ""."""
+    """Prepare the namespace; returns why that is impossible, or ""."""
     try:
         isolation.isolate()
         if job.scenario.setup is not None:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One MPTCP connection over loopback, both ends, and the phases it is taken through.
+"""One MPTCP connection over loopback, with both ends, and its phases.
 
-Both ends live in this process and are driven in turn, so that what a check sees does not
-depend on the scheduler: the same kernel and seed give the same results.
+This process drives both ends in turn, so that results do not depend on the scheduler: the same
+kernel and seed give the same results.
 """
 
 from __future__ import annotations
 
-# socket.py imports enum and selectors, 0.2 s in an emulated VM; its C half is all we need.
+# socket.py imports enum and selectors, which takes 0.2 s in an emulated VM; its C half is enough.
 import _socket
 import time
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 LOOPBACK = {_socket.AF_INET: "127.0.0.1", _socket.AF_INET6: "::1"}
-#: Seconds after which a call that cannot block on a sound kernel is given up.
+#: The timeout in seconds of a call that cannot block on a correct kernel.
 IO_DEADLINE = 10.0
 #: Seconds to wait for data or acknowledgements in flight; loopback needs microseconds.
 SETTLE_DEADLINE = 5.0
-#: The same for a check that has once waited so long in vain.
+#: The same for a check that has already timed out once.
 RETRY_DEADLINE = 0.2
 #: Bytes asked of one recv(2), so that a stream takes several.
 READ_SIZE = 8192
-#: Bytes written and not read yet, at most: one read. With more, a last piece waits for Nagle and
-#: the delayed acknowledgement, 40 ms each time.
+#: The most bytes in flight, one read: with more, the last piece waits 40 ms for Nagle's algorithm
+#: and the delayed acknowledgement.
 IN_FLIGHT = READ_SIZE
 
 
 class TransferFailed(Exception):
-    """The connection broke, or data did not arrive; nothing after this point can be checked."""
+    """The connection failed or data did not arrive, so nothing further can be checked."""
 
 
 class Patience:
     """How long a check waits for a value to settle.
 
-    A check that has waited in vain fails wherever it is made: to wait as long at each of its
-    places, and in each round, would make minutes of a second on a broken kernel.
+    A check that has timed out fails at every place. Waiting as long at each place and in each round
+    would take minutes on a broken kernel.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Patience:
 
 
 class End:
-    """One side of a connection, and what is known to have gone through it."""
+    """One side of a connection, and the data that went through it."""
 
     def __init__(self, side: str, sock: _socket.socket, began: float, patience: Patience) -> None:
         self.side = side
@@ -72,7 +72,7 @@ class End:
         self.peer_closed = False  # the peer's FIN was read
         self.content = b""  # everything read
         self.expected = b""  # everything the peer was told to write
-        #: MPTCP_INFO before anything was read or written here; later samples count from it.
+        #: MPTCP_INFO before this end read or wrote anything; later samples are relative to it.
         self.first_info: Optional[abi.View] = None
         #: Bytes that had arrived, unread, when first_info was taken.
         self.early = 0
@@ -84,7 +84,7 @@ class End:
             self.first_info = abi.MPTCP_INFO_LAYOUT.view(answer.filled)
 
     def mptcp_info(self, size: int = 2 * abi.MPTCP_INFO_LAYOUT.size) -> sockopt.Answer:
-        """MPTCP_INFO into ``size`` bytes, by default more than any kernel has to give."""
+        """MPTCP_INFO into ``size`` bytes, by default more than any kernel returns."""
         return sockopt.getsockopt(self.fd, abi.SOL_MPTCP, abi.MPTCP_INFO, bytes(size))
 
 
@@ -104,7 +104,7 @@ class Connection:
         listener = _socket.socket(family, _socket.SOCK_STREAM, protocol)
         client = _socket.socket(family, _socket.SOCK_STREAM, protocol)
         try:
-            # Port 0: the kernel picks one, so that nothing depends on a port being free.
+            # Port 0: the kernel chooses a free port.
             listener.bind((LOOPBACK[family], 0))
             listener.listen(1)
             client.settimeout(IO_DEADLINE)
@@ -126,23 +126,22 @@ class Connection:
         return self.client if side == CLIENT else self.server
 
     def send_early(self) -> None:
-        """Write the payload before the server has looked at its socket, and let it arrive."""
+        """Write the payload before the server uses its socket, and wait until it has arrived."""
         self.client.sock.sendall(self.payload)
         self.client.sent += len(self.payload)
         self.server.expected += self.payload
         self.server.early = len(self.payload)
 
     def transfer(self) -> None:
-        """Send the payload, or what is left of it, to the server and back."""
+        """Send the payload, or the rest of it, to the server and back."""
         self._pump(self.client, self.payload[self.client.sent :], len(self.payload))
         self._pump(self.server, self.payload, len(self.payload))
 
     def _pump(self, source: End, data: bytes, want: int) -> None:
-        """Write ``data`` at ``source`` while reading at its peer until that has ``want`` bytes.
+        """Write ``data`` at ``source`` and read at its peer until that has ``want`` bytes.
 
-        Never more than :data:`IN_FLIGHT` bytes are on their way: data that fills the peer's
-        buffer makes MPTCP send some of it again when the window opens (seen from 96 KiB on),
-        which tcp_info counts.
+        At most :data:`IN_FLIGHT` bytes are in flight: if data fill the peer's buffer, MPTCP
+        retransmits some when the window opens (seen from 96 KiB on), which tcp_info counts.
         """
         sink = source.peer
         sink.expected += data

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What sock_diag(7) says of MPTCP sockets and of the TCP sockets that are their subflows.
+"""Reads sock_diag(7) for MPTCP sockets and for the TCP sockets of their subflows.
 
 ::
 
@@ -10,9 +10,9 @@
     diag.mptcp(token)                 # the MPTCP socket itself; .info is a struct mptcp_info
     diag.mptcp_sockets()              # a dump of them
 
-A socket that is not there raises :class:`~guest.netlink.Refused` (ENOENT). So does every question
-about MPTCP sockets where the kernel lacks CONFIG_INET_MPTCP_DIAG or has not loaded the module.
-Structures and numbers are those of linux/inet_diag.h, linux/sock_diag.h and linux/mptcp.h.
+A socket that does not exist raises :class:`~guest.netlink.Refused` (ENOENT). So does every request
+for MPTCP sockets if the kernel lacks CONFIG_INET_MPTCP_DIAG or the module is not loaded. Structures
+and numbers are those of linux/inet_diag.h, linux/sock_diag.h and linux/mptcp.h.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EVERY_STATE = (1 << 13) - 1
 #: Attributes of an answer (INET_DIAG_*).
 MEMINFO, INFO, CONG, TOS, TCLASS, SKMEMINFO, SHUTDOWN = 1, 2, 4, 5, 6, 7, 8
 SKV6ONLY, MARK, CLASS_ID, ULP_INFO, CGROUP_ID, SOCKOPT = 11, 15, 17, 19, 21, 22
-#: Bits of idiag_ext for everything that has to be asked for.
+#: All bits of idiag_ext.
 EVERYTHING = 0xFF
 REQ_PROTOCOL = 3
 ULP_NAME, ULP_MPTCP = 1, 3
@@ -129,7 +129,7 @@ class Ulp:
 
 
 class Record:
-    """One socket as diag shows it. What the kernel did not say is None."""
+    """One socket as diag shows it. Absent values are None."""
 
     __slots__ = (
         "attributes",
@@ -193,7 +193,7 @@ class Record:
 
     @property
     def priority(self) -> Optional[int]:
-        """SO_PRIORITY: INET_DIAG_CLASS_ID holds it where no cgroup sets a class."""
+        """SO_PRIORITY: INET_DIAG_CLASS_ID has it unless a cgroup sets a class."""
         return self.number(CLASS_ID)
 
     @property
@@ -212,7 +212,7 @@ class Record:
 
     @property
     def info(self) -> abi.View:
-        """struct tcp_info, of an MPTCP socket struct mptcp_info."""
+        """struct tcp_info, or struct mptcp_info of an MPTCP socket."""
         is_mptcp = self.protocol == abi.IPPROTO_MPTCP
         layout = abi.MPTCP_INFO_LAYOUT if is_mptcp else abi.TCP_INFO_LAYOUT
         return layout.view(self.attributes.get(INFO, b""))
@@ -237,9 +237,9 @@ class Record:
 
 
 class Diag:
-    """A sock_diag socket of the network namespace that it is made in.
+    """A sock_diag socket of the network namespace in which it is created.
 
-    The kernel makes a dump in pieces of ``room`` bytes at most.
+    The kernel sends a dump in pieces of at most ``room`` bytes.
     """
 
     def __init__(self, room: int = netlink.ROOM) -> None:
@@ -249,7 +249,7 @@ class Diag:
         self._netlink.close()
 
     def tcp(self, local: Sequence[object], remote: Sequence[object], interface: int = 0) -> Record:
-        """The TCP socket between two addresses, which are as getsockname() has them."""
+        """The TCP socket between two addresses, in the form of getsockname()."""
         family, ident = _sockid(local, remote, interface)
         body = self._netlink.query(SOCK_DIAG_BY_FAMILY, _request(family, ident))
         return Record(body, IPPROTO_TCP)
@@ -259,7 +259,7 @@ class Diag:
         return self.tcp(sock.getsockname(), sock.getpeername())
 
     def tcp_listener(self, sock: _socket.socket) -> Record:
-        """The TCP socket that a listening ``sock`` is on, MPTCP or TCP."""
+        """The TCP socket of a listening ``sock``, MPTCP or TCP."""
         local = sock.getsockname()
         found = self.tcp_sockets(sport=local[1], states=1 << LISTEN, family=int(sock.family))
         if not found:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A checker that misbehaves on purpose, for ``mptcp-harness selftest``.
 
-There it takes the place of ``guest/__main__.py`` in the initramfs; no other boot has it. It runs
-the real checker, whose events pass through :class:`Misbehaving`, and does wrong at one of them.
+In those boots it replaces ``guest/__main__.py`` in the initramfs; no other boot has it. It runs the
+real checker, whose events pass through :class:`Misbehaving`, and misbehaves at one of them.
 """
 
 import os
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 #: The name of the fault, and a module for this kernel with the code of a fault in the kernel.
 NAME = "/opt/fault"
 MODULE = "/opt/fault.ko"
-#: Faults of a check strike in this one; the first few leave something to be lost.
+#: Faults of a check happen in this one, so that earlier results exist.
 CHECK = 3
 SIGSTOP = 19  # signal.py imports enum, which costs a VM 0.1 s
 
 
 class Misbehaving(events.Emitter):
-    """Strikes at one event: before it is written, but for a ``start``, which goes out first."""
+    """Misbehaves at one event: before it is written, except for a ``start``, which is written
+    first."""
 
     when = ""
     strike: "Strike"
@@ -47,7 +48,7 @@ class Misbehaving(events.Emitter):
             type(self).strike(self, fields)
 
     def line(self, offset: int, kind: str, **fields: "Value") -> bytes:
-        """The event that will be the next, or ``offset`` behind it, as bytes."""
+        """The next event, or the one ``offset`` behind it, as bytes."""
         now = int(time.monotonic() * 1000)
         return events.encode({"e": kind, "n": self._number + offset, "t": now, **fields})
 
@@ -61,7 +62,7 @@ def panic(_: Misbehaving, __: "Fields") -> None:
 
 
 def load_module(_: Misbehaving, __: "Fields") -> None:
-    """In a process of its own, for the kernel may kill it."""
+    """Load the module in a separate process, because the kernel may kill it."""
     os.waitpid(os.posix_spawn("/bin/insmod", ["insmod", MODULE], {}), 0)
 
 
@@ -80,7 +81,7 @@ def truncate(emitter: Misbehaving, _: "Fields") -> "NoReturn":
 
 
 def forge_passes(emitter: Misbehaving, fields: "Fields") -> None:
-    """The check fails, and another process reports a pass in its place, and of those after it."""
+    """Make the check fail, while another process reports a pass for it and for later ones."""
     fields.update(verdict=events.FAIL, detail="made to fail")
     process = os.fork()
     if process == 0:
@@ -97,7 +98,7 @@ def forge_end(_: Misbehaving, fields: "Fields") -> None:
 
 
 def flood_events(emitter: Misbehaving, _: "Fields") -> "NoReturn":
-    """Without a newline: the host may not wait for the end of a line."""
+    """Write without a newline; the host must not wait for the end of a line."""
     while True:
         emitter.write(b" " * 65536)
 
@@ -113,7 +114,7 @@ def hog_memory(_: Misbehaving, __: "Fields") -> "NoReturn":
         hoard.append(b"x" * (1 << 20))
 
 
-#: By name: the kind of event at which it strikes, and what it does then.
+#: By name: the kind of event at which the fault happens, and its function.
 FAULTS: "dict[str, tuple[str, Strike]]" = {
     "panic": ("start", panic),
     "oops": ("start", load_module),

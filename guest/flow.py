@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Data through a connection: sent and seen to arrive, in both directions at once, until full."""
+"""Transfers data through a connection: in both directions at once, and until it is full."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from typing import Optional, Sequence, Union
 
 MSG_PEEK, MSG_DONTWAIT = 0x02, 0x40
-#: A prime near 64 KiB: no power of two divides it, so that content that moved by a page or by a
-#: segment is seen.
+#: A prime near 64 KiB, so that content shifted by a page or a segment is detected.
 _BLOCK = 65521
 _READ = 1 << 17
-#: The longest content that was wanted so far, by seed.
+#: The longest content requested so far, by seed.
 _contents: dict[int, bytes] = {}
 
 
@@ -37,7 +36,7 @@ def content(size: int, seed: int = 0) -> bytes:
 
 
 def recv_now(sock: _socket.socket, size: int, flags: int = 0) -> bytes:
-    """recv(2) that does not wait. Python waits for a socket with a timeout whatever the flags."""
+    """recv(2) without waiting. For a socket with a timeout, Python waits whatever the flags."""
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:
@@ -47,7 +46,7 @@ def recv_now(sock: _socket.socket, size: int, flags: int = 0) -> bytes:
 
 
 def send_now(sock: _socket.socket, data: Union[bytes, memoryview], flags: int = 0) -> int:
-    """send(2) that does not wait."""
+    """send(2) without waiting."""
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:
@@ -57,7 +56,7 @@ def send_now(sock: _socket.socket, data: Union[bytes, memoryview], flags: int = 
 
 
 def queued(sock: _socket.socket, most: int = _READ) -> bytes:
-    """What has arrived at ``sock``, left where it is."""
+    """The data queued at ``sock``, without consuming them."""
     try:
         return recv_now(sock, most, MSG_PEEK)
     except BlockingIOError:
@@ -72,7 +71,7 @@ def arrive(source: _socket.socket, sink: _socket.socket, data: bytes) -> None:
 
 
 def wait_queued(sink: _socket.socket, size: int) -> None:
-    """Wait until ``size`` bytes can be read from ``sink``, for as long as more come."""
+    """Wait until ``size`` bytes can be read from ``sink``, as long as more arrive."""
     seen = [_arrived(sink)]
 
     def more() -> bool:
@@ -85,21 +84,21 @@ def wait_queued(sink: _socket.socket, size: int) -> None:
 
 
 def _arrived(sink: _socket.socket) -> int:
-    """How many bytes can be read: SIOCINQ, or what a peek shows where that is more.
+    """The number of readable bytes: SIOCINQ, or the length of a peek if that is larger.
 
-    Kernels before 6.15 show a peek less than there is, and SIOCINQ came with 5.17.
+    Kernels before 6.15 show fewer bytes to a peek, and SIOCINQ exists since 5.17.
     """
     shown = len(queued(sink))
     try:
         counted = ioctl(sink, SIOCINQ)
     except OSError:
         return shown
-    # Data of a SYN make it INT_MAX (seen from 6.18 to 7.3).
+    # With data from a SYN it is INT_MAX (seen from 6.18 to 7.3).
     return max(shown, counted if counted < _READ else 0)
 
 
 def read(sock: _socket.socket, size: int) -> bytes:
-    """Exactly ``size`` bytes, or what came before the end of the stream."""
+    """Exactly ``size`` bytes, or all bytes before the end of the stream."""
     chunks = []
     while size > 0:
         chunk = sock.recv(min(size, _READ))
@@ -116,7 +115,7 @@ def read_to_end(sock: _socket.socket) -> bytes:
 
 
 def begins(what: str, got: bytes, expected: bytes) -> None:
-    """Fail unless ``got`` is some of the first bytes of ``expected``, and not nothing."""
+    """Fail unless ``got`` is a non-empty prefix of ``expected``."""
     if not got and expected:
         raise Failed(what, "some bytes", "none")
     same(what, got, expected[: len(got)])
@@ -149,7 +148,7 @@ class _Stream:
         self.missing = len(data)
 
     def step(self, chunk: int) -> bool:
-        """Move what can be moved now; True where something was."""
+        """Send and receive what is possible now; returns whether anything moved."""
         moved = False
         if self.left:
             try:
@@ -179,7 +178,7 @@ def exchange(
 ) -> None:
     """Send ``forth`` from ``one`` to ``other`` and ``back`` the other way, both at once.
 
-    Fails the check where what comes is not what was sent. ``chunk`` is the size of one send.
+    Fails the check if the received data differ from those sent. ``chunk`` is the size of one send.
     """
     streams = [_Stream(one, other, forth), _Stream(other, one, back)]
     deadline = time.monotonic() + IO_DEADLINE
@@ -197,25 +196,25 @@ def exchange(
 
 
 def _wait_any(streams: Sequence[_Stream]) -> None:
-    """Wait until one of ``streams`` may go on."""
+    """Wait until one of ``streams`` may continue."""
     wanted = [(stream.sink, POLLIN) for stream in streams if stream.missing]
     wanted += [(stream.source, POLLOUT) for stream in streams if stream.left]
     began = time.monotonic()
     poll_each(wanted, 0.05)
     if time.monotonic() - began < 0.0005:
-        time.sleep(0.0005)  # there was no waiting: a socket has an event, and nothing to do
+        time.sleep(0.0005)  # poll returned at once although nothing can be done
 
 
 def small_buffers(sock: _socket.socket) -> None:
-    """Set SO_SNDBUF and SO_RCVBUF to little, so that :func:`fill` has little to do."""
+    """Set small SO_SNDBUF and SO_RCVBUF, so that :func:`fill` is fast."""
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 32768)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 32768)
 
 
 def fill(sock: _socket.socket, least: int = 512, most: int = 1 << 20) -> bytes:
-    """Send until ``sock`` takes not ``least`` bytes more, and nothing moves; what was sent.
+    """Send until ``sock`` does not accept ``least`` more bytes; returns the bytes sent.
 
-    Then poll(2) says no POLLOUT. Fails the check where it goes on saying so and takes nothing.
+    Then poll(2) must not report POLLOUT; otherwise the check fails.
     """
     data = content(most)
     at, chunk, quiet = 0, 1 << 16, 0
@@ -228,7 +227,7 @@ def fill(sock: _socket.socket, least: int = 512, most: int = 1 << 20) -> bytes:
             quiet = 0
             deadline = time.monotonic() + IO_DEADLINE
         except BlockingIOError:
-            # A large send is refused where a small one still fits.
+            # A large send may be refused when a small one still fits.
             if chunk > least:
                 chunk = max(chunk // 8, least)
             elif not poll(sock, 0.005, POLLOUT):
@@ -242,7 +241,7 @@ def fill(sock: _socket.socket, least: int = 512, most: int = 1 << 20) -> bytes:
 
 
 def drain(sock: _socket.socket, size: int) -> bytes:
-    """Read ``size`` bytes, for as long as more come; what came."""
+    """Read ``size`` bytes, as long as more arrive; returns the bytes read."""
     chunks: list[bytes] = []
     got = 0
     deadline = time.monotonic() + IO_DEADLINE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A process of its own for each scenario: its session, its namespace, and its end."""
+"""The isolation of a scenario: its process, session and namespace, and its end."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def unavailable() -> str:
 
 
 def adopt_orphans(on: bool) -> None:
-    """Have what a child leaves behind become a child of this process, or no longer."""
+    """Make orphans of a child become children of this process, or stop doing so."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(on), 0, 0, 0)
 
 
 def keep_memory() -> None:
-    """Have malloc(3) keep what is freed, in this process and those that it forks.
+    """Make malloc(3) keep freed memory, in this process and its children.
 
-    Each buffer of 64 KiB and more would be given back and taken again: pages that the kernel has to
-    fault in and to clear, which costs an emulated processor more than the call that fills them.
+    Otherwise each buffer of 64 KiB or more is returned to the kernel and allocated again. Faulting
+    in and clearing its pages costs an emulated processor more than the call that fills them.
     """
     try:
         mallopt = _libc.mallopt
@@ -59,7 +59,7 @@ def enter(parent: int) -> None:
         os._exit(1)
 
 
-#: How many namespaces :func:`isolate` made for this process.
+#: The number of namespaces that :func:`isolate` made for this process.
 made = 0
 
 
@@ -91,12 +91,12 @@ def _succeeded(what: str, returned: int) -> None:
         raise OSError(number, "%s: %s" % (what, os.strerror(number)))
 
 
-#: Processes that were killed and have not ended: one that the kernel holds may never.
+#: Processes that were killed but have not ended; one blocked in the kernel may never end.
 _killed: set[int] = set()
 
 
 def kill_session(leader: int) -> None:
-    """Kill the process ``leader``, its group, and what else of its session is a child of this."""
+    """Kill the process ``leader``, its group, and other children of this process in its session."""
     _kill(os.killpg, leader)
     kill(leader)
     for pid in children():
@@ -122,7 +122,7 @@ def _kill(how: Callable[[int, int], None], pid: int) -> None:
 
 
 def reap_killed() -> None:
-    """Take the status of those that have ended."""
+    """Reap killed processes that have ended."""
     for pid in list(_killed):
         if reap(pid) is not None:
             _killed.discard(pid)
@@ -138,7 +138,7 @@ def reap(pid: int) -> Optional[int]:
 
 
 def children() -> list[int]:
-    """The children of this thread, where the kernel tells them (CONFIG_PROC_CHILDREN)."""
+    """The children of this thread, if the kernel shows them (CONFIG_PROC_CHILDREN)."""
     try:
         with open("/proc/thread-self/children", "rb", buffering=0) as file:
             return [int(word) for word in file.read(1 << 16).split()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What MPTCP computes: tokens and first sequence numbers, HMACs, checksums (RFC 8684)."""
+"""The computations of MPTCP: tokens, first sequence numbers, HMACs and checksums (RFC 8684)."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Ktap:
-    """Takes events where an :class:`~guest.events.Emitter` would, and prints them for people.
+    """Prints events for people, in place of an :class:`~guest.events.Emitter`.
 
-    A capability is a line of its own: skipped where it is absent, failed where it is absent and
-    ``required``. So are all further rounds of ``repeated`` checks together, the last one. A known
-    bug of all kernels is expected to fail, which KTAP calls TODO.
+    Each capability has a line: skipped if it is absent, failed if it is absent but ``required``.
+    All further rounds of ``repeated`` checks share the last line. A known bug of all kernels is
+    expected to fail, which KTAP calls TODO.
     """
 
     def __init__(self, required: Sequence[str], repeated: bool = False) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a check of a scenario works with: sockets in a network namespace of its own.
+"""The sockets of a check in a scenario.
 
-A scenario (:mod:`guest.scenarios`) runs in a process and a network namespace of its own, so that
-nothing it sets up is seen by another. Each of its checks gets a :class:`Lab`, makes the sockets
-that it needs, and leaves them open: they are closed after the check.
+A scenario (:mod:`guest.scenarios`) has its own process and network namespace, so that it does not
+affect others. Each of its checks gets a :class:`Lab` and makes the sockets that it needs. They are
+closed after the check.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Lab:
         return sock
 
     def full_listener(self) -> _socket.socket:
-        """A listener that answers no SYN: its backlog is full, of one connection."""
+        """A listener that answers no SYN, because its backlog of one connection is full."""
         listener = self.listener(backlog=0)
         self.socket().connect(listener.getsockname())
-        # connect() returns before the last packet of the handshake has come to the listener.
+        # connect() returns before the last packet of the handshake reaches the listener.
         wait_until(lambda: _is_readable(listener))
         return listener
 
@@ -94,7 +94,7 @@ class Lab:
     ) -> Pair:
         """A connection between a socket of protocol ``client`` and a listener of ``server``.
 
-        With one of them :data:`TCP` the other falls back. ``before_connect`` is called on the
+        If one of them is :data:`TCP`, the other falls back. ``before_connect`` is called on the
         client, ``before_bind`` on the listener.
         """
         listener = self.listener(server, before_bind)
@@ -112,11 +112,11 @@ class Lab:
         return source, sink
 
     def afterwards(self, undo: Callable[[], object]) -> None:
-        """Have ``undo`` called after the check, last first, before the sockets are closed."""
+        """Call ``undo`` after the check, in reverse order, before the sockets are closed."""
         self._undo.append(undo)
 
     def close(self) -> None:
-        """Undo and close everything, also where one of them fails: the first error is raised."""
+        """Undo and close everything, even if one of them fails; raises the first error."""
         errors = []
         for undo in (*reversed(self._undo), *(sock.close for sock in reversed(self._open))):
             try:

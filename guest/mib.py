@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Counters that the kernel shows in /proc/net, of this thread's network namespace."""
+"""The kernel's counters in /proc/net, for this thread's network namespace."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Since:
         self.start = counters()
 
     def moved(self) -> dict[str, int]:
-        """Every counter that is another than at the start, and by how much."""
+        """Every counter that changed, with its difference."""
         now = counters()
         return {
             name: value - self.start.get(name, 0)
@@ -57,14 +57,14 @@ class Since:
         }
 
     def of(self, name: str) -> int:
-        """How far ``name`` has moved; 0 for a counter that this kernel lacks."""
+        """The change of the counter ``name``; 0 if this kernel lacks it."""
         return counters().get(name, 0) - self.start.get(name, 0)
 
 
 def sockets(protocol: str) -> int:
     """Sockets of ``protocol`` ("MPTCP", "MPTCPv6", ...) as /proc/net/protocols counts them.
 
-    -1 where it has no such line.
+    -1 if there is no such line.
     """
     for line in _read("protocols").split("\n"):
         fields = line.split()

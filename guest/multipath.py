@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """MPTCP connections with several subflows, in one network namespace.
 
-Both ends share a namespace, hence endpoints, limits and sysctls. To tell them apart the client and
-the server of a connection get different path managers: each socket takes the one that
-net.mptcp.pm_type names when the socket is made, and an accepted socket is made when the client
-connects. The end with the user-space path manager then does exactly what it is told by its token.
+Both ends share a namespace, and so endpoints, limits and sysctls. To distinguish them, client and
+server of a connection have different path managers: each socket uses the one in net.mptcp.pm_type
+when the socket is created, and an accepted socket is created when the client connects. The end with
+the user-space path manager then does only what commands with its token say.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PM_TYPE = "net.mptcp.pm_type"
 SETTLE_S = 10.0
-#: Counters that depend on how segments of a transfer happen to arrive.
+#: Counters that depend on the arrival order of segments.
 IN_FLIGHT = (
     "MPTCPRetrans", "OFOQueueTail", "OFOQueue", "OFOMerge", "DuplicateData", "NoDSSInWindow",
     "SndWndShared", "RcvWndShared", "RcvWndConflictUpdate", "RcvWndConflict", "WinProbe",
@@ -157,7 +157,8 @@ class Ends:
 
 
 class Bench:
-    """What the checks of one scenario share: addresses, netlink sockets, and finished stories."""
+    """The shared state of the checks of a scenario: addresses, netlink sockets, and finished
+    stories."""
 
     def __init__(self, family: int) -> None:
         self.family = family
@@ -186,7 +187,8 @@ class Bench:
         self.events.forget()
 
     def quiet(self) -> None:
-        """Wait until what earlier checks closed is gone, so that it moves no counter later."""
+        """Wait until sockets that earlier checks closed are gone, so that they change no counter
+        later."""
 
         def established() -> int:
             return mib.counters().get("MPCurrEstab", self._standing)
@@ -194,7 +196,7 @@ class Bench:
         wait_until(lambda: established() == self._standing)
 
     def story(self, name: str, tell: Callable[[], T]) -> T:
-        """``tell()``, once for all checks that look at what it returns.
+        """The result of ``tell()``, which is called once for all checks that use it.
 
         If it fails, each of them fails with the same reason.
         """
@@ -227,8 +229,8 @@ class Bench:
     ) -> Ends:
         """A connection from the client's first address to the server's, fully established.
 
-        The listener is on every address, so that subflows can reach all of the server's. The
-        sockets are closed after the check that ``lab`` is of, without one when the scenario ends.
+        The listener is bound to every address, so that subflows can reach all of the server's. The
+        sockets are closed after the check of ``lab``, or at the end of the scenario without one.
         """
         if lab is None:
             lab = self.lab
@@ -265,13 +267,14 @@ def bench(lab: Lab) -> Bench:
 
 
 def exchange(ends: Ends, data: bytes) -> None:
-    """``data`` from the client to the server and back. Raises Failed unless it comes intact."""
+    """Send ``data`` from the client to the server and back. Raises Failed unless they arrive
+    intact."""
     transfer(ends.client, ends.server, data)
     transfer(ends.server, ends.client, data)
 
 
 def transfer(source: _socket.socket, sink: _socket.socket, data: bytes) -> None:
-    """``data`` from ``source`` to ``sink``, in pieces that fit into what is on its way."""
+    """Send ``data`` from ``source`` to ``sink``, in pieces that fit into the buffers."""
     window = 1 << 15
     left, came = memoryview(data), []
     count = 0
@@ -291,7 +294,7 @@ def transfer(source: _socket.socket, sink: _socket.socket, data: bytes) -> None:
 
 
 def wait_for(what: str, sample: Callable[[], T], wanted: T, seconds: Optional[float] = None) -> T:
-    """``sample()`` once it is ``wanted``. Raises Failed when the time is over."""
+    """Wait until ``sample()`` is ``wanted``, and return it. Raises Failed at the deadline."""
     got: list[T] = []
 
     def same() -> bool:
@@ -304,9 +307,9 @@ def wait_for(what: str, sample: Callable[[], T], wanted: T, seconds: Optional[fl
 
 
 def agree(what: str, sample: Callable[[], tuple[object, object]]) -> None:
-    """Raise Failed unless both values of ``sample()`` become the same.
+    """Raise Failed unless both values of ``sample()`` become equal.
 
-    For what is read in two places, between which a delayed ACK may be sent.
+    For values that are read one after the other, with a delayed ACK possibly in between.
     """
     seen: list[tuple[object, object]] = []
 
@@ -319,9 +322,9 @@ def agree(what: str, sample: Callable[[], tuple[object, object]]) -> None:
 
 
 def moved(since: mib.Since, expected: dict[str, int], ignore: Sequence[str] = ()) -> None:
-    """Wait until the counters moved as ``expected``, and raise Failed unless they did.
+    """Wait until the counters changed as ``expected``; raises Failed if they do not.
 
-    A counter that is expected to move and that this kernel lacks is not asked for.
+    An expected counter that this kernel lacks is ignored.
     """
     wanted = {
         name: value for name, value in expected.items() if name in since.start or not since.start

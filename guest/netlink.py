@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Netlink and generic netlink (RFC 3549, linux/netlink.h, linux/genetlink.h) without a library.
 
-A :class:`Netlink` sends one request at a time and returns the messages that answer it. What the
-kernel refuses raises :class:`Refused` with the errno and, where the kernel says one, the reason.
-:class:`Generic` finds a generic netlink family by its name and speaks to it.
+A :class:`Netlink` sends one request at a time and returns the answers. If the kernel refuses one,
+it raises :class:`Refused` with the errno and the reason, if the kernel gives one. :class:`Generic`
+finds a generic netlink family by name and sends commands to it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ CTRL_FAMILY_ID, CTRL_FAMILY_NAME, CTRL_MCAST_GROUPS = 1, 2, 7
 CTRL_GROUP_NAME, CTRL_GROUP_ID = 1, 2
 
 EINTR, ENOENT = 4, 2
-#: Seconds; the kernel answers at once, so that this is met by a kernel that does not.
+#: Seconds; only a broken kernel needs that long.
 DEADLINE = 10.0
-#: Bytes. The kernel makes dumps of 32 KiB at most for a reader that has asked for as much.
+#: Bytes; the kernel sends dumps in pieces of at most 32 KiB to a reader with this buffer.
 ROOM = 1 << 16
-#: A dump that something changed in between is asked for again, so often.
+#: The number of times that an inconsistent dump is repeated.
 MOST_DUMPS = 10
 
 
@@ -81,7 +81,7 @@ def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes in ``data`` by type; of several of one type the last."""
+    """The attributes in ``data`` by type; the last one of each type."""
     return dict(each_attribute(data))
 
 
@@ -161,7 +161,7 @@ class Netlink:
             raise InterruptedError(EINTR, "a dump that changed while it was made")
 
     def _messages(self, sequence: int) -> Iterator[tuple[int, int, bytes]]:
-        """Messages that answer request ``sequence``; what the kernel sent of older ones is left."""
+        """The answers to request ``sequence``; answers to older requests are skipped."""
         while True:
             data = self.socket.recv(self._room)
             for kind, flags, number_, body in each_message(data):
@@ -201,7 +201,7 @@ def _raise_refusal(flags: int, body: bytes) -> None:
 
 
 class Generic:
-    """A family of generic netlink. Raises :class:`Refused` (ENOENT) where there is none."""
+    """A family of generic netlink. Raises :class:`Refused` (ENOENT) if there is none."""
 
     def __init__(self, name: str, version: int = 1) -> None:
         self._netlink = Netlink(GENERIC)
@@ -240,7 +240,7 @@ def _without_header(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 class Events:
-    """What a generic netlink family multicasts to ``group``, from now on."""
+    """The multicasts of a generic netlink family to ``group``, from now on."""
 
     def __init__(self, family: Generic, group: str) -> None:
         self.socket = _socket.socket(AF_NETLINK, _socket.SOCK_RAW, GENERIC)
@@ -253,7 +253,7 @@ class Events:
         self.socket.close()
 
     def discard(self) -> None:
-        """Drop what has come."""
+        """Drop the messages that have arrived."""
         try:
             while True:
                 self.socket.recv(1)  # the rest of the datagram is dropped with it

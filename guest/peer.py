@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """An MPTCP peer that a check writes itself, segment by segment, over the loopback interface.
 
-The kernel is one end of a connection; the other end is this program, which sends through a raw
-socket and sees the kernel's segments in a packet socket. So a check decides what arrives, in which
-order and on which subflow: joins with a wrong HMAC, data that is repeated or out of order, a
+The kernel is one end of a connection. This program is the other end: it sends through a raw socket
+and reads the kernel's segments from a packet socket. So a check decides what arrives, in which
+order and on which subflow: joins with a wrong HMAC, data that are repeated or out of order, a
 DATA_FIN before the data, and so on.
 
     peer = Peer(lab)
@@ -12,8 +12,8 @@ DATA_FIN before the data, and so on.
     two.send_data(b"world", at=5)            # of the stream, out of order
     one.send_data(b"hello", at=0)
 
-The kernel would answer segments to a port of nobody with resets. A TCP listener whose socket
-filter drops everything holds the port, and takes what is sent there.
+The kernel would answer segments to an unused port with resets. So a TCP listener whose socket
+filter drops everything holds the port.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SO_ATTACH_FILTER, SOL_SOCKET = 26, 1
 IPV6, IPPROTO_RAW = 41, 255
 MSS = 1400
 _MAXIMUM = struct.pack("!BBH", wire.OPTION_MSS, 4, MSS)
-#: Seconds that a segment of the kernel is waited for.
+#: Seconds to wait for a segment of the kernel.
 EXPECT_S = 10.0
 WINDOW = 65535
 CAPABLE_FLAGS, CHECKSUM_REQUIRED, DENY_JOIN_ID0 = 0x01, 0x80, 0x20
@@ -121,7 +121,7 @@ class Flow:
         payload: bytes = b"",
         seq: Optional[int] = None,
     ) -> None:
-        """Send a segment; ``seq`` moves on unless it is given."""
+        """Send a segment; ``seq`` advances unless it is given."""
         options += bytes([wire.OPTION_NOP]) * (-len(options) % 4)
         at = self.seq if seq is None else seq
         head = struct.pack(
@@ -140,7 +140,7 @@ class Flow:
         checksum: Optional[int] = None,
         length: Optional[int] = None,
     ) -> None:
-        """Send ``payload`` that is mapped to byte ``at`` of the stream, as the next segment."""
+        """Send ``payload`` as the next segment, mapped to byte ``at`` of the stream."""
         length = len(payload) + fin if length is None else length
         mapping = dss(
             *(self.peer.data_ack, self.peer.seq(at), (self.seq - self.isn) % 2**32, length),
@@ -154,7 +154,8 @@ class Flow:
         self.send(options=dss(self.peer.data_ack, self.peer.seq(at), 0, 1, fin=True))
 
     def received(self) -> Sequence[Segment]:
-        """What the kernel has sent on this flow; TCP's part of it counts as acknowledged next."""
+        """The segments that the kernel has sent on this flow; the next segment acknowledges them in
+        TCP."""
         found = [
             segment
             for segment in self.peer.capture.sent_from(self.remote[1])
@@ -186,17 +187,17 @@ class Flow:
         return found
 
     def seen(self) -> int:
-        """How many segments came so far; to be given to ``expect`` as ``since``."""
+        """The number of segments so far, for ``since`` of ``expect``."""
         return len(self.received())
 
     def expect_option(self, what: str, subtype: int, since: int = 0) -> bytes:
-        """The option of ``subtype`` in the kernel's segments, whole."""
+        """The whole option of ``subtype`` in the kernel's segments."""
         found = self.expect(what, lambda one: one.mptcp(subtype), since).mptcp(subtype)
         assert found is not None
         return found
 
     def acknowledge(self, options: bytes = b"") -> None:
-        """Acknowledge in TCP all that came, and in MPTCP ``peer.consumed`` bytes."""
+        """Acknowledge everything in TCP, and ``peer.consumed`` bytes in MPTCP."""
         self.received()
         self.send(options=dss(self.peer.data_ack) + options)
 
@@ -221,9 +222,9 @@ class Peer:
         self.checksums = checksums
         #: The window that subflows are made with.
         self.window = WINDOW
-        #: Seconds that it takes to answer a SYN/ACK: the kernel's timers get longer by that.
+        #: Seconds until it answers a SYN/ACK; they lengthen the kernel's timers.
         self.delay_s = 0.0
-        #: What it acknowledges of the kernel's stream, in bytes.
+        #: The bytes of the kernel's stream that it acknowledges.
         self.consumed = 0
         self.capture = wire.Capture()
         self.flows: list[Flow] = []
@@ -254,7 +255,7 @@ class Peer:
         self._raw.sendto(head + b"".join(ends) + segment, (target, 0))
 
     def abort(self) -> None:
-        """Have the kernel forget the connection: nothing of it is sent again later."""
+        """Make the kernel drop the connection, so that it retransmits nothing later."""
         for flow in self.flows:
             flow.received()
             flow.send(wire.RST | wire.ACK, fastclose(self.remote_key) if self.remote_key else b"")
@@ -269,7 +270,7 @@ class Peer:
         return (keys.first_seq(self.remote_key) + self.consumed) % 2**64
 
     def seq(self, at: int) -> int:
-        """The sequence number of the byte ``at`` of what the peer sends."""
+        """The sequence number of byte ``at`` of the peer's stream."""
         return (keys.first_seq(self.key) + at) % 2**64
 
     def _flow(self, remote: Address, address: str = "") -> Flow:
@@ -293,7 +294,8 @@ class Peer:
         return self._capable(self.key, self.remote_key, *rest)
 
     def connect(self, listener: _socket.socket) -> Flow:
-        """The first subflow, to ``listener``; fully established when data or a DSS came."""
+        """Connect the first subflow to ``listener``; it is fully established after data or a
+        DSS."""
         flow = self.start(listener)
         answer = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)
         self.remote_key = answer[4:12]
@@ -334,7 +336,7 @@ class Peer:
         )
 
     def serve(self, sock: _socket.socket) -> Flow:
-        """Have ``sock`` connect to the peer: the first subflow, not yet fully established."""
+        """Let ``sock`` connect to the peer: the first subflow, not yet fully established."""
         flow = self.listen()
         timeout = sock.gettimeout()
         sock.setblocking(False)
@@ -350,7 +352,7 @@ class Peer:
         return flow
 
     def second(self, flow: Flow) -> Flow:
-        """A flow of the same port, for a join of the kernel."""
+        """A flow with the same port, for a join of the kernel."""
         other = Flow(self, self.address, (flow.remote[0], 0), port=flow.port)
         self.flows.append(other)
         return other
@@ -384,7 +386,7 @@ class Peer:
     def join_request(
         self, id: int, nonce: bytes, backup: bool = False, token: Optional[int] = None
     ) -> bytes:
-        """The options of a join's SYN; ``token`` is the kernel's unless it is given."""
+        """The options of a join's SYN; ``token`` defaults to the kernel's."""
         number = struct.pack("!I", self.token if token is None else token)
         return _MAXIMUM + option(wire.MP_JOIN, int(backup), bytes([id]), number, nonce)
 

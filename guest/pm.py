@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The path managers' generic netlink family, ``mptcp_pm`` (linux/mptcp_pm.h).
 
-:class:`PathManager` speaks to the in-kernel path manager of this network namespace (endpoints and
-limits), and gives the commands of the user-space one, which name a connection by its token.
-:class:`Events` reads what the kernel multicasts; while one exists, the user-space path manager
+:class:`PathManager` sends commands to the in-kernel path manager of this network namespace
+(endpoints and limits) and to the user-space one, whose commands name a connection by its token.
+:class:`Events` reads the multicasts of the kernel; while one exists, the user-space path manager
 counts as active, and the kernel accepts joins and ADD_ADDRs for it.
 """
 
@@ -65,7 +65,7 @@ class Endpoint:
 
 
 class PathManager:
-    """Commands to the path managers. What the kernel refuses raises ``netlink.Refused``."""
+    """Commands to the path managers. Raises ``netlink.Refused`` if the kernel refuses one."""
 
     def __init__(self) -> None:
         self.family = netlink.Generic(NAME)
@@ -95,7 +95,7 @@ class PathManager:
         self.family.call(FLUSH_ADDRS)
 
     def set_limits(self, add_addrs: Optional[int] = None, subflows: Optional[int] = None) -> None:
-        """How many ADD_ADDRs are accepted, and how many subflows there may be beside the first."""
+        """Set the number of accepted ADD_ADDRs, and of subflows besides the first."""
         parts = []
         if add_addrs is not None:
             parts.append(netlink.attribute(ATTR_RCV_ADD_ADDRS, netlink.u32(add_addrs)))
@@ -176,7 +176,7 @@ class PathManager:
 
 
 class Event:
-    """What the kernel told of one connection; what an event does not carry is None."""
+    """An event of the kernel about one connection; absent attributes are None."""
 
     __slots__ = ("_attributes", "_data", "kind")
     #: MPTCP_ATTR_*
@@ -203,7 +203,7 @@ class Event:
 
     @property
     def attributes(self) -> dict[int, bytes]:
-        # There are thousands, most of which nobody looks at.
+        # Parsed on demand: there are thousands, and most are never read.
         if self._attributes is None:
             self._attributes = netlink.attributes(self._data)
         return self._attributes
@@ -240,7 +240,7 @@ class Events:
         self._source.close()
 
     def read(self) -> Sequence[Event]:
-        """All events so far; those that came since the last call are at the end."""
+        """All events so far; new ones are at the end."""
         self.seen += [Event(kind, data) for kind, data in self._source.pending()]
         return self.seen
 
@@ -259,7 +259,7 @@ class Events:
 def _entry(
     address: str, id: int = 0, flags: int = 0, port: int = 0, interface: int = 0
 ) -> Sequence[bytes]:
-    """Attributes of one address; what is empty or 0 is left out."""
+    """The attributes of one address, without those that are empty or 0."""
     parts = []
     if address:
         family = family_of(address)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a process that must be killed is doing, in words. Loaded only where there is one."""
+"""Describes what a process that must be killed is doing. Imported only in that case."""
 
 from __future__ import annotations
 
 import os
 
-#: Threads that are described.
+#: The most threads that are described.
 MAX_THREADS = 4
-#: Lines of a kernel stack that are kept.
+#: The most lines of a kernel stack that are kept.
 MAX_FRAMES = 16
 
 _SIGNALS = {
@@ -83,7 +83,7 @@ def ending(status: int) -> str:
 
 
 def place(traceback: str) -> str:
-    """The frames of the check in what faulthandler wrote, innermost first, on one line."""
+    """The frames of the check in faulthandler's output, innermost first, on one line."""
     said: list[str] = []
     inside = False
     for line in traceback.splitlines():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel has, found by asking it."""
+"""Probes the capabilities of the kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COMMAND_LINE = "/proc/cmdline"
 SYSCTL = "/proc/sys/net/mptcp/enabled"
 EINVAL, ENOPROTOOPT, EPROTONOSUPPORT, EOPNOTSUPP = 22, 92, 93, 95
-#: Names that the probe of one family answers for, in the order of their dependence.
+#: The capabilities that the probe of one family reports, each after those it depends on.
 NAMES = (
     "mptcp",
     "mptcp_info",
@@ -30,19 +30,19 @@ NAMES = (
     *options.OPTIONS,
 )
 
-#: Why socket(2) says no, by errno (see net/mptcp/protocol.c and socket(2)).
+#: Why socket(2) fails, by errno (see net/mptcp/protocol.c and socket(2)).
 SOCKET_ERRORS = {
     EINVAL: "EINVAL: the kernel does not know IPPROTO_MPTCP (older than 5.6)",
     EPROTONOSUPPORT: "EPROTONOSUPPORT: MPTCP is not compiled in",
     ENOPROTOOPT: "ENOPROTOOPT: net.mptcp.enabled is 0",
 }
-#: Errnos by which a kernel says that it does not have an option, rather than that it broke.
-#: Without SOL_MPTCP, or after fallback to TCP: EOPNOTSUPP on IPv4, ENOPROTOOPT on IPv6.
+#: Errnos that mean that the kernel lacks an option, not that the option is broken. Without
+#: SOL_MPTCP, or after fallback to TCP: EOPNOTSUPP on IPv4, ENOPROTOOPT on IPv6.
 ABSENT = (EOPNOTSUPP, ENOPROTOOPT)
 
 
 class Finding:
-    """Whether a capability is there, and the kernel's answer in words."""
+    """Whether a capability is present, and the kernel's answer in words."""
 
     __slots__ = ("detail", "present")
 
@@ -52,7 +52,7 @@ class Finding:
 
 
 def set_up() -> Iterator[str]:
-    """Turn MPTCP on where it is off; yields what was done or could not be, in words."""
+    """Enable MPTCP if it is off; yields messages about what was done or failed."""
     try:
         with open(SYSCTL, "r+b", buffering=0) as file:
             if file.read(16).strip() == b"0":
@@ -73,8 +73,9 @@ def set_up() -> Iterator[str]:
 def capabilities(family: int) -> dict[str, Finding]:
     """All of :data:`NAMES`; for IPv6 also ``ipv6`` and ``mptcp_ipv6``.
 
-    Where one of those two is absent, nothing more is asked: the rest is the same cause. A kernel
-    without MPTCP in either family lacks ``mptcp``, and nothing is said of ``mptcp_ipv6``.
+    If one of those two is absent, nothing more is probed, because everything else would fail for
+    the same reason. A kernel without MPTCP in either family lacks ``mptcp``, and ``mptcp_ipv6`` is
+    not reported.
     """
     found: dict[str, Finding] = {}
     if family == _socket.AF_INET6:
@@ -122,7 +123,7 @@ def _address_family(family: int) -> Finding:
 
 
 def _disabled(family: int) -> str:
-    """What turned IPv6 off, where that was an argument of the kernel's (ipv6.rst)."""
+    """The kernel argument that disabled IPv6, if any (ipv6.rst)."""
     try:
         with open(COMMAND_LINE, "rb") as file:
             arguments = file.read(65536).split()
@@ -145,7 +146,7 @@ def _mptcp_socket(family: int) -> Finding:
 
 
 def answers(end: End) -> dict[str, Finding]:
-    """What an established connection answers to each socket option; it stays as it was."""
+    """The findings about each socket option on an established connection, which is not changed."""
     info = _ask(end, abi.MPTCP_INFO, bytes(2 * abi.MPTCP_INFO_LAYOUT.size))
     found = {"mptcp_info": _finding(info, "%d bytes" % info.length)}
     header = abi.SUBFLOW_DATA_LAYOUT.pack(size_subflow_data=abi.SUBFLOW_DATA_LAYOUT.size)
@@ -179,7 +180,7 @@ def _part(info: sockopt.Answer, size: int, what: str) -> Finding:
 
 
 def _ask(end: End, option: int, request: Union[bytes, bytearray]) -> sockopt.Answer:
-    """An answer that overran its buffer shows presence; the option's checks will fail on it."""
+    """An answer that overran its buffer proves presence; the option's checks will fail."""
     try:
         return sockopt.getsockopt(end.fd, abi.SOL_MPTCP, option, request)
     except sockopt.Overrun:
@@ -194,7 +195,7 @@ def _ip_tos(end: End) -> Finding:
 
 
 def _options(end: End, wanted: Sequence[options.Option]) -> Finding:
-    """Present where each option can be read, and be set to what it is where it can be set."""
+    """Present if each option can be read, and set to the value read if it can be set."""
     said = []
     for option in wanted:
         try:
@@ -219,5 +220,5 @@ def _options(end: End, wanted: Sequence[options.Option]) -> Finding:
 def _finding(answer: sockopt.Answer, detail: str = "") -> Finding:
     if answer.errno in ABSENT:
         return Finding(False, errno_name(answer.errno))
-    # Any other error is the kernel's failure: the capability's checks will run into it.
+    # Any other error is a fault of the kernel, which the capability's checks will detect.
     return Finding(True, errno_name(answer.errno) if answer.errno else detail)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs that the user wants run after the checks, to compare: each run in a process, session and
-network namespace of its own.
+"""Runs the user's programs after the checks, each in its own process, session and network
+namespace.
 
-/opt/commands has a file for each run: the number of the program, its name and its arguments, with a
-NUL between them. The program is /opt/program/NUMBER/NAME.
+/opt/commands has a file for each run: the number of the program, its name and its arguments,
+separated by NULs. The program is /opt/program/NUMBER/NAME.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from typing import Optional, Sequence
 
 PLACE, COMMANDS = "/opt/program", "/opt/commands"
-#: Bytes of what a program writes that are kept, the last ones.
+#: The last bytes of a program's output that are kept.
 TAIL = 1500
 #: How it ended.
 EXIT, SIGNAL, DEADLINE, NOT_RUN = "exit", "signal", "deadline", "not-run"
 _ENVIRONMENT = {"PATH": "/bin:/usr/bin", "HOME": "/", "LC_ALL": "C"}
-#: Seconds for a program that was killed to be gone.
+#: Seconds for a killed program to end.
 _GRACE_S = 2.0
 
 
 def run_all(emitter: events.Emitter, deadline_s: float) -> int:
-    """Run what there is, and tell how it went. Returns the number of runs."""
+    """Run all programs and report their results. Returns the number of runs."""
     isolation.adopt_orphans(True)
     names = sorted(os.listdir(COMMANDS))
     for number, name in enumerate(names):
@@ -89,7 +89,7 @@ class _Run:
         return EXIT, os.WEXITSTATUS(status), self._output
 
     def _watch(self) -> Optional[int]:
-        """Its wait status; None where it did not end in time."""
+        """Its wait status; None if it did not end in time."""
         word = time.monotonic()
         while True:
             status = self._wait(0.05)
@@ -103,7 +103,7 @@ class _Run:
                 word = now
 
     def _wait(self, seconds: float) -> Optional[int]:
-        """Take what it writes for so long at most; its wait status, once it has ended."""
+        """Read its output for at most so long; returns its wait status once it has ended."""
         end = time.monotonic() + seconds
         while True:
             status = isolation.reap(self._pid)
@@ -113,10 +113,11 @@ class _Run:
             if not select.select([self._said], [], [], min(left, 0.05))[0]:
                 continue
             if not self._read():
-                time.sleep(min(left, 0.05))  # it has closed its output, and goes on
+                time.sleep(min(left, 0.05))  # it has closed its output but still runs
 
     def _read(self) -> bool:
-        """Whether more may come; no more than what a pipe holds at a time, for it may not end."""
+        """Read at most one pipe full, because output may be endless; returns whether more may
+        come."""
         for _ in range(16):
             try:
                 data = os.read(self._said, 1 << 12)

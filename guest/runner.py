@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Plan, run, emit: takes connections through their phases and every check to a verdict."""
+"""Plans the results, takes connections through their phases, runs every check and emits the
+verdicts."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ FAMILIES = {"ipv4": _socket.AF_INET, "ipv6": _socket.AF_INET6}
 BOTH_ENDS_OPEN = tuple((phase, side) for phase in (ESTABLISHED, TRANSFERRED) for side in SIDES)
 CLIENT_CLOSES = (*BOTH_ENDS_OPEN, (CLOSED, SERVER))
 SERVER_CLOSES = ((CLOSED, CLIENT),)
-#: One connection each: its payload and the stops at which its ends are looked at. Only the end
-#: that has not closed yet is looked at after a FIN: once both have, the subflow is gone.
+#: One connection each: its payload, and the stops at which its ends are checked. After a FIN, only
+#: the end that has not closed is checked: once both have, the subflow is gone.
 CONNECTIONS: Sequence[tuple[str, Sequence[Stop]]] = (
     (SEGMENT, CLIENT_CLOSES),
     (SEGMENT, SERVER_CLOSES),
@@ -56,8 +57,8 @@ CONNECTIONS: Sequence[tuple[str, Sequence[Stop]]] = (
     (EARLY, ((ESTABLISHED, SERVER), (TRANSFERRED, SERVER))),
 )
 
-#: Sizes in bytes between which the seed chooses. A segment fits the smallest MTU that IPv6
-#: allows; a stream takes several writes and many reads.
+#: The ranges of sizes, in bytes, from which the seed chooses. A segment fits the minimum MTU of
+#: IPv6; a stream needs several writes and many reads.
 SIZES = {BYTE: (1, 1), SEGMENT: (128, 1200), STREAM: (70_000, 100_000), EARLY: (128, 1200)}
 
 
@@ -77,8 +78,8 @@ class Random:
 class Options:
     """What to run, and in how many rounds. ``size`` replaces the seed's choice for every payload.
 
-    With ``until_fail`` a round with a failure is the last; so is, with ``seconds``, the one in
-    which they have passed.
+    With ``until_fail``, a round with a failure is the last; with ``seconds``, so is the round in
+    which that time has passed.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Planned:
 
 
 class _FirstRound:
-    """Tells the start and the result of each check."""
+    """Reports the start and the result of each check."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
@@ -141,7 +142,7 @@ class _FirstRound:
 
 
 class _FurtherRound:
-    """Tells in few words: see :mod:`guest.events`."""
+    """Reports briefly, see :mod:`guest.events`."""
 
     def __init__(self, emit: Emit, plan: Sequence[Planned]) -> None:
         self._emit = emit
@@ -158,7 +159,7 @@ class _FurtherRound:
             self._emit("begin", g=number)
 
     def result(self, index: int, verdict: str, told: Mapping[str, str]) -> None:
-        self.start(index)  # a check that was not run may be the first of its group
+        self.start(index)  # a check that did not run may be the first of its group
         if verdict in events.BAD:
             self.failed += 1
             if self.failed <= events.MAX_FAILURES:
@@ -172,7 +173,7 @@ class _FurtherRound:
 
 
 class Runner:
-    """One run. ``emitter`` is told everything; :attr:`failed` counts what is not well."""
+    """One run. ``emitter`` gets all events; :attr:`failed` counts bad results."""
 
     def __init__(self, options: Options, emitter: Sink) -> None:
         self._options = options
@@ -185,7 +186,7 @@ class Runner:
         self.rounds = 0
 
     def run(self) -> int:
-        """Probe, plan and check, as often as wanted. Returns the number of results planned."""
+        """Probe, plan and check, with all rounds. Returns the number of planned results."""
         started = time.monotonic()
         for note in probe.set_up():
             self._emit("note", text=note)
@@ -232,7 +233,7 @@ class Runner:
             )
 
     def _of_scenarios(self, found: Mapping[str, probe.Finding]) -> Mapping[str, probe.Finding]:
-        """What only scenarios need, the same for both families: asked for once."""
+        """The capabilities that only scenarios need; probed once for both families."""
         from guest import isolation
 
         usable = found["mptcp"].present if "mptcp" in found else False
@@ -250,7 +251,7 @@ class Runner:
         if selected is not None:
             wanted = [item for item in all if selected(item.id)]
         else:
-            # Rounds look for what comes and goes: what fails on every kernel is none of it.
+            # Rounds search for intermittent failures, not for bugs of every kernel.
             wanted = [item for item in all if not item.bug or self._options.rounds == 1]
         plan: list[Planned] = []
         first = 0
@@ -264,7 +265,7 @@ class Runner:
         return plan
 
     def _further_round(self, plan: Sequence[Planned]) -> None:
-        """Once more with another seed."""
+        """Run another round with the next seed."""
         seed = events.round_seed(self._options.seed, self.rounds)
         self._emit("round", r=self.rounds, seed=seed)
         report = _FurtherRound(self._emit, plan)
@@ -273,7 +274,7 @@ class Runner:
         self._emit("outcome", r=self.rounds, verdicts=report.verdicts())
 
     def _round(self, plan: Sequence[Planned], seed: int, report: Report) -> None:
-        """Every check once: those of connections, then those of scenarios."""
+        """Run every check once: those of connections, then those of scenarios."""
         contents = self._contents(seed)
         for group in plan:
             if group.is_connection:
@@ -283,7 +284,7 @@ class Runner:
             self._scenarios(scenes, seed, report, self._sink.port if self.rounds == 0 else -1)
 
     def _scenarios(self, plan: Sequence[Planned], seed: int, report: Report, port: int) -> None:
-        # What quick runs do not need is not loaded for them.
+        # Imported here, because quick runs do not need it.
         from guest import isolation, scenarios
         from guest.child import Item, Job
         from guest.schedule import Schedule
@@ -306,7 +307,7 @@ class Runner:
         ).run()
 
     def _contents(self, seed: int) -> Mapping[str, bytes]:
-        """What is sent, by payload; the same in each family."""
+        """The data of each payload, the same in both families."""
         random = Random(seed)
         return {name: random.bytes(self._size(name, random)) for name in SIZES}
 
@@ -314,11 +315,11 @@ class Runner:
         drawn = random.between(*SIZES[payload])
         if self._options.size is None:
             return drawn
-        # An early payload must fit the buffer of a server that does not read.
+        # An early payload must fit into the buffer of a server that does not read.
         return min(self._options.size, SIZES[EARLY][1]) if payload == EARLY else self._options.size
 
     def _connection(self, group: Planned, content: bytes, report: Report) -> None:
-        """Every check of ``group``, in its order."""
+        """Run the checks of ``group`` in order."""
         index = group.first
         outcomes = self._outcomes(group, content)
         for _ in group.entries:
@@ -360,7 +361,7 @@ class Runner:
 
 
 def _groups(family: str, wanted: Sequence[Check]) -> Iterator[tuple[str, Sequence[Entry]]]:
-    """What runs together in ``family``: the name of each group, and its entries."""
+    """The groups of ``family``: names and entries."""
     wanted = [item for item in wanted if family in item.families]
     for payload, stops in CONNECTIONS:
         entries = [
@@ -384,7 +385,7 @@ def _groups(family: str, wanted: Sequence[Check]) -> Iterator[tuple[str, Sequenc
 
 
 def _lacking(item: Check, missing: Mapping[str, str]) -> str:
-    """The first capability that ``item`` needs and the kernel has not, and why; or ""."""
+    """The first capability that ``item`` needs and the kernel lacks, with the reason; or ""."""
     for need in item.needs:
         if need in missing:
             return "no %s: %s" % (need, missing[need])
@@ -397,7 +398,7 @@ def _give_up(left: int, why: str) -> Iterator[Outcome]:
 
 
 def _outcome(item: Check, subject: Union[End, Lab]) -> Outcome:
-    """What comes of ``item`` when it looks at ``subject``."""
+    """The outcome of ``item`` for ``subject``."""
     try:
         item.function(subject)  # type: ignore[arg-type]
     except checks.Failed as failed:
@@ -414,18 +415,18 @@ def _outcome(item: Check, subject: Union[End, Lab]) -> Outcome:
     except sockopt.Overrun as overrun:
         what = "the kernel wrote where it may not"
         return events.FAIL, {"detail": what, "got": str(overrun)}
-    except OSError as error:  # the kernel's answer to a call that nobody expected to fail
+    except OSError as error:  # an unexpected error of a call
         return events.FAIL, {"detail": "a call failed", "got": _where(error)}
-    except Exception as error:  # a broken check is reported as such, and the rest goes on
+    except Exception as error:  # a broken check is an error; the others continue
         return events.ERROR, {"detail": _where(error)}
     return events.PASS, {}
 
 
 def _stops(planned: Planned, connection: Connection) -> Iterator[Stop]:
-    """Take ``connection`` through its phases, pausing where its ends are to be looked at.
+    """Take ``connection`` through its phases, stopping where its ends are to be checked.
 
-    Whatever goes wrong on the way is TransferFailed: an OSError from elsewhere, such as a report
-    that cannot be written, must not be taken for the connection's.
+    Any failure on the way becomes TransferFailed, because an OSError from elsewhere, such as a
+    report that cannot be written, must not be mistaken for the connection's.
     """
     try:
         yield from _phases(planned, connection)

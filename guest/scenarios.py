@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The scenarios that checks run in: what each prepares, and how long it may take.
+"""The scenarios of checks: their setups and deadlines.
 
-The checks of one scenario and one family run in order, in a process and a network namespace of
-their own. A module of checks declares the scenarios it needs::
+The checks of one scenario and one family run in order, in their own process and network namespace.
+A module of checks declares its scenarios::
 
     declare(Scenario("two_paths", setup=add_second_path, waits=True))
 
-A scenario that checks name and nobody declares has no setup and keeps the processor busy.
+A scenario that is not declared has no setup and is assumed to keep the processor busy.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
     Setup = Callable[[Lab], object]
 
-#: Seconds that one check may take. An emulated processor is 20 to 30 times slower than this one.
+#: Seconds that one check may take. An emulated processor is 20 to 30 times slower than a real one.
 DEADLINE_S = 60.0
 
 
 class Scenario:
     """Where checks run.
 
-    ``setup`` prepares the network namespace (addresses, endpoints, sysctls), once for all checks
-    of a family; what it adopts into its lab stays open until the last check is done. Set ``waits``
-    where the checks mostly sleep: such scenarios run at the same time as others. A check that
-    takes longer than ``deadline_s`` fails, and the rest of its scenario is not run.
+    ``setup`` prepares the network namespace (addresses, endpoints, sysctls) once for all checks of
+    a family; sockets that it adopts into its lab stay open until the last check. Set ``waits`` if
+    the checks mostly sleep: such scenarios run concurrently. A check that takes longer than
+    ``deadline_s`` fails, and the rest of its scenario does not run.
 
-    Set ``one_family`` where no code of MPTCP that the checks reach knows the family: buffers,
-    wake-ups, calls at the same time. Each check is then run in one family, half of them in IPv4 and
-    half in IPv6.
+    Set ``one_family`` if the MPTCP code that the checks exercise does not depend on the family:
+    buffers, wake-ups, concurrent calls. Each check then runs in one family, half of them in IPv4
+    and half in IPv6.
     """
 
     __slots__ = ("deadline_s", "name", "one_family", "setup", "waits")
@@ -69,7 +69,7 @@ def named(name: str) -> Scenario:
 
 
 def families_of(check: str, scenario: str) -> tuple[str, ...]:
-    """Where the check with this id is run, unless it says so itself."""
+    """The families in which the check with this id runs, unless it declares them."""
     if not named(scenario).one_family:
         return ("ipv4", "ipv6")
     return ("ipv4",) if sum(check.encode()) % 2 else ("ipv6",)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs the scenarios' processes, and turns what they say into results.
+"""Runs the processes of scenarios, and turns their records into results.
 
-Scenarios that mostly wait run at the same time, those that keep the processor busy one after
-another: one process for both families, which it goes through in turn. A process that dies, or whose
-check does not end in time, fails that check and loses the rest of its scenario in that family; the
-others go on.
+Scenarios that mostly wait run concurrently; those that keep the processor busy run one after
+another, with one process for both families in turn. If a process dies, or a check does not end in
+time, that check fails and the rest of its scenario in that family is lost; the others continue.
 """
 
 from __future__ import annotations
@@ -22,32 +21,32 @@ if TYPE_CHECKING:
     from guest.child import Item, Job
 
     class Report(Protocol):
-        """What is told of a check, by its number in the plan."""
+        """Reports on a check, by its number in the plan."""
 
         def start(self, index: int) -> None: ...
         def result(self, index: int, verdict: str, told: Mapping[str, str]) -> None: ...
 
     class Sink(Protocol):
-        """Takes events, and lets them wait while they are held."""
+        """Receives events, and delays them while they are held."""
 
         def emit(self, kind: str, **fields: Any) -> None: ...
         def hold(self, on: bool) -> None: ...
 
 
-#: Scenarios that wait and run at once.
+#: The most waiting scenarios that run concurrently.
 MAX_WAITING = 8
-#: Once a check did not end in time, others get a quarter of theirs, but no less than this: a kernel
-#: on which many hang is not waited for as often.
+#: After a check did not end in time, the others get a quarter of their deadlines, but at least
+#: this, to save time on a kernel on which many checks hang.
 IMPATIENT_S = 15.0
-#: Seconds in which what was killed should have ended.
+#: Seconds for killed processes to end.
 LINGER_S = 1.0
-#: Seconds in which the children are left alone, unless one ends or waits for its turn. Each look
-#: at them takes the processor from the one that runs.
+#: Seconds between looks at the children, unless one ends or waits for its turn. Each look takes the
+#: processor from the running child.
 NAP_S = 0.2
 
 
 class Schedule:
-    """One round of ``jobs``, told to ``report``, which writes to ``sink``."""
+    """One round of ``jobs``, reported to ``report``, which writes to ``sink``."""
 
     def __init__(self, jobs: Sequence[Job], report: Report, sink: Sink) -> None:
         self._waiting = [[job] for job in jobs if job.scenario.waits]
@@ -60,7 +59,7 @@ class Schedule:
         self._runs: list[_Run] = []
 
     def run(self) -> None:
-        """Run them all, and leave no process behind."""
+        """Run all jobs, and leave no process behind."""
         spared = isolation.children()
         isolation.adopt_orphans(True)
         isolation.keep_memory()
@@ -76,7 +75,8 @@ class Schedule:
             isolation.adopt_orphans(False)
 
     def _clean_up(self, spared: Sequence[int]) -> None:
-        """Kill every other child: orphans that left their session come to us one by one."""
+        """Kill all other children: orphans that left their session become our children one by
+        one."""
         deadline = time.monotonic() + LINGER_S
         while time.monotonic() < deadline:
             isolation.reap_killed()
@@ -88,8 +88,9 @@ class Schedule:
             time.sleep(0.001)
 
     def _begin(self) -> None:
-        """Start what may run now. Scenarios that wait come first: they take the longest."""
-        # A job of which nothing can run on this kernel is over at once: then the next one begins.
+        """Start the jobs that may run now. Waiting scenarios come first, because they take
+        longest."""
+        # A job without a check that can run is over at once; then the next one begins.
         while self._waiting and self._count_waiting() < MAX_WAITING:
             self._start(self._waiting.pop(0))
         while self._busy and self._count_waiting() == len(self._runs):
@@ -102,7 +103,7 @@ class Schedule:
         run = _Run(jobs)
         if not self._find_work(run):
             return
-        # Before the fork, so that what the setup does to the kernel is charged to it.
+        # Before the fork, so that a crash in the setup is charged to this scenario.
         self._report.start(run.item.index)
         try:
             run.child = Child(run.jobs)
@@ -115,19 +116,19 @@ class Schedule:
             self._poll.register(fd, select.POLLIN)
 
     def _start_rest(self, run: _Run) -> None:
-        """Have the other families' jobs run in a process of their own."""
+        """Start a new process for the other families' jobs."""
         if run.jobs[1:]:
             self._busy.insert(0, run.jobs[1:])
 
     def _find_work(self, run: _Run) -> bool:
-        """Pass over jobs of which nothing can run. Whether a check is left in any."""
+        """Skip jobs of which nothing can run; returns whether any check is left."""
         while not self._advance(run):
             if not run.next_job():
                 return False
         return True
 
     def _advance(self, run: _Run) -> bool:
-        """Pass over what cannot run on this kernel. Whether a check is left in this job."""
+        """Skip checks that cannot run on this kernel; returns whether one is left in this job."""
         items = run.job.items
         while run.at < len(items) and items[run.at].lacking:
             self._skip(items[run.at])
@@ -139,7 +140,7 @@ class Schedule:
         self._say(item, events.UNSUPPORTED, {"detail": item.lacking})
 
     def _serve(self) -> None:
-        """Give the children time, and take what they have said meanwhile, all at once."""
+        """Let the children run for a while, then read all their records."""
         readable = {fd for fd, _ in self._poll.poll(1000 * NAP_S)}
         self._sink.hold(True)
         for run in list(self._runs):
@@ -154,12 +155,12 @@ class Schedule:
         self._sink.hold(False)
 
     def _deadline_s(self, run: _Run) -> float:
-        """For one check, or for the setup."""
+        """The deadline of one check, or of the setup."""
         whole = run.job.scenario.deadline_s
         return min(whole, max(IMPATIENT_S, whole / 4)) if self._impatient else whole
 
     def _hear(self, run: _Run, may_have_ended: bool) -> bool:
-        """Take what the child has said. Whether it is done with, one way or another."""
+        """Read the records of the child; returns whether it is finished."""
         ended = run.child.ended() if may_have_ended else None  # before it is read to the end
         try:
             for record in run.child.read():
@@ -176,7 +177,7 @@ class Schedule:
         return False
 
     def _go_on(self, run: _Run) -> bool:
-        """Have the child begin with the next of its jobs, if there is one."""
+        """Let the child begin with its next job; returns whether there is one."""
         if not run.child.ready or not run.next_job() or not self._find_work(run):
             return False
         self._report.start(run.item.index)
@@ -184,7 +185,7 @@ class Schedule:
         return True
 
     def _take(self, run: _Run, record: Sequence[str]) -> bool:
-        """One record. Whether it was the last of this job."""
+        """Handle one record; returns whether it was the last of this job."""
         if record[0] == READY:
             run.child.ready = True
             run.child.since = time.monotonic()
@@ -208,7 +209,7 @@ class Schedule:
         self._last_word = time.monotonic()
 
     def _expire(self, run: _Run) -> None:
-        """The check that runs has taken too long: what the process does, and its end."""
+        """The running check has exceeded its deadline: describe and kill the process."""
         from guest import postmortem
 
         seconds = self._deadline_s(run)
@@ -221,7 +222,7 @@ class Schedule:
         self._finish(run)
 
     def _stop(self, run: _Run, how: str, got: str = "") -> None:
-        """The check that runs fails, and the rest of its scenario is not run."""
+        """Fail the running check, and mark the rest of its scenario as not run."""
         if not run.child.ready:
             self._give_up(run, "%s%s" % (how, "; " + got if got else ""))
             return
@@ -236,7 +237,7 @@ class Schedule:
                 self._say(item, events.LOST, {"detail": why})
 
     def _give_up(self, run: _Run, why: str) -> None:
-        """The scenario could not be prepared: an error of each of its checks."""
+        """The setup failed, which is an error of each check."""
         detail = "the scenario %s cannot be prepared: %s" % (run.job.scenario.name, why)
         for item in run.job.items[run.at :]:
             if item.lacking:
@@ -256,7 +257,7 @@ class Schedule:
 
 
 class _Run:
-    """Jobs under way, of which the first runs: its process, and which of its items."""
+    """A child with its jobs; the first one runs, at one of its items."""
 
     child: Child
 
@@ -273,7 +274,7 @@ class _Run:
         return self.job.items[self.at]
 
     def next_job(self) -> bool:
-        """Turn to the next job. Whether there is one; else the last one stays."""
+        """Switch to the next job; returns whether there is one."""
         if not self.jobs[1:]:
             return False
         self.jobs = self.jobs[1:]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""System calls that are stopped where they copy data, with the locks that they hold by then.
+"""Stops system calls while they copy data and hold the locks of the socket.
 
-userfaultfd(2) leaves a page of memory missing until it is let go. recv(2) into it, or send(2) from
-it, owns the socket's lock for that time, and what arrives meanwhile takes the ways of a socket that
-is in use: the backlog, the list of joins, work that is left to the end of the call. On a busy
-machine that is so now and then; with this it is so when a check wants it.
+userfaultfd(2) keeps a page of memory missing until it is released. recv(2) into it, or send(2) from
+it, owns the socket's lock for that time, and segments that arrive meanwhile take the paths of a
+socket in use: the backlog, the list of joins, work deferred to the end of the call. On a busy
+machine that happens occasionally; this makes it happen when a check needs it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _open() -> int:
 
 
 class Stall:
-    """A page that is missing. Raises OSError where the kernel lacks userfaultfd(2)."""
+    """A missing page. Raises OSError if the kernel lacks userfaultfd(2)."""
 
     def __init__(self) -> None:
         self._fd = _open()
@@ -78,20 +78,20 @@ class Stall:
             raise Failed("a call that copies to a missing page", "stopped", "not stopped")
 
     def let_go(self) -> None:
-        """Have the call go on: the page is there, and zero."""
+        """Let the call continue: the page becomes present, filled with zeros."""
         if not self._gone:
             self._gone = True
             self._ioctl(UFFDIO_ZEROPAGE, _ZERO.pack(self.address, mmap.PAGESIZE, 0, 0))
 
     def close(self) -> None:
-        os.close(self._fd)  # this lets go, too
+        os.close(self._fd)  # this releases the page, too
         self._fd = -1
 
 
 class StalledCall:
     """recv(2) or send(2) of ``size`` bytes on ``sock`` that is stopped while it owns the socket.
 
-    As a context manager it goes on at the end. ``result()`` is what the call returned.
+    As a context manager, it lets the call continue at the end. ``result()`` is the return value.
     """
 
     def __init__(self, sock: _socket.socket, size: int, sends: bool = False) -> None:
@@ -122,5 +122,5 @@ class StalledCall:
 
 
 def probe() -> None:
-    """Raises OSError where the kernel lacks userfaultfd(2)."""
+    """Raises OSError if the kernel lacks userfaultfd(2)."""
     os.close(_open())
