@@ -90,4 +90,4 @@ def test_a_named_kernel_that_does_not_pass_proves_nothing(run_selftest: Selftest
 def test_an_unknown_fault_is_a_wrong_argument(run_selftest: Selftest) -> None:
     done = run_selftest(ROOT / "kernels.yaml", "--only", "panick")
     assert done.returncode == 2
-    assert "'panick' is no fault of the selftest" in done.stderr
+    assert "'panick' is not a fault of the selftest" in done.stderr
