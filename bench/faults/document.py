@@ -192,7 +192,8 @@ def _share(members: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _part(part: int, whole: int) -> str:
-    return f"{part} of {whole} ({100 * part / whole:.0f} %)" if whole else "-"
+    # Rounded down: 411 of 412 is not all of them.
+    return f"{part} of {whole} ({100 * part // whole} %)" if whole else "-"
 
 
 def _selftests(used: Sequence[Fault], selftests: Selftests) -> list[str]:
