@@ -15,6 +15,8 @@ from guest.scenarios import Scenario, declare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from guest.lab import Lab
 
 SCENARIO = declare(Scenario("peer_signals", waits=True)).name
@@ -157,15 +159,15 @@ def add_addr_zero(lab: Lab) -> None:
     equal("mptcpi_add_addr_accepted", accepted(), 0)
 
 
-@scenario_check("add_addr.is_sent_until_echoed", scenario=SCENARIO, needs=NEEDS)
-def until_echoed(lab: Lab) -> None:
-    """ADD_ADDR has the endpoint's address, id and an HMAC, and comes again until it is echoed."""
+def announcing(lab: Lab, timeout: str) -> tuple[Peer, Flow, Callable[[], int]]:
+    """A connection whose kernel announces address 9 to a peer that does not echo it.
+
+    The function counts the ADD_ADDR options so far, and fails the check if one is wrong.
+    """
     bench = clean(lab)
-    # The time that older kernels wait for an echo; newer ones wait no longer than TCP does.
-    write_sysctl(TIMEOUT, "1")
+    write_sysctl(TIMEOUT, timeout)
     lab.afterwards(lambda: write_sysctl(TIMEOUT, "120"))
     one, (first,), _ = established(lab, joins=0)
-    since = mib.Since()
     seen = first.seen()
     bench.pm.add(bench.server_address(2), pm.SIGNAL, id=9)
 
@@ -176,9 +178,19 @@ def until_echoed(lab: Lab) -> None:
             equal("ADD_ADDR", option, _announced(one, 9, bench.server_address(2)), option)
         return len(options)
 
+    return one, first, sent
+
+
+@scenario_check("add_addr.is_sent_until_echoed", scenario=SCENARIO, needs=NEEDS)
+def until_echoed(lab: Lab) -> None:
+    """ADD_ADDR has the endpoint's address, id and an HMAC, and comes again until it is echoed."""
+    since = mib.Since()
+    # The time that older kernels wait for an echo; newer ones wait no longer than TCP does.
+    one, first, sent = announcing(lab, "1")
     wait_until(lambda: sent() >= 2, 20.0)
     equal("ADD_ADDR options of an address without an echo", sent() >= 2, True)
-    first.send(options=one.add_addr(9, bench.server_address(2), echo=True))
+    address = multipath.bench(lab).server_address(2)
+    first.send(options=one.add_addr(9, address, echo=True))
     counted(since, "EchoAdd", 1)
     counted(since, "AddAddrTx", sent())
 
@@ -186,16 +198,7 @@ def until_echoed(lab: Lab) -> None:
 @scenario_check("add_addr.is_sent_once_with_a_timeout_of_0", scenario=SCENARIO, needs=NEEDS)
 def sent_once(lab: Lab) -> None:
     """With net.mptcp.add_addr_timeout=0 an ADD_ADDR that is not echoed does not come again."""
-    bench = clean(lab)
-    write_sysctl(TIMEOUT, "0")
-    lab.afterwards(lambda: write_sysctl(TIMEOUT, "120"))
-    _, (first,), _ = established(lab, joins=0)
-    seen = first.seen()
-    bench.pm.add(bench.server_address(2), pm.SIGNAL, id=9)
-
-    def sent() -> int:
-        return sum(bool(s.mptcp(wire.ADD_ADDR)) for s in first.received()[seen:])
-
+    _, _, sent = announcing(lab, "0")
     wait_until(sent)
     wait_until(lambda: sent() > 1, 0.3)
     equal("ADD_ADDR options", sent(), 1)
