@@ -236,10 +236,16 @@ def test_every_size_check_has_its_fault() -> None:
     assert max(layout.size for layout in abi.LAYOUTS) < sizes.MUCH
 
 
+LAYOUTS = (abi.MPTCP_INFO_LAYOUT, abi.TCP_INFO_LAYOUT, abi.SUBFLOW_ADDRS_LAYOUT)
+
+
 @pytest.mark.parametrize("size", [0, 4])
-def test_a_whole_structure_in_a_short_buffer_is_an_overrun(size: int) -> None:
-    """The kernel wrote sizeof(struct mptcp_info) bytes: the checker must live to tell of it."""
+@pytest.mark.parametrize("whole", [layout.size for layout in LAYOUTS])
+def test_a_whole_structure_in_a_short_buffer_is_an_overrun(size: int, whole: int) -> None:
+    """The kernel wrote a structure to a buffer that is shorter: the checker lives to tell of it."""
     buffer = sockopt.Buffer(sockopt.unused(size))
-    ctypes.memset(buffer.address, 0, 400)
+    behind = ctypes.addressof(buffer._anchor) + len(buffer._memory) - buffer.address
+    assert behind >= whole  # else memory that is not the buffer's would be overwritten
+    ctypes.memset(buffer.address, 0, whole)
     with pytest.raises(sockopt.Overrun, match="bytes after the buffer were overwritten"):
         buffer.content()
