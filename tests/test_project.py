@@ -41,7 +41,13 @@ LEVELS = (
 )
 #: What of the guest the host may import beside guest.events, by room: the list of checks, and the
 #: package itself, to find its files.
-OF_THE_GUEST = {"cli": {"guest.checks"}, "manifest": {"guest.checks"}, "vm": {"guest"}}
+#: The report names the bytes that the guest read.
+OF_THE_GUEST = {
+    "cli": {"guest.checks"},
+    "manifest": {"guest.checks"},
+    "report": {"guest.abi"},
+    "vm": {"guest"},
+}
 
 #: Each costs an emulated VM 0.1 s or more.
 EXPENSIVE = {

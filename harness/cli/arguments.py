@@ -156,6 +156,9 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         help="include the image in the bundle of a failing kernel",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    command.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write a page for a browser to FILE"
+    )
     add_output(command)
 
 
@@ -328,6 +331,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "matrix": (
         ("matrix", "every kernel of ./kernels.yaml"),
         ("matrix my.yaml -k 'debian-6.*' --json r.json", "some kernels, with results for scripts"),
+        ("matrix --html report.html", "also a page to look at, in one file"),
         ("matrix --reuse", "only kernels for which something changed"),
         ("matrix --resume", "the kernels that an interrupted run did not reach"),
     ),
@@ -357,6 +361,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "report": (
         ("report", "the last run as Markdown"),
+        ("report --format html --output report.html", "a page with matrix and details"),
         ("report results.json --format junit --output junit.xml", "for a CI system"),
     ),
     "compare": (

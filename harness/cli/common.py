@@ -107,22 +107,22 @@ def check_fingerprint(text: str | None) -> None:
         )
 
 
-def check_writable(path: Path | None) -> None:
+def check_writable(path: Path | None, option: str = "--json") -> None:
     """Raise UsageError if ``path`` cannot be written, before minutes are spent on booting."""
     if path is None:
         return
     if str(path) == "-":
         raise UsageError(
-            "--json -: the table goes to standard output; give a file, or a FIFO such as bash's "
+            f"{option} -: the table goes to standard output; give a file, or a FIFO such as bash's "
             ">(…)"
         )
     if path.is_dir():
-        raise UsageError(f"--json {path}: this is a directory; give a file")
+        raise UsageError(f"{option} {path}: this is a directory; give a file")
     if path.exists() and not os.access(path, os.W_OK):
-        raise UsageError(f"--json {path}: not writable; give another file")
+        raise UsageError(f"{option} {path}: not writable; give another file")
     directory = path.resolve().parent if path.is_symlink() else path.parent
     if not path.exists() and not os.access(directory, os.W_OK | os.X_OK):
-        raise UsageError(f"--json {path}: the directory does not exist or is not writable")
+        raise UsageError(f"{option} {path}: the directory does not exist or is not writable")
 
 
 def write(option: str, path: Path, text: str, remedy: str = "") -> None:

@@ -17,7 +17,7 @@ from harness.cli.common import check_writable, complain, globs, say, stopping, w
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.records import stored_runs, to_json
-from harness.report import compare, details, history, html, junit, kcidb, ktap, markdown, terminal
+from harness.report import compare, details, history, junit, kcidb, ktap, markdown, terminal
 from harness.report import replay as report
 from harness.run import workspace
 from harness.verdict import comparison
@@ -119,8 +119,14 @@ def _matching(pattern: str | None) -> Callable[[str], bool]:
     return lambda name: any(fnmatch.fnmatchcase(name, glob) for glob in wanted)
 
 
+def _to_html(run: RunResult) -> str:
+    from harness.cli import pages  # the template engine takes longer than the other formats
+
+    return pages.of_run(run, workspace.store_file())
+
+
 FORMATS: Mapping[str, Callable[[RunResult], str]] = {
-    "html": html.to_html,
+    "html": _to_html,
     "junit": junit.to_junit,
     "ktap": ktap.to_ktap,
     "json": to_json.to_json,

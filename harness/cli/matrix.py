@@ -87,7 +87,15 @@ def run_matrix(given: argparse.Namespace) -> int:
 def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> int:
     run = run_tests(entries, given, cache)
     show(run, given.json)
+    _write_page(run, given)
     return exit_status(run)
+
+
+def _write_page(run: RunResult, given: argparse.Namespace) -> None:
+    if given.html is not None:
+        from harness.cli import pages  # not for every run: it takes 0.1 s
+
+        pages.write_run(run, workspace.store_place(given.output), given.html)
 
 
 def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> RunResult:
@@ -115,6 +123,7 @@ def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: 
         bundle_image=given.bundle_image,
     )
     check_writable(given.json)
+    check_writable(given.html, "--html")
     names = [entry.name for entry in entries]
     with stopping(cache.stop) as stop, listener(names) as listening:
         return session.run(entries, request, cache, listening, stop)
@@ -234,6 +243,7 @@ def run_against(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> 
     if given.json is not None:
         more = json.dumps({COMPARISON: to_json.clean(report.to_json(difference))})[1:-1]
         copy_record(Path(run.directory, stored_runs.RECORD), given.json, more)
+    _write_page(run, given)
     return EXIT_INTERRUPTED if run.interrupted else difference_status(difference)
 
 
@@ -331,7 +341,7 @@ def _unknown(word: str, names: Sequence[str], file: Path | None, why: str) -> st
 #: Options of `check` that have no effect with --shell.
 _OF_CHECKS = (
     *("against", "repeat", "until_fail", "duration", "check", "family", "seed", "payload"),
-    *("confirm", "reuse", "cross_check", "bundle_image", "json", "output"),
+    *("confirm", "reuse", "cross_check", "bundle_image", "json", "html", "output"),
 )
 HOW = f"run the checker with: {shell.CHECKER} (see {shell.CHECKER} --help); leave with: exit"
 

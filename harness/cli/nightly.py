@@ -43,7 +43,7 @@ LOCK = "nightly.lock"
 #: Beside it; exists until the report of the night has been delivered.
 UNREPORTED = "nightly.unreported"
 #: In the run's directory, or in the directory given by --output.
-TEXT, MARKDOWN = "nightly.txt", "nightly.md"
+TEXT, MARKDOWN, HTML = "nightly.txt", "nightly.md", "nightly.html"
 #: Seconds that a notification may take: a mail server may be slow, but the night must end.
 NOTIFYING = 120.0
 
@@ -196,10 +196,13 @@ def _directory(night: Night, given: argparse.Namespace) -> Path:
 
 
 def _write(night: Night, given: argparse.Namespace) -> None:
-    """Write the report as text and as Markdown, and --json."""
+    """Write the report as text, as Markdown and as HTML, and --json."""
+    from harness.cli import pages
+
     directory = _directory(night, given)
     write_atomically(directory / TEXT, report.render(night, terminal.UNICODE))
     write_atomically(directory / MARKDOWN, report.to_markdown(night))
+    write_atomically(directory / HTML, pages.of_night(night))
     if given.json is not None:
         copy_record(Path(night.run.directory, stored_runs.RECORD), given.json)
 

@@ -1,164 +1,170 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A run as one HTML file that loads nothing and contains no scripts."""
+"""A run as one HTML file that loads nothing: a page that answers, and a script that sorts.
+
+Without the script the page can be read as a whole. All text of the guest, the image and the
+manifest is escaped by the template engine, with invisible characters made visible. The page's own
+policy lets only its own style and script act, each by its hash.
+"""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator
+import base64
+import functools
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from harness.text import plural, printable
-from harness.verdict.failures import Failure, failures, lost, phrases
-from harness.verdict.results import CheckVerdict, Family, Incident, KernelResult, RunResult
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-MAX_TEXT = 4096
+from harness.report import page_data
+from harness.report.features import feature_map
+from harness.report.fields import decode
+from harness.report.overview import SYMBOLS, Mark, Overview, answer, overview
+from harness.report.page_data import cut
+from harness.text import plural
+from harness.verdict.comparison import RunDifference
+from harness.verdict.failures import Failure, Variant, failures, lost, phrases
+from harness.verdict.results import KernelResult, KernelVerdict, RunResult
+
+#: Of what is shown without the script; with it, a cell shows all.
+MAX_FAILURES = 10
+MAX_VARIANTS = 3
 MAX_PHRASES = 8
-MAX_EXCERPT_LINES = 200
-
-STYLE = """\
-body { font: 15px/1.45 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .3em .7em; border-bottom: 1px solid #ccc; vertical-align: top; }
-code, pre { font: 13px/1.4 monospace; }
-pre { background: #f4f4f4; padding: .7em; overflow-x: auto; }
-.good { color: #17692f; } .bad { color: #b3161f; font-weight: bold; } .dim { color: #666; }
-summary { cursor: pointer; margin: .6em 0; font-weight: bold; }
-"""
 
 
-def to_html(run: RunResult) -> str:
+@dataclass(frozen=True)
+class Context:
+    """What a report says beyond its run.
+
+    ``difference`` is what changed; ``since`` says since when, if that is not one run. ``meanings``
+    has a sentence for each check.
+    """
+
+    difference: RunDifference | None = None
+    since: str = ""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+
+
+def to_html(run: RunResult, context: Context | None = None) -> str:
     """``run`` as HTML; all foreign text is escaped."""
-    return "\n".join(_page(run)) + "\n"
+    context = context or Context()
+    shown = overview(run, context.difference)
+    style, script = _source("report.css"), _source("report.js")
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            run=run,
+            answer=answer(run, shown, context.difference, context.since),
+            overview=shown,
+            verdicts=_verdicts(shown),
+            features=feature_map(run),
+            history=None,
+            setting=_setting(run),
+            style=Markup(style),  # noqa: S704  (files of this package)
+            script=Markup(script),  # noqa: S704
+            policy=policy(style, script),
+            data=Markup(page_data.page_data(run, shown, context.meanings)),  # noqa: S704
+        )
+    )
+    return page + "\n"
 
 
-def _page(run: RunResult) -> Iterator[str]:
-    yield "<!DOCTYPE html>"
-    yield '<html lang="en"><head><meta charset="utf-8">'
-    # Even text that was left unescaped by mistake must not run or load anything.
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    yield f"<title>mptcp-harness {_text(run.id)}</title>"
-    yield f"<style>\n{STYLE}</style></head><body>"
-    yield f"<h1>mptcp-harness: {plural(len(run.kernels), 'kernel')}</h1>"
-    yield from _table(run)
-    for kernel in run.kernels:
-        yield from _kernel(kernel)
-    for note in run.notes:
-        yield f"<p>Note: {_text(note)}</p>"
-    yield f'<p class="dim">{_setting(run)}</p>'
-    yield "</body></html>"
+def policy(style: str, script: str) -> str:
+    """A Content-Security-Policy under which nothing but these two acts, and nothing is loaded."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"base-uri 'none'; form-action 'none'"
+    )
 
 
-def _setting(run: RunResult) -> str:
-    parts = [
-        f"run {_text(run.id)}",
-        f"{_text(run.started)} to {_text(run.finished) or 'its interruption'}",
-        _text(run.accel),
-        f"QEMU {_text(run.qemu)}",
-        f"virtme-ng {_text(run.virtme_ng)}",
-        f"seed {run.seed}",
-        _text(run.host),
-        f"mptcp-harness {_text(run.harness_version)}",
-    ]
-    return ", ".join(filter(None, parts))
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _table(run: RunResult) -> Iterator[str]:
-    names = list(dict.fromkeys(name for kernel in run.kernels for name in kernel.capabilities))
-    heads = ["kernel", "release", *names[:32], "IPv4", "IPv6", "verdict", "seconds"]
-    yield "<table><thead><tr>"
-    yield "".join(f"<th>{_text(head)}</th>" for head in heads)
-    yield "</tr></thead><tbody>"
-    for kernel in run.kernels:
-        there = [_mark(kernel.capabilities.get(name)) for name in names[:32]]
-        known = f", {len(kernel.known)} known" if kernel.known else ""
-        cells = [
-            _text(kernel.name),
-            _text(kernel.release),
-            *there,
-            _family(kernel, Family.IPV4),
-            _family(kernel, Family.IPV6),
-            f"{_verdict(kernel)}{known}",
-            "reused" if kernel.reused_from else f"{kernel.timing.total_s:.1f}",
-        ]
-        yield f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    for name in run.missing:
-        yield f'<tr><td>{_text(name)}</td><td class="bad" colspan="{len(heads) - 1}">missing</td>'
-        yield "</tr>"
-    yield "</tbody></table>"
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("harness.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        about=page_data.about,
+        excerpt=page_data.excerpt,
+        failures=_shown_failures,
+        lost=lost,
+        named=lambda detail: re.split(r"\W+", detail[:1000]),
+        marks=[(mark, SYMBOLS[mark]) for mark in Mark if mark is not Mark.ABSENT],
+        more_failures=lambda kernel: max(0, len(failures(kernel)) - MAX_FAILURES),
+        plural=plural,
+        repeat=page_data.repeat_command,
+        style_of=_style_of,
+        variants=_shown_variants,
+    )
+    return environment
 
 
-def _mark(present: bool | None) -> str:
-    return '<span class="dim">–</span>' if present is None else "yes" if present else "no"  # noqa: RUF001
+def _visible(value: Any) -> Any:
+    """What an expression puts into the page; numbers, and the engine's own text, stay."""
+    return cut(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _verdict(kernel: KernelResult) -> str:
-    style = "good" if kernel.verdict.as_expected else "bad"
-    return f'<span class="{style}">{kernel.verdict}</span>'
+@functools.cache
+def _source(name: str) -> str:
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), name)[0]
 
 
-def _family(kernel: KernelResult, family: Family) -> str:
-    result = kernel.families.get(family)
-    if result is None or result.verdict is CheckVerdict.UNSUPPORTED:
-        return '<span class="dim">–</span>'  # noqa: RUF001
-    style = "bad" if result.verdict.is_bad else "good"
-    return f'<span class="{style}">{result.verdict}</span>'
+def _verdicts(shown: Overview) -> list[KernelVerdict]:
+    found = {row.kernel.verdict for row in shown.rows}
+    return [verdict for verdict in KernelVerdict if verdict in found]
 
 
-def _kernel(kernel: KernelResult) -> Iterator[str]:
-    opened = "" if kernel.verdict.as_expected else " open"
-    yield f"<details{opened}><summary>{_text(kernel.name)}: {_verdict(kernel)}</summary>"
-    if kernel.reason:
-        yield f"<p>{_text(kernel.reason)}</p>"
-    found = failures(kernel)
-    if found:
-        yield "<ul>"
-        for failure in found:
-            yield from _failure(failure)
-        yield "</ul>"
-    missing = lost(kernel)
-    if missing:
-        yield f"<p>{plural(len(missing), 'result')} missing, the first: "
-        yield f"<code>{_text(str(missing[0].key))}</code></p>"
-    for incident in kernel.incidents:
-        yield from _incident(incident)
-    for note in kernel.notes:
-        yield f"<p>Note: {_text(note)}</p>"
-    about = (kernel.origin, kernel.version, f"sha256 {kernel.image_sha256}", kernel.accel)
-    yield f'<p class="dim">{_text(", ".join(filter(None, about)))}</p>'
-    yield "</details>"
+def _style_of(verdict: KernelVerdict) -> str:
+    if verdict is KernelVerdict.UNSUPPORTED:
+        return "unsupported"
+    if verdict.as_expected:
+        return "pass"
+    weak = verdict in (KernelVerdict.WARNING, KernelVerdict.INFRASTRUCTURE)
+    return "error" if weak else "fail"
 
 
-def _failure(failure: Failure) -> Iterator[str]:
-    count = f"{failure.places} of {plural(failure.planned, 'place')}"
-    known = f", {_text(failure.known)}" if failure.known else ""
-    yield f"<li><code>{_text(failure.check)}</code>: {failure.verdict} at {count}{known}<dl>"
-    for variant in failure.variants:
+def _shown_failures(kernel: KernelResult) -> tuple[Failure, ...]:
+    return failures(kernel)[:MAX_FAILURES]
+
+
+def _shown_variants(failure: Failure) -> Iterator[tuple[str, Variant, Any]]:
+    """Where each variant was, the variant, and its bytes decoded."""
+    for variant in failure.variants[:MAX_VARIANTS]:
         where = phrases(variant.places)
         more = "; …" if len(where) > MAX_PHRASES else ""
-        told = (
-            ("at", "; ".join(where[:MAX_PHRASES]) + more),
-            ("what", variant.first.detail),
-            ("expected", variant.first.expected),
-            ("got", variant.first.got),
-            ("raw", variant.first.raw),
+        first = variant.first
+        yield (
+            "; ".join(where[:MAX_PHRASES]) + more,
+            variant,
+            decode(failure.check, first.detail, first.raw),
         )
-        for label, text in told:
-            if text:
-                yield f"<dt>{label}</dt><dd><code>{_text(text)}</code></dd>"
-    yield "</dl></li>"
 
 
-def _incident(incident: Incident) -> Iterator[str]:
-    known = f", {_text(incident.known)}" if incident.known else ""
-    during = f", during <code>{_text(incident.check)}</code>" if incident.check else ""
-    yield f"<p>{incident.kind}: <code>{_text(incident.title)}</code>{during}{known}, "
-    yield f"fingerprint <code>{_text(incident.fingerprint)}</code></p>"
-    lines = incident.excerpt.strip("\r\n").split("\n")
-    shown = [_text(line.rstrip("\r").expandtabs()) for line in lines[:MAX_EXCERPT_LINES]]
-    if len(lines) > MAX_EXCERPT_LINES:
-        shown.append(f"… {plural(len(lines) - MAX_EXCERPT_LINES, 'more line')}")
-    yield "<pre>" + "\n".join(shown) + "</pre>"
-
-
-def _text(text: str) -> str:
-    return html.escape(printable(text[:MAX_TEXT]))
+def _setting(run: RunResult) -> list[tuple[str, str]]:
+    return [
+        ("run", run.id),
+        ("started", run.started),
+        ("finished", run.finished or "interrupted"),
+        ("accelerator", run.accel),
+        ("QEMU", run.qemu),
+        ("virtme-ng", run.virtme_ng),
+        ("seed", str(run.seed)),
+        ("host", run.host),
+        ("mptcp-harness", run.harness_version),
+        ("results in", run.directory),
+    ]

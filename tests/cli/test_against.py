@@ -254,6 +254,31 @@ def test_every_format_goes_to_standard_output(
     assert len(capfdbinary.readouterr().out) > 100
 
 
+def test_a_page_says_what_changed_since_the_last_run(
+    boots: fake_boots.Outcomes, tmp_path: Path
+) -> None:
+    check()
+    boots.of["image"] = FAILS
+    check("--html", "page.html")
+    assert cli.main(["report", "--format", "html", "--output", "again.html"]) == 0
+    for page in ("page.html", "again.html"):
+        assert "1 of 1 kernel is newly wrong: image." in (tmp_path / page).read_text()
+
+
+@pytest.mark.usefixtures("boots")
+def test_a_page_of_the_first_run_is_compared_with_nothing(tmp_path: Path) -> None:
+    check("--html", "page.html")
+    assert "not compared: no earlier complete run" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.usefixtures("boots")
+def test_a_place_where_no_page_can_be_written_is_refused_before_the_boot(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["check", "image", "--html", "/nowhere/page.html"]) == 2
+    assert capsys.readouterr().err.startswith("--html /nowhere/page.html: ")
+
+
 @pytest.mark.usefixtures("boots")
 def test_a_report_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     check()

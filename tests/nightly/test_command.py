@@ -88,6 +88,8 @@ def test_a_night_without_a_state_directory_keeps_all_in_its_output(
     arguments = ["nightly", str(homeless), "--no-selftest", "--output", str(output)]
     assert cli.main(arguments) == 0
     assert "nothing is newly wrong" in (output / "nightly.txt").read_text()
+    page = (output / "nightly.html").read_text()
+    assert "not compared" in page  # the first night
     assert [path.parent for path in tmp_path.rglob(FILE)] == [output]
     assert not (output / "nightly.unreported").exists()
 

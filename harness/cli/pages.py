@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The HTML report of a run: what it is compared with, and where it is written.
+
+Imported only where a page is made: the template engine takes longer than most commands may.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guest import checks as guest_checks
+from harness.cli.common import write
+from harness.errors import HarnessError
+from harness.nightly.results import Night
+from harness.records import stored_runs
+from harness.report import html
+from harness.verdict import comparison
+from harness.verdict.comparison import RunDifference
+from harness.verdict.results import RunResult
+
+
+def of_run(run: RunResult, store: Path) -> str:
+    """``run`` as HTML, compared with the last run before it in ``store``, if there is one."""
+    return html.to_html(run, html.Context(_since_last(run, store), meanings=_meanings()))
+
+
+def of_night(night: Night) -> str:
+    """``night`` as HTML; each kernel is compared with its last result."""
+    difference = None
+    if night.compared:
+        difference = RunDifference(
+            night.run,
+            night.run,
+            kernels=tuple(compared.difference for compared in night.compared),
+            new=night.first,
+        )
+    context = html.Context(difference, "the last result of each kernel", _meanings())
+    return html.to_html(night.run, context)
+
+
+def write_run(run: RunResult, store: Path, target: Path) -> None:
+    """Write ``run`` to the user's file ``target``. Raises HostError."""
+    again = f"`mptcp-harness report --format html {run.id}` writes it elsewhere"
+    write("--html", target, of_run(run, store), again)
+
+
+def _since_last(run: RunResult, store: Path) -> RunDifference | None:
+    try:
+        before, _ = stored_runs.with_the_one_before(run.id, store)
+    except HarnessError:  # it is the first, or not of this store
+        return None
+    return comparison.runs(before, run)
+
+
+def _meanings() -> dict[str, str]:
+    return {check.id: check.summary for check in guest_checks.all_checks()}
