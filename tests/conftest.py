@@ -25,6 +25,9 @@ from harness.host import tools
 if TYPE_CHECKING:
     from harness.kernels.cache import Cache
 
+#: For the tests of the pytest plugin.
+pytest_plugins = ("pytester",)
+
 IPPROTO_MPTCP = 262
 
 #: A tmpfs, on most hosts; in containers it is often small, and without the right to execute.

@@ -24,7 +24,7 @@ LICENCE = "SPDX-License-Identifier: GPL-2.0-only"
 
 #: From the top down: a room imports from its own level and from those below it.
 LEVELS = (
-    ("cli", "__main__"),
+    ("cli", "__main__", "pytest_plugin"),
     ("report",),
     ("nightly",),
     ("step", "replay", "selftest"),
@@ -44,6 +44,7 @@ LEVELS = (
 #: The report names the bytes that the guest read.
 OF_THE_GUEST = {
     "cli": {"guest.checks"},
+    "pytest_plugin": {"guest.checks"},
     "manifest": {"guest.checks"},
     "report": {"guest.abi"},
     "vm": {"guest"},

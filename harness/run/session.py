@@ -11,7 +11,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,8 +37,12 @@ def run(
     cache: Cache,
     listener: Listener,
     stop: threading.Event,
+    on_result: Callable[[KernelResult, Path], None] = lambda _result, _directory: None,
 ) -> RunResult:
     """Test ``entries``; write everything to the run's directory, and each result to the store.
+
+    ``on_result`` gets each result as soon as it is stored, and the run's directory; as a listener,
+    it is called from any thread and must not raise.
 
     Raises HostError if a host tool is missing or the disk cannot be used. Raises UsageError for an
     unusable --output, an invalid file of known issues, or if there is nothing to resume.
@@ -65,7 +69,7 @@ def run(
         Store(place) as kept,
     ):
         begun = replace(begun, directory=str(found.directory))
-        session = _Session(entries, request, known, begun, found, kept, listener)
+        session = _Session(entries, request, known, begun, found, kept, listener, on_result)
         session.begin()
         return session.run(cache, stop)
 
@@ -82,6 +86,7 @@ class _Session:
         workspace: workspaces.Workspace,
         kept: Store,
         listener: Listener,
+        on_result: Callable[[KernelResult, Path], None],
     ) -> None:
         self._entries = entries
         self._request = request
@@ -90,6 +95,7 @@ class _Session:
         self._workspace = workspace
         self._store = kept
         self._listener = listener
+        self._on_result = on_result
         self._about = about_run(workspace)
         bundles = Bundles(
             workspace.directory, entries, self._about, with_image=request.bundle_image
@@ -120,6 +126,7 @@ class _Session:
         self._done = reuse.finished(self._store, self._begun, self._say)
         for name, result in self._done.items():
             self._recorder.write(result)
+            self._on_result(result, self._workspace.directory)
             detail = f"from the interrupted run {self._begun.id}"
             self._listener(Progress(name, Stage.DONE, detail, verdict=result.verdict))
         for entry in self._entries:
@@ -152,6 +159,7 @@ class _Session:
         if trouble:
             self._notes.append(trouble)
             self._say(trouble)
+        self._on_result(result, self._workspace.directory)
 
     def _record(self, results: dict[str, KernelResult], startup_s: float) -> RunResult:
         """The record. A run counts as interrupted only if a result is missing, not if stop was
