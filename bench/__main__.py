@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from bench import baseline, figures, lab, machine, measure, record, table, tools, waterfall
 from bench.baseline import Change, Trend
 from bench.figures import Figure, Standing
-from bench.lab import Lab
+from bench.lab import HostLab, Lab
 from bench.measure import Observations, Times
 from bench.runner import Failed
 from harness.errors import KernelUnavailable
@@ -38,6 +39,11 @@ Measures the harness against a shell loop over virtme-ng and against QEMU alone,
 says which targets are met and which ratios are worse than in bench/baseline.json.
 """
 EPILOG = """\
+examples:
+  python -m bench                                 everything
+  python -m bench --samples 3 --only 'habit.*'    one comparison
+  python -m bench --host-only                     the queries over a generated year
+
 figures: {keys}
 
 All of them take about 20 minutes on two processors without KVM. The machine should do nothing else.
@@ -74,12 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plans = measure.planned(lab.entries())
         given = _parser([plan.blank.key for plan in plans]).parse_args(argv)
-        chosen = _chosen(plans, given.only)
+        chosen = _chosen(measure.host_only() if given.host_only else plans, given.only)
         _check_writable(given.json, given.output)
         missing = tools.missing()
-        if missing:
+        times = Times(given.samples, given.many, given.cold)
+        if given.host_only:
+            report = run_on_host(chosen, times, complain)
+        elif missing:
             raise ToolsMissing(missing)
-        report = run(chosen, Times(given.samples, given.many, given.cold), complain)
+        else:
+            report = run(chosen, times, complain)
         show(report)
         keep(report, given)
     except (UsageError, ManifestError) as error:
@@ -113,6 +123,19 @@ def run(plans: Sequence[measure.Planned], times: Times, say: Callable[[str], Non
     )
     changes = tuple(baseline.changes(found, earlier))
     return Report(described, found, _one_boot(seen), changes)
+
+
+def run_on_host(
+    plans: Sequence[measure.Planned], times: Times, say: Callable[[str], None]
+) -> Report:
+    """Measure those of ``plans`` that need neither kernel nor QEMU."""
+    with tempfile.TemporaryDirectory(prefix="mptcp-bench-") as scratch:
+        subjects = measure.needed(plans, measure.host_subjects(times))
+        # These subjects need no more than a HostLab.
+        ready = cast(Lab, HostLab(Path(scratch), say))
+        seen, failures = measure.observe(subjects, ready, say)
+    found = tuple(measure.figure(plan, seen, failures) for plan in plans)
+    return Report(machine.describe(None), found, (), ())
 
 
 def show(report: Report) -> None:
@@ -224,6 +247,11 @@ def _parser(keys: Sequence[str]) -> argparse.ArgumentParser:
         )
     parser.add_argument(
         "--only", metavar="KEYS", help="only these figures, such as 'habit.*,reuse'"
+    )
+    parser.add_argument(
+        "--host-only",
+        action="store_true",
+        help="only the queries over a generated year, which need neither kernels nor QEMU",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and samples there")
     parser.add_argument(

@@ -14,7 +14,7 @@ from typing import Any
 
 import platformdirs
 
-from bench import check, floor, habit, manifests
+from bench import check, floor, habit, manifests, year
 from bench.runner import Failed, Run, Runner
 from harness import kernels
 from harness.host import tools
@@ -62,17 +62,32 @@ def has_mptcp(entry: KernelEntry) -> bool:
     return entry.expect.get("mptcp", True)
 
 
-class Lab:
+class HostLab:
+    """Runs what needs neither kernel nor QEMU: queries over a generated year, below ``scratch``."""
+
+    def __init__(self, scratch: Path, say: Callable[[str], None]) -> None:
+        self._scratch = scratch
+        self._say = say
+        self._state = scratch / "year"
+
+    def query(self, name: str) -> Observation:
+        """A query of ``year.QUERIES``; the first one generates the year."""
+        if not self._state.exists():
+            self._say(f"generating {year.DAYS} runs of {year.KERNELS} kernels, a minute or more")
+            year.generate(self._state)
+        return Observation(year.ask(year.QUERIES[name], self._state))
+
+
+class Lab(HostLab):
     """Runs everything below ``scratch``; kernels are taken from, and kept in, the user's cache.
 
     Raises :class:`Failed` or KernelUnavailable where something cannot be got ready.
     """
 
     def __init__(self, scratch: Path, say: Callable[[str], None]) -> None:
+        super().__init__(scratch, say)
         self.entries = entries()
-        self._scratch = scratch
         self._cache = Cache()
-        self._say = say
         self._number = 0
         qemu, busybox = tools.find("qemu-system-x86_64"), tools.find_static_busybox()
         assert qemu is not None, "bench.tools.missing() looked for it"

@@ -12,12 +12,14 @@ from pathlib import Path
 from harness.vm.accelerator import ask_version
 
 
-def describe(program: Path) -> str:
-    """Processors, memory, and the versions that matter, on one line; ``program`` is QEMU."""
+def describe(program: Path | None) -> str:
+    """Processors, memory, and the versions that matter, on one line; ``program`` is QEMU, if it is
+    used."""
+    qemu = f"QEMU {ask_version(program)}, " if program else ""
     return (
         f"{len(os.sched_getaffinity(0))} x {_processor(Path('/proc/cpuinfo').read_text())}, "
         f"{_memory_gib():.0f} GiB, Linux {platform.release()}, "
-        f"QEMU {ask_version(program)}, virtme-ng {importlib.metadata.version('virtme-ng')}, "
+        f"{qemu}virtme-ng {importlib.metadata.version('virtme-ng')}, "
         f"Python {platform.python_version()}"
     )
 

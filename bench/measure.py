@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench import figures, lab
+from bench import figures, lab, year
 from bench.figures import Figure, Unit, absolute
-from bench.lab import MANY, SMALL, Lab, Observation
+from bench.lab import MANY, SMALL, HostLab, Lab, Observation
 from bench.runner import Failed
 from harness.manifest.kernels_yaml import KernelEntry
 
@@ -87,7 +88,13 @@ def planned(entries: Sequence[KernelEntry]) -> list[Planned]:
         reuse(),
         cold(),
         kvm(),
+        *host_only(),
     ]
+
+
+def host_only() -> list[Planned]:
+    """The figures that need neither kernel nor QEMU."""
+    return [query(name) for name in year.QUERIES]
 
 
 def select(plans: Sequence[Planned], globs: Sequence[str]) -> list[Planned]:
@@ -122,7 +129,20 @@ def subjects(entries: Sequence[KernelEntry], times: Times) -> list[Subject]:
         Subject("cold", times.cold, Lab.cold),
         Subject("harness.kvm", times.rounds, lambda lab: lab.harness(newest, "kvm")),
         Subject("habit.kvm", times.rounds, lambda lab: lab.habit(newest, kvm=True)),
+        *host_subjects(times),
     ]
+
+
+def host_subjects(times: Times) -> list[Subject]:
+    """The subjects of the figures of :func:`host_only`; a HostLab can run them."""
+    return [
+        Subject(f"query.{name}", times.rounds, functools.partial(_query, name))
+        for name in year.QUERIES
+    ]
+
+
+def _query(name: str, lab: HostLab) -> Observation:
+    return lab.query(name)
 
 
 def _of_kernel(entry: KernelEntry, rounds: int) -> Iterator[Subject]:
@@ -272,3 +292,10 @@ def kvm() -> Planned:
         return absolute(blank, [ours - theirs for ours, theirs in pairs])
 
     return Planned(blank, ("harness.kvm", "habit.kvm"), work_out)
+
+
+def query(name: str) -> Planned:
+    what = f"a year of nights: {' '.join(year.QUERIES[name])}"
+    blank = Figure(f"query.{name}", what, Unit.SECONDS, year.QUERY_S)
+    subject = f"query.{name}"
+    return Planned(blank, (subject,), lambda seen: absolute(blank, seen.seconds(subject)))

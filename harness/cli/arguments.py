@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from harness.manifest.kernels_yaml import Accel
-from harness.manifest.plan import Profile
-from harness.manifest.schema import Abi
 from harness.verdict.results import Family
 from harness.verdict.rounds import MOST
 
@@ -39,6 +36,7 @@ them in its --help.
 #: argparse's type of subcommands.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+RUN_HELP = "a run's id or a prefix of it, 'last', its directory, or a file written by --json"
 MANIFEST_HELP = "the list of kernels (default: ./kernels.yaml)"
 
 
@@ -96,6 +94,9 @@ def add_selection(command: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(command: argparse.ArgumentParser) -> None:
+    # Imported only here: pydantic takes longer than `history` and `runs` may.
+    from harness.manifest.schema import Abi
+
     add_resources(command)
     command.add_argument(
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
@@ -185,6 +186,9 @@ def add_predicate(command: argparse.ArgumentParser, default: str = "") -> None:
 
 
 def add_profile(command: argparse.ArgumentParser, default: str) -> None:
+    # Imported only here: pydantic takes longer than `history` and `runs` may.
+    from harness.manifest.plan import Profile
+
     command.add_argument(
         "--profile",
         type=Profile,
@@ -217,6 +221,9 @@ def _add_repeat(command: argparse.ArgumentParser) -> None:
 
 
 def add_resources(command: argparse.ArgumentParser) -> None:
+    # Imported only here: pydantic takes longer than `history` and `runs` may.
+    from harness.manifest.kernels_yaml import Accel
+
     command.add_argument(
         "-j",
         dest="jobs",
@@ -367,10 +374,16 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "compare": (
         ("compare", "the last run with the one before it"),
         ("compare 20261101 last", "two runs, the older one first"),
+        ("compare --kernels debian-6.12 debian-newest", "two kernels of the last run"),
     ),
     "history": (
         ("history", "each kernel over the last 20 runs"),
         ("history --check '*' -k 'debian-6.*'", "each check that ever failed"),
+        ("history --last 365 --json history.json", "a year, and every change in it, for scripts"),
+    ),
+    "runs": (
+        ("runs", "the last 20 runs, newest first"),
+        ("runs -k debian-newest --json runs.json", "runs of one kernel, also as JSON"),
     ),
     "missing-fixes": (
         ("missing-fixes", "fixes that each kernel lacks"),

@@ -13,27 +13,27 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from guest import checks as guest_checks
-from harness import kernels
 from harness.errors import HostError, UsageError
 from harness.host.files import write_through
-from harness.kernels import Cache
-from harness.manifest import kernels_yaml
-from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.kernels_yaml import KernelEntry
-from harness.manifest.plan import Profile, families_of
-from harness.report import plain
-from harness.run import matrix
-from harness.run.request import Listener
 from harness.text import printable
-from harness.verdict.judge import CAPABILITY
 from harness.verdict.results import Family
+
+if TYPE_CHECKING:
+    from harness.kernels import Cache
+    from harness.manifest.kernels_yaml import KernelEntry
+    from harness.manifest.plan import Profile
+    from harness.run.request import Listener
+
+# What only some functions need is imported there: pydantic and the modules of a boot take longer
+# than `history`, `runs` and `compare` may.
 
 
 def profile_of(given: argparse.Namespace) -> Profile:
     """The profile of --profile; without it, quick if --check names only quick checks, else full."""
+    from harness.manifest.plan import Profile
+
     if given.profile is not None:
         chosen: Profile = given.profile
         return chosen
@@ -44,9 +44,15 @@ def profile_of(given: argparse.Namespace) -> Profile:
     return Profile.QUICK if named and set(named) <= {*quick} else Profile.FULL
 
 
-def all_names(profile: Profile = Profile.FULL) -> list[str]:
-    """The names of all checks of ``profile``, and of all capabilities as capability.NAME."""
-    ids = [check.id for check in guest_checks.all_checks(profile)]
+def all_names(profile: Profile | None = None) -> list[str]:
+    """The names of all checks of ``profile`` (None: of all profiles), and of all capabilities as
+    capability.NAME."""
+    from guest import checks as guest_checks
+    from harness.manifest.expectations import CAPABILITIES
+    from harness.manifest.plan import Profile
+    from harness.verdict.judge import CAPABILITY
+
+    ids = [check.id for check in guest_checks.all_checks(profile or Profile.FULL)]
     return [*ids, *(CAPABILITY + name for name in CAPABILITIES)]
 
 
@@ -57,6 +63,9 @@ def matching_checks(
 
     Raises UsageError, also where none of them runs in ``families``.
     """
+    from guest import checks as guest_checks
+    from harness.manifest.plan import Profile, families_of
+
     if pattern is None:
         return ()
     known = [check.id for check in guest_checks.all_checks(profile)]
@@ -83,6 +92,10 @@ def globs(pattern: str) -> list[str]:
 
 def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
     """The manifest's kernels that -k names, or all. Every part of -k must match a kernel."""
+    from harness import kernels
+    from harness.manifest import kernels_yaml
+    from harness.run import matrix
+
     entries = kernels_yaml.load(given.manifest).entries
     wanted = globs(given.kernels) if given.kernels else []
     found = matrix.select(
@@ -157,10 +170,13 @@ def stopping(stop: threading.Event) -> Iterator[threading.Event]:
 
 
 def listener(names: Sequence[str]) -> contextlib.AbstractContextManager[Listener]:
+    """The progress of a run, for a terminal or for a log."""
+    from harness.report import plain
+
     lively = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     if not lively:
         return plain.plain(names, sys.stdout)
-    from harness.report import live  # importing rich takes 20 ms, and most runs do not need it
+    from harness.report import live  # rich takes another 20 ms, and most runs do not need it
 
     return live.live(names, sys.stdout)
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``compare``, ``history``, ``report``, ``missing-fixes`` and ``replay``: earlier runs."""
+"""``report``, ``missing-fixes`` and ``replay``: what earlier runs left."""
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -17,106 +16,16 @@ from harness.cli.common import check_writable, complain, globs, say, stopping, w
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.records import stored_runs, to_json
-from harness.report import compare, details, history, junit, kcidb, ktap, markdown, terminal
+from harness.report import details, junit, kcidb, ktap, markdown, terminal
 from harness.report import replay as report
 from harness.run import workspace
-from harness.verdict import comparison
-from harness.verdict.comparison import RunDifference
 from harness.verdict.failures import conclude
 from harness.verdict.results import (
-    EXIT_FAILED,
-    EXIT_INFRASTRUCTURE,
     EXIT_INTERRUPTED,
     EXIT_OK,
     KernelResult,
     RunResult,
 )
-
-RUN_HELP = "a run's id or a prefix of it, 'last', its directory, or a file written by --json"
-
-
-def add_compare(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "compare", "show what changed between two runs", run_compare
-    )
-    command.add_argument(
-        "runs",
-        nargs="*",
-        metavar="RUN",
-        help=f"{RUN_HELP}; with one RUN, it is compared with the last earlier run with the same "
-        f"settings; with none, the last two runs are compared",
-    )
-
-
-def run_compare(given: argparse.Namespace) -> int:
-    """Compare two stored runs, given the older one first."""
-    before, after = _runs(given.runs)
-    difference = comparison.runs(before, after)
-    print(compare.render_runs(difference, terminal.glyphs_for(sys.stdout)), end="", flush=True)
-    return exit_status(difference)
-
-
-def exit_status(difference: RunDifference) -> int:
-    """The exit status; a regression outweighs something that could not be compared."""
-    if difference.is_worse:
-        return EXIT_FAILED
-    return EXIT_OK if difference.is_complete else EXIT_INFRASTRUCTURE
-
-
-def _runs(words: list[str]) -> tuple[RunResult, RunResult]:
-    place = workspace.store_file()
-    match words:
-        case []:
-            return stored_runs.last_two(place)
-        case [word]:
-            return stored_runs.with_the_one_before(word, place)
-        case [before, after]:
-            return stored_runs.find(before, place), stored_runs.find(after, place)
-    raise UsageError(f"{len(words)} runs given; give at most two")
-
-
-def add_history(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands,
-        "history",
-        "show the verdicts of kernels and checks over the last runs",
-        run_history,
-    )
-    command.add_argument(
-        "-k", dest="kernels", metavar="PATTERN", help="only kernels such as 'debian-6.*'"
-    )
-    command.add_argument(
-        "--check",
-        metavar="PATTERN",
-        help="show each check that ever failed and whose name matches, such as 'mptcp_info.*' or "
-        "'*', for each kernel",
-    )
-    command.add_argument(
-        "--last",
-        type=arguments.Number(1, 1000),
-        default=20,
-        metavar="N",
-        help="look at the last N runs that have such a kernel (default: 20)",
-    )
-
-
-def run_history(given: argparse.Namespace) -> int:
-    """Show a line for each kernel, or for each check that ever failed."""
-    wanted = _matching(given.kernels)
-    runs = stored_runs.history(workspace.store_file(), given.last, wanted)
-    if given.check is None:
-        lines = history.kernel_lines(runs, wanted)
-    else:
-        lines = history.check_lines(runs, wanted, _matching(given.check))
-    print(history.render(lines, runs, terminal.glyphs_for(sys.stdout)), end="")
-    if not lines and given.check is not None:
-        print("no such check failed in any of these runs")
-    return EXIT_OK
-
-
-def _matching(pattern: str | None) -> Callable[[str], bool]:
-    wanted = globs(pattern) if pattern is not None else ["*"]
-    return lambda name: any(fnmatch.fnmatchcase(name, glob) for glob in wanted)
 
 
 def _to_html(run: RunResult) -> str:
@@ -144,7 +53,7 @@ def add_report(commands: arguments.Commands) -> None:
         nargs="?",
         default=stored_runs.LAST,
         metavar="RUN",
-        help=f"{RUN_HELP} (the default)",
+        help=f"{arguments.RUN_HELP} (the default)",
     )
     command.add_argument(
         "--format", choices=sorted(FORMATS), default="markdown", help="(default: markdown)"

@@ -26,6 +26,7 @@ from typing import Any, Self, TypeVar
 
 from harness.errors import HostError
 from harness.host import locks
+from harness.records import summaries
 from harness.records.recovery import (
     COPY_RESULT,
     COPY_RUN,
@@ -34,6 +35,7 @@ from harness.records.recovery import (
     is_damage,
     readable,
 )
+from harness.records.summaries import Digest, RunSummary
 
 _T = TypeVar("_T")
 
@@ -66,6 +68,7 @@ MIGRATIONS = (
     )""",
         "CREATE INDEX results_by_circumstances ON results (circumstances)",
     ),
+    summaries.TABLES,
 )
 VERSION = len(MIGRATIONS)
 #: Seconds to wait for another harness that is writing; a transaction takes milliseconds.
@@ -158,24 +161,29 @@ class Store:
         circumstances: str = "",
         *,
         learned: bool = True,
+        digest: Digest | None = None,
     ) -> None:
         """Store the result of ``kernel`` in the run; a second result replaces the first.
 
-        If nothing new was ``learned``, this does not wait for the disk: only a power failure can
-        lose the result.
+        Without a ``digest``, one is made when it is first asked for. If nothing new was
+        ``learned``, this does not wait for the disk: only a power failure can lose the result.
         """
         packed = zlib.compress(record.encode(), 1)
-        values = (kernel, _now(), verdict, circumstances, packed, run_id)
+        values = (kernel, _now(), verdict, circumstances, packed)
 
         def insert(database: sqlite3.Connection) -> None:
-            added = database.execute(
+            head = database.execute("SELECT number FROM runs WHERE id = ?", (run_id,)).fetchone()
+            if head is None:
+                raise HostError(f"{self.path} has no run {run_id}: it was pruned meanwhile")
+            # The old row takes its summary along.
+            database.execute(
                 "INSERT OR REPLACE INTO results"
                 " (run, kernel, finished, verdict, circumstances, record)"
-                " SELECT number, ?, ?, ?, ?, ? FROM runs WHERE id = ?",
-                values,
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (head[0], *values),
             )
-            if added.rowcount != 1:
-                raise HostError(f"{self.path} has no run {run_id}: it was pruned meanwhile")
+            if digest is not None:
+                summaries.insert(database, head[0], digest)
 
         self._commit(insert, durable=learned)
 
@@ -200,6 +208,33 @@ class Store:
         """The results of a run, in the order in which they were added."""
         return self._results("WHERE runs.id = ? ORDER BY results.rowid", run_id)
 
+    def result(self, run_id: str, kernel: str) -> StoredResult | None:
+        """The result of ``kernel`` in the run, if it is stored."""
+        return next(iter(self._results("WHERE runs.id = ? AND kernel = ?", run_id, kernel)), None)
+
+    def contents(self, run_id: str) -> dict[str, str]:
+        """The ``content`` of each summary of the run, by kernel."""
+        statement = (
+            "SELECT kernel, content FROM summaries JOIN runs ON number = run WHERE runs.id = ?"
+        )
+        return dict(self._do(lambda database: database.execute(statement, (run_id,)).fetchall()))
+
+    def has_results(self) -> bool:
+        """Whether any run has a result."""
+        statement = "SELECT EXISTS (SELECT 1 FROM results)"
+        return bool(self._do(lambda database: database.execute(statement).fetchone()[0]))
+
+    def summaries(self, limit: int, wanted: Callable[[str], bool]) -> list[RunSummary]:
+        """The last ``limit`` runs with a result of a kernel that is ``wanted``, oldest first.
+
+        They have the results of those kernels only.
+        """
+        runs, kernels = self._do(lambda database: summaries.runs_with(database, wanted, limit))
+        missing = self._do(lambda database: summaries.missing(database, runs))
+        if missing:
+            self._commit(lambda database: summaries.fill(database, missing), durable=False)
+        return self._do(lambda database: summaries.read(database, runs, kernels))
+
     def in_circumstances(self, key: str, limit: int) -> list[StoredResult]:
         """The last results with the same circumstances, newest first."""
         return self._results(
@@ -209,8 +244,12 @@ class Store:
     def prune(self, runs: Collection[str]) -> None:
         """Remove these runs, and free their disk space."""
         gone = [(run,) for run in runs]
-        statement = "DELETE FROM runs WHERE id = ?"
-        self._commit(lambda database: database.executemany(statement, gone))
+
+        def remove(database: sqlite3.Connection) -> None:
+            database.executemany("DELETE FROM runs WHERE id = ?", gone)
+            summaries.forget_unused(database)
+
+        self._commit(remove)
         self._do(lambda database: database.execute("VACUUM"))
 
     def complaints(self) -> list[str]:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from harness.errors import UsageError
+from harness.host.files import user_directory
 from harness.records.from_json import kernel_from_text, run_from_text
-from harness.records.store import Run, Store, StoredResult
+from harness.records.store import FILE, Run, Store, StoredResult
+from harness.records.summaries import RunSummary
 from harness.verdict.results import KernelResult, KernelVerdict, RunResult
 
 LAST = "last"
@@ -28,16 +33,54 @@ RECORD = "run.json"
 MAX_BYTES = 256 << 20
 
 
+def state_directory() -> Path:
+    """The directory of runs and of the store. Raises HostError."""
+    return user_directory(
+        lambda: platformdirs.user_state_path("mptcp-harness"),
+        "XDG_STATE_HOME, or give --output DIR",
+    )
+
+
+def store_file() -> Path:
+    """The file with the results of all runs. Raises HostError."""
+    return state_directory() / FILE
+
+
 def find(word: str, place: Path) -> RunResult:
     """The run that ``word`` names, from the store ``place`` unless ``word`` is a path.
 
     Raises :class:`UsageError`, and HostError.
     """
-    path = Path(word)
-    if word not in ("", LAST) and (path.is_dir() or path.is_file()):
-        return read(path)
+    if _is_path(word):
+        return read(Path(word))
     with _opened(place) as store:
         return load(store, _head(store, word))
+
+
+def _is_path(word: str) -> bool:
+    return word not in ("", LAST) and (Path(word).is_dir() or Path(word).is_file())
+
+
+def find_kernel(word: str, kernel: str, place: Path) -> KernelResult:
+    """The result of ``kernel`` in the run that ``word`` names. Raises as :func:`find` does."""
+    if _is_path(word):
+        run = read(Path(word))
+        found = next((result for result in run.kernels if result.name == kernel), None)
+        identity, names = run.id, [result.name for result in run.kernels]
+    else:
+        with _opened(place) as store:
+            head = _head(store, word)
+            kept = store.result(head.id, kernel)
+            found = _kernel(kept) if kept is not None else None
+            identity, names = head.id, [] if kept else _names(store.results(head.id))
+    if found is None:
+        has = ", ".join(names) or "none"
+        raise UsageError(f"run {identity} has no result of a kernel {kernel!r}; it has {has}")
+    return found
+
+
+def _names(results: Iterable[StoredResult]) -> list[str]:
+    return [kept.kernel for kept in results]
 
 
 def read(path: Path) -> RunResult:
@@ -61,55 +104,92 @@ def read(path: Path) -> RunResult:
 def last_two(place: Path) -> tuple[RunResult, RunResult]:
     """The last run with a result, and the last complete run before it with the same question.
 
-    The older one comes first.
+    The older one comes first. As in :func:`two`, a kernel whose results are equal has no checks.
 
     Raises :class:`UsageError`, and HostError.
     """
     with _opened(place) as store:
         for head in store.runs():
-            results = store.results(head.id)
-            if results:
-                return _before(store, head), _load(head, results)
+            if store.results(head.id):
+                return _pair(store, _before(store, head), head)
         raise UsageError(f"no run has a result yet: {MAKE}")
 
 
 def with_the_one_before(word: str, place: Path) -> tuple[RunResult, RunResult]:
     """The run that ``word`` names, and the last complete run before it with the same question.
 
-    The older one comes first.
+    The older one comes first, and both are complete. Raises :class:`UsageError`, and HostError.
+    """
+    return find(the_one_before(word, place), place), find(word, place)
+
+
+def the_one_before(word: str, place: Path) -> str:
+    """The id of the last complete run with the same question before the run that ``word`` names.
 
     Raises :class:`UsageError`, and HostError.
     """
-    run = find(word, place)
+    identity = read(Path(word)).id if _is_path(word) else ""
     with _opened(place) as store:
-        head = store.run(run.id)
+        head = store.run(identity) if identity else _head(store, word)
         if head is None:
             raise UsageError(
-                f"run {run.id} is not in {place}, so the run before it is unknown; give both"
+                f"run {identity} is not in {place}, so the run before it is unknown; give both"
             )
-        return _before(store, head), run
+        return _before(store, head).id
 
 
-def history(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[RunResult, ...]:
+def two(before: str, after: str, place: Path) -> tuple[RunResult, RunResult]:
+    """The runs that ``before`` and ``after`` name, to be compared.
+
+    Most kernels give the same results every night. Their records are not read: such a kernel has
+    no checks, capabilities and incidents in either run. Raises :class:`UsageError`, HostError.
+    """
+    if _is_path(before) or _is_path(after):
+        return find(before, place), find(after, place)
+    with _opened(place) as store:
+        return _pair(store, _head(store, before), _head(store, after))
+
+
+def _pair(store: Store, before: Run, after: Run) -> tuple[RunResult, RunResult]:
+    then, now = store.contents(before.id), store.contents(after.id)
+    alike = {name for name, content in now.items() if then.get(name) == content}
+
+    def loaded(head: Run) -> RunResult:
+        return _load(head, store.results(head.id), alike)
+
+    return loaded(before), loaded(after)
+
+
+def summaries(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[RunSummary, ...]:
     """The last ``count`` runs that have a kernel whose name is ``wanted``, oldest first.
 
-    They contain only those kernels. Raises :class:`UsageError`, and HostError.
+    They contain only those kernels; the order of kernels is that of the newest run that has each.
+    Raises :class:`UsageError`, and HostError.
     """
-    found: list[RunResult] = []
     with _opened(place) as store:
-        for head in store.runs():
-            results = [kept for kept in store.results(head.id) if wanted(kept.kernel)]
-            if results:
-                found.append(_load(head, results))
-            if len(found) == count:
-                break
-        if not found and not any(store.results(head.id) for head in store.runs()):
+        found = store.summaries(count, wanted)
+        if found:
+            return _in_order(store, found)
+        if not store.has_results():
             raise UsageError(f"no run has a result yet: {MAKE}")
-    if not found:
-        raise UsageError(
-            "no run has a result of such a kernel; `mptcp-harness history` shows all kernels"
-        )
-    return tuple(reversed(found))
+    raise UsageError(
+        "no run has a result of such a kernel; `mptcp-harness history` shows all kernels"
+    )
+
+
+def _in_order(store: Store, runs: Sequence[RunSummary]) -> tuple[RunSummary, ...]:
+    """``runs``; where one has kernels that no newer run has, its kernels are in their order."""
+    seen: set[str] = set()
+    ordered: list[RunSummary] = []
+    for run in reversed(runs):
+        head = store.run(run.id) if run.kernels.keys() - seen else None
+        if head is not None:
+            names = [name for name in _kernels(head) if name in run.kernels]
+            kernels = {name: run.kernels[name] for name in [*names, *run.kernels]}
+            run = replace(run, kernels=kernels)
+            seen.update(kernels)
+        ordered.append(run)
+    return tuple(reversed(ordered))
 
 
 def last_results(place: Path, wanted: Sequence[str]) -> list[KernelResult]:
@@ -175,7 +255,7 @@ def _head(store: Store, word: str) -> Run:
     raise UsageError(f"there is no run {word!r}; the last ones are {recent}")
 
 
-def _before(store: Store, run: Run) -> RunResult:
+def _before(store: Store, run: Run) -> Run:
     """The last finished run before ``run`` with the same question."""
     older = iter(store.runs())
     for head in older:
@@ -184,15 +264,18 @@ def _before(store: Store, run: Run) -> RunResult:
     wanted = question(run)
     for head in older:
         if head.finished and question(head) == wanted:
-            return load(store, head)
+            return head
     raise UsageError(
         f"no complete run before {run.id} has the same kernels and settings; give two runs to "
         f"compare them anyway"
     )
 
 
-def _load(head: Run, results: Iterable[StoredResult]) -> RunResult:
-    found = {kept.kernel: _kernel(kept) for kept in results}
+def _load(head: Run, results: Iterable[StoredResult], unread: Container[str] = ()) -> RunResult:
+    """The run of ``head``; the records of the kernels ``unread`` are not read."""
+    found = {
+        kept.kernel: _unread(kept) if kept.kernel in unread else _kernel(kept) for kept in results
+    }
     asked = [name for name in _kernels(head) if name in found]
     kernels = tuple(found[name] for name in [*asked, *(n for n in found if n not in asked)])
     about = {name: str(text) for name, text in _object(head.about).items()}
@@ -211,6 +294,10 @@ def _load(head: Run, results: Iterable[StoredResult]) -> RunResult:
         interrupted=not head.finished,
         missing=tuple(name for name in _kernels(head) if name not in found),
     )
+
+
+def _unread(kept: StoredResult) -> KernelResult:
+    return KernelResult(kept.kernel, KernelVerdict(kept.verdict), "")
 
 
 def _kernel(kept: StoredResult) -> KernelResult:

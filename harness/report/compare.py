@@ -311,6 +311,24 @@ def to_json(difference: Difference) -> dict[str, Any]:
     }
 
 
+def runs_to_json(difference: RunDifference) -> dict[str, Any]:
+    """The object of ``compare --json``; keys are added, never renamed."""
+    return {
+        "schema": 1,
+        "before": {"run": difference.before.id, "started": difference.before.started},
+        "after": {"run": difference.after.id, "started": difference.after.started},
+        "cannot": difference.cannot,
+        "worse": difference.is_worse,
+        "complete": difference.is_complete,
+        "kernels": [to_json(kernel) for kernel in difference.kernels if not kernel.is_same],
+        "same": [kernel.after.name for kernel in difference.kernels if kernel.is_same],
+        "new": [_kernel(kernel) for kernel in difference.new],
+        "gone": list(difference.gone),
+        "missing": list(difference.missing),
+        "notes": list(difference.notes),
+    }
+
+
 def _kernel(kernel: KernelResult) -> dict[str, str]:
     return {
         "name": kernel.name,

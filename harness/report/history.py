@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernels and checks over the last runs: a letter for each, and when it changed."""
+"""Kernels and checks over the last runs: a letter for each, when it changed, and how often it is
+bad."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from harness.records.summaries import LETTERS, Outcome, RunSummary, Summary
 from harness.report.terminal import Glyphs
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult, worst
+from harness.verdict.results import KernelVerdict
 
 #: For a run that does not include the kernel or check.
 ABSENT = "."
@@ -22,163 +28,329 @@ KERNEL_LETTERS = {
     KernelVerdict.UNSUPPORTED: "U",
     KernelVerdict.INFRASTRUCTURE: "?",
 }
-CHECK_LETTERS = {
-    CheckVerdict.PASS: "P",
-    CheckVerdict.FAIL: "F",
-    CheckVerdict.LOST: "L",
-    CheckVerdict.ERROR: "E",
-    CheckVerdict.UNSUPPORTED: "U",
-}
+CHECK_LETTERS = LETTERS
+#: The quantile of the normal distribution for an interval of 95 %.
+Z = 1.959964
 
 
 @dataclass(frozen=True)
-class RunEntry:
-    """One run's result: ``word`` is the verdict, ``image`` the kernel's SHA-256.
+class Letters:
+    """The letters of kernels or of checks.
 
-    ``good`` is None if nothing was learned. ``flaky`` is set if boots of that run disagreed.
+    ``bad`` count as failures and ``good`` do not; from all others nothing was learned.
+    ``untested`` are good, but count for no rate.
     """
 
-    run: RunResult
+    words: Mapping[str, str]
+    good: str
+    bad: str
+    untested: str = ""
+
+    @functools.cached_property
+    def telling(self) -> str:
+        """The letters from which something was learned."""
+        return self.good + self.bad
+
+
+KERNELS = Letters({letter: word.value for word, letter in KERNEL_LETTERS.items()}, "PU", "FCHLBW")
+# A lost result says nothing about this check: the kernel may have crashed in another.
+CHECKS = Letters({letter: word.value for word, letter in CHECK_LETTERS.items()}, "PU", "FE", "U")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``bad`` of ``tested`` results."""
+
+    bad: int
+    tested: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval in which the rate lies with 95 %; from 0 to 1 if nothing was tested.
+
+        E. B. Wilson, Journal of the American Statistical Association 22 (1927), 209-212.
+        """
+        if not self.tested:
+            return 0.0, 1.0
+        n, p, square = self.tested, self.bad / self.tested, Z * Z
+        middle = p + square / (2 * n)
+        half = Z * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
+        low, high = (middle - half) / (1 + square / n), (middle + half) / (1 + square / n)
+        return (0.0 if self.bad == 0 else low), (1.0 if self.bad == n else high)
+
+    def __str__(self) -> str:
+        low, high = (round(100 * bound) for bound in self.interval)
+        return f"bad in {self.bad} of {self.tested} ({low}-{high} %)"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A verdict, ``word``, of one ``kernel`` or of a check of it in one run."""
+
+    run: RunSummary
+    kernel: Summary
     word: str
-    letter: str
-    good: bool | None
-    image: str
-    flaky: bool = False
 
 
 @dataclass(frozen=True)
 class Line:
-    """A kernel, or a check of it, over runs, oldest first; None where a run does not have it."""
+    """A ``kernel``, or one ``check`` of it, over ``runs``, oldest first, with a letter for each.
 
-    name: str
-    entries: tuple[RunEntry | None, ...]
+    ``images`` has the kernel's SHA-256 in each run, "" if it is unknown.
+    """
 
-    @property
-    def conclusive(self) -> tuple[RunEntry, ...]:
-        return tuple(entry for entry in self.entries if entry and entry.good is not None)
-
-    @property
-    def change(self) -> tuple[RunEntry, RunEntry] | None:
-        """The last two neighbouring runs that differ, ignoring runs that learned nothing."""
-        pairs = list(zip(self.conclusive, self.conclusive[1:], strict=False))
-        return next((pair for pair in reversed(pairs) if pair[0].word != pair[1].word), None)
+    kernel: str
+    check: str
+    runs: tuple[RunSummary, ...]
+    images: tuple[str, ...]
+    letters: str
 
     @property
+    def name(self) -> str:
+        return f"{self.kernel} {self.check}" if self.check else self.kernel
+
+    @functools.cached_property
+    def kind(self) -> Letters:
+        return CHECKS if self.check else KERNELS
+
+    @functools.cached_property
+    def rate(self) -> Rate:
+        """How often it is bad, among the runs that learned something."""
+        counted = {letter: self.letters.count(letter) for letter in set(self.letters)}
+        bad = sum(counted.get(letter, 0) for letter in self.kind.bad)
+        untested = self.kind.untested
+        good = sum(counted.get(x, 0) for x in self.kind.good if x not in untested)
+        return Rate(bad, bad + good)
+
+    @property
+    def changes(self) -> Iterator[tuple[Point, Point]]:
+        """Each two neighbouring runs that differ, newest first, ignoring runs that learned
+        nothing."""
+        telling, letters = self.kind.telling, self.letters
+        learned = (i for i in range(len(letters) - 1, -1, -1) if letters[i] in telling)
+        for new, old in itertools.pairwise(learned):
+            if letters[new] != letters[old]:
+                yield self._point(old), self._point(new)
+
+    @functools.cached_property
+    def change(self) -> tuple[Point, Point] | None:
+        """The last of the changes."""
+        return next(self.changes, None)
+
+    @property
+    def last(self) -> str:
+        """The word of the last run that learned something; "" if there is none."""
+        telling = self.kind.telling
+        said = next((letter for letter in reversed(self.letters) if letter in telling), "")
+        return self.kind.words[said] if said else ""
+
+    @functools.cached_property
     def flaky(self) -> bool:
-        """Whether the same image was both good and bad."""
-        if any(entry.flaky for entry in self.conclusive):
+        """Whether the same image was both good and bad, or boots of one run disagreed."""
+        if not self.check and any(
+            run.kernels[self.kernel].flaky for run in self.runs if self.kernel in run.kernels
+        ):
             return True
-        by_image: dict[str, set[bool | None]] = {}
-        for entry in self.conclusive:
-            if entry.image:
-                by_image.setdefault(entry.image, set()).add(entry.good)
-        return any(len(seen) > 1 for seen in by_image.values())
+        bad, good = self.kind.bad, self.kind.good
+        if not set(self.letters) & set(bad):
+            return False
+        seen = list(zip(self.images, self.letters, strict=True))
+        of_bad = {image for image, letter in seen if letter in bad and image}
+        return any(image in of_bad and letter in good for image, letter in seen)
+
+    def _point(self, number: int) -> Point:
+        run = self.runs[number]
+        return Point(run, run.kernels[self.kernel], self.kind.words[self.letters[number]])
 
 
-def kernel_lines(runs: Sequence[RunResult], wanted: Callable[[str], bool]) -> tuple[Line, ...]:
-    """A line for each kernel whose name is ``wanted``; ``runs`` are oldest first."""
-    return tuple(
-        Line(
-            name,
-            tuple(
-                _kernel_entry(run, kernel) if (kernel := _kernel_of(run, name)) else None
-                for run in runs
-            ),
-        )
-        for name in _names(runs)
-        if wanted(name)
-    )
-
-
-def check_lines(
-    runs: Sequence[RunResult], wanted: Callable[[str], bool], checks: Callable[[str], bool]
-) -> tuple[Line, ...]:
-    """A line for each check of each kernel that ``checks`` selects and that was bad in any run."""
+def kernel_lines(runs: Sequence[RunSummary]) -> tuple[Line, ...]:
+    """A line for each kernel; ``runs`` are oldest first."""
     lines = []
-    for name in filter(wanted, _names(runs)):
-        kernels = [_kernel_of(run, name) for run in runs]
-        bad = dict.fromkeys(
-            check.key.id
-            for kernel in kernels
-            if kernel is not None
-            for family in kernel.families.values()
-            for check in family.checks
-            if check.verdict.is_bad and checks(check.key.id)
-        )
-        for check_id in bad:
-            entries = (
-                _check_entry(run, kernel, check_id) if kernel is not None else None
-                for run, kernel in zip(runs, kernels, strict=True)
-            )
-            lines.append(Line(f"{name} {check_id}", tuple(entries)))
+    for name in _names(runs):
+        kernels = [run.kernels.get(name) for run in runs]
+        letters = "".join([KERNEL_LETTERS[k.verdict] if k else ABSENT for k in kernels])
+        lines.append(Line(name, "", tuple(runs), _images(kernels), letters))
     return tuple(lines)
 
 
-def render(lines: Sequence[Line], runs: Sequence[RunResult], glyphs: Glyphs) -> str:
+def check_lines(runs: Sequence[RunSummary], checks: Callable[[str], bool]) -> tuple[Line, ...]:
+    """A line for each check of each kernel that ``checks`` selects and that ever failed.
+
+    A check that only lacks results is left out: after a crash, those are all of them.
+    """
+    wanted = functools.cache(checks)
+    all_runs = tuple(runs)
+    lines = []
+    for name in _names(runs):
+        kernels = [run.kernels.get(name) for run in runs]
+        # Most nights share an outcome, which is one object.
+        keys = [id(kernel.outcome) if kernel else 0 for kernel in kernels]
+        each = {id(kernel.outcome): kernel.outcome for kernel in kernels if kernel}
+        letters = {key: dict(zip(o.names, o.letters, strict=True)) for key, o in each.items()}
+        images = _images(kernels)
+        for check in dict.fromkeys(x for o in each.values() for x in _failed(o) if wanted(x)):
+            of = {key: found.get(check, ABSENT) for key, found in letters.items()} | {0: ABSENT}
+            text = "".join([of[key] for key in keys])
+            lines.append(Line(name, check, all_runs, images, text))
+    return tuple(lines)
+
+
+def _images(kernels: Sequence[Summary | None]) -> tuple[str, ...]:
+    return tuple(kernel.build.image if kernel else "" for kernel in kernels)
+
+
+def _failed(outcome: Outcome) -> Iterator[str]:
+    for bad in CHECKS.bad:
+        at = outcome.letters.find(bad)
+        while at >= 0:
+            yield outcome.names[at]
+            at = outcome.letters.find(bad, at + 1)
+
+
+def render(lines: Sequence[Line], runs: Sequence[RunSummary], glyphs: Glyphs) -> str:
     """The lines, a legend of the letters, and the names of flaky ones."""
     return "".join(f"{line}\n" for line in _text(lines, runs, glyphs))
 
 
-def _text(lines: Sequence[Line], runs: Sequence[RunResult], glyphs: Glyphs) -> Iterator[str]:
+def _text(lines: Sequence[Line], runs: Sequence[RunSummary], glyphs: Glyphs) -> Iterator[str]:
     if runs:
         ends = f"{glyphs.safe(runs[0].started, 32)} to {glyphs.safe(runs[-1].started, 32)}"
         yield f"the last {len(runs)} runs, {ends}, oldest first"
-    width = max((len(glyphs.safe(line.name, 96)) for line in lines), default=0)
-    for line in lines:
-        letters = "".join(entry.letter if entry else ABSENT for entry in line.entries)
-        flaky = "flaky; " if line.flaky else ""
-        yield f"{glyphs.safe(line.name, 96):{width}}  {letters}  {flaky}{_since(line, glyphs)}"
-    seen = {entry.letter: entry.word for line in lines for entry in line.entries if entry}
+    names = [glyphs.safe(line.name, 96) for line in lines]
+    width = max(map(len, names), default=0)
+    for line, name in zip(lines, names, strict=True):
+        told = ["flaky"] if line.flaky else []
+        told += [_since(line, glyphs), *([str(line.rate)] if line.rate.bad else [])]
+        yield f"{name:{width}}  {line.letters}  {'; '.join(told)}"
+    seen = {
+        letter: line.kind.words[letter] for line in lines for letter in set(line.letters) - {ABSENT}
+    }
     if seen:
         legend = ", ".join(f"{letter} {word}" for letter, word in sorted(seen.items()))
         yield f"{legend}, {ABSENT} not in that run"
-    unsteady = [glyphs.safe(line.name, 96) for line in lines if line.flaky]
+    if any(line.rate.bad for line in lines):
+        yield "in brackets: the interval of the rate, with 95 % confidence"
+    unsteady = [name for line, name in zip(lines, names, strict=True) if line.flaky]
     if unsteady:
         yield f"flaky, good and bad with the same image: {', '.join(unsteady)}"
 
 
 def _since(line: Line, glyphs: Glyphs) -> str:
-    if not line.conclusive:
+    if not line.last:
         return "never tested"
     if line.change is None:
-        return f"always {line.conclusive[-1].word}"
+        return f"always {line.last}"
     before, after = line.change
     then = f"{glyphs.safe(after.run.started, 32)}, run {glyphs.safe(after.run.id, 64)}"
-    image = "" if not before.image or before.image != after.image else ", with the same image"
-    return f"{before.word} -> {after.word} at {then}{image}"
+    return f"{before.word} -> {after.word} at {then}{_builds(before, after, glyphs)}"
 
 
-def _names(runs: Sequence[RunResult]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(kernel.name for run in reversed(runs) for kernel in run.kernels))
+def _builds(before: Point, after: Point, glyphs: Glyphs) -> str:
+    """Which builds the change lies between."""
+    old, new = before.kernel.build, after.kernel.build
+    if old.image and old.image == new.image:
+        return ", with the same image"
+    if old.release != new.release:
+        return f", between {glyphs.safe(old.release, 64)} and {glyphs.safe(new.release, 64)}"
+    if old.version != new.version:
+        return f", between {glyphs.safe(str(old), 96)} and {glyphs.safe(new.version, 96)}"
+    return ", with another image" if old.image and new.image else ""
 
 
-def _kernel_of(run: RunResult, name: str) -> KernelResult | None:
-    return next((kernel for kernel in run.kernels if kernel.name == name), None)
+def to_json(lines: Sequence[Line], runs: Sequence[RunSummary]) -> dict[str, Any]:
+    """The object of ``history --json``; keys are added, never renamed."""
+    return {
+        "schema": 1,
+        "runs": [{"id": run.id, "started": run.started, "finished": run.finished} for run in runs],
+        "letters": {
+            "kernel": dict(KERNELS.words),
+            "check": dict(CHECKS.words),
+            "absent": ABSENT,
+        },
+        "lines": [_line(line) for line in lines],
+    }
 
 
-def _kernel_entry(run: RunResult, kernel: KernelResult) -> RunEntry:
-    infrastructure = kernel.verdict is KernelVerdict.INFRASTRUCTURE
-    confirmed = kernel.confirmed
-    return RunEntry(
-        run,
-        kernel.verdict,
-        KERNEL_LETTERS[kernel.verdict],
-        None if infrastructure else kernel.verdict.as_expected,
-        kernel.image_sha256,
-        flaky=confirmed is not None and confirmed.bad < confirmed.boots,
+def _line(line: Line) -> dict[str, Any]:
+    rate = line.rate
+    return {
+        "kernel": line.kernel,
+        "check": line.check or None,
+        "letters": line.letters,
+        "flaky": line.flaky,
+        "bad": rate.bad,
+        "tested": rate.tested,
+        "interval": [round(bound, 4) for bound in rate.interval],
+        "changes": [
+            {"before": _place(old), "after": _place(new)} for old, new in reversed([*line.changes])
+        ],
+    }
+
+
+def _place(point: Point) -> dict[str, str]:
+    return {
+        "run": point.run.id,
+        "started": point.run.started,
+        "verdict": point.word,
+        "release": point.kernel.build.release,
+        "version": point.kernel.build.version,
+        "image_sha256": point.kernel.build.image,
+    }
+
+
+def render_runs(runs: Sequence[RunSummary], glyphs: Glyphs) -> str:
+    """A line for each run, newest first: its id, when, and how many kernels have which verdict."""
+    rows = [
+        (glyphs.safe(run.id, 64), glyphs.safe(run.started, 32), _tally(run), _end(run))
+        for run in reversed(runs)
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    return "".join(
+        f"{id:{widths[0]}}  {started:{widths[1]}}  {tally}{end}\n"
+        for id, started, tally, end in rows
     )
 
 
-def _check_entry(run: RunResult, kernel: KernelResult, check_id: str) -> RunEntry | None:
-    verdicts = [
-        check.verdict
-        for family in kernel.families.values()
-        for check in family.checks
-        if check.key.id == check_id
-    ]
-    if not verdicts:
-        return None
-    verdict = worst(verdicts)
-    # A missing result says nothing about this check: the kernel may have crashed in another.
-    good = None if verdict is CheckVerdict.LOST else not verdict.is_bad
-    return RunEntry(run, verdict, CHECK_LETTERS[verdict], good, kernel.image_sha256)
+def runs_to_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
+    """The object of ``runs --json``, newest first; keys are added, never renamed."""
+    return {
+        "schema": 1,
+        "runs": [
+            {
+                "id": run.id,
+                "started": run.started,
+                "finished": run.finished,
+                "interrupted": not run.finished,
+                "verdicts": {verdict.value: count for verdict, count in _counts(run)},
+                "kernels": {
+                    name: {
+                        "verdict": kernel.verdict.value,
+                        "release": kernel.build.release,
+                        "image_sha256": kernel.build.image,
+                        "boot_s": kernel.boot_s,
+                        "checks_s": kernel.checks_s,
+                    }
+                    for name, kernel in run.kernels.items()
+                },
+            }
+            for run in reversed(runs)
+        ],
+    }
+
+
+def _counts(run: RunSummary) -> Iterator[tuple[KernelVerdict, int]]:
+    found = [kernel.verdict for kernel in run.kernels.values()]
+    return ((verdict, found.count(verdict)) for verdict in KernelVerdict if verdict in found)
+
+
+def _tally(run: RunSummary) -> str:
+    told = ", ".join(f"{count} {verdict}" for verdict, count in _counts(run))
+    return f"{len(run.kernels)}: {told}"
+
+
+def _end(run: RunSummary) -> str:
+    return "" if run.finished else ", interrupted"
+
+
+def _names(runs: Sequence[RunSummary]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for run in reversed(runs) for name in run.kernels))

@@ -22,7 +22,7 @@ from harness.host.files import write_atomically
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
-from harness.records import reuse, stored_runs, to_json
+from harness.records import reuse, stored_runs, summaries, to_json
 from harness.records.store import Run, Store
 from harness.run import workspace as workspaces
 from harness.run.attempts import Options, unexpected
@@ -233,7 +233,10 @@ class Recorder:
         text = to_json.kernel_text(result)
         learned = result.reused_from is None
         name, verdict = result.name, result.verdict
-        self.store.add(self.run.id, name, verdict, text, circumstances, learned=learned)
+        digest = summaries.digest(result, text)
+        self.store.add(
+            *(self.run.id, name, verdict, text, circumstances), learned=learned, digest=digest
+        )
         self._write(name, text)
         try:
             return self.bundles.keep(result)

@@ -14,15 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from harness.errors import Busy, HostError, UsageError
 from harness.host import tools
-from harness.host.files import user_directory
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel
 from harness.manifest.schema import Abi
-from harness.records import prune, store
+from harness.records import prune, store, stored_runs
 from harness.run.request import Listener, Progress, Stage
 from harness.vm import accelerator, foreign_root
 from harness.vm.accelerator import Choice, qemu_version
@@ -92,19 +89,12 @@ def find_tools() -> tuple[Path, Path]:
 
 def runs_directory() -> Path:
     """The default directory of runs. Raises HostError."""
-    return _state() / "runs"
+    return stored_runs.state_directory() / "runs"
 
 
 def store_file() -> Path:
     """The file with the results of all runs. Raises HostError."""
-    return _state() / store.FILE
-
-
-def _state() -> Path:
-    return user_directory(
-        lambda: platformdirs.user_state_path("mptcp-harness"),
-        "XDG_STATE_HOME, or give --output DIR",
-    )
+    return stored_runs.store_file()
 
 
 def store_place(output: Path | None) -> Path:

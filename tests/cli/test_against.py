@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.records import stored_runs
 from harness.records.from_json import run_from_text
 from harness.verdict.results import Attempt, BootEnd, CheckResult, CheckVerdict, Stream
 from tests import fake_boots
@@ -284,3 +285,38 @@ def test_a_report_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[s
     check()
     assert cli.main(["report", "--output", "/nowhere/r.md"]) == 3
     assert "--output /nowhere/r.md: cannot be written" in capsys.readouterr().err
+
+
+def test_the_answers_of_history_runs_and_compare_are_written_for_scripts(
+    boots: fake_boots.Outcomes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check()
+    boots.of["image"] = FAILS
+    check()
+    answers = {}
+    for status, command in ((0, "history"), (0, "runs"), (1, "compare")):
+        file = tmp_path / f"{command}.json"
+        assert cli.main([command, "--json", str(file)]) == status
+        answers[command] = json.loads(file.read_text())
+    (line,) = answers["history"]["lines"]
+    assert (line["letters"], line["bad"], line["tested"]) == ("PF", 1, 2)
+    assert [run["verdicts"] for run in answers["runs"]["runs"]] == [{"fail": 1}, {"pass": 1}]
+    assert "1: 1 fail\n" in capsys.readouterr().out
+    (kernel,) = answers["compare"]["kernels"]
+    assert answers["compare"]["worse"] is True
+    assert kernel["checks"][0]["id"] == "payload.arrives"
+
+
+def test_two_kernels_of_runs_are_compared(
+    boots: fake_boots.Outcomes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check()
+    boots.of["image"] = FAILS
+    check()
+    assert cli.main(["compare", "--kernels", "image", "image"]) == 0
+    assert "fail in both" in capsys.readouterr().out
+    runs = [run.id for run in stored_runs.summaries(stored_runs.store_file(), 2, lambda _: True)]
+    assert cli.main(["compare", *runs, "--kernels", "image", "image"]) == 1
+    assert "payload.arrives" in capsys.readouterr().out
+    assert cli.main(["compare", "--kernels", "image", "other"]) == 2
+    assert "has no result of a kernel 'other'; it has image" in capsys.readouterr().err

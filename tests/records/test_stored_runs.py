@@ -12,7 +12,8 @@ import pytest
 from harness.errors import UsageError
 from harness.records import stored_runs, to_json
 from harness.records.store import Run, Store
-from harness.verdict.results import KernelResult, KernelVerdict
+from harness.verdict import comparison
+from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, Timing
 from tests import factories
 
 
@@ -167,7 +168,7 @@ def test_the_first_of_its_kind_has_none_before_it(place: Path) -> None:
 def test_history_holds_the_last_runs_with_such_a_kernel_oldest_first(place: Path) -> None:
     for number, name in enumerate(("a", "a", "b", "a"), 1):
         keep(place, str(number), factories.kernel(name))
-    runs = stored_runs.history(place, 2, lambda name: name == "a")
+    runs = stored_runs.summaries(place, 2, lambda name: name == "a")
     assert [run.id for run in runs] == ["2", "4"]
 
 
@@ -182,7 +183,7 @@ def test_a_question_that_was_edited_is_no_crash(place: Path) -> None:
 def test_a_store_that_was_damaged_is_said_to_be_set_aside(place: Path) -> None:
     place.write_text("no database")
     with pytest.raises(UsageError, match=r"was damaged and was moved to .*damaged-"):
-        stored_runs.history(place, 20, lambda _: True)
+        stored_runs.summaries(place, 20, lambda _: True)
 
 
 def test_in_an_empty_store_there_is_no_last_run(place: Path) -> None:
@@ -195,7 +196,7 @@ def test_in_an_empty_store_history_says_how_to_make_a_run(place: Path) -> None:
         Store(place),
         pytest.raises(UsageError, match="no run has a result yet: make one"),
     ):
-        stored_runs.history(place, 20, lambda _: True)
+        stored_runs.summaries(place, 20, lambda _: True)
 
 
 def test_an_empty_word_is_not_the_working_directory(place: Path) -> None:
@@ -221,3 +222,42 @@ def test_a_kernel_without_a_result_is_refused(place: Path) -> None:
     keep(place, "1", factories.kernel("a"))
     with pytest.raises(UsageError, match="no run has a result of a kernel x"):
         stored_runs.last_results(place, ["x"])
+
+
+def test_kernels_come_in_the_order_of_the_newest_run_that_has_them(place: Path) -> None:
+    keep(place, "1", factories.kernel("gone"), factories.kernel("b"))
+    keep(place, "2", factories.kernel("z"), factories.kernel("a"))
+    keep(place, "3", factories.kernel("z"), factories.kernel("b"))
+    runs = stored_runs.summaries(place, 20, lambda _: True)
+    names = dict.fromkeys(name for run in reversed(runs) for name in run.kernels)
+    assert list(names) == ["z", "b", "a", "gone"]
+
+
+def test_of_two_runs_only_what_differs_is_read(place: Path) -> None:
+    same, before = factories.kernel("same"), factories.kernel("other")
+    after = factories.failing(before, factories.check(verdict=CheckVerdict.FAIL))
+    keep(place, "1", same, before)
+    keep(place, "2", replace(same, timing=Timing(total_s=99.0), release="7.0"), after)
+    stored_runs.summaries(place, 9, lambda _: True)  # makes the digests
+    old, new = stored_runs.two("1", "2", place)
+    assert [dict(kernel.families) for kernel in old.kernels] == [{}, before.families]
+    assert [dict(kernel.families) for kernel in new.kernels] == [{}, after.families]
+    assert [kernel.is_same for kernel in comparison.runs(old, new).kernels] == [True, False]
+
+
+def test_two_runs_without_digests_are_read_whole(place: Path) -> None:
+    keep(place, "1", factories.kernel())
+    keep(place, "2", factories.kernel())
+    assert [run.kernels[0].families for run in stored_runs.two("1", "2", place)] == [
+        *(factories.kernel().families, factories.kernel().families)
+    ]
+
+
+def test_a_kernel_of_a_run_is_found_by_its_name(place: Path, tmp_path: Path) -> None:
+    keep(place, "1", *factories.four_kernels())
+    assert stored_runs.find_kernel("last", "debian-6.1", place).release == "6.1.0-50-amd64"
+    with pytest.raises(UsageError, match=r"no result of a kernel 'x'; it has debian-5\.10, "):
+        stored_runs.find_kernel("1", "x", place)
+    file = tmp_path / "run.json"
+    file.write_text(to_json.to_json(factories.run(*factories.four_kernels())))
+    assert stored_runs.find_kernel(str(file), "debian-6.1", place).name == "debian-6.1"
