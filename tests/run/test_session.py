@@ -21,7 +21,7 @@ import pytest
 from harness.bundle import Bundles
 from harness.errors import HostError, UsageError
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
-from harness.records import prune, reuse
+from harness.records import prune, reuse, stored_runs
 from harness.records.store import FILE, Store
 from harness.run import workspace
 from harness.run.request import Progress, Stage
@@ -351,7 +351,7 @@ def test_without_a_home_the_store_is_in_the_output(
             raise HostError("set HOME")
         return Path("/proc/nobody")
 
-    monkeypatch.setattr(workspace, "_state", nowhere)
+    monkeypatch.setattr(stored_runs, "state_directory", nowhere)
     output = desk.directory / "output"
     desk.run(stop_after=NAMES[0], output=output)
     assert (output / FILE).exists()
