@@ -8,6 +8,7 @@
     nox -s faults       put faults into a kernel and see which checks catch them, two hours
     nox -s coverage     which lines of net/mptcp the checks run, and which the kernel's selftests
     nox -s nightly      selftest, matrix, comparison with the last run, bisects of what is new
+    nox -s browser      the HTML report in a real browser, with axe-core
     nox -s docs         build the documentation as a site and a man page, check its links
     nox -s bench        measure speed against virtme-ng and QEMU alone, 20 minutes
     nox                 lint, types, tests
@@ -130,6 +131,27 @@ def mutants(session: nox.Session) -> None:
     """Small faults in the modules that decide: how many does a test notice? An hour for all."""
     install(session, "-e", ".", *group("test"), *group("mutants"))
     session.run("python", "-m", "bench.mutants", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+#: Debian's own: pip has no browser.
+BROWSER = (
+    host_tools.Tool("chromium", ("chromium",), "shows the report", "chromium", "chromium"),
+    host_tools.Tool(
+        "chromedriver", ("chromedriver",), "operates it", "chromium-driver", "chromedriver"
+    ),
+)
+#: Has axe-core in it. Its dependency playwright, which brings browsers of its own, is not needed.
+AXE = "axe-playwright-python>=0.1.8"
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Use the HTML report in a real browser (`-- --screenshots DIR` keeps pictures)."""
+    absent = [tool for tool in BROWSER if host_tools.locate(tool) is None]
+    install_host_tools(session, absent)
+    install(session, "-e", ".", *group("browser"))
+    session.install("--no-deps", AXE)
+    session.run("pytest", "tests/browser", *session.posargs, env=CACHED)
 
 
 @nox.session

@@ -8,6 +8,7 @@ for each kernel and family. The script only ever puts these texts into text node
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
@@ -48,12 +49,24 @@ def excerpt(incident: Incident) -> tuple[list[str], list[int]]:
     lines = [
         cut(line.rstrip("\r").expandtabs()) for line in incident.excerpt.strip("\r\n").split("\n")
     ]
-    title = cut(incident.title)
-    marked = [number for number, line in enumerate(lines) if title and title in line]
+    marked = _named(lines, cut(incident.title))
     if len(lines) > MAX_EXCERPT_LINES:
         more = len(lines) - MAX_EXCERPT_LINES
         lines = [*lines[:MAX_EXCERPT_LINES], f"… ({more} more lines)"]
     return lines, [number for number in marked if number < MAX_EXCERPT_LINES]
+
+
+def _named(lines: Sequence[str], title: str) -> list[int]:
+    """The numbers of the lines with ``title``; else of the first with most of its words.
+
+    A title names a place as people do: ``WARNING in f (net/mptcp/pm.c:7)``, where the kernel says
+    ``WARNING: net/mptcp/pm.c:7 at f+0x80/0x90``.
+    """
+    whole = [number for number, line in enumerate(lines) if title and title in line]
+    words = {*re.findall(r"\w{2,}", title)} - {"in"}
+    counted = [len(words & {*re.findall(r"\w{2,}", line)}) for line in lines]
+    most = max(counted, default=0)
+    return whole or ([counted.index(most)] if most > 1 else [])
 
 
 def repeat_command(run: RunResult, kernel: KernelResult, check: str = "") -> str:

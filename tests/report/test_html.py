@@ -18,7 +18,14 @@ from guest import abi
 from harness.report import html
 from harness.report.page_data import MAX_TEXT, in_script
 from harness.verdict import comparison
-from harness.verdict.results import CheckVerdict, Family, KernelResult, RunResult
+from harness.verdict.results import (
+    CheckVerdict,
+    Family,
+    Incident,
+    IncidentKind,
+    KernelResult,
+    RunResult,
+)
 from tests import factories
 from tests.report import hostile
 
@@ -165,6 +172,16 @@ def test_a_kernel_that_passed_is_folded() -> None:
 def test_the_line_of_an_incident_is_marked() -> None:
     text = html.to_html(factories.run(factories.crashed(factories.kernel())))
     assert "<mark>[    4.102544] Kernel panic - not syncing: sysrq triggered crash</mark>" in text
+
+
+def test_the_line_is_marked_that_a_title_was_made_of() -> None:
+    excerpt = "[ 1.0] before\n[ 2.0] WARNING: net/mptcp/pm.c:7 at rm_addr+0x80/0x90\n[ 2.1] after"
+    title = "WARNING in rm_addr (net/mptcp/pm.c:7)"
+    incident = Incident(IncidentKind.WARNING, title, "f00d", excerpt)
+    kernel = replace(factories.kernel(), incidents=(incident,))
+    text = html.to_html(factories.run(kernel))
+    assert "<mark>[ 2.0] WARNING: net/mptcp/pm.c:7 at rm_addr+0x80/0x90</mark>" in text
+    assert text.count("</mark>") == 1
 
 
 def test_bytes_are_shown_field_by_field() -> None:

@@ -11,7 +11,10 @@
     P: ["pass", "✓", "passes", 3], U: ["unsupported", "–", "is not supported", 2],
     ".": ["absent", "", "was not planned", 1],
   };
-  const STYLES = { fail: "fail", error: "error", lost: "lost", pass: "pass" };
+  const STYLES = {
+    fail: "fail", error: "error", lost: "lost", pass: "pass",
+    unsupported: "unsupported", warning: "error", infrastructure: "error",
+  };
 
   /** An element with a class and children: elements, or text. */
   function make(tag, style, ...children) {
@@ -173,8 +176,7 @@
     const close = make("button", "close", "Close");
     close.type = "button";
     close.addEventListener("click", () => panel.close());
-    const style = kernel.expected ? "pass" : STYLES[kernel.verdict] || "fail";
-    const badge = make("span", `badge ${style}`, kernel.verdict);
+    const badge = make("span", `badge ${STYLES[kernel.verdict] || "fail"}`, kernel.verdict);
     const why = make("p", "", badge, ` ${text(kernel.release)}. ${text(kernel.reason)}`);
     const head = make("div", "panel-head", make("div", "", title, why), close);
     panel.replaceChildren(head, make("div", "panel-body", ...body(kernel, checks)));
