@@ -390,9 +390,11 @@ class Peer:
         number = struct.pack("!I", self.token if token is None else token)
         return _MAXIMUM + option(wire.MP_JOIN, int(backup), bytes([id]), number, nonce)
 
-    def join(self, id: int, backup: bool = False, source: str = "") -> Flow:
-        """A further subflow of the connection."""
-        flow, nonce = self.start_join(id, backup, source=source)
+    def join(
+        self, id: int, backup: bool = False, source: str = "", remote: Optional[Address] = None
+    ) -> Flow:
+        """A further subflow of the connection, to ``remote`` or where the first one goes."""
+        flow, nonce = self.start_join(id, backup, source=source, remote=remote)
         answer = flow.expect_option("MP_JOIN in the SYN/ACK", wire.MP_JOIN)
         time.sleep(self.delay_s)
         flow.send(options=self.third(nonce, answer))

@@ -8,7 +8,18 @@ import errno
 import time
 
 from guest import wire
-from guest.calls import POLLHUP, POLLIN, POLLOUT, SIOCINQ, Blocking, fails, has_events, ioctl, poll
+from guest.calls import (
+    POLLHUP,
+    POLLIN,
+    POLLOUT,
+    SIOCINQ,
+    Blocking,
+    errno_of,
+    fails,
+    has_events,
+    ioctl,
+    poll,
+)
 from guest.checks import equal, require, scenario_check
 from guest.checks.binding import FOREIGN
 from guest.checks.control import STAMPS, message, says_when, stamped
@@ -239,6 +250,25 @@ def refused_without_waiting(lab: Lab) -> None:
     has_events("after the refusal", sock, POLLHUP)
     got = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
     equal("SO_ERROR", got, errno.ECONNREFUSED)
+
+
+@scenario_check("msg_fastopen.again_after_a_refusal", scenario=SCENARIO, needs=NEEDS)
+def again_after_refusal(lab: Lab) -> None:
+    """sendto(MSG_FASTOPEN) after one that was refused fails; then the socket connects elsewhere."""
+    _set_up(lab)
+    closed = lab.socket()
+    closed.bind((lab.address, 0))
+    sock = lab.socket()
+    arguments = (b"data", MSG_FASTOPEN, closed.getsockname())
+    sock.settimeout(0)
+    errno_of(sock.sendto, *arguments)
+    has_events("after the refusal", sock, POLLHUP)
+    with Blocking(sock, what="sendto(MSG_FASTOPEN) after a refusal"):
+        require("it", errno_of(sock.sendto, *arguments), "an error", "success")
+    listener = lab.listener()
+    sock.settimeout(5)
+    sock.connect(listener.getsockname())
+    exchange(sock, lab.accept(listener), content(3000, 1), content(3000, 2))
 
 
 @scenario_check("msg_fastopen.on_a_connection_is_refused", scenario=SCENARIO, needs=NEEDS)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from guest.checks import LabFunction
     from guest.lab import Lab
+    from guest.wire import Segment
 
 SCENARIO = "peer_data"
 NEEDS = ("packet_socket",)
@@ -70,12 +71,18 @@ class Straying:
         self._flow = flow
         self._seen = len(flow.peer.capture.update())
 
-    def none(self) -> None:
-        flows = {(one.remote[1], one.port) for one in self._flow.peer.flows}
+    def first(self, flows: Sequence[Flow]) -> Segment:
+        """The first data on one of ``flows``."""
+        ports = {(one.remote[1], one.port) for one in flows}
         came = self._flow.peer.capture.update()[self._seen :]
-        first = next(s for s in came if s.payload and (s.sport, s.dport) in flows)
-        strayed = (first.sport, first.dport) == (self._flow.remote[1], self._flow.port)
-        equal("data first on the backup", strayed, False, first.payload)
+        return next(s for s in came if s.payload and (s.sport, s.dport) in ports)
+
+    def came(self, segment: Segment) -> bool:
+        return (segment.sport, segment.dport) == (self._flow.remote[1], self._flow.port)
+
+    def none(self) -> None:
+        first = self.first(self._flow.peer.flows)
+        equal("data first on the backup", self.came(first), False, first.payload)
 
 
 def established(
@@ -176,6 +183,7 @@ def full_repeat(lab: Lab) -> None:
     _, (_, two), sock = established(lab)
     two.send_data(FIVE, at=0)
     counted(since, "DuplicateData", 1)
+    equal("RcvPruned", since.of("RcvPruned"), 0)
     equal("POLLIN", poll(sock) & POLLIN, 0)
     two.send_data(NEXT, at=5)
     same("the new bytes", receive(sock, 5), NEXT)

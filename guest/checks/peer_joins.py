@@ -8,8 +8,10 @@ is in its segments, in its counters and in MPTCP_INFO.
 from __future__ import annotations
 
 import _socket
+import errno
 
 from guest import diag, mib, multipath, peer, pm, wire
+from guest.calls import POLLIN, errno_of, has_events
 from guest.checks import equal, scenario_check
 from guest.checks.peer_data import FIVE, NEXT, Straying, counted, established, receive, served
 from guest.flow import same
@@ -87,6 +89,18 @@ def third_segment(lab: Lab) -> None:
     same("data on the first subflow", receive(sock, 5), NEXT)
 
 
+@scenario_check("join.refused_after_shutdown", scenario=SCENARIO, needs=NEEDS)
+def after_shutdown(lab: Lab) -> None:
+    """A join that is completed after shutdown(SHUT_WR) is reset, and no subflow is counted."""
+    one, _, sock = established(lab, joins=0)
+    flow, nonce = one.start_join(3)
+    answer = flow.expect_option("MP_JOIN in the SYN/ACK", wire.MP_JOIN)
+    sock.shutdown(_socket.SHUT_WR)
+    flow.send(options=one.third(nonce, answer))
+    reset_of(flow, "a join after shutdown()")
+    equal("mptcpi_subflows", multipath.info(sock).mptcpi_subflows, 0)
+
+
 @scenario_check("join.beyond_the_limit_is_prohibited", scenario=SCENARIO, needs=NEEDS)
 def beyond_limit(lab: Lab) -> None:
     """A join beyond the limit of two is reset: prohibited; one fits again when one has gone."""
@@ -122,15 +136,18 @@ def asks_for_backup(lab: Lab) -> None:
     straying.none()
 
 
-@scenario_check("join.answered_as_backup", scenario=SCENARIO, needs=WITH_PM)
-def answered_as_backup(lab: Lab) -> None:
-    """A join to a backup endpoint is answered with the B flag and the endpoint's id."""
+def with_backup_endpoint(lab: Lab, delay_s: float = 0.0) -> tuple[Peer, Flow, _socket.socket, str]:
+    """A connection of a server that has a backup endpoint, id 7, and the endpoint's address.
+
+    The peer's stream is at 5.
+    """
     bench = multipath.bench(lab)
     bench.clean()
     lab.afterwards(bench.clean)
     address = bench.server_address(2)
     bench.pm.add(address, pm.SIGNAL | pm.BACKUP, id=7)
     one = Peer(lab)
+    one.delay_s = delay_s
     listener = lab.adopt(_socket.socket(lab.family, _socket.SOCK_STREAM, MPTCP))
     listener.bind(("", 0) if lab.family == _socket.AF_INET else ("::", 0))
     listener.listen(4)
@@ -138,6 +155,13 @@ def answered_as_backup(lab: Lab) -> None:
     sock = lab.accept(listener)
     first.send_data(FIVE, at=0)
     same("the first data", receive(sock, 5), FIVE)
+    return one, first, sock, address
+
+
+@scenario_check("join.answered_as_backup", scenario=SCENARIO, needs=WITH_PM)
+def answered_as_backup(lab: Lab) -> None:
+    """A join to a backup endpoint is answered with the B flag and the endpoint's id."""
+    one, first, sock, address = with_backup_endpoint(lab)
     flow, nonce = one.start_join(3, remote=(address, first.remote[1]))
     answer = flow.expect_option("MP_JOIN in the SYN/ACK", wire.MP_JOIN)
     equal("backup", answer[2] & peer.BACKUP, 1, answer)
@@ -234,6 +258,21 @@ def third_without(lab: Lab) -> None:
     sock.sendall(NEXT)
     answer = flow.expect("an answer", lambda s: s.payload == NEXT)
     equal("options of MPTCP in it", answer.option(wire.OPTION_MPTCP), None)
+
+
+@scenario_check("fallback.reset_before_accept", scenario=SCENARIO, needs=NEEDS)
+def reset_before_accept(lab: Lab) -> None:
+    """A connection that fell back and was reset before accept(2) gives its data, then fails."""
+    since = mib.Since()
+    one, listener = Peer(lab), lab.listener()
+    flow = one.connect(listener)
+    flow.send(wire.ACK | wire.PSH, payload=FIVE)
+    counted(since, "DssFallback", 1)
+    flow.send(wire.ACK | wire.RST)
+    has_events("of the listener", listener, POLLIN)
+    sock = lab.accept(listener)
+    same("the data before the reset", receive(sock, 5), FIVE)
+    equal("recv()", errno_of(sock.recv, 1), errno.ECONNRESET)
 
 
 @scenario_check("mp_capable.data_in_the_third_segment", scenario=SCENARIO, needs=NEEDS)

@@ -59,13 +59,14 @@ def data(lab: Lab) -> None:
     sent = content(60)
     with StalledCall(sock, 1):
         for flow, first, last in (
-            (one, 6, 14), (two, 10, 20), (two, 25, 30), (one, 14, 27), (two, 40, 50), (one, 30, 44),
-            (two, 45, 60),
+            (one, 6, 14), (two, 6, 14), (two, 10, 20), (two, 25, 30), (one, 14, 27), (two, 40, 50),
+            (one, 30, 44), (two, 45, 60),
         ):  # fmt: skip
             flow.send_data(sent[first:last], at=first)
     same("the stream", receive(sock, 54), sent[6:])
     got_bytes(sock, 60)
     equal("BacklogDrop", since.of("BacklogDrop"), 0)
+    equal("RcvPruned", since.of("RcvPruned"), 0)
 
 
 @in_one_family("owned.partial_repeat", SCENARIO, NEEDS)

@@ -7,8 +7,18 @@ import _socket
 
 from guest import mib, multipath, wire
 from guest.calls import POLLHUP, POLLIN, POLLRDHUP, has_events
-from guest.checks import equal, require
-from guest.checks.peer_data import FIVE, NEXT, carrier, counted, established, in_one_family, receive
+from guest.checks import Failed, equal, require
+from guest.checks.peer_data import (
+    FIVE,
+    NEXT,
+    Straying,
+    carrier,
+    counted,
+    established,
+    in_one_family,
+    receive,
+)
+from guest.checks.peer_joins import with_backup_endpoint
 from guest.flow import content, same
 from guest.lab import wait_until, write_sysctl
 from guest.peer import Flow, Peer
@@ -65,6 +75,24 @@ def unacked_data(lab: Lab) -> None:
     for flow in flows:
         flow.acknowledge()
     multipath.wait_for("mptcpi_bytes_acked", multipath.field(sock, "mptcpi_bytes_acked"), 5)
+
+
+@in_one_family("retransmission.spares_a_backup", SCENARIO, (*NEEDS, "userspace_pm", "inet_diag"))
+def spares_backup(lab: Lab) -> None:
+    """Data are sent again on a subflow that is no backup of this side, where there is one."""
+    for delay_s in DELAYS_S:
+        one, flow, sock, address = with_backup_endpoint(lab, delay_s)
+        backup = one.join(3, remote=(address, flow.remote[1]))
+        multipath.subflows(sock, 1)
+        straying = Straying(backup)
+        sock.sendall(NEXT)
+        flow.expect("data", lambda s: s.payload == NEXT)
+        one.delay_s = 0.0
+        other = one.join(4)
+        carrier([backup, other], NEXT)
+        if not straying.came(straying.first([backup, other])):
+            return
+    raise Failed("the data again, first", "on the other subflow", "on the backup")
 
 
 @in_one_family("retransmission.of_the_data_fin", SCENARIO, STATS)
@@ -139,6 +167,27 @@ def window_update(lab: Lab) -> None:
         if not any(since.of(name) for name in ("WinProbe", "MPTCPRetrans")):
             return
     equal("counters that moved", seen, {"WinProbe": 0, "MPTCPRetrans": 0})
+
+
+@in_one_family("window.opens_when_the_data_are_read", SCENARIO, NEEDS)
+def opens_when_read(lab: Lab) -> None:
+    """A receiver whose buffer was full announces a window again once the data are read."""
+
+    def small(sock: _socket.socket) -> None:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 8192)
+
+    one, listener = Peer(lab), lab.listener(before=small)
+    flow = one.connect(listener)
+    sock = lab.accept(listener)
+    at, window = 0, 1000
+    while window >= 1000 and at < 60000:
+        seen = flow.seen()
+        flow.send_data(bytes(1000), at)
+        at += 1000
+        window = flow.expect_ack("a DATA_ACK", at, seen).window
+    seen = flow.seen()
+    same("the data", receive(sock, at), bytes(at))
+    flow.expect("a window of 1000 bytes or more", lambda s: s.window >= 1000, seen)
 
 
 @in_one_family("window.is_probed_once_all_is_acked", SCENARIO, STATS)

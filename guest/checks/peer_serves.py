@@ -244,6 +244,22 @@ def third_again(lab: Lab) -> None:
     two.expect("data", lambda s: s.payload == NEXT)
 
 
+@scenario_check("rm_addr.leaves_on_another_subflow", scenario=SCENARIO, needs=NEEDS)
+def leaves_on_another(lab: Lab) -> None:
+    """RM_ADDR of the initial address leaves on the subflow that stays."""
+    bench, one, flow, two, syn, sock = joining(lab)
+    one.answer(two, one.answer_of_join(syn))
+    two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
+    two.acknowledge()
+    multipath.subflows(sock, 1)
+    seen = two.seen()
+    bench.pm.delete(0, lab.address)
+    told = two.expect_option("RM_ADDR", wire.REMOVE_ADDR, seen)
+    equal("ids of RM_ADDR", told[3:], b"\0", told)
+    strayed = [s for s in flow.received() if s.mptcp(wire.REMOVE_ADDR)]
+    equal("RM_ADDR options on the subflow that it removes", len(strayed), 0)
+
+
 @scenario_check("mp_prio.of_the_initial_endpoint", scenario=SCENARIO, needs=NEEDS)
 def initial_endpoint(lab: Lab) -> None:
     """Backup of the initial address's endpoint is told by MP_PRIO, and keeps data off there."""

@@ -159,6 +159,23 @@ def add_addr_zero(lab: Lab) -> None:
     equal("mptcpi_add_addr_accepted", accepted(), 0)
 
 
+@scenario_check("add_addr.echo_leaves_the_mapping_of_data", scenario=SCENARIO, needs=NEEDS)
+def echo_beside_data(lab: Lab) -> None:
+    """Data that leave while an echo is due have their mapping; the echo leaves on its own."""
+    bench = clean(lab)
+    bench.pm.set_limits(0, 4)  # no address is accepted, so that the echo is due at once
+    one, (first,), sock = established(lab, joins=0)
+    first.window = 0
+    first.acknowledge()
+    seen = first.seen()
+    sock.sendall(b"waiting")
+    first.window = 5000
+    first.acknowledge(one.add_addr(6, bench.client_address(3)))
+    data = first.expect("data", lambda s: s.payload == b"waiting", seen)
+    equal("length of their mapping", data.dss and data.dss.length, 7)
+    first.expect_option("an echo", wire.ADD_ADDR, seen)
+
+
 def announcing(lab: Lab, timeout: str) -> tuple[Peer, Flow, Callable[[], int]]:
     """A connection whose kernel announces address 9 to a peer that does not echo it.
 
@@ -322,6 +339,21 @@ def only_subflow(lab: Lab) -> None:
     equal("resets", [s for s in first.received() if s.has(wire.RST)], [])
 
 
+@scenario_check("mp_fail.beyond_a_gap_resets", scenario=SCENARIO, needs=NEEDS)
+def beyond_a_gap(lab: Lab) -> None:
+    """After MP_FAIL data cannot fall back while data of the peer wait for a gap: a reset."""
+    one, (first,), sock = established(lab, joins=0)
+    since = mib.Since()
+    first.acknowledge(peer.fail(keys.first_seq(one.remote_key)))
+    counted(since, "MPFailRx", 1)
+    first.send_data(NEXT, at=10)
+    counted(since, "OFOQueue", 1)
+    sock.sendall(b"infinite")
+    first.expect("a reset", lambda s: s.has(wire.RST))
+    counted(since, "FallbackFailed", 1)
+    counted(since, "InfiniteMapTx", 0)
+
+
 @scenario_check("mp_fail.makes_the_mapping_infinite", scenario=SCENARIO, needs=NEEDS)
 def makes_infinite(lab: Lab) -> None:
     """MP_FAIL is answered with MP_FAIL and an infinite mapping; then no join is taken."""
@@ -342,6 +374,8 @@ def makes_infinite(lab: Lab) -> None:
     flow, nonce = one.start_join(3)
     flow.send(options=one.third(nonce, flow.expect_option("MP_JOIN", wire.MP_JOIN)))
     flow.expect("a reset of a join", lambda s: s.has(wire.RST))
+    found = multipath.bench(lab).diag.mptcp(one.token).info
+    equal("mptcpi_subflows of diag", found.mptcpi_subflows, 0)
     first.acknowledge()
     sock.sendall(b"as TCP")
     last = first.expect("data as TCP", lambda s: s.payload == b"as TCP", seen)
