@@ -19,6 +19,7 @@ from guest.checks.peer_data import (
     receive,
 )
 from guest.checks.peer_joins import with_backup_endpoint
+from guest.checks.peer_signals import clean
 from guest.flow import content, same
 from guest.lab import wait_until, write_sysctl
 from guest.peer import Flow, Peer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 SCENARIO = declare(Scenario("peer_sends", waits=True)).name
 NEEDS = ("packet_socket",)
 STATS = (*NEEDS, "packet_stats")
+WITH_PM = (*NEEDS, "userspace_pm", "inet_diag")
 #: A host that is slow may let a timer expire before what is checked can be seen: seconds by which
 #: the timers of each try are longer.
 DELAYS_S = (0.0, 0.3, 1.0, 1.0, 1.0)
@@ -77,7 +79,7 @@ def unacked_data(lab: Lab) -> None:
     multipath.wait_for("mptcpi_bytes_acked", multipath.field(sock, "mptcpi_bytes_acked"), 5)
 
 
-@in_one_family("retransmission.spares_a_backup", SCENARIO, (*NEEDS, "userspace_pm", "inet_diag"))
+@in_one_family("retransmission.spares_a_backup", SCENARIO, WITH_PM)
 def spares_backup(lab: Lab) -> None:
     """Data are sent again on a subflow that is no backup of this side, where there is one."""
     for delay_s in DELAYS_S:
@@ -167,6 +169,23 @@ def window_update(lab: Lab) -> None:
         if not any(since.of(name) for name in ("WinProbe", "MPTCPRetrans")):
             return
     equal("counters that moved", seen, {"WinProbe": 0, "MPTCPRetrans": 0})
+
+
+@in_one_family("add_addr.echo_leaves_the_mapping_of_data", SCENARIO, WITH_PM)
+def echo_beside_data(lab: Lab) -> None:
+    """Data that leave while an echo is due have their mapping; the echo leaves on its own."""
+    bench = clean(lab)
+    bench.pm.set_limits(0, 4)  # no address is accepted, so that the echo is due at once
+    flow, sock = narrow(lab, 0.0)
+    sock.sendall(content(1500))
+    wait_until(lambda: sent(flow) >= 1000)
+    seen = flow.seen()
+    flow.window = 5000
+    flow.acknowledge(flow.peer.add_addr(6, bench.client_address(3)))
+    wait_until(lambda: sent(flow) >= 1500)
+    flow.expect_option("an echo", wire.ADD_ADDR, seen)
+    unmapped = [s.seq for s in payloads(flow, seen) if not (s.dss and s.dss.length)]
+    equal("segments of data without a mapping", len(unmapped), 0)
 
 
 @in_one_family("window.opens_when_the_data_are_read", SCENARIO, NEEDS)
