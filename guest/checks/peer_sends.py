@@ -22,7 +22,7 @@ from guest.checks.peer_joins import with_backup_endpoint
 from guest.checks.peer_signals import clean
 from guest.flow import content, same
 from guest.lab import wait_until, write_sysctl
-from guest.peer import Flow, Peer
+from guest.peer import Flow, Peer, priority
 from guest.scenarios import Scenario, declare
 
 TYPE_CHECKING = False
@@ -259,6 +259,12 @@ def stale(lab: Lab) -> None:
     sock.sendall(b"last")
     carrier(flows, b"last")
     counted(since, "SubflowRecover", 1)
+    one.consumed = 14
+    lost.acknowledge()
+    other.acknowledge(priority(backup=True))
+    sock.sendall(b"lost again")
+    lost.expect("data on the subflow that recovered", lambda s: s.payload == b"lost again")
+    multipath.wait_for("SubflowStale", lambda: since.of("SubflowStale"), 2, 30.0)
 
 
 @in_one_family("stale.never_with_a_count_of_zero", SCENARIO, NEEDS)
