@@ -8,10 +8,8 @@ is in its segments, in its counters and in MPTCP_INFO.
 from __future__ import annotations
 
 import _socket
-import errno
 
 from guest import diag, mib, multipath, peer, pm, wire
-from guest.calls import POLLIN, errno_of, has_events
 from guest.checks import equal, scenario_check
 from guest.checks.peer_data import FIVE, NEXT, Straying, counted, established, receive, served
 from guest.flow import same
@@ -258,21 +256,6 @@ def third_without(lab: Lab) -> None:
     sock.sendall(NEXT)
     answer = flow.expect("an answer", lambda s: s.payload == NEXT)
     equal("options of MPTCP in it", answer.option(wire.OPTION_MPTCP), None)
-
-
-@scenario_check("fallback.reset_before_accept", scenario=SCENARIO, needs=NEEDS)
-def reset_before_accept(lab: Lab) -> None:
-    """A connection that fell back and was reset before accept(2) gives its data, then fails."""
-    since = mib.Since()
-    one, listener = Peer(lab), lab.listener()
-    flow = one.connect(listener)
-    flow.send(wire.ACK | wire.PSH, payload=FIVE)
-    counted(since, "DssFallback", 1)
-    flow.send(wire.ACK | wire.RST)
-    has_events("of the listener", listener, POLLIN)
-    sock = lab.accept(listener)
-    same("the data before the reset", receive(sock, 5), FIVE)
-    equal("recv()", errno_of(sock.recv, 1), errno.ECONNRESET)
 
 
 @scenario_check("mp_capable.data_in_the_third_segment", scenario=SCENARIO, needs=NEEDS)

@@ -7,10 +7,15 @@ As :mod:`guest.checks.unrepaired`: each fails on kernels that have it, which doe
 from __future__ import annotations
 
 import _socket
+import errno
 
-from guest import mib, multipath, pm
+from guest import mib, multipath, pm, wire
+from guest.calls import POLLIN, errno_of, has_events
 from guest.checks import equal, scenario_check
+from guest.checks.peer_data import FIVE, counted, receive
+from guest.flow import same
 from guest.lab import Lab, write_sysctl
+from guest.peer import Peer
 from guest.states import disconnect
 
 SCENARIO = "unrepaired_paths"
@@ -143,3 +148,24 @@ def counts_past_a_port_endpoint(lab: Lab) -> None:
     bench.pm.add(bench.server_address(2), pm.SIGNAL, id=1, port=5001)
     bench.pm.delete(1)
     equal("MPTCP sockets", mib.sockets(name), before)
+
+
+@scenario_check(
+    "fallback.reset_before_accept",
+    scenario=SCENARIO,
+    needs=("packet_socket",),
+    bug="recv() says the end of the stream, not ECONNRESET: mptcp_stream_accept() closes the "
+    "subflow, and __mptcp_close_ssk() reports no error of the first one",
+)
+def reset_before_accept(lab: Lab) -> None:
+    """A connection that fell back and was reset before accept(2) gives its data, then fails."""
+    since = mib.Since()
+    one, listener = Peer(lab), lab.listener()
+    flow = one.connect(listener)
+    flow.send(wire.ACK | wire.PSH, payload=FIVE)
+    counted(since, "DssFallback", 1)
+    flow.send(wire.ACK | wire.RST)
+    has_events("of the listener", listener, POLLIN)
+    sock = lab.accept(listener)
+    same("the data before the reset", receive(sock, 5), FIVE)
+    equal("recv()", errno_of(sock.recv, 1), errno.ECONNRESET)

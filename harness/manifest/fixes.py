@@ -302,6 +302,23 @@ FIXES: tuple[Fix, ...] = (
         checks=("fallback.goes_on_after_the_peers_half_close",),
     ),
     Fix(
+        "1bba3f219c5e",
+        "mptcp: do not fallback when OoO is present",
+        fixed="6.18",
+        # 6.17.8 fails and 6.17.13 passes; 6.1.159 has it, and fails for another reason.
+        backports=("6.17.10", "6.12.60", "6.1.159"),
+        since="5.18",
+        checks=("mp_fail.beyond_a_gap_resets",),
+    ),
+    Fix(
+        "fb8d0bccb221",
+        "mptcp: pm: avoid sending RM_ADDR over same subflow",
+        fixed="7.0",
+        backports=("6.19.7", "6.12.78", "6.1.167"),
+        since="5.13",
+        checks=("rm_addr.leaves_on_another_subflow",),
+    ),
+    Fix(
         "8005184fd1ca",
         "mptcp: refactor sndbuf auto-tuning",
         fixed="6.7",
