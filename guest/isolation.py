@@ -19,6 +19,12 @@ _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 #: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX of malloc.h.
 _MALLOC = ((-3, 32 << 20), (-1, 1 << 30), (-2, 1 << 20), (-8, 1))
+_SCHED_OTHER, _SCHED_BATCH = 0, 3
+_SLICE_NS = 20_000_000
+#: struct sched_attr: size, policy, flags, nice, priority, runtime (the slice), deadline, period.
+_SCHED_ATTR = struct.Struct("=IIQiIQQQ")
+#: sched_setattr(2) by machine; glibc has no function for it.
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "s390x": 345, "ppc64le": 355}
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _IFREQ = struct.Struct("16sh22x")  # struct ifreq, 40 bytes
 
@@ -49,6 +55,21 @@ def keep_memory() -> None:
         return
     for parameter, value in _MALLOC:
         mallopt(parameter, value)
+
+
+def long_slices(on: bool) -> None:
+    """Give this process and its later children time slices of 20 ms, or the usual ones again.
+
+    Linux 7.3 lets a process run 0.7 ms before another one. On an emulated processor a switch costs
+    0.1 ms, because it empties the emulator's caches of translations. Threads of the kernel preempt
+    as before. Before Linux 6.12, only wake-ups of other such processes no longer preempt.
+    """
+    policy, slice_ns = (_SCHED_BATCH, _SLICE_NS) if on else (_SCHED_OTHER, 0)
+    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, policy, 0, 0, 0, slice_ns, 0, 0)
+    machine = os.uname().machine if ctypes.sizeof(ctypes.c_void_p) == 8 else ""
+    number = _SCHED_SETATTR.get(machine)
+    if number is not None:  # what it brings is speed alone
+        _libc.syscall(number, 0, attributes, 0)
 
 
 def enter(parent: int) -> None:

@@ -63,6 +63,7 @@ class Schedule:
         spared = isolation.children()
         isolation.adopt_orphans(True)
         isolation.keep_memory()
+        isolation.long_slices(True)
         try:
             self._begin()
             while self._runs:
@@ -72,6 +73,7 @@ class Schedule:
             for run in self._runs:
                 run.child.kill()
             self._clean_up(spared)
+            isolation.long_slices(False)
             isolation.adopt_orphans(False)
 
     def _clean_up(self, spared: Sequence[int]) -> None:

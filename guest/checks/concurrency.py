@@ -12,7 +12,7 @@ import os
 import struct
 import time
 
-from guest import abi, multipath, pm, sockopt
+from guest import abi, isolation, multipath, pm, sockopt
 from guest.calls import POLLIN, Worker, errno_of, poll
 from guest.checks import Failed, equal, errno_name, require, scenario_check
 from guest.flow import content
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
     from guest.lab import Lab
 
-SCENARIO = declare(Scenario("concurrency", one_family=True)).name
+
+def usual_slices(_: Lab) -> None:
+    """In short slices, calls of two threads overlap in more ways."""
+    isolation.long_slices(False)
+
+
+SCENARIO = declare(Scenario("concurrency", setup=usual_slices, one_family=True)).name
 PATHS = ("userspace_pm",)
 SIZE = 160_000
 READ = 1 << 15

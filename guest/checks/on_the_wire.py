@@ -10,6 +10,7 @@ from guest import abi, wire
 from guest.checks import equal, require, scenario_check
 from guest.flow import content, exchange, read, same
 from guest.lab import MPTCP, TCP
+from guest.scenarios import Scenario, declare
 from guest.setting import get_int, put, putting
 from guest.variants import each
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from guest.lab import Lab
     from guest.wire import Segment
 
-SCENARIO = "wire"
+SCENARIO = declare(Scenario("wire", waits=True)).name
 NEEDS = ("packet_socket",)
 TOS = 0x48
 MSS = 600

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from guest.lab import Pair
 
-SCENARIO = declare(Scenario("transfers", one_family=True)).name
+SCENARIO = declare(Scenario("transfers", waits=True, one_family=True)).name
 #: rtnetlink: RTM_NEWLINK, IFLA_GSO_MAX_SIZE and IFLA_GSO_IPV4_MAX_SIZE.
 NEW_LINK, GSO_MAX, GSO_IPV4_MAX = 16, 41, 63
 LARGE_GSO = 180_000

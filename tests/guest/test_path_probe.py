@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -53,3 +54,43 @@ def test_a_module_that_does_not_load_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "00-broken.ko").write_bytes(b"no module")
     vm.load_modules(str(tmp_path))
     vm.load_modules(str(tmp_path / "absent"))
+
+
+class _Libc:
+    """Mounts nothing, and keeps what it is asked for."""
+
+    def __init__(self, mounts: int) -> None:
+        self.calls: list[str] = []
+        self._mounts = mounts
+
+    def mount(self, *arguments: object) -> int:
+        self.calls.append("mount")
+        return self._mounts
+
+    def umount2(self, *arguments: object) -> int:
+        self.calls.append("umount2")
+        return 0
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_slices_end_at_ticks(exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = tmp_path / "sched/features"
+    if exists:
+        features.parent.mkdir()
+        features.write_text("HRTICK")
+    libc = _Libc(0)
+    monkeypatch.setattr(vm, "DEBUGFS", str(tmp_path))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: libc)
+    vm.fewer_timer_interrupts()
+    assert libc.calls == ["mount", "umount2"]
+    assert not exists or features.read_text().startswith("NO_HRTICK")
+
+
+def test_a_kernel_without_debugfs_keeps_its_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libc = _Libc(-1)
+    monkeypatch.setattr(vm, "DEBUGFS", str(tmp_path))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: libc)
+    vm.fewer_timer_interrupts()
+    assert libc.calls == ["mount"]

@@ -19,6 +19,7 @@ import pytest
 
 from guest import checks, child, events, isolation, postmortem, runner, scenarios, schedule
 from guest.checks import Check
+from guest.checks.concurrency import usual_slices
 from guest.lab import Lab, wait_until
 from guest.scenarios import Scenario
 from harness.verdict.results import CheckVerdict, Family, Stream
@@ -507,6 +508,26 @@ def test_memory_that_is_freed_is_kept_by_the_scenarios(world: World) -> None:
         checks.require("page faults", faults() - before < 256, "few", faults() - before)
 
     world.scenario("memory", allocates)
+    assert set(world.verdicts().values()) == {"pass"}
+
+
+def test_scenarios_run_in_long_slices(world: World) -> None:
+    """SCHED_BATCH comes with them, and so does the end of both."""
+
+    def batch(lab: Lab) -> None:
+        checks.equal("policy", os.sched_getscheduler(0), os.SCHED_BATCH)
+
+    world.scenario("usual", batch)
+    world.scenario("waits", batch, waits=True)
+    assert set(world.verdicts().values()) == {"pass"}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_calls_on_one_connection_run_in_the_usual_slices(world: World) -> None:
+    def other(lab: Lab) -> None:
+        checks.equal("policy", os.sched_getscheduler(0), os.SCHED_OTHER)
+
+    world.scenario("concurrent", other, setup=usual_slices)
     assert set(world.verdicts().values()) == {"pass"}
 
 

@@ -95,10 +95,50 @@ def test_the_checker_starts_from_what_is_in_the_root(base: Path, tmp_path: Path)
         "print(guest.events.encode({'text': '\"\\n\\ud800\\U0001f600'}))"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True
+        [str(initramfs.Interpreter.of_host().executable), "-I", "-S", "-c", script],
+        capture_output=True,
+        text=True,
     )
     said = b'{"text":"\\u0022\\u000a\\ud800\\ud83d\\ude00"}\n'
     assert done.stdout == f"mptcp_info.readable\n{said!r}\n", done.stderr
+
+
+def _distribution(usr: Path, name: str, *modules: str) -> None:
+    """A distribution's Python below ``usr``, with ``modules`` in its library."""
+    (usr / "bin").mkdir(parents=True)
+    (usr / "bin" / name).write_bytes(b"")
+    (usr / "bin" / name).chmod(0o755)
+    (usr / "bin/python3").symlink_to(name)
+    for module in modules:
+        place = usr / "lib" / name / module
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"")
+
+
+def test_the_guest_gets_the_python_of_the_distribution(tmp_path: Path) -> None:
+    _distribution(tmp_path, "python3.12", "os.py", "ctypes/__init__.py")
+    found = initramfs.Interpreter.of_host(tmp_path)
+    assert found == initramfs.Interpreter(
+        tmp_path / "bin/python3.12", tmp_path / "lib/python3.12", "3.12"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("python3.10", ("os.py", "ctypes/__init__.py")),  # too old
+        ("python3.12", ("os.py",)),  # Debian's python3-minimal has no ctypes
+        ("python3.12", ()),  # the library is elsewhere
+        ("pypy3.12", ("os.py", "ctypes/__init__.py")),
+    ],
+)
+def test_the_guest_gets_the_python_of_the_harness_where_that_is_of_no_use(
+    name: str, modules: tuple[str, ...], tmp_path: Path
+) -> None:
+    _distribution(tmp_path, name, *modules)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert initramfs.Interpreter.of_host(tmp_path).version == version
+    assert not initramfs.Interpreter.of_host(tmp_path).executable.is_relative_to(tmp_path)
 
 
 def test_a_second_prepare_builds_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
