@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import os
 import platform
 import signal
@@ -65,6 +66,12 @@ def _keep_files_in_memory() -> None:
     found = os.statvfs(SHARED_MEMORY)
     if found.f_frsize * found.f_bavail >= SPARE and not found.f_flag & os.ST_NOEXEC:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of garbage collections: it stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure() -> None:

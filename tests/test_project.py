@@ -93,7 +93,7 @@ def imports(path: Path) -> tuple[str, ...]:
 def _imports(path: Path) -> Iterator[str]:
     """The modules that ``path`` imports, wherever it does so; names from a package count if they
     are modules of this project."""
-    for node in ast.walk(tree(path)):
+    for node in statements(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -103,6 +103,14 @@ def _imports(path: Path) -> Iterator[str]:
             yield from modules
             if len(modules) < len(inner):
                 yield node.module
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements below ``node``; not what they consist of, which is most of a tree."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield child
+            yield from statements(child)
 
 
 @functools.cache
@@ -231,13 +239,15 @@ def test_nothing_below_the_command_line_exits() -> None:
 
 def exits(node: ast.AST) -> Iterator[int]:
     """The lines of ``node`` that end the process; a program's own last lines do not count."""
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
-        return
     endings = ("sys.exit", "os._exit", "os.abort", "SystemExit")
-    if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) in endings:
-        yield node.lineno
-    for child in ast.iter_child_nodes(node):
-        yield from exits(child)
+    left = [node]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+            continue
+        if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) in endings:
+            yield node.lineno
+        left += ast.iter_child_nodes(node)
 
 
 def test_a_test_that_replaces_notices_where_there_is_nothing_to_replace() -> None:

@@ -128,7 +128,8 @@ def records(line: str) -> Iterator[Record]:
     """``line`` split at the start of kernel messages: user space may have written half a line
     before."""
     start, caller, stamped = 0, "", False
-    for stamp in _STAMP.finditer(line):
+    # Each stamp ends in "]": most lines have one stamp, and are not searched for a second.
+    while "]" in line[start:] and (stamp := _STAMP.search(line, start)):
         if stamped or line[start : stamp.start()].strip():
             yield Record(line[start : stamp.start()].strip(), caller, stamped)
         start, stamped = stamp.end(), True

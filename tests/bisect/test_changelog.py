@@ -323,13 +323,13 @@ def test_a_bomb_is_refused(between: Between) -> None:
 
 
 def test_a_line_without_end_is_cut(between: Between) -> None:
-    log = f"linux ({NEW}) x; urgency=low\n\n  * mptcp: ".encode() + b"A" * (50 << 20)
+    log = f"linux ({NEW}) x; urgency=low\n\n  * mptcp: ".encode() + b"A" * (5 << 20)
     ((_, text),) = between(packed(log)).items
     assert len(text) <= 2000
 
 
 def test_an_item_of_many_lines_is_cut(between: Between) -> None:
-    log = f"linux ({NEW}) x; urgency=low\n\n  * mptcp:\n" + "      and so on\n" * 500_000
+    log = f"linux ({NEW}) x; urgency=low\n\n  * mptcp:\n" + "      and so on\n" * 50_000
     ((_, text),) = between(packed(log.encode())).items
     assert len(text) <= 2000
 
