@@ -151,7 +151,7 @@ def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, resul
     search = _search(entries, given, cache, stop, results)
     return nightly.run(
         *(request, cache, lambda: listener(names), say, search),
-        lambda night: _write(night, given),
+        lambda night: _write(night, given, results),
         stop,
     )
 
@@ -195,14 +195,14 @@ def _directory(night: Night, given: argparse.Namespace) -> Path:
     return Path(given.output or night.run.directory).absolute()
 
 
-def _write(night: Night, given: argparse.Namespace) -> None:
+def _write(night: Night, given: argparse.Namespace, store: Path) -> None:
     """Write the report as text, as Markdown and as HTML, and --json."""
     from harness.cli import pages
 
     directory = _directory(night, given)
     write_atomically(directory / TEXT, report.render(night, terminal.UNICODE))
     write_atomically(directory / MARKDOWN, report.to_markdown(night))
-    write_atomically(directory / HTML, pages.of_night(night))
+    write_atomically(directory / HTML, pages.of_night(night, store))
     if given.json is not None:
         copy_record(Path(night.run.directory, stored_runs.RECORD), given.json)
 

@@ -6,6 +6,7 @@ Imported only where a page is made: the template engine takes longer than most c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from guest import checks as guest_checks
@@ -13,18 +14,25 @@ from harness.cli.common import write
 from harness.errors import HarnessError
 from harness.nightly.results import Night
 from harness.records import stored_runs
+from harness.records.summaries import RunSummary
 from harness.report import html
 from harness.verdict import comparison
 from harness.verdict.comparison import RunDifference
 from harness.verdict.results import RunResult
 
+#: Runs in the history of a page, and how far back the page of an older run is looked for.
+MAX_RUNS = 30
+MAX_SEARCHED = 400
+
 
 def of_run(run: RunResult, store: Path) -> str:
     """``run`` as HTML, compared with the last run before it in ``store``, if there is one."""
-    return html.to_html(run, html.Context(_since_last(run, store), meanings=_meanings()))
+    difference = _since_last(run, store)
+    context = html.Context(difference, runs=_up_to(run, store), meanings=_meanings())
+    return html.to_html(run, context)
 
 
-def of_night(night: Night) -> str:
+def of_night(night: Night, store: Path) -> str:
     """``night`` as HTML; each kernel is compared with its last result."""
     difference = None
     if night.compared:
@@ -34,7 +42,8 @@ def of_night(night: Night) -> str:
             kernels=tuple(compared.difference for compared in night.compared),
             new=night.first,
         )
-    context = html.Context(difference, "the last result of each kernel", _meanings())
+    since = "the last result of each kernel"
+    context = html.Context(difference, since, _up_to(night.run, store), _meanings())
     return html.to_html(night.run, context)
 
 
@@ -50,6 +59,17 @@ def _since_last(run: RunResult, store: Path) -> RunDifference | None:
     except HarnessError:  # it is the first, or not of this store
         return None
     return comparison.runs(before, run)
+
+
+def _up_to(run: RunResult, store: Path) -> Sequence[RunSummary]:
+    """The last runs with the kernels of ``run``, up to ``run`` itself; none if it is not stored."""
+    names = {kernel.name for kernel in run.kernels}
+    try:
+        runs = stored_runs.summaries(store, MAX_SEARCHED, names.__contains__)
+    except HarnessError:
+        return ()
+    ids = [found.id for found in runs]
+    return runs[: ids.index(run.id) + 1][-MAX_RUNS:] if run.id in ids else ()
 
 
 def _meanings() -> dict[str, str]:

@@ -92,7 +92,7 @@ def from_on(kernels: Sequence[KernelResult], there: Sequence[bool | None]) -> st
     if not having:
         return "in no kernel"
     if len(having) == len(asked):
-        return "in every kernel"
+        return "in every kernel" + (" that was asked" if len(asked) < len(there) else "")
     answers = [has for _, has in asked]
     if all(answers[answers.index(True) :]):
         return f"from {having[0]} on"

@@ -12,18 +12,20 @@ import base64
 import functools
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness.records.summaries import RunSummary
 from harness.report import page_data
 from harness.report.features import feature_map
 from harness.report.fields import decode
 from harness.report.overview import SYMBOLS, Mark, Overview, answer, overview
 from harness.report.page_data import cut
+from harness.report.trends import trends
 from harness.text import plural
 from harness.verdict.comparison import RunDifference
 from harness.verdict.failures import Failure, Variant, failures, lost, phrases
@@ -39,12 +41,13 @@ MAX_PHRASES = 8
 class Context:
     """What a report says beyond its run.
 
-    ``difference`` is what changed; ``since`` says since when, if that is not one run. ``meanings``
-    has a sentence for each check.
+    ``difference`` is what changed; ``since`` says since when, if that is not one run. ``runs`` are
+    the last runs, oldest first, and ``meanings`` has a sentence for each check.
     """
 
     difference: RunDifference | None = None
     since: str = ""
+    runs: Sequence[RunSummary] = ()
     meanings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -62,7 +65,7 @@ def to_html(run: RunResult, context: Context | None = None) -> str:
             overview=shown,
             verdicts=_verdicts(shown),
             features=feature_map(run),
-            history=None,
+            history=trends(context.runs),
             setting=_setting(run),
             style=Markup(style),  # noqa: S704  (files of this package)
             script=Markup(script),  # noqa: S704

@@ -11,9 +11,17 @@ import pytest
 
 from guest import abi
 from guest import checks as guest_checks
+from harness.records import summaries
+from harness.records.summaries import RunSummary
 from harness.report import html
 from harness.verdict import comparison
-from harness.verdict.results import CheckVerdict, Family, KernelResult, RunResult
+from harness.verdict.results import (
+    CheckVerdict,
+    Family,
+    KernelResult,
+    KernelVerdict,
+    RunResult,
+)
 from tests import factories
 from tests.browser.conftest import Browser, recorded
 from tests.report import hostile
@@ -36,11 +44,36 @@ def night() -> RunResult:
 @pytest.fixture(scope="session")
 def page(night: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run that real kernels gave."""
-    difference = comparison.runs(recorded("before.json.xz"), night)
-    text = html.to_html(night, html.Context(difference, meanings=MEANINGS))
+    before = recorded("before.json.xz")
+    context = html.Context(
+        comparison.runs(before, night), runs=generated(before, night), meanings=MEANINGS
+    )
+    text = html.to_html(night, context)
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def generated(before: RunResult, last: RunResult) -> list[RunSummary]:
+    """Three weeks of nights like ``before``, and the ``last`` one; one kernel is flaky, and each
+    gets a new build at times."""
+    nights = []
+    for day in range(6, 27):
+        kernels = {}
+        for place, kernel in enumerate(before.kernels):
+            found = summaries.of(kernel)
+            age = f"{(day + 3 * place) // 11}" if place else ""
+            swing = 1 + ((day * (place + 3)) % 7) / 20
+            if kernel.name == "debian-6.12" and day in (12, 15, 20):
+                found = found._replace(verdict=KernelVerdict.HANG)
+            kernels[kernel.name] = found._replace(
+                build=found.build._replace(image=found.build.image + age),
+                boot_s=found.boot_s * swing,
+                checks_s=found.checks_s * (1.3 - swing / 4),
+            )
+        nights.append(RunSummary(f"day-{day}", f"2026-11-{day:02}T02:00:00+00:00", "", kernels))
+    now = {kernel.name: summaries.of(kernel) for kernel in last.kernels}
+    return [*nights, RunSummary(last.id, last.started, last.finished, now)]
 
 
 @pytest.fixture
@@ -105,6 +138,17 @@ def test_the_console_around_an_incident_has_its_line_marked(opened: Browser) -> 
     opened.run(cell(row, "kernel")).click()
     assert "WARNING" in opened.text("#panel mark")
     assert "Call Trace" in opened.text("#panel pre")
+
+
+def test_the_history_names_what_is_flaky(
+    opened: Browser, screenshot: Callable[[str], None]
+) -> None:
+    opened.run("document.getElementById('history-title').scrollIntoView()")
+    assert "bad in 3 of 22" in opened.text("#history-title ~ .box")
+    assert opened.run("return document.querySelectorAll('.past .spark svg').length") == 12
+    screenshot("report-history")
+    opened.run("document.getElementById('features-title').scrollIntoView()")
+    screenshot("report-compatibility")
 
 
 def test_words_filter_the_kernels(opened: Browser) -> None:
