@@ -127,7 +127,7 @@ def reuseport(lab: Lab) -> None:
 @scenario_check("ipv6_v6only.leaves_ipv4_alone", scenario=SCENARIO, families=("ipv6",))
 @each("on", "off")
 def v6only(lab: Lab) -> None:
-    """IPV6_V6ONLY lets IPv4 have the same port; without it bind(2) of IPv4 fails."""
+    """With IPV6_V6ONLY an IPv4 socket can bind the same port; without it bind(2) fails."""
     on = lab.side == "on"
     sock = lab.socket()
     put(sock, "IPV6_V6ONLY", int(on))
@@ -225,7 +225,7 @@ def port_range(lab: Lab) -> None:
     needs=("local_port_range",),
 )
 def no_port(lab: Lab) -> None:
-    """With IP_BIND_ADDRESS_NO_PORT bind(2) to port 0 takes the address; connect(2) the port."""
+    """With IP_BIND_ADDRESS_NO_PORT bind(2) fixes the address, and connect(2) the port."""
     sock = lab.socket()
     put(sock, "IP_BIND_ADDRESS_NO_PORT", 1)
     sock.bind((lab.address, 0))
@@ -359,7 +359,7 @@ def wrong_family(lab: Lab) -> None:
 @scenario_check("syncookies.keep_mptcp", scenario=SCENARIO)
 @each("mptcp", "tcp")
 def syncookies(lab: Lab) -> None:
-    """With SYN cookies for every connection, MPTCP clients get MPTCP and TCP clients get TCP."""
+    """With SYN cookies for every connection, MPTCP clients get MPTCP and TCP clients TCP."""
     lab.afterwards(lambda: write_sysctl(SYNCOOKIES, "1"))
     write_sysctl(SYNCOOKIES, "2")
     listener = lab.listener()

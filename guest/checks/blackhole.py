@@ -84,7 +84,7 @@ def _prepare(lab: Lab, timeout: int) -> None:
 
 @scenario_check("blackhole.is_left_by_plain_tcp", scenario=SCENARIO, needs=NEEDS)
 def left_by_plain_tcp(lab: Lab) -> None:
-    """A SYN that is sent again has no MP_CAPABLE, nor have later ones until that is forgotten."""
+    """A retransmitted SYN has no MP_CAPABLE, nor do later SYNs until the timeout is over."""
     _prepare(lab, 3600)
     pair, since = _after_a_dropped_syn(lab)
     equal("the client is MPTCP", is_mptcp(pair.client), False)
@@ -102,7 +102,7 @@ def left_by_plain_tcp(lab: Lab) -> None:
 
 @scenario_check("blackhole.timeout_of_0_disables_nothing", scenario=SCENARIO, needs=NEEDS)
 def timeout_of_0(lab: Lab) -> None:
-    """With net.mptcp.blackhole_timeout=0 dropped SYNs keep no later client from MPTCP."""
+    """With net.mptcp.blackhole_timeout=0 dropped SYNs do not disable MPTCP for later clients."""
     _prepare(lab, 0)
     pair, since = _after_a_dropped_syn(lab)
     equal("the client is MPTCP", is_mptcp(pair.client), False)

@@ -102,7 +102,7 @@ def zero_of_the_listener(lab: Lab) -> None:
 @scenario_check("so_linger.zero_after_a_half_close_is_epipe", scenario=SCENARIO)
 @each("client", "server")
 def zero_after_half_close(lab: Lab) -> None:
-    """A reset by a peer that had half-closed is told as EPIPE, as TCP does; recv(2) says 0."""
+    """After a reset by a half-closed peer send(2) fails with EPIPE and recv(2) returns 0."""
     pair = lab.pair()
     closer, peer = _ends(lab, pair)
     exchange(closer, peer, b"forth", b"back")
@@ -119,7 +119,7 @@ def zero_after_half_close(lab: Lab) -> None:
 @scenario_check("so_linger.off_does_not_reset", scenario=SCENARIO)
 @each("client", "server")
 def linger_off(lab: Lab) -> None:
-    """Without SO_LINGER, or with it turned off again, close(2) ends the stream in order."""
+    """Without SO_LINGER, or once it is off again, close(2) ends the stream in order."""
     pair = lab.pair()
     closer, peer = _ends(lab, pair)
     linger(0)(closer)
@@ -131,7 +131,7 @@ def linger_off(lab: Lab) -> None:
 
 @scenario_check("so_linger.with_time_returns_when_all_is_acked", scenario=SCENARIO)
 def linger_with_time(lab: Lab) -> None:
-    """With SO_LINGER {1, 20} close(2) waits for the peer, which has all data at once."""
+    """With SO_LINGER {1, 20} close(2) waits until the peer has acknowledged all data."""
     pair = lab.pair()
     linger(20)(pair.client)
     data = content(20_000)
@@ -175,7 +175,7 @@ def delivers_what_was_sent(lab: Lab) -> None:
 @scenario_check("shutdown.half_close_keeps_the_other_way", scenario=SCENARIO)
 @each("client", "server")
 def half_close(lab: Lab) -> None:
-    """After SHUT_WR the other direction goes on: large data, then the end."""
+    """After SHUT_WR the peer can still send a large amount of data, and then close."""
     pair = lab.pair()
     closer, peer = _ends(lab, pair)
     closer.sendall(b"request")
@@ -192,7 +192,7 @@ def half_close(lab: Lab) -> None:
 @scenario_check("shutdown.write_fails_with_epipe", scenario=SCENARIO)
 @each("client", "server")
 def write_after_shutdown(lab: Lab) -> None:
-    """After SHUT_WR send(2) fails with EPIPE, recv(2) does not, and poll(2) says POLLOUT."""
+    """After SHUT_WR send(2) fails with EPIPE, recv(2) works, and poll(2) reports POLLOUT."""
     pair = lab.pair()
     closer, peer = _ends(lab, pair)
     closer.shutdown(SHUT_WR)
@@ -207,7 +207,7 @@ def write_after_shutdown(lab: Lab) -> None:
 @scenario_check("shutdown.read_ends_the_stream", scenario=SCENARIO)
 @each("client", "server")
 def read_after_shutdown(lab: Lab) -> None:
-    """After SHUT_RD recv(2) returns what is there, then 0; sending goes on."""
+    """After SHUT_RD recv(2) returns the queued data, then 0; send(2) still works."""
     pair = lab.pair()
     closer, peer = _ends(lab, pair)
     arrive(peer, closer, b"here")
@@ -224,7 +224,7 @@ def read_after_shutdown(lab: Lab) -> None:
 @scenario_check("shutdown.both_ways_hangs_up", scenario=SCENARIO)
 @each("client", "server")
 def shutdown_both(lab: Lab) -> None:
-    """After SHUT_RDWR poll(2) says POLLHUP, send(2) EPIPE and recv(2) 0; the peer reads the end."""
+    """After SHUT_RDWR poll(2) reports POLLHUP, send(2) EPIPE, recv(2) 0; the peer reads EOF."""
     pair = lab.pair()
     closer, peer = _ends(lab, pair)
     closer.shutdown(SHUT_RDWR)
@@ -237,7 +237,7 @@ def shutdown_both(lab: Lab) -> None:
 
 @scenario_check("shutdown.closes_the_subflows", scenario=SCENARIO, needs=("tcpinfo",))
 def shutdown_closes_the_subflows(lab: Lab) -> None:
-    """Once both ends have shut down and acknowledged that, the TCP subflows are closed, too."""
+    """The TCP subflows are closed once both ends have shut down and acknowledged it."""
     pair = lab.pair()
     exchange(pair.client, pair.server, b"forth", b"back")
     pair.client.shutdown(SHUT_WR)
@@ -252,7 +252,7 @@ def shutdown_closes_the_subflows(lab: Lab) -> None:
 @scenario_check("shutdown.end_follows_all_data", scenario=SCENARIO)
 @each("client", "server")
 def end_follows_all_data(lab: Lab) -> None:
-    """The end of the stream is seen after all data, not when it arrives."""
+    """The end of the stream is reported after the last byte was read, not on arrival."""
     pair = lab.pair()
     closer, peer = _ends(lab, pair)
     data = content(30_000)
@@ -286,7 +286,7 @@ def accept_after_close(lab: Lab) -> None:
 
 @scenario_check("accept.after_the_client_half_closed", scenario=SCENARIO)
 def accept_after_half_close(lab: Lab) -> None:
-    """accept(2) of a client that has half-closed gives its data and the end, and can answer."""
+    """A client that half-closed before accept(2) can be read to the end, and answered."""
     listener = lab.listener()
     client = lab.socket()
     client.connect(listener.getsockname())
@@ -329,7 +329,7 @@ def accept_after_reset(lab: Lab) -> None:
 
 @scenario_check("close.of_a_listener_resets_waiting_clients", scenario=SCENARIO)
 def listener_close(lab: Lab) -> None:
-    """close(2) of a listener resets the connections that nobody has accepted."""
+    """close(2) of a listener resets the connections in its accept queue."""
     listener = lab.listener()
     address = listener.getsockname()
     clients = [lab.socket() for _ in range(3)]

@@ -106,7 +106,7 @@ def set_options(sock: _socket.socket) -> Callable[[int], None]:
 
 @scenario_check("concurrent.options_during_transfer", scenario=SCENARIO, sides=("client", "server"))
 def options_during_transfer(lab: Lab) -> None:
-    """Options that are set while data goes both ways change no byte of it, and never fail."""
+    """Setting options during a transfer in both directions never fails and changes no byte."""
     pair = lab.pair()
     data = content(SIZE, lab.seed)
     workers = (
@@ -126,7 +126,7 @@ def options_during_transfer(lab: Lab) -> None:
 
 @scenario_check("concurrent.joins_during_transfer", scenario=SCENARIO, needs=PATHS)
 def joins_during_transfer(lab: Lab) -> None:
-    """Subflows that join and leave during a transfer lose no byte, and are counted down."""
+    """Subflows that join and leave during a transfer lose no byte; mptcpi_subflows falls again."""
     bench = multipath.bench(lab)
     bench.clean()
     ends = bench.connect(lab)
@@ -148,7 +148,7 @@ def joins_during_transfer(lab: Lab) -> None:
 
 @scenario_check("concurrent.options_during_joins", scenario=SCENARIO, needs=PATHS)
 def options_during_joins(lab: Lab) -> None:
-    """Options that are set while subflows join and leave never fail, and data passes after."""
+    """Setting options while subflows join and leave never fails; data still passes afterwards."""
     bench = multipath.bench(lab)
     bench.clean()
     ends = bench.connect(lab)
@@ -168,7 +168,7 @@ def options_during_joins(lab: Lab) -> None:
 
 @scenario_check("concurrent.info_during_joins", scenario=SCENARIO, needs=(*PATHS, "full_info"))
 def info_during_joins(lab: Lab) -> None:
-    """While subflows come and go, each answer about them is complete and agrees with itself."""
+    """While subflows come and go, each answer about them is complete and consistent."""
     bench = multipath.bench(lab)
     bench.clean()
     ends = bench.connect(lab)
@@ -198,7 +198,7 @@ def info_during_joins(lab: Lab) -> None:
     "concurrent.diag_during_changes", scenario=SCENARIO, needs=(*PATHS, "mptcp_diag", "inet_diag")
 )
 def diag_during_changes(lab: Lab) -> None:
-    """Dumps of sockets that come and go are well-formed; one that stays is in each."""
+    """Dumps are well-formed while sockets come and go; a socket that stays is in each."""
     bench = multipath.bench(lab)
     bench.clean()
     pair = lab.pair()
@@ -257,7 +257,7 @@ def _all_once(results: Sequence[object], data: bytes) -> None:
 
 @scenario_check("concurrent.two_writers", scenario=SCENARIO)
 def two_writers(lab: Lab) -> None:
-    """What two writers of one socket write arrives once, and in the order of each."""
+    """The data of two writers on one socket arrive once, in the order of each writer."""
     pair = lab.pair()
     half = SIZE // 2
     writers = [send_all(pair.client, bytes([value]) * half) for value in (1, 2)]
@@ -352,7 +352,7 @@ def shutdown_ends_accept(lab: Lab) -> None:
 
 @scenario_check("concurrent.close_while_connecting", scenario=SCENARIO)
 def close_while_connecting(lab: Lab) -> None:
-    """Connections that are closed at once leave nothing established behind."""
+    """Connections that are closed right after connect(2) leave none established."""
     bench = multipath.bench(lab)
     bench.quiet()
     listener = lab.listener(backlog=32)

@@ -136,7 +136,7 @@ for _stamp in STAMPS:
     "so_timestamping.refusals_are_returned", scenario=SCENARIO, phases=("bound", "listening")
 )
 def refusals_are_returned(lab: Lab) -> None:
-    """SO_TIMESTAMPING that TCP refuses before there is a connection fails with EINVAL here, too."""
+    """SO_TIMESTAMPING flags that TCP refuses without a connection fail with EINVAL, too."""
     for protocol in (TCP, MPTCP):
         sock = lab.socket(protocol)
         sock.bind((lab.address, 0))

@@ -71,7 +71,7 @@ def nothing_odd(lab: Lab) -> None:
 
 @scenario_check("counters.fallback", scenario=SCENARIO, sides=("client", "server"))
 def fallback(lab: Lab) -> None:
-    """A fallback is counted at the end that asked for MPTCP, and at that one only."""
+    """A fallback is counted only at the end that asked for MPTCP."""
     since = quiet(lab)
     if lab.side == "client":
         lab.pair(server=TCP)
@@ -157,7 +157,7 @@ def established_goes_down(lab: Lab) -> None:
 
 @scenario_check("counters.established_without_accept", scenario=SCENARIO, needs=("curr_estab",))
 def established_without_accept(lab: Lab) -> None:
-    """Connections that nobody accepted count in MPCurrEstab until their listener is closed."""
+    """Connections in the accept queue count in MPCurrEstab until their listener is closed."""
     since = quiet(lab)
     listener = lab.listener()
     clients = [lab.socket(), lab.socket()]

@@ -97,7 +97,7 @@ def unknown_token(lab: Lab) -> None:
 
 @scenario_check("diag.dump_by_port", scenario=SCENARIO, needs=NEEDS)
 def dump_by_port(lab: Lab) -> None:
-    """A dump asked for one source or destination port has the sockets with that port only."""
+    """A dump filtered by source or destination port has only the sockets with that port."""
     bench, ends = multipath.bench(lab), shared(lab)
     by_source = [one.state for one in bench.diag.mptcp_sockets(sport=ends.port)]
     equal("from the server's port", sorted(by_source), [diag.ESTABLISHED, diag.LISTEN])
@@ -111,7 +111,7 @@ def dump_by_port(lab: Lab) -> None:
 
 @scenario_check("diag.dump_by_state", scenario=SCENARIO, needs=NEEDS)
 def dump_by_state(lab: Lab) -> None:
-    """A dump asked for one state has the sockets in that state only."""
+    """A dump filtered by state has only the sockets in that state."""
     bench = multipath.bench(lab)
     shared(lab)
     for state in (diag.ESTABLISHED, diag.LISTEN):
@@ -123,7 +123,7 @@ def dump_by_state(lab: Lab) -> None:
 
 @scenario_check("diag.dump_by_family", scenario=SCENARIO, needs=NEEDS)
 def dump_by_family(lab: Lab) -> None:
-    """A dump of one family has the sockets of that family only."""
+    """A dump filtered by family has only the sockets of that family."""
     bench, ends = multipath.bench(lab), shared(lab)
     own = bench.diag.mptcp_sockets(family=int(lab.family))
     require("own family", len(own) >= 3, "three or more", len(own))
@@ -226,7 +226,7 @@ def options_of_mptcp_socket(lab: Lab) -> None:
 
 @scenario_check("diag.unread_data", scenario=SCENARIO, needs=NEEDS)
 def unread_data(lab: Lab) -> None:
-    """Data that nobody has read is in the receive queue of the MPTCP socket, then gone."""
+    """Unread data are in the receive queue of the MPTCP socket until they are read."""
     bench = multipath.bench(lab)
     pair = lab.pair()
     token = multipath.info(pair.server).mptcpi_token
@@ -334,7 +334,7 @@ def destroyed_only_subflow(lab: Lab) -> None:
 @scenario_check("accept.after_its_subflow_was_reset", scenario=SCENARIO,
                 needs=(*SUBFLOW_NEEDS, "sock_destroy"))  # fmt: skip
 def accept_after_reset(lab: Lab) -> None:
-    """A connection whose only subflow was reset before accept(2) is a closed one: POLLHUP."""
+    """A connection whose only subflow was reset before accept(2) is closed: POLLHUP."""
     bench = multipath.bench(lab)
     listener = lab.listener()
     client = lab.socket()
@@ -348,7 +348,7 @@ def accept_after_reset(lab: Lab) -> None:
 
 @scenario_check("diag.sequence_numbers", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
 def sequence_numbers(lab: Lab) -> None:
-    """ULP info has how much the subflow carried, and the mapping of what came last."""
+    """ULP info has the bytes that the subflow carried, and the last mapping received."""
     bench = multipath.bench(lab)
     pair = lab.pair()
     size = 1234
@@ -377,7 +377,7 @@ def fallback_flag(lab: Lab) -> None:
 
 @scenario_check("diag.accepted_tcp_is_no_mptcp", scenario=SCENARIO, needs=NEEDS)
 def accepted_tcp_is_no_mptcp(lab: Lab) -> None:
-    """What an MPTCP listener accepted from a TCP client is no MPTCP socket in diag."""
+    """A socket accepted from a TCP client by an MPTCP listener is no MPTCP socket in diag."""
     bench = multipath.bench(lab)
     pair = lab.pair(client=TCP)
     found = with_port(bench, pair.listener.getsockname()[1])

@@ -80,7 +80,7 @@ def ends(
 @scenario_check("fallback.carries_data_both_ways", scenario=SCENARIO)
 @each(*SIDES)
 def carries_data(lab: Lab) -> None:
-    """A large transfer succeeds in both directions at once, then in each direction alone."""
+    """Large transfers work in both directions at once, then in each direction alone."""
     end, peer = ends(lab)
     exchange(end, peer, content(150_000), content(150_000, 1))
     exchange(end, peer, content(5000))
@@ -101,7 +101,7 @@ def small(lab: Lab) -> None:
 @scenario_check("fallback.goes_on_after_the_peers_half_close", scenario=SCENARIO)
 @each(*SIDES)
 def peers_half_close(lab: Lab) -> None:
-    """After the peer's FIN the MPTCP socket goes on sending, and all of it arrives."""
+    """After the peer's FIN the MPTCP socket can still send, and all data arrive."""
     end, peer = ends(lab)
     peer.sendall(b"request")
     peer.shutdown(SHUT_WR)
@@ -116,7 +116,7 @@ def peers_half_close(lab: Lab) -> None:
 @scenario_check("fallback.receives_after_its_half_close", scenario=SCENARIO)
 @each(*SIDES)
 def own_half_close(lab: Lab) -> None:
-    """After its own SHUT_WR the MPTCP socket goes on receiving."""
+    """After its own SHUT_WR the MPTCP socket still receives."""
     end, peer = ends(lab)
     end.sendall(b"request")
     end.shutdown(SHUT_WR)

@@ -75,7 +75,7 @@ def _told(sock: _socket.socket, level: int, number: int, value: int) -> str:
 
 @scenario_check("fallback.connects_to_itself", scenario=SCENARIO)
 def connects_to_itself(lab: Lab) -> None:
-    """A socket that connects to its own address is connected, and falls back to TCP."""
+    """A socket can connect to its own address, and falls back to TCP."""
     since = mib.Since()
     sock = own_peer(lab)
     equal("getpeername()", sock.getpeername(), sock.getsockname())

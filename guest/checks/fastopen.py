@@ -149,7 +149,7 @@ def later_data_are_counted(lab: Lab) -> None:
 
 @scenario_check("msg_fastopen.sends_more_than_fits", scenario=SCENARIO, needs=NEEDS)
 def more_than_fits(lab: Lab) -> None:
-    """sendto(MSG_FASTOPEN) of more than a SYN holds: what it took arrives, the rest can follow."""
+    """sendto(MSG_FASTOPEN) of more than a SYN holds delivers what it took; more can follow."""
     data = content(100_000)
     _set_up(lab)
     listener = lab.listener()
@@ -295,7 +295,7 @@ def on_a_connection(lab: Lab) -> None:
     needs=(*NEEDS, "packet_socket"),
 )
 def defers_the_syn(lab: Lab) -> None:
-    """With TCP_FASTOPEN_CONNECT connect(2) sends nothing; the first send(2) goes with the SYN."""
+    """With TCP_FASTOPEN_CONNECT connect(2) sends nothing; the first send(2) sends the SYN."""
     _set_up(lab)
     capture = wire.Capture()
     listener = lab.listener()
@@ -319,7 +319,7 @@ def defers_the_syn(lab: Lab) -> None:
     needs=NEEDS,
 )
 def deferred_refusal(lab: Lab) -> None:
-    """With TCP_FASTOPEN_CONNECT a refusal is told by the first send(2); the socket stays usable."""
+    """With TCP_FASTOPEN_CONNECT the first send(2) fails if refused; the socket stays usable."""
     _set_up(lab)
     closed = lab.socket()
     closed.bind((lab.address, 0))
@@ -341,7 +341,7 @@ def deferred_refusal(lab: Lab) -> None:
 )
 @each("on", "off")
 def of_a_listener(lab: Lab) -> None:
-    """A listener with TCP_FASTOPEN takes the data of a SYN; without it they come later."""
+    """A listener with TCP_FASTOPEN takes the data of a SYN; without it they arrive later."""
     capture = wire.Capture()
 
     def allow(sock: _socket.socket) -> None:

@@ -151,7 +151,7 @@ def agrees_with_subflow_addrs(end: End) -> None:
 
 @check("full_info.shorter_mptcp_info_accepted", needs=NEEDS, covers=COVERS)
 def shorter_mptcp_info_accepted(end: End) -> None:
-    """The shorter mptcp_info of an older user space is filled up to its end."""
+    """The shorter mptcp_info of an older program is filled to its end."""
     whole = read(end).info.raw
     for size in (0, 1, abi.MPTCP_INFO_MIN_SIZE, abi.PACKET_STATS_SIZE):
         full = read(end, size)
@@ -187,7 +187,7 @@ def nonzero_kernel_fields_refused(end: End) -> None:
 
 @check("full_info.arrays_of_none_are_left_alone", needs=NEEDS, covers=COVERS)
 def arrays_of_none_are_left_alone(end: End) -> None:
-    """With room for no element num_subflows is set and nothing is written to the arrays."""
+    """Without room for an element num_subflows is set, and no array is written."""
     full = FullInfo(end, size_arrays_user=0)
     succeeded("size_arrays_user 0", full.answer)
     equal("num_subflows", full.header.num_subflows, 1, full.answer.data)

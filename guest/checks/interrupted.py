@@ -94,7 +94,7 @@ def _room(size: int) -> tuple[ctypes.Array[ctypes.c_char], int]:
 @scenario_check("recv.is_ended_by_a_signal", scenario=WAITS)
 @each(*SIDES)
 def recv_ended(lab: Lab) -> None:
-    """A signal ends a recv(2) that waits with EINTR, with SO_RCVTIMEO too; data come later."""
+    """A signal ends a blocked recv(2) with EINTR, also with SO_RCVTIMEO; no data are lost."""
     pair = _pair(lab)
     _, room = _room(100)
     for timeout in (0, 60):
@@ -110,7 +110,7 @@ def recv_ended(lab: Lab) -> None:
 @scenario_check("msg_waitall.returns_what_came_before_a_signal", scenario=WAITS)
 @each(*SIDES)
 def waitall_ended(lab: Lab) -> None:
-    """A signal ends MSG_WAITALL with what has come; no byte is lost."""
+    """A signal ends MSG_WAITALL with the bytes so far; none is lost."""
     pair = _pair(lab)
     data = content(3000)
     arrive(pair.server, pair.client, data)
@@ -123,7 +123,7 @@ def waitall_ended(lab: Lab) -> None:
 @scenario_check("send.is_ended_by_a_signal", scenario=WAITS)
 @each(*SIDES)
 def send_ended(lab: Lab) -> None:
-    """A signal ends a send(2) that waits for room: with what was taken, or with EINTR."""
+    """A signal ends a blocked send(2) with the bytes taken so far, or with EINTR."""
     pair = _pair(lab)
     data = content(1 << 20)
     buffer = ctypes.create_string_buffer(data, len(data))
@@ -145,7 +145,7 @@ def send_ended(lab: Lab) -> None:
 @scenario_check("splice.is_ended_by_a_signal", scenario=WAITS)
 @each(*SIDES)
 def splice_ended(lab: Lab) -> None:
-    """A signal ends a splice(2) that waits for data with EINTR."""
+    """A signal ends a blocked splice(2) with EINTR."""
     pair = _pair(lab)
     _, sink = lab.pipe()
     size = ctypes.c_size_t(10)
@@ -157,7 +157,7 @@ def splice_ended(lab: Lab) -> None:
 
 @scenario_check("connect.goes_on_after_a_signal", scenario=WAITS)
 def connect_goes_on(lab: Lab) -> None:
-    """A signal ends a connect(2) that waits with EINTR; the next one says EALREADY."""
+    """A signal ends a blocked connect(2) with EINTR; the next one fails with EALREADY."""
     address = lab.full_listener().getsockname()
     sock = lab.socket()
     name = _sockaddr(lab, address)
@@ -190,7 +190,7 @@ def _memory() -> Pages:
 @scenario_check("recv.to_a_bad_pointer_takes_nothing", scenario=FLAGS)
 @each(*SIDES)
 def recv_to_a_bad_pointer(lab: Lab) -> None:
-    """recv(2) to where nothing can be written fails with EFAULT, and takes nothing."""
+    """recv(2) into unwritable memory fails with EFAULT and takes no data."""
     pair = _pair(lab)
     memory = _memory()
     data = content(3000)
@@ -210,7 +210,7 @@ def recv_to_a_bad_pointer(lab: Lab) -> None:
 @scenario_check("send.from_a_bad_pointer_sends_nothing", scenario=FLAGS)
 @each(*SIDES)
 def send_from_a_bad_pointer(lab: Lab) -> None:
-    """send(2) from where nothing can be read fails with EFAULT, and sends nothing."""
+    """send(2) from unreadable memory fails with EFAULT and sends nothing."""
     pair = _pair(lab)
     memory = _memory()
     for at, (where, address) in enumerate(
@@ -225,7 +225,7 @@ def send_from_a_bad_pointer(lab: Lab) -> None:
 @scenario_check("so_rcvtimeo.ends_splice", scenario=WAITS)
 @each(*SIDES)
 def timeout_ends_splice(lab: Lab) -> None:
-    """SO_RCVTIMEO ends a splice(2) that waits with EAGAIN, when its time has passed."""
+    """splice(2) fails with EAGAIN after SO_RCVTIMEO."""
     pair = _pair(lab)
     _, sink = lab.pipe()
     put(pair.client, "SO_RCVTIMEO", struct.pack("@ll", 0, 60_000))

@@ -31,7 +31,7 @@ def _later(info: abi.View, later: str, earlier: str) -> None:
 
 @scenario_check("mptcp_info.last_times_follow_data", scenario=SCENARIO, needs=NEEDS)
 def follow_data(lab: Lab) -> None:
-    """Data that come move last_data_recv only, data that are sent last_data_sent, in ms."""
+    """Received data update last_data_recv only, sent data last_data_sent, in milliseconds."""
     pair = lab.pair()
     exchange(pair.client, pair.server, b"forth", b"back")
     time.sleep(PAUSE_S)
@@ -46,7 +46,7 @@ def follow_data(lab: Lab) -> None:
 
 @scenario_check("mptcp_info.last_ack_recv_follows_acks", scenario=SCENARIO, needs=NEEDS)
 def follows_acks(lab: Lab) -> None:
-    """An acknowledgement without data moves last_ack_recv, and last_data_recv not."""
+    """An acknowledgement without data updates last_ack_recv, not last_data_recv."""
     pair = lab.pair()
     exchange(pair.client, pair.server, b"forth", b"back")
     time.sleep(PAUSE_S)

@@ -197,7 +197,7 @@ def rcvlowat_makes_room(lab: Lab) -> None:
     needs=("tcp_notsent_lowat", "tcp_inq"),
 )
 def notsent_bounds(lab: Lab) -> None:
-    """TCP_NOTSENT_LOWAT bounds what send(2) takes and the window does not, though there is room."""
+    """TCP_NOTSENT_LOWAT limits the data that send(2) takes beyond the peer's window."""
     pair = lab.pair(before_bind=putting("SO_RCVBUF", 16_000))
     put(pair.client, "SO_SNDBUF", 1_000_000)
     put(pair.client, "TCP_NOTSENT_LOWAT", 8192)
@@ -264,7 +264,7 @@ def sndbuf_of_both_ends(lab: Lab) -> None:
 @scenario_check("transfer.survives_an_outage", scenario=SCENARIO)
 @each(*SIDES)
 def survives_an_outage(lab: Lab) -> None:
-    """Data that are sent while the interface is down arrive once it is up again, both ways."""
+    """Data sent while the interface is down arrive once it is up again, in both directions."""
     pair = lab.pair(server=TCP) if lab.side == "fallback" else lab.pair()
     exchange(pair.client, pair.server, content(1000), content(1000))
     lab.afterwards(lambda: isolation.set_loopback(True))
@@ -281,7 +281,7 @@ def survives_an_outage(lab: Lab) -> None:
 
 @scenario_check("connect.works_after_it_was_unreachable", scenario=SCENARIO)
 def after_unreachable(lab: Lab) -> None:
-    """After connect(2) failed for want of a route it works on the same socket with one."""
+    """After connect(2) failed without a route, it works on the same socket once there is one."""
     listener = lab.listener()
     sock = lab.socket()
     lab.afterwards(lambda: isolation.set_loopback(True))

@@ -24,7 +24,7 @@ SO_ACCEPTCONN, SO_MEMINFO = 30, 55
 
 @scenario_check("mptcp_info.of_a_listener_is_empty", scenario=SCENARIO, needs=("subflows_total",))
 def info_of_a_listener(lab: Lab) -> None:
-    """MPTCP_INFO of a listener is all 0, the path manager's limits too, which a new socket has."""
+    """MPTCP_INFO of a listener is all 0, including the path manager's limits."""
     fresh = multipath.info(lab.socket())
     found = multipath.info(lab.listener())
     equal("MPTCP_INFO of a listener", found.raw, bytes(len(found.raw)), found.raw)
@@ -72,7 +72,7 @@ def lowat_is_capped(lab: Lab) -> None:
     needs=("inet_diag", "userspace_pm"),
 )
 def accepted_sndbuf(lab: Lab) -> None:
-    """SO_SNDBUF of sockets that were just connected is about that of their subflows."""
+    """SO_SNDBUF of newly connected sockets is about that of their subflows."""
     pair = lab.pair()
     asking = multipath.bench(lab).diag
     for name, sock in (("client", pair.client), ("server", pair.server)):
@@ -83,7 +83,7 @@ def accepted_sndbuf(lab: Lab) -> None:
 
 @scenario_check("so_meminfo.counts_no_acknowledged_data", scenario=SCENARIO)
 def no_acknowledged_data(lab: Lab) -> None:
-    """SO_MEMINFO has no queued data once all that was sent is acknowledged."""
+    """SO_MEMINFO shows no queued data once everything sent is acknowledged."""
     pair = lab.pair()
     for size in (1000, 100, 1):
         exchange(pair.client, pair.server, bytes(size))

@@ -38,7 +38,7 @@ TRIES = 20
 )
 @each("before_connect", "on_the_listener", "connected")
 def tos_on_the_wire(lab: Lab) -> None:
-    """IP_TOS is in every packet that is sent after it was set, the SYN and SYN/ACK among them."""
+    """Every packet sent after IP_TOS was set has it, including the SYN and SYN/ACK."""
     capture = wire.Capture()
     set_tos = putting("IP_TOS", TOS)
     pair = lab.pair(
@@ -101,7 +101,7 @@ def _data_segments(sock: _socket.socket) -> int:
 @scenario_check("so_rcvbuf.bounds_the_window", scenario=SCENARIO, needs=NEEDS)
 @each("client", "server")
 def rcvbuf_bounds_the_window(lab: Lab) -> None:
-    """No window is announced that is larger than SO_RCVBUF was set to beforehand."""
+    """No announced window exceeds the SO_RCVBUF that was set beforehand."""
     capture = wire.Capture()
     little = putting("SO_RCVBUF", 20_000)
     at_server = lab.side == "server"
@@ -130,7 +130,7 @@ def _payloads(segments: Sequence[Segment]) -> list[int]:
 )
 @each("before_connect", "on_the_listener", "connected", "fallback")
 def cork_holds(lab: Lab) -> None:
-    """TCP_CORK holds a partial segment back; clearing it sends one segment with all of it."""
+    """TCP_CORK holds a partial segment back; clearing it sends everything in one segment."""
     for _ in range(TRIES):
         capture = wire.Capture()
         end, peer = _prepared(lab, putting("TCP_CORK", 1))
@@ -151,7 +151,7 @@ def cork_holds(lab: Lab) -> None:
 def _prepared(
     lab: Lab, prepare: Callable[[_socket.socket], None]
 ) -> tuple[_socket.socket, _socket.socket]:
-    """A connection prepared at the lab's phase, the end that it holds on, and its peer."""
+    """A connection prepared at the lab's phase, the end that has the option, and its peer."""
     phase = lab.side
     pair = lab.pair(
         server=TCP if phase == "fallback" else MPTCP,
@@ -172,7 +172,7 @@ def _prepared(
 )
 @each("before_connect", "on_the_listener", "connected", "fallback")
 def nodelay_sends(lab: Lab) -> None:
-    """With TCP_NODELAY each small send(2) is a segment, though earlier ones are not acked."""
+    """With TCP_NODELAY each small send(2) is a segment, even if earlier ones are unacked."""
     capture = wire.Capture()
     end, peer = _prepared(lab, putting("TCP_NODELAY", 1))
     # An interactive peer delays its acknowledgements, which is what Nagle's algorithm waits for.

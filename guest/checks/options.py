@@ -68,7 +68,7 @@ def _shown(value: bytes) -> str:
 
 
 def set_get(bench: Bench, option: Option) -> None:
-    """What was set is read, in every state where it can be set; elsewhere setting it is refused."""
+    """A value that was set is read back; in states where it cannot be set, it is refused."""
     for state in STATES:
         if _depends_on_kernel(option, state):
             continue
@@ -100,7 +100,7 @@ def _echoes(option: Option) -> bool:
 
 
 def lengths(bench: Bench, option: Option) -> None:
-    """Values that are too short are refused; reading gives min(optlen, available) bytes."""
+    """Short values are refused; getsockopt(2) returns min(optlen, available) bytes."""
     for state in _thorough(option):
         if not settable(option, state):
             continue
@@ -155,7 +155,7 @@ def _get_lengths(bench: Bench, option: Option, state: str, fd: int) -> None:
 
 
 def out_of_range(bench: Bench, option: Option) -> None:
-    """A value out of range is refused, and the one before stays."""
+    """A value out of range is refused, and the previous value stays."""
     for state in _thorough(option):
         if not settable(option, state):
             continue
@@ -183,7 +183,7 @@ def _depends_on_kernel(option: Option, state: str) -> bool:
 
 
 def limits(bench: Bench, option: Option) -> None:
-    """Wrong lengths and values are refused; reading gives min(optlen, available) bytes."""
+    """Wrong lengths and values are refused; getsockopt(2) returns min(optlen, available) bytes."""
     lengths(bench, option)
     if option.bad:
         out_of_range(bench, option)
@@ -247,7 +247,7 @@ def _steps(bench: Bench, option: Option, fd: int, unlike: Iterable[str]) -> Iter
 
 
 def refused(bench: Bench, option: Option) -> None:
-    """Setting, and reading where that is refused, fails with the same errno in every state."""
+    """Setting, and reading if refused, fails with the same errno in every state."""
     value = packed(1)
     for state in REFUSED_IN:
         fd = bench.fd(state)

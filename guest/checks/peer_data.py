@@ -130,7 +130,7 @@ def got_bytes(sock: _socket.socket, expected: int) -> None:
 
 @in_one_family("reorder.two_subflows", SCENARIO, NEEDS)
 def reorder(lab: Lab) -> None:
-    """Data out of order over two subflows waits for the gap, then counts, polls and is acked."""
+    """Data out of order on two subflows are readable, counted and acked once the gap is filled."""
     since = mib.Since()
     _, (one, two), sock = established(lab)
     two.send_data(b"ccccc", at=15)
@@ -150,7 +150,7 @@ def reorder(lab: Lab) -> None:
 
 @in_one_family("reorder.overlapping_segments", SCENARIO, NEEDS)
 def overlapping(lab: Lab) -> None:
-    """Segments that overlap out of order give each byte once, and count as duplicates."""
+    """Overlapping segments out of order deliver each byte once; the rest are duplicates."""
     since = mib.Since()
     _, (one, two), sock = established(lab)
     data = content(60)
@@ -166,7 +166,7 @@ def overlapping(lab: Lab) -> None:
 
 @in_one_family("duplicates.partial_repeat", SCENARIO, NEEDS)
 def partial_repeat(lab: Lab) -> None:
-    """Of a segment that begins with bytes that came before only the new ones are delivered."""
+    """Only the new bytes of a segment that repeats earlier ones are delivered."""
     _, (one, two), sock = established(lab)
     two.send_data(b"lo world", at=3)
     same("the new bytes", receive(sock, 6), b" world")
@@ -178,7 +178,7 @@ def partial_repeat(lab: Lab) -> None:
 
 @in_one_family("duplicates.full_repeat", SCENARIO, NEEDS)
 def full_repeat(lab: Lab) -> None:
-    """A segment that came before is acknowledged, counted as a duplicate, and not delivered."""
+    """A repeated segment is acknowledged and counted as a duplicate, not delivered."""
     since = mib.Since()
     _, (_, two), sock = established(lab)
     two.send_data(FIVE, at=0)
@@ -193,7 +193,7 @@ def full_repeat(lab: Lab) -> None:
 
 @in_one_family("window.data_beyond_is_dropped", SCENARIO, NEEDS)
 def beyond_window(lab: Lab) -> None:
-    """Data beyond the window is dropped and counted, and can come again."""
+    """Data beyond the window are dropped and counted, and can be sent again."""
     since = mib.Since()
     _, (one, two), sock = established(lab)
     two.send_data(NEXT, at=1 << 28)
@@ -205,7 +205,7 @@ def beyond_window(lab: Lab) -> None:
 
 @in_one_family("data_fin.before_the_data", SCENARIO, NEEDS)
 def fin_before_data(lab: Lab) -> None:
-    """A DATA_FIN that comes while data is missing ends the stream once they have come."""
+    """A DATA_FIN that arrives before missing data ends the stream once they arrive."""
     _, (one, two), sock = established(lab)
     two.send_fin(at=10)
     equal("POLLIN before the data", poll(sock) & POLLIN, 0)
@@ -230,7 +230,7 @@ def fin_with_data(lab: Lab) -> None:
 
 @in_one_family("data_fin.out_of_order_with_data", SCENARIO, NEEDS)
 def fin_out_of_order(lab: Lab) -> None:
-    """Data with a DATA_FIN that come before other data end the stream after all of it."""
+    """Data with a DATA_FIN that arrive out of order end the stream after all data."""
     _, (one, two), sock = established(lab)
     two.send_data(b"tail", at=10, fin=True)
     one.send_data(NEXT, at=5)
@@ -253,7 +253,7 @@ def long_mapping(lab: Lab) -> None:
 
 @in_one_family("dss.numbers_of_32_bits", SCENARIO, NEEDS)
 def short_numbers(lab: Lab) -> None:
-    """Mappings, DATA_FIN and acknowledgements of 32 bits are understood, and so answered."""
+    """Mappings, DATA_FIN and DATA_ACK of 32 bits are understood, and answered with 32 bits."""
     one, (flow,), sock = established(lab, joins=0)
     for at, data, fin in ((5, NEXT, 0), (10, b"short", 1)):
         body = (one.data_ack % 2**32).to_bytes(4, "big") + (one.seq(at) % 2**32).to_bytes(4, "big")
@@ -283,7 +283,7 @@ def without_mapping(lab: Lab) -> None:
 
 @in_one_family("dss.wrong_subflow_sequence_resets", SCENARIO, NEEDS)
 def wrong_subflow_sequence(lab: Lab) -> None:
-    """A mapping of other bytes of the subflow than it came with resets a joined subflow."""
+    """A mapping whose subflow sequence number is not that of its segment resets the subflow."""
     since = mib.Since()
     one, (first, two), sock = established(lab)
     wrong = peer.dss(one.data_ack, one.seq(5), 1000, 5)
@@ -298,7 +298,7 @@ def wrong_subflow_sequence(lab: Lab) -> None:
 
 @in_one_family("dss.other_mapping_within_one_resets", SCENARIO, NEEDS)
 def other_mapping(lab: Lab) -> None:
-    """A second mapping for bytes that have one already resets a joined subflow."""
+    """A second, different mapping of the same bytes resets a joined subflow."""
     since = mib.Since()
     one, (first, two), sock = established(lab)
     two.send_data(NEXT, at=5, length=20)
@@ -312,7 +312,7 @@ def other_mapping(lab: Lab) -> None:
 
 @in_one_family("infinite_mapping.falls_back", SCENARIO, NEEDS)
 def infinite_mapping(lab: Lab) -> None:
-    """An infinite mapping on the only subflow makes the connection go on as TCP: both ways."""
+    """An infinite mapping on the only subflow makes both directions fall back to TCP."""
     since = mib.Since()
     one, (flow,), sock = established(lab, joins=0)
     flow.send(wire.ACK | wire.PSH, peer.dss(one.data_ack, one.seq(5), 6, 0), NEXT)
@@ -334,7 +334,7 @@ def infinite_mapping(lab: Lab) -> None:
 
 @in_one_family("dss.first_data_without_mapping_falls_back", SCENARIO, NEEDS)
 def first_without_mapping(lab: Lab) -> None:
-    """First data without an option of MPTCP make the connection fall back: both ways go on."""
+    """If the first data have no MPTCP option, the connection falls back in both directions."""
     since = mib.Since()
     _, flow, sock = served(lab)
     flow.send(wire.ACK | wire.PSH, payload=FIVE)
@@ -347,7 +347,7 @@ def first_without_mapping(lab: Lab) -> None:
 
 @in_one_family("dss.ack_of_unsent_is_ignored", SCENARIO, (*NEEDS, "mptcp_info"))
 def unsent_ack(lab: Lab) -> None:
-    """A DATA_ACK beyond what was sent acknowledges nothing; the right one does."""
+    """A DATA_ACK beyond the sent data is ignored; a correct one is not."""
     one, (flow,), sock = established(lab, joins=0)
     start = multipath.info(sock).mptcpi_snd_una
     sock.sendall(NEXT)

@@ -39,7 +39,7 @@ def with_reason(segment: Segment, reason: int) -> None:
 
 @scenario_check("join.unknown_token_is_reset", scenario=SCENARIO, needs=NEEDS)
 def unknown_token(lab: Lab) -> None:
-    """A join with a token that no connection has is answered with a reset, and counted."""
+    """A join with an unknown token is reset and counted."""
     since = mib.Since()
     one, _, _ = established(lab, joins=0)
     flow, _ = one.start_join(3, token=one.token ^ 1)
@@ -101,7 +101,7 @@ def after_shutdown(lab: Lab) -> None:
 
 @scenario_check("join.beyond_the_limit_is_prohibited", scenario=SCENARIO, needs=NEEDS)
 def beyond_limit(lab: Lab) -> None:
-    """A join beyond the limit of two is reset: prohibited; one fits again when one has gone."""
+    """A third join is reset as prohibited; it is taken once another subflow has closed."""
     since = mib.Since()
     one, flows, sock = established(lab, joins=2)
     flow, nonce = one.start_join(9)
@@ -217,7 +217,7 @@ def with_syncookies(lab: Lab) -> None:
 
 @scenario_check("join.closed_by_the_peer", scenario=SCENARIO, needs=WITH_PM, sides=("fin", "reset"))
 def closed_by_peer(lab: Lab) -> None:
-    """A subflow that the peer ends is told with MP_TCPRST's reason, and can come again."""
+    """An event reports a subflow that the peer closed, with MP_TCPRST's reason; it can rejoin."""
     bench = multipath.bench(lab)
     one, (first, two), sock = established(lab, joins=1)
     token = multipath.info(sock).mptcpi_token
@@ -243,7 +243,7 @@ def closed_by_peer(lab: Lab) -> None:
 
 @scenario_check("mp_capable.third_segment_without_it", scenario=SCENARIO, needs=NEEDS)
 def third_without(lab: Lab) -> None:
-    """A third segment without MP_CAPABLE makes the server fall back, and count that."""
+    """A third segment without MP_CAPABLE makes the server fall back and count it."""
     since = mib.Since()
     one, listener = Peer(lab), lab.listener()
     flow = one.start(listener)
@@ -260,7 +260,7 @@ def third_without(lab: Lab) -> None:
 
 @scenario_check("mp_capable.data_in_the_third_segment", scenario=SCENARIO, needs=NEEDS)
 def data_in_third(lab: Lab) -> None:
-    """Data that come with MP_CAPABLE in the third segment are the first of the stream."""
+    """Data in the third segment, beside MP_CAPABLE, are the first of the stream."""
     one, listener = Peer(lab), lab.listener()
     flow = one.start(listener)
     one.remote_key = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)[4:12]
@@ -279,7 +279,7 @@ def data_in_third(lab: Lab) -> None:
     sides=("version_0", "version_2", "no_hash", "extension"),
 )
 def odd_syn(lab: Lab) -> None:
-    """A SYN of version 0, without SHA-256 or with an extension is not MPTCP's; a newer one is."""
+    """A SYN of version 0, without SHA-256 or with an extension gets TCP; a newer one MPTCP."""
     asked = {
         "version_0": (0, b"\x01"),
         "version_2": (2, b"\x01"),
@@ -297,7 +297,7 @@ def odd_syn(lab: Lab) -> None:
 
 @scenario_check("join.answer_comes_again_unchanged", scenario=SCENARIO, needs=NEEDS)
 def answer_again(lab: Lab) -> None:
-    """A SYN of a join that comes again gets the same answer again, and one subflow is made."""
+    """A retransmitted SYN of a join gets the same answer; one subflow is made."""
     one, _, sock = established(lab, joins=0)
     flow, nonce = one.start_join(3)
     answer = flow.expect_option("MP_JOIN in the SYN/ACK", wire.MP_JOIN)

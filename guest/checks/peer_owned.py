@@ -52,7 +52,7 @@ def join(lab: Lab) -> None:
 
 @in_one_family("owned.data_is_kept", SCENARIO, NEEDS)
 def data(lab: Lab) -> None:
-    """Data of two subflows that come during a call, out of order and twice, are read once."""
+    """Data that arrive on two subflows during a call, out of order and twice, are read once."""
     since = mib.Since()
     _, (one, two), sock = established(lab, joins=1)
     readable(one, sock)
@@ -71,7 +71,7 @@ def data(lab: Lab) -> None:
 
 @in_one_family("owned.partial_repeat", SCENARIO, NEEDS)
 def partial_repeat(lab: Lab) -> None:
-    """Of a segment that waited with bytes that came on another subflow, the new are delivered."""
+    """Only the new bytes of a queued segment are delivered if another subflow brought the rest."""
     _, (one, two), sock = established(lab, joins=1)
     readable(one, sock)
     with StalledCall(sock, 1):
@@ -83,7 +83,7 @@ def partial_repeat(lab: Lab) -> None:
 
 @in_one_family("owned.other_thread_is_woken", SCENARIO, NEEDS)
 def other_woken(lab: Lab) -> None:
-    """A thread that waits for data gets those that come while another one sends."""
+    """A thread blocked in recv(2) gets data that arrive while another thread sends."""
     _, (flow,), sock = established(lab, joins=0)
     sock.settimeout(None)
     waiting = Worker(lambda: sock.recv(100))
@@ -111,7 +111,7 @@ def acknowledged(lab: Lab) -> None:
 
 @in_one_family("owned.window_opens", SCENARIO, NEEDS)
 def window_opens(lab: Lab) -> None:
-    """Data that wait for the peer's window go when it opens during a call."""
+    """Data held back by the peer's window leave when it opens during a call."""
     one, (flow,), sock = established(lab, joins=0)
     flow.window = 0
     flow.acknowledge()
@@ -140,7 +140,7 @@ def end(lab: Lab) -> None:
 
 @in_one_family("owned.fastclose", SCENARIO, NEEDS)
 def fastclose(lab: Lab) -> None:
-    """MP_FASTCLOSE that comes during a call is told to the next one: ECONNRESET."""
+    """After MP_FASTCLOSE arrived during a call, the next call fails with ECONNRESET."""
     since = mib.Since()
     one, (flow,), sock = established(lab, joins=0)
     readable(flow, sock)
@@ -153,7 +153,7 @@ def fastclose(lab: Lab) -> None:
 
 @in_one_family("owned.subflow_ends", SCENARIO, NEEDS)
 def subflow_ends(lab: Lab) -> None:
-    """A subflow that is reset during a call is closed after it; its data go on another one."""
+    """A subflow reset during a call is closed after it; its data are sent on another one."""
     one, (first, two), sock = established(lab, joins=1)
     sock.sendall(NEXT)
     wait_until(lambda: any(s.payload for flow in (first, two) for s in flow.received()))

@@ -53,7 +53,7 @@ def sent(flow: Flow) -> int:
 
 @in_one_family("retransmission.of_unacked_data", SCENARIO, STATS)
 def unacked_data(lab: Lab) -> None:
-    """Data that TCP acknowledges and DATA_ACK does not come again, and count as retransmitted."""
+    """Data acknowledged by TCP but not by DATA_ACK are retransmitted, and counted so."""
     one, flows, sock = established(lab, joins=1)
     since = mib.Since()
     sock.sendall(NEXT)
@@ -81,7 +81,7 @@ def unacked_data(lab: Lab) -> None:
 
 @in_one_family("retransmission.spares_a_backup", SCENARIO, WITH_PM)
 def spares_backup(lab: Lab) -> None:
-    """Data are sent again on a subflow that is no backup of this side, where there is one."""
+    """Data are retransmitted on a subflow that this side did not make a backup."""
     for delay_s in DELAYS_S:
         one, flow, sock, address = with_backup_endpoint(lab, delay_s)
         backup = one.join(3, remote=(address, flow.remote[1]))
@@ -99,7 +99,7 @@ def spares_backup(lab: Lab) -> None:
 
 @in_one_family("retransmission.of_the_data_fin", SCENARIO, STATS)
 def unacked_fin(lab: Lab) -> None:
-    """A DATA_FIN that is not acknowledged comes again, and mptcpi_retransmits counts that."""
+    """An unacknowledged DATA_FIN is retransmitted, and mptcpi_retransmits counts it."""
     one, (flow,), sock = established(lab, joins=0)
     sock.shutdown(_socket.SHUT_WR)
 
@@ -122,7 +122,7 @@ def unacked_fin(lab: Lab) -> None:
 
 @in_one_family("reinjection.when_a_subflow_ends", SCENARIO, NEEDS)
 def when_a_subflow_ends(lab: Lab) -> None:
-    """What was in flight on a subflow that ends is sent on another at once, not by a timer."""
+    """Data in flight on a closed subflow are sent on another at once, without a timer."""
     seen: object = None
     for delay_s in DELAYS_S:
         _, flows, sock = established(lab, joins=1, delay_s=delay_s)
@@ -153,7 +153,7 @@ def narrow(lab: Lab, delay_s: float) -> tuple[Flow, _socket.socket]:
 
 @in_one_family("window.update_lets_data_go", SCENARIO, NEEDS)
 def window_update(lab: Lab) -> None:
-    """Data that wait for the peer's window go at once when it opens, without a probe."""
+    """Data held back by the peer's window leave at once when it opens, without a probe."""
     seen: object = None
     for delay_s in DELAYS_S:
         flow, sock = narrow(lab, delay_s)
@@ -233,7 +233,7 @@ def window_probe(lab: Lab) -> None:
 
 @in_one_family("stale.subflow_is_left_and_recovers", SCENARIO, NEEDS)
 def stale(lab: Lab) -> None:
-    """A subflow that loses more than net.mptcp.stale_loss_cnt times is left until it acks again."""
+    """After net.mptcp.stale_loss_cnt losses a subflow carries no data until it acks again."""
     write_sysctl("net.mptcp.stale_loss_cnt", "1")
     lab.afterwards(lambda: write_sysctl("net.mptcp.stale_loss_cnt", "4"))
     one, flows, sock = established(lab, joins=1)
@@ -269,7 +269,7 @@ def stale(lab: Lab) -> None:
 
 @in_one_family("stale.never_with_a_count_of_zero", SCENARIO, NEEDS)
 def never_stale(lab: Lab) -> None:
-    """With net.mptcp.stale_loss_cnt=0 no subflow is stale; the data comes on the other, too."""
+    """With net.mptcp.stale_loss_cnt=0 no subflow becomes stale; the other carries the data, too."""
     write_sysctl("net.mptcp.stale_loss_cnt", "0")
     lab.afterwards(lambda: write_sysctl("net.mptcp.stale_loss_cnt", "4"))
     _, flows, sock = established(lab, joins=1)
@@ -283,7 +283,7 @@ def never_stale(lab: Lab) -> None:
 
 @in_one_family("data_fin.simultaneous", SCENARIO, NEEDS, ("ack_last", "fin_last"))
 def simultaneous(lab: Lab) -> None:
-    """If both ends close, TCP's FINs follow when both DATA_FINs are acknowledged, not before."""
+    """If both ends close, TCP's FINs are sent only once both DATA_FINs are acknowledged."""
     one, (flow,), sock = established(lab, joins=0)
     sock.shutdown(_socket.SHUT_WR)
     flow.expect("a DATA_FIN", lambda s: s.dss and s.dss.fin)

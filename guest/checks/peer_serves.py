@@ -43,7 +43,7 @@ def connected(lab: Lab, checksums: bool = False) -> tuple[Peer, Flow, _socket.so
 
 @scenario_check("mp_capable.checksums_of_the_server", scenario=SCENARIO, needs=WIRE)
 def checksums_of_server(lab: Lab) -> None:
-    """A client without checksums uses them where the server's SYN/ACK asks for them."""
+    """A client without checksums uses them if the server's SYN/ACK asks for them."""
     one, flow, sock = connected(lab, checksums=True)
     equal("mptcpi_csum_enabled", multipath.info(sock).mptcpi_csum_enabled, 1)
     asked = flow.received()[0].mptcp(wire.MP_CAPABLE) or b""
@@ -111,7 +111,7 @@ def odd_answers(lab: Lab) -> None:
 
 @scenario_check("mp_capable.answered_without_mptcp", scenario=SCENARIO, needs=WIRE)
 def answered_without(lab: Lab) -> None:
-    """A client whose first segments are answered without MPTCP falls back and goes on."""
+    """A client falls back if the first answers to it have no MPTCP option."""
     since = mib.Since()
     one, sock = Peer(lab), lab.socket()
     flow = one.serve(sock)
@@ -150,7 +150,7 @@ def forgets_data_fin(lab: Lab) -> None:
 
 @scenario_check("join.asked_for_by_an_endpoint", scenario=SCENARIO, needs=NEEDS, sides=("0", "1"))
 def asked_by_endpoint(lab: Lab) -> None:
-    """A join asks with the peer's token, the endpoint's id and backup, and proves its key."""
+    """A join has the peer's token, the endpoint's id and backup flag, and a valid HMAC."""
     flags = pm.SUBFLOW | (pm.BACKUP if lab.side == "1" else 0)
     bench, one, _, two, syn, sock = joining(lab, flags)
     asked = syn.mptcp(wire.MP_JOIN) or b""
@@ -196,7 +196,7 @@ def removes_nothing(lab: Lab) -> None:
 
 @scenario_check("join.answered_with_backup", scenario=SCENARIO, needs=NEEDS)
 def answered_with_backup(lab: Lab) -> None:
-    """A join that is answered with the B flag is a backup: counted, flagged, without data."""
+    """A join answered with the B flag is a backup: counted, flagged, and without data."""
     since = mib.Since()
     bench, one, flow, two, syn, sock = joining(lab)
     one.answer(two, one.answer_of_join(syn, id=9, backup=True))
@@ -232,7 +232,7 @@ def answer_is_checked(lab: Lab) -> None:
 
 @scenario_check("join.third_segment_comes_again", scenario=SCENARIO, needs=NEEDS)
 def third_again(lab: Lab) -> None:
-    """The third segment of a join comes again until it is acknowledged; then data can go."""
+    """The third segment of a join is retransmitted until acknowledged; then data can be sent."""
     _, one, flow, two, syn, sock = joining(lab)
     one.answer(two, one.answer_of_join(syn))
     two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
@@ -246,7 +246,7 @@ def third_again(lab: Lab) -> None:
 
 @scenario_check("rm_addr.leaves_on_another_subflow", scenario=SCENARIO, needs=NEEDS)
 def leaves_on_another(lab: Lab) -> None:
-    """RM_ADDR of the initial address leaves on the subflow that stays."""
+    """RM_ADDR of the initial address is sent on a subflow that stays."""
     bench, one, flow, two, syn, sock = joining(lab)
     one.answer(two, one.answer_of_join(syn))
     two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
@@ -262,7 +262,7 @@ def leaves_on_another(lab: Lab) -> None:
 
 @scenario_check("mp_prio.of_the_initial_endpoint", scenario=SCENARIO, needs=NEEDS)
 def initial_endpoint(lab: Lab) -> None:
-    """Backup of the initial address's endpoint is told by MP_PRIO, and keeps data off there."""
+    """Making the initial address's endpoint a backup sends MP_PRIO, and data avoid it."""
     bench = clean(lab)
     bench.pm.add(lab.address, pm.SUBFLOW, id=3)
     bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=ENDPOINT)

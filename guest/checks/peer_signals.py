@@ -39,7 +39,7 @@ def removed(bench: multipath.Bench, token: int) -> list[object]:
 
 @scenario_check("rm_addr.each_id_of_a_list", scenario=SCENARIO, needs=NEEDS)
 def each_id(lab: Lab) -> None:
-    """RM_ADDR with several ids closes the subflow of each, counts each and tells each."""
+    """RM_ADDR with several ids closes the subflow of each, with a count and an event for each."""
     bench = clean(lab)
     one, (first, *_), sock = established(lab, joins=3)
     token = multipath.info(sock).mptcpi_token
@@ -70,7 +70,7 @@ def id_zero(lab: Lab) -> None:
 
 @scenario_check("mp_prio.moves_data", scenario=SCENARIO, needs=NEEDS)
 def priority(lab: Lab) -> None:
-    """MP_PRIO makes one subflow a backup and normal again; data go where no backup is."""
+    """MP_PRIO makes a subflow a backup and normal again; data use the others."""
     bench = clean(lab)
     one, (first, two), sock = established(lab, joins=1)
     token = multipath.info(sock).mptcpi_token
@@ -98,7 +98,7 @@ def priority(lab: Lab) -> None:
 
 @scenario_check("mp_prio.a_backup_is_used_alone", scenario=SCENARIO, needs=NEEDS)
 def used_alone(lab: Lab) -> None:
-    """Data goes on a backup subflow when there is no other, and when the other has gone."""
+    """A backup subflow carries data if there is no other, or the other has closed."""
     clean(lab)
     one, (first, two), sock = established(lab, joins=1)
     two.acknowledge(peer.priority(True))
@@ -119,7 +119,7 @@ def _backup_flags(bench: multipath.Bench, lab: Lab, flow: Flow) -> int:
 
 @scenario_check("add_addr.hmac_is_checked", scenario=SCENARIO, needs=NEEDS)
 def add_addr_hmac(lab: Lab) -> None:
-    """ADD_ADDR with a wrong HMAC is neither counted, told nor echoed; the right one is."""
+    """ADD_ADDR with a wrong HMAC is ignored; with the right one it is counted and echoed."""
     bench = clean(lab)
     one, (first,), sock = established(lab, joins=0)
     token = multipath.info(sock).mptcpi_token
@@ -183,7 +183,7 @@ def announcing(lab: Lab, timeout: str) -> tuple[Peer, Flow, Callable[[], int]]:
 
 @scenario_check("add_addr.is_sent_until_echoed", scenario=SCENARIO, needs=NEEDS)
 def until_echoed(lab: Lab) -> None:
-    """ADD_ADDR has the endpoint's address, id and an HMAC, and comes again until it is echoed."""
+    """ADD_ADDR has the endpoint's address, id and HMAC, and is repeated until it is echoed."""
     since = mib.Since()
     # The time that older kernels wait for an echo; newer ones wait no longer than TCP does.
     one, first, sent = announcing(lab, "1")
@@ -197,7 +197,7 @@ def until_echoed(lab: Lab) -> None:
 
 @scenario_check("add_addr.is_sent_once_with_a_timeout_of_0", scenario=SCENARIO, needs=NEEDS)
 def sent_once(lab: Lab) -> None:
-    """With net.mptcp.add_addr_timeout=0 an ADD_ADDR that is not echoed does not come again."""
+    """With net.mptcp.add_addr_timeout=0 ADD_ADDR is sent once, though it is not echoed."""
     _, _, sent = announcing(lab, "0")
     wait_until(sent)
     wait_until(lambda: sent() > 1, 0.3)
@@ -237,7 +237,7 @@ def checked(lab: Lab, joins: int = 0) -> tuple[Peer, list[Flow], _socket.socket]
 
 @scenario_check("checksums.are_asked_for", scenario=SCENARIO, needs=NEEDS)
 def checksums_asked(lab: Lab) -> None:
-    """A server with checksums says so in the SYN/ACK, and its data have one that is right."""
+    """A server with checksums says so in the SYN/ACK, and its data have correct ones."""
     one, (first,), sock = checked(lab)
     answer = first.received()[0].mptcp(wire.MP_CAPABLE) or b""
     equal("A flag of MP_CAPABLE", answer[3] & CHECKSUM_REQUIRED, CHECKSUM_REQUIRED, answer)
@@ -254,7 +254,7 @@ def checksums_asked(lab: Lab) -> None:
 
 @scenario_check("checksums.wrong_on_one_of_two", scenario=SCENARIO, needs=NEEDS)
 def wrong_of_two(lab: Lab) -> None:
-    """A wrong checksum resets a subflow that is one of two: MP_FAIL; the data can come again."""
+    """A wrong checksum resets one of two subflows with MP_FAIL; the other can resend the data."""
     one, (first, two), sock = checked(lab, joins=1)
     since = mib.Since()
     _send(two, NEXT, at=5, wrong=0x0100)
@@ -299,7 +299,7 @@ def wrong_at_first(lab: Lab) -> None:
 
 @scenario_check("checksums.missing_resets", scenario=SCENARIO, needs=NEEDS)
 def missing(lab: Lab) -> None:
-    """A mapping without the checksum that was agreed on resets a joined subflow."""
+    """A mapping without the negotiated checksum resets a joined subflow."""
     _, (first, two), sock = checked(lab, joins=1)
     two.send_data(NEXT, at=5)
     answer = two.expect("a reset", lambda s: s.has(wire.RST))
@@ -324,7 +324,7 @@ def only_subflow(lab: Lab) -> None:
 
 @scenario_check("mp_fail.beyond_a_gap_resets", scenario=SCENARIO, needs=NEEDS)
 def beyond_a_gap(lab: Lab) -> None:
-    """After MP_FAIL data cannot fall back while data of the peer wait for a gap: a reset."""
+    """After MP_FAIL the connection is reset, not fallen back, if received data have a gap."""
     one, (first,), sock = established(lab, joins=0)
     since = mib.Since()
     first.acknowledge(peer.fail(keys.first_seq(one.remote_key)))
@@ -356,7 +356,7 @@ def join_after_fallback(lab: Lab) -> None:
 
 @scenario_check("mp_fail.makes_the_mapping_infinite", scenario=SCENARIO, needs=NEEDS)
 def makes_infinite(lab: Lab) -> None:
-    """MP_FAIL is answered with MP_FAIL and an infinite mapping; then no join is taken."""
+    """MP_FAIL is answered with MP_FAIL and an infinite mapping; joins are then refused."""
     one, (first,), sock = established(lab, joins=0)
     since = mib.Since()
     sock.sendall(NEXT)

@@ -113,7 +113,7 @@ def _implicit(script: Script) -> None:
 
 
 def _make_explicit(script: Script) -> None:
-    """The same address, added by a user: the endpoint keeps its id and is not implicit now."""
+    """A user adds the same address: the endpoint keeps its id and is no longer implicit."""
     before = script.bench.pm.endpoints()[0].id
     script.bench.pm.add(script.bench.server_address(2), pm.SIGNAL)
     found = [(one.id, one.flags) for one in script.bench.pm.endpoints() if one.id == before]
@@ -235,7 +235,7 @@ def _port(script: Script) -> int:
 
 
 def _refuses_connections(script: Script) -> None:
-    """Neither TCP nor MPTCP can be connected to an endpoint's port."""
+    """Neither TCP nor MPTCP can connect to an endpoint's port."""
     for protocol in (TCP, MPTCP):
         sock = _socket.socket(script.family, _socket.SOCK_STREAM, protocol)
         sock.settimeout(5)

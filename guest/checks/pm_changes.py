@@ -76,7 +76,7 @@ def _first_is_closed(script: Script) -> None:
 
 
 def _ids(script: Script) -> None:
-    """The third joined subflow is number 4: numbers are not used again."""
+    """The third joined subflow is number 4: numbers are not reused."""
     got = list(multipath.Full(script.ends.client).ids)
     if got != [1, 3, 4]:
         raise Failed("ids of the subflows", "[1, 3, 4]", str(got))

@@ -128,7 +128,7 @@ def wrong_flags_refused(lab: Lab) -> None:
 
 @scenario_check("pm.unknown_flags_ignored", scenario=SCENARIO, needs=NEEDS)
 def unknown_flags_ignored(lab: Lab) -> None:
-    """Flags that the kernel does not know are not kept."""
+    """Unknown flags are not kept."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(1), pm.SUBFLOW | 1 << 30, id=1)
     equal("flags", bench.pm.get(1).flags, pm.SUBFLOW)
@@ -154,7 +154,7 @@ def incomplete_addresses_refused(lab: Lab) -> None:
 
 @scenario_check("pm.unknown_ids_refused", scenario=SCENARIO, needs=NEEDS)
 def unknown_ids_refused(lab: Lab) -> None:
-    """Getting, deleting and changing an endpoint that is not there fails with EINVAL."""
+    """Getting, deleting and changing a missing endpoint fails with EINVAL."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(1), pm.SUBFLOW, id=1)
     refused("get", lambda: bench.pm.get(2), EINVAL)

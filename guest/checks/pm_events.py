@@ -92,7 +92,7 @@ def subflow(lab: Lab) -> None:
 
 @scenario_check("events.closed", scenario=SCENARIO, needs=NEEDS)
 def closed(lab: Lab) -> None:
-    """CLOSED comes once for each end, when it is over, with the token alone."""
+    """CLOSED is sent once for each end when the connection is over, with the token alone."""
     bench = clean(lab)
     ends = bench.connect(lab)
     equal("CLOSED while it is open", len(bench.events.of(pm.CLOSED, ends.token)), 0)
@@ -124,7 +124,7 @@ def signal_does_not_join(lab: Lab) -> None:
 
 @scenario_check("endpoint.flush_of_many", scenario=SCENARIO, needs=NEEDS)
 def flush_of_many(lab: Lab) -> None:
-    """A flush takes back all announced addresses in one RM_ADDR, and counts each."""
+    """A flush withdraws all announced addresses in one RM_ADDR, and counts each."""
     bench = clean(lab)
     for path in (2, 3, 4):
         bench.pm.add(bench.server_address(path), pm.SIGNAL, id=path)
@@ -142,7 +142,7 @@ def flush_of_many(lab: Lab) -> None:
 
 @scenario_check("limits.lowered_under_a_connection", scenario=SCENARIO, needs=NEEDS)
 def lowered(lab: Lab) -> None:
-    """Lower limits close no subflow; MPTCP_INFO shows them, and no further subflow is made."""
+    """Lowering the limits closes no subflow; MPTCP_INFO shows them; none is added."""
     bench = clean(lab)
     for path in (2, 3):
         bench.pm.add(bench.client_address(path), pm.SUBFLOW, id=path)
@@ -228,7 +228,7 @@ def _lacking(bench: multipath.Bench, ends: multipath.Ends) -> Sequence[tuple[str
 
 @scenario_check("userspace_pm.incomplete_commands_refused", scenario=SCENARIO, needs=NEEDS)
 def incomplete(lab: Lab) -> None:
-    """Commands without token, address, id, port or remote address are refused; nothing is done."""
+    """Commands without token, address, id, port or remote address are refused, without effect."""
     bench = clean(lab)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
     bench.events.forget()
@@ -244,7 +244,7 @@ def incomplete(lab: Lab) -> None:
 
 @scenario_check("userspace_pm.one_id_for_an_address", scenario=SCENARIO, needs=NEEDS)
 def one_id(lab: Lab) -> None:
-    """An address keeps its id, an id its address: others are refused, RM_ADDR frees both."""
+    """An address cannot change its id, nor an id its address, until RM_ADDR frees both."""
     bench = clean(lab)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
     first, second = bench.client_address(2), bench.client_address(3)

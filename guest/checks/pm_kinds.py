@@ -176,7 +176,7 @@ register("subflow_and_signal", SCENARIO, _connect_both, BOTH, NEEDS)
 
 @scenario_check("limits.subflows_stop_at_limit", scenario=SCENARIO, needs=NEEDS)
 def subflows_stop_at_limit(lab: Lab) -> None:
-    """No more subflows are made than the limit allows, and more once it is raised."""
+    """The number of subflows stays within the limit, and grows once it is raised."""
     bench = multipath.bench(lab)
     bench.clean()
     bench.quiet()
@@ -197,7 +197,7 @@ def subflows_stop_at_limit(lab: Lab) -> None:
 
 @scenario_check("limits.server_rejects_joins", scenario=SCENARIO, needs=NEEDS)
 def server_rejects_joins(lab: Lab) -> None:
-    """A server rejects joins beyond its limit; the client counts the subflow no longer."""
+    """A server rejects joins beyond its limit; the client then does not count the subflow."""
     bench = multipath.bench(lab)
     bench.clean()
     bench.quiet()
@@ -235,7 +235,7 @@ def no_add_addr_accepted(lab: Lab) -> None:
 
 @scenario_check("deny_join.told_in_events", scenario=SCENARIO, needs=NEEDS)
 def deny_join_told_in_events(lab: Lab) -> None:
-    """With allow_join_initial_addr_port=0 the peers learn it, and events have the flag."""
+    """allow_join_initial_addr_port=0 is announced to the peer, and events have the flag."""
     bench = multipath.bench(lab)
     bench.clean()
     bench.quiet()
@@ -251,7 +251,7 @@ def deny_join_told_in_events(lab: Lab) -> None:
 
 @scenario_check("deny_join.no_join_to_initial", scenario=SCENARIO, needs=NEEDS)
 def deny_join_no_join_to_initial(lab: Lab) -> None:
-    """The client does not join to the initial address of a peer that denies it."""
+    """The client does not join to the initial address of a peer that denies joins to it."""
     bench = multipath.bench(lab)
     bench.clean()
     bench.quiet()

@@ -62,7 +62,7 @@ def initial_backup_endpoint(lab: Lab) -> None:
 
 @scenario_check("initial.endpoint_is_not_used_again", scenario=SCENARIO, needs=NEEDS)
 def initial_endpoint_is_not_used_again(lab: Lab) -> None:
-    """An endpoint with the initial address joins nowhere, keeps id 0 and counts as not used."""
+    """An endpoint with the initial address makes no join, has id 0 and counts as unused."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(1), pm.SUBFLOW, id=4)
     bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=5)
@@ -115,7 +115,7 @@ def device_binds_subflow(lab: Lab) -> None:
 
 @scenario_check("endpoint.applies_to_all_connections", scenario=SCENARIO, needs=NEEDS)
 def applies_to_all_connections(lab: Lab) -> None:
-    """An endpoint that is added joins in every connection, and is removed from every one."""
+    """A new endpoint joins every connection; deleting it removes its subflow from each."""
     bench = clean(lab)
     both = [bench.connect(lab), bench.connect(lab)]
     bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
@@ -129,7 +129,7 @@ def applies_to_all_connections(lab: Lab) -> None:
 
 @scenario_check("endpoint.foreign_address", scenario=SCENARIO, needs=NEEDS)
 def foreign_address(lab: Lab) -> None:
-    """An endpoint that cannot be bound makes no subflow, and the next one joins all the same."""
+    """An endpoint that cannot be bound makes no subflow; the next one still joins."""
     bench = clean(lab)
     bench.pm.add(topology.client_address(lab.family, 77), pm.SUBFLOW, id=2)
     bench.pm.add(bench.client_address(3), pm.SUBFLOW, id=3)
@@ -190,7 +190,7 @@ def join_after_disconnect(lab: Lab) -> None:
 
 @scenario_check("join.then_disconnect_then_tcp", scenario=SCENARIO, needs=NEEDS)
 def join_then_tcp(lab: Lab) -> None:
-    """After connect(AF_UNSPEC) a socket that had two subflows falls back to TCP where it must."""
+    """After connect(AF_UNSPEC) a socket that had two subflows can fall back to TCP."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
     ends = bench.connect(lab)
@@ -234,7 +234,7 @@ def join_not_after_close(lab: Lab) -> None:
 
 @scenario_check("add_addr.announced_twice", scenario=SCENARIO, needs=NEEDS)
 def announced_twice(lab: Lab) -> None:
-    """An address that is announced again is sent again, and RM_ADDR takes it back as one."""
+    """An address announced again is sent again; one RM_ADDR withdraws it."""
     bench = clean(lab)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
     address = bench.server_address(2)
@@ -268,7 +268,7 @@ def deny_join_endpoints_join_announced(lab: Lab) -> None:
 
 @scenario_check("add_addr.of_an_address_in_use", scenario=SCENARIO, needs=NEEDS)
 def of_an_address_in_use(lab: Lab) -> None:
-    """An announced address to which there is a subflow gets no other one, nor is it counted."""
+    """An announced address that has a subflow gets no second one, and is not counted."""
     bench = clean(lab)
     ends = bench.connect(lab)
     since = mib.Since()
@@ -296,7 +296,7 @@ def initial_address_of_a_mesh(lab: Lab) -> None:
 
 @scenario_check("limits.lowered", scenario=SCENARIO, needs=NEEDS)
 def limits_lowered(lab: Lab) -> None:
-    """After RM_ADDR as many addresses are accepted as the limit of then allows."""
+    """After RM_ADDR addresses are accepted up to the current limit."""
     bench = clean(lab)
     ends = bench.connect(lab)
     for id, path in ((7, 2), (8, 3)):
@@ -313,7 +313,7 @@ def limits_lowered(lab: Lab) -> None:
 
 @scenario_check("limits.room_after_a_subflow", scenario=SCENARIO, needs=NEEDS)
 def room_after_a_subflow(lab: Lab) -> None:
-    """A server at its limit takes another subflow once one is closed."""
+    """A server at its limit accepts another subflow once one is closed."""
     bench = clean(lab)
     bench.pm.set_limits(subflows=1)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_KERNEL)
@@ -357,7 +357,7 @@ def not_if_listen_fails(lab: Lab) -> None:
 
 @scenario_check("flush.of_many_endpoints", scenario=SCENARIO, needs=NEEDS)
 def flush_of_many_endpoints(lab: Lab) -> None:
-    """A flush takes back every announced address, also of more than one RM_ADDR has room for."""
+    """A flush withdraws every announced address, even more than fit into one RM_ADDR."""
     bench = clean(lab)
     count = 0
     while count < MANY:
@@ -376,7 +376,7 @@ def flush_of_many_endpoints(lab: Lab) -> None:
 
 @scenario_check("add_addr.port_beside_timestamps", scenario=SCENARIO, needs=NEEDS)
 def port_beside_timestamps(lab: Lab) -> None:
-    """An address with a port is announced beside TCP's timestamps, or counts as dropped.
+    """An address with a port is announced despite TCP timestamps, or counted as dropped.
 
     It is dropped where an IPv6 one needs their room and the kernel cannot leave them out.
     """
@@ -394,7 +394,7 @@ def port_beside_timestamps(lab: Lab) -> None:
 
 @scenario_check("deny_join.told_when_created", scenario=SCENARIO, needs=NEEDS)
 def deny_join_told_when_created(lab: Lab) -> None:
-    """The server's event CREATED says already that the client denies joins of its address."""
+    """The server's CREATED event already says that the client denies joins to its address."""
     bench = clean(lab)
     write_sysctl("net.mptcp.allow_join_initial_addr_port", "0")
     lab.afterwards(lambda: write_sysctl("net.mptcp.allow_join_initial_addr_port", "1"))
@@ -406,7 +406,7 @@ def deny_join_told_when_created(lab: Lab) -> None:
 
 @scenario_check("join.with_syn_cookies", scenario=SCENARIO, needs=NEEDS)
 def join_with_syn_cookies(lab: Lab) -> None:
-    """Joins that SYN cookies answer have the ids of their addresses, and are backups as asked."""
+    """Joins answered with SYN cookies have their addresses' ids and the requested backup flag."""
     bench = clean(lab)
     bench.pm.add(bench.server_address(2), pm.SIGNAL | pm.BACKUP, id=7)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_KERNEL)

@@ -202,7 +202,7 @@ def _ask(fd: int, request: bytearray) -> int:
 
 @scenario_check("mptcp_info.works_after_bad_pointers", scenario=SCENARIO, needs=("mptcp_info",))
 def works_after_bad_pointers(lab: Lab) -> None:
-    """After all bad pointers data passes both ways and is counted."""
+    """After all bad pointers data pass in both directions and are counted."""
     bench = bench_of(lab.family)
     sock, peer = bench.ends("client")
     for source, sink in ((sock, peer), (peer, sock)):

@@ -182,7 +182,7 @@ def acknowledges_all_data(lab: Lab) -> None:
 
 @scenario_check("dss.ends_with_data_fin", scenario=SCENARIO, needs=NEEDS)
 def ends_with_data_fin(lab: Lab) -> None:
-    """SHUT_WR sends a DATA_FIN after the last byte, which the peer acknowledges; then come FINs."""
+    """SHUT_WR sends a DATA_FIN after the last byte; FINs follow once the peer has acked it."""
     capture = wire.Capture()
     pair = lab.pair()
     keys = Keys(capture, pair)
@@ -235,7 +235,7 @@ def goes_with_the_reset(lab: Lab) -> None:
 @scenario_check("fallback.sends_no_mptcp_option", scenario=SCENARIO, needs=NEEDS)
 @each("client", "server")
 def no_mptcp_option(lab: Lab) -> None:
-    """After the handshake with a plain TCP peer no packet carries an option of MPTCP."""
+    """After the handshake with a plain TCP peer no packet has an MPTCP option."""
     capture = wire.Capture()
     pair = lab.pair(client=TCP) if lab.side == "server" else lab.pair(server=TCP)
     exchange(pair.client, pair.server, content(5000), content(5000))
@@ -249,7 +249,7 @@ def no_mptcp_option(lab: Lab) -> None:
 )
 @each("off", "on")
 def fin_with_data(lab: Lab) -> None:
-    """A DATA_FIN that goes with data is part of their mapping, and of its checksum."""
+    """A DATA_FIN sent with data is part of their mapping and of its checksum."""
     checksums = lab.side == "on"
     write_sysctl(CHECKSUM, "1" if checksums else "0")
     lab.afterwards(lambda: write_sysctl(CHECKSUM, "0"))

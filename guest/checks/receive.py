@@ -79,7 +79,7 @@ def peek_waitall_collects(lab: Lab) -> None:
 
 @scenario_check("msg_waitall.collects_all", scenario=SCENARIO)
 def waitall_collects(lab: Lab) -> None:
-    """MSG_WAITALL returns once all bytes that were asked for have come, in several parts."""
+    """MSG_WAITALL returns once all requested bytes have arrived, in several parts."""
     pair = lab.pair()
     data = content(3 * _N)
     arrive(pair.client, pair.server, data[:_N])
@@ -108,7 +108,7 @@ def waitall_of_much(lab: Lab) -> None:
 
 @scenario_check("msg_waitall.ends_with_the_stream", scenario=SCENARIO)
 def waitall_ends_with_the_stream(lab: Lab) -> None:
-    """MSG_WAITALL returns what is there when the stream ends before all bytes have come."""
+    """MSG_WAITALL returns the bytes so far if the stream ends early."""
     pair = lab.pair()
     data = content(_N)
     arrive(pair.client, pair.server, data)
@@ -236,7 +236,7 @@ def siocinq_counts(lab: Lab) -> None:
 
 @scenario_check("siocinq.of_a_listener_is_refused", scenario=SCENARIO, needs=("tcp_inq",))
 def of_a_listener(lab: Lab) -> None:
-    """SIOCINQ, SIOCOUTQ and SIOCOUTQNSD of a listener fail with EINVAL, other requests ENOTTY."""
+    """SIOCINQ, SIOCOUTQ and SIOCOUTQNSD fail with EINVAL on a listener, others with ENOTTY."""
     listener = lab.listener()
     fails("SIOCINQ of a listener", errno.EINVAL, ioctl, listener, SIOCINQ)
     for name, request in (("SIOCOUTQ", SIOCOUTQ), ("SIOCOUTQNSD", SIOCOUTQNSD)):

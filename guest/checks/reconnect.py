@@ -166,7 +166,7 @@ def after_half_closes(lab: Lab) -> None:
 
 @scenario_check("disconnect.after_a_shutdown_with_unsent_data", scenario=SCENARIO)
 def after_unsent_data(lab: Lab) -> None:
-    """A socket whose end of the stream was still to be sent connects again; that does not end."""
+    """A socket whose DATA_FIN was pending reconnects; the new stream does not end."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
     fill(pair.client)
     pair.client.shutdown(_socket.SHUT_WR)
@@ -191,7 +191,7 @@ def takes_checksum_anew(lab: Lab) -> None:
 
 @scenario_check("disconnect.after_a_reset", scenario=SCENARIO)
 def after_a_reset(lab: Lab) -> None:
-    """A socket whose peer has reset the connection connects again, and the next one ends well."""
+    """A socket whose peer reset the connection can reconnect; the new one closes in order."""
     pair = lab.pair()
     exchange(pair.client, pair.server, b"forth", b"back")
     disconnect_peer = pair.server
@@ -254,7 +254,7 @@ def of_a_listener(lab: Lab) -> None:
 
 @scenario_check("disconnect.while_connecting", scenario=SCENARIO)
 def while_connecting(lab: Lab) -> None:
-    """connect(AF_UNSPEC) of a socket that still connects leaves it ready to connect elsewhere."""
+    """After connect(AF_UNSPEC) a connecting socket can connect elsewhere."""
     sock = connecting(lab)
     disconnect(sock)
     equal_events("after connect(AF_UNSPEC)", sock, POLLOUT | POLLHUP)

@@ -148,7 +148,7 @@ def splice_from_a_pipe(lab: Lab) -> None:
 
 @scenario_check("splice.into_a_pipe", scenario=SCENARIO)
 def splice_into_a_pipe(lab: Lab) -> None:
-    """splice(2) into a pipe takes bytes off the stream, in parts as they are asked for."""
+    """splice(2) into a pipe reads the stream in the requested parts."""
     pair = lab.pair()
     source, sink = lab.pipe()
     data = content(30_000)
@@ -193,7 +193,7 @@ def splice_says_what_is_wrong(lab: Lab) -> None:
 
 @scenario_check("writev.of_a_thousand_buffers", scenario=SCENARIO)
 def writev_of_many(lab: Lab) -> None:
-    """sendmsg(2) of 1024 buffers, the most that there may be, sends them in their order."""
+    """sendmsg(2) of 1024 buffers, the maximum, sends them in order."""
     pair = lab.pair()
     data = content(1024 * 9)
     parts = [data[at : at + 9] for at in range(0, len(data), 9)]

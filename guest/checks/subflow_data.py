@@ -148,7 +148,7 @@ def larger_header_accepted(option: Option, end: End) -> None:
 
 
 def byte_after_odd_header(option: Option, end: End) -> None:
-    """A header of odd size is followed by one byte of the element, where there is room for one."""
+    """A header of odd size is followed by as much of the element as there is room for."""
     size = HEADER.size + 1
     request = HEADER.pack(size_subflow_data=size, size_user=1) + bytes(2)
     answer = succeeded("a header of %d bytes and one byte" % size, option.ask(end, request))

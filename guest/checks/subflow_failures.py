@@ -71,7 +71,7 @@ def destroyed_subflow(lab: Lab) -> None:
 
 @scenario_check("failures.reset_is_told", scenario=SCENARIO, needs=DESTROY)
 def reset_is_told(lab: Lab) -> None:
-    """The peer of a destroyed subflow tells ECONNRESET, the other end ECONNABORTED."""
+    """The peer of a destroyed subflow reports ECONNRESET, the other end ECONNABORTED."""
     bench, ends = multipath.bench(lab), connect(lab, pm.SUBFLOW)
     bench.events.forget()
     bench.diag.destroy(record(lab, ends, 2))
@@ -165,7 +165,7 @@ def ended(sock: _socket.socket) -> bool:
 
 @scenario_check("failures.backup_takes_over", scenario=SCENARIO, needs=(*DESTROY, "tcpinfo"))
 def backup_takes_over(lab: Lab) -> None:
-    """A backup subflow carries the data once no other is left, and none before."""
+    """A backup subflow carries data only once no other is left."""
     bench, ends = multipath.bench(lab), connect(lab, pm.SUBFLOW | pm.BACKUP)
     multipath.exchange(ends, DATA)
     equal("bytes before", carried(ends), (0, 0))
@@ -188,7 +188,7 @@ def carried(ends: multipath.Ends) -> tuple[int, int]:
     phases=("destroyed", "deleted", "address_gone"),
 )
 def subflow_goes_during_transfer(lab: Lab) -> None:
-    """What was sent on a subflow that is reset, removed or cut comes on another one, once."""
+    """Data sent on a subflow that is reset, removed or cut arrive on another one, once."""
     bench = multipath.bench(lab)
     ends = connect(lab, pm.SUBFLOW, before=small_buffers)
     if lab.phase == "address_gone":
@@ -332,7 +332,7 @@ def open_subflows(bench: multipath.Bench, pairs: Pairs) -> int:
     "checksums.transfer", scenario=SCENARIO, needs=NEEDS, phases=("both", "client", "server")
 )
 def checksums_transfer(lab: Lab) -> None:
-    """With checksums at either end both use them, on every subflow, and data is intact."""
+    """With checksums at either end both use them on every subflow, and data arrive intact."""
     bench = multipath.bench(lab)
     bench.clean()
     bench.quiet()

@@ -160,7 +160,7 @@ def tcpinfo_of_each(lab: Lab) -> None:
     "subflows.small_array", scenario="subflows", needs=NEEDS, phases=("tcpinfo", "addrs")
 )
 def small_array(lab: Lab) -> None:
-    """With room for fewer elements num_subflows is the full number, and only those are written."""
+    """With room for fewer elements num_subflows is the full number; only those are written."""
     for room in (0, 1, 2):
         found = array(lab, room)
         succeeded("getsockopt with room for %d" % room, found.answer)
@@ -174,7 +174,7 @@ def small_array(lab: Lab) -> None:
     "subflows.large_array", scenario="subflows", needs=NEEDS, phases=("tcpinfo", "addrs")
 )
 def large_array(lab: Lab) -> None:
-    """Room for more elements than there are subflows is left alone."""
+    """Room beyond the last subflow's element is not written."""
     found = array(lab, ALL + 2)
     equal("elements", len(found.elements), ALL, found.answer.data)
     require("room behind them", len(found.behind) > 0, "some", len(found.behind))
@@ -186,7 +186,7 @@ def large_array(lab: Lab) -> None:
     "subflows.short_elements", scenario="subflows", needs=NEEDS, phases=("tcpinfo", "addrs")
 )
 def short_elements(lab: Lab) -> None:
-    """Elements of size_user bytes follow each other, each the start of the full one."""
+    """Elements of size_user bytes follow each other, each cut from the full one."""
 
     def differing() -> tuple[int, list[bytes], list[bytes]]:
         full = array(lab, ALL)
@@ -290,7 +290,7 @@ def full_info_element_sizes(lab: Lab) -> None:
 
 @scenario_check("subflows.tokens_in_diag", scenario="subflows", needs=WITH_DIAG)
 def tokens_in_diag(lab: Lab) -> None:
-    """ULP info has the token of the connection, on the joining side also the peer's."""
+    """ULP info has the connection's token, and on the joining side the peer's."""
     ends = joined(lab).ends
     client, server = records(lab)
     equal("client's tokens", {one.ulp.token_loc for one in client if one.ulp}, {ends.token})
@@ -363,7 +363,7 @@ def backup_carries_no_data(lab: Lab) -> None:
 
 @scenario_check("subflows.bytes_add_up", scenario="subflows", needs=(*NEEDS, "packet_stats"))
 def bytes_add_up(lab: Lab) -> None:
-    """MPTCP_INFO counts each byte once, and the subflows carried at least as many."""
+    """MPTCP_INFO counts each byte once; the subflows together carried at least as many."""
     ends = joined(lab).ends
     size = len(DATA) + 2
     for sock in (ends.client, ends.server):
@@ -378,7 +378,7 @@ def bytes_add_up(lab: Lab) -> None:
 
 @scenario_check("subflows.sequence_numbers", scenario="subflows", needs=NEEDS)
 def sequence_numbers(lab: Lab) -> None:
-    """All that one end has written is what the other has received and acknowledged."""
+    """Bytes written at one end equal those received and acknowledged at the other."""
     ends = joined(lab).ends
     for near, far in ((ends.client, ends.server), (ends.server, ends.client)):
         written = multipath.info(near).mptcpi_write_seq

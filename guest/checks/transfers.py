@@ -102,7 +102,7 @@ def odd_sizes(lab: Lab) -> None:
 
 @scenario_check("transfer.byte_by_byte", scenario=SCENARIO, needs=("packet_stats",))
 def byte_by_byte(lab: Lab) -> None:
-    """Bytes that were sent one by one are read one by one, in their order."""
+    """Bytes sent one by one are read one by one, in order."""
     pair = lab.pair()
     data = content(300)
     for at in range(len(data)):
@@ -128,7 +128,7 @@ def with_checksums(lab: Lab) -> None:
 @scenario_check("transfer.checksums_of_one_end_suffice", scenario=SCENARIO)
 @each("client", "server")
 def checksums_of_one_end(lab: Lab) -> None:
-    """Checksums are used where one end wants them; the sysctl counts when a socket is made."""
+    """Checksums are used if one end wants them; the sysctl is read when a socket is made."""
     lab.afterwards(lambda: write_sysctl(CHECKSUM, "0"))
     write_sysctl(CHECKSUM, "1" if lab.side == "client" else "0")
     client = lab.socket()
@@ -185,7 +185,7 @@ def many_connections(lab: Lab) -> None:
 
 @scenario_check("transfer.queues_are_empty_afterwards", scenario=SCENARIO, needs=("tcp_inq",))
 def queues_are_empty(lab: Lab) -> None:
-    """After a transfer SIOCINQ is 0, SIOCOUTQ falls to 0, and memory is given back."""
+    """After a transfer SIOCINQ is 0, SIOCOUTQ falls to 0, and memory is released."""
     pair = lab.pair()
     exchange(pair.client, pair.server, content(300_000), content(300_000, 1))
     for sock in (pair.client, pair.server):

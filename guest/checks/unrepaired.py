@@ -45,7 +45,7 @@ MSG_MORE = 0x8000
     "which SO_RCVTIMEO never sets",
 )
 def accept_ends(lab: Lab) -> None:
-    """accept(2) of a listener with SO_RCVTIMEO fails with EAGAIN once that time has passed."""
+    """accept(2) of a listener fails with EAGAIN after SO_RCVTIMEO."""
     listener = lab.listener()
     setting.put(listener, "SO_RCVTIMEO", struct.pack("@ll", 0, 50_000))
     with Blocking(listener, 2.0, "accept() with SO_RCVTIMEO of 50 ms"):
@@ -120,7 +120,7 @@ def counts_once_after_fallback(lab: Lab) -> None:
     bug="neither: __mptcp_subflow_error_report() sets the state, not sk_shutdown",
 )
 def tells_a_reset_after_fallback(lab: Lab) -> None:
-    """After a reset of a connection that fell back poll(2) says POLLIN and POLLRDHUP."""
+    """After a reset of a connection that fell back poll(2) reports POLLIN and POLLRDHUP."""
     pair = lab.pair(server=TCP)
     exchange(pair.client, pair.server, b"forth", b"back")
     closing.linger(0)(pair.server)
@@ -140,7 +140,7 @@ def _says_end(what: str, sock: _socket.socket) -> None:
     bug="recv() fails with ENOTCONN and poll() says neither: as poll.tells_a_reset_after_fallback",
 )
 def ends_after_a_refusal(lab: Lab) -> None:
-    """Once the error of a refused connect(2) was taken, recv(2) says the end of the stream."""
+    """Once the error of a refused connect(2) was read, recv(2) returns 0."""
     sock = states.place(lab, "refused").sock
     fails("the first recv()", errno.ECONNREFUSED, sock.recv, 1)
     _says_end("poll afterwards", sock)
@@ -215,7 +215,7 @@ def refused_is_not_kept(lab: Lab) -> None:
     "mptcp_copy_inaddrs() copied",
 )
 def unspecified_after_disconnect(lab: Lab) -> None:
-    """After connect(AF_UNSPEC) getsockname(2) says the unspecified address."""
+    """After connect(AF_UNSPEC) getsockname(2) returns the unspecified address."""
     sock = lab.pair().client
     states.disconnect(sock)
     unspecified = lab.socket()
@@ -230,7 +230,7 @@ def unspecified_after_disconnect(lab: Lab) -> None:
     "sendmsg()",
 )
 def delays_a_segment(lab: Lab) -> None:
-    """A partial segment that is sent with MSG_MORE waits for more, as with TCP_CORK."""
+    """MSG_MORE holds a partial segment back, as TCP_CORK does."""
     pair = lab.pair()
     exchange(pair.client, pair.server, b"forth", b"back")
     # Corked data leave after 200 ms, so a slow reader has to try again; over loopback, data that

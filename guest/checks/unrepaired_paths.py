@@ -100,7 +100,7 @@ def holds_on_a_joined_subflow(lab: Lab) -> None:
     "sets the priority, last",
 )
 def holds_beside_ip_tos(lab: Lab) -> None:
-    """Where IP_TOS and then SO_PRIORITY are set before connect(), each subflow has the latter."""
+    """If IP_TOS and then SO_PRIORITY are set before connect(2), each subflow has that priority."""
 
     def before(sock: _socket.socket) -> None:
         sock.setsockopt(0, IP_TOS, 0x10)
@@ -140,7 +140,7 @@ def numbers_from_one(lab: Lab) -> None:
     "the count, and mptcp_pm_nl_create_listen_socket() does not put it there",
 )
 def counts_past_a_port_endpoint(lab: Lab) -> None:
-    """An endpoint with a port that comes and goes leaves the count of /proc/net/protocols."""
+    """Adding and deleting an endpoint with a port leaves the count of /proc/net/protocols."""
     bench = multipath.bench(lab)
     name = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
     lab.pair()
@@ -158,7 +158,7 @@ def counts_past_a_port_endpoint(lab: Lab) -> None:
     "subflow, and __mptcp_close_ssk() reports no error of the first one",
 )
 def reset_before_accept(lab: Lab) -> None:
-    """A connection that fell back and was reset before accept(2) gives its data, then fails."""
+    """After a fallback and a reset before accept(2), recv(2) returns the data, then ECONNRESET."""
     since = mib.Since()
     one, listener = Peer(lab), lab.listener()
     flow = one.connect(listener)

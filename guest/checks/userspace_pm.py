@@ -320,7 +320,7 @@ def other_namespace_refused(lab: Lab) -> None:
 
 @scenario_check("userspace_pm.endpoints_ignored", scenario="userspace_pm", needs=NEEDS)
 def endpoints_ignored(lab: Lab) -> None:
-    """Endpoints of the in-kernel path manager do nothing to its connections, nor does a flush."""
+    """Endpoints and flushes of the in-kernel path manager do not affect its connections."""
     bench = multipath.bench(lab)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_USER_SPACE)
     bench.pm.add(bench.client_address(2), pm.SUBFLOW | pm.SIGNAL)
@@ -333,7 +333,7 @@ def endpoints_ignored(lab: Lab) -> None:
 
 @scenario_check("userspace_pm.has_no_limits", scenario="userspace_pm", needs=NEEDS)
 def has_no_limits(lab: Lab) -> None:
-    """The limits of the in-kernel path manager are 0 in MPTCP_INFO of another's connection."""
+    """MPTCP_INFO of a user-space path manager's connection shows no in-kernel limits."""
     bench, ends = multipath.bench(lab), shared(lab)
     info = multipath.info(ends.client)
     equal("mptcpi_subflows_max", info.mptcpi_subflows_max, 0)
@@ -364,7 +364,7 @@ def destroy_needs_ports(lab: Lab) -> None:
 
 @scenario_check("userspace_pm.refused_address_is_forgotten", scenario="userspace_pm", needs=NEEDS)
 def refused_address_is_forgotten(lab: Lab) -> None:
-    """An address from which SUBFLOW_CREATE fails is not kept: another one can have its id."""
+    """If SUBFLOW_CREATE fails, its address is not kept: another one can have its id."""
     bench = multipath.bench(lab)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
     target = (bench.server_address(1), ends.port)
@@ -376,7 +376,7 @@ def refused_address_is_forgotten(lab: Lab) -> None:
 
 @scenario_check("userspace_pm.announced_as_backup", scenario="userspace_pm", needs=NEEDS)
 def announced_as_backup(lab: Lab) -> None:
-    """A subflow to an address that was announced as a backup is one, by the peer's wish."""
+    """A subflow to an address announced with the backup flag is a backup, as the peer asked."""
     bench = multipath.bench(lab)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
     address = bench.server_address(2)

@@ -67,7 +67,7 @@ def timed_out(
 @scenario_check("so_rcvtimeo.ends_recv", scenario=SCENARIO)
 @each("old", "new")
 def ends_recv(lab: Lab) -> None:
-    """SO_RCVTIMEO ends a recv(2) that waits with EAGAIN, when its time has passed."""
+    """recv(2) fails with EAGAIN after SO_RCVTIMEO."""
     pair = lab.pair()
     set_timeout(pair.server, "SO_RCVTIMEO", SUFFIX[lab.side])
     timed_out("recv", pair.server, errno.EAGAIN, pair.server.recv, 16)
@@ -75,7 +75,7 @@ def ends_recv(lab: Lab) -> None:
 
 @scenario_check("so_rcvtimeo.of_the_listener_ends_recv", scenario=SCENARIO)
 def listener_rcvtimeo(lab: Lab) -> None:
-    """SO_RCVTIMEO of a listener ends a recv(2) of accepted sockets."""
+    """Accepted sockets inherit the listener's SO_RCVTIMEO."""
     pair = lab.pair(before_bind=lambda sock: set_timeout(sock, "SO_RCVTIMEO"))
     timed_out("recv", pair.server, errno.EAGAIN, pair.server.recv, 16)
 
@@ -83,7 +83,7 @@ def listener_rcvtimeo(lab: Lab) -> None:
 @scenario_check("so_sndtimeo.ends_send", scenario=SCENARIO)
 @each("old", "new")
 def ends_send(lab: Lab) -> None:
-    """SO_SNDTIMEO ends a send(2) that waits for room with EAGAIN, when its time has passed."""
+    """send(2) to a full socket fails with EAGAIN after SO_SNDTIMEO."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
     fill(pair.client)
     set_timeout(pair.client, "SO_SNDTIMEO", SUFFIX[lab.side])
@@ -94,7 +94,7 @@ def ends_send(lab: Lab) -> None:
 
 @scenario_check("so_sndtimeo.ends_connect", scenario=SCENARIO)
 def ends_connect(lab: Lab) -> None:
-    """SO_SNDTIMEO ends a connect(2) that nobody answers with EINPROGRESS."""
+    """An unanswered connect(2) fails with EINPROGRESS after SO_SNDTIMEO."""
     address = lab.full_listener().getsockname()
     sock = lab.socket()
     set_timeout(sock, "SO_SNDTIMEO")
@@ -116,7 +116,7 @@ def second_connect(lab: Lab) -> None:
 @scenario_check("msg_waitall.returns_what_came_in_time", scenario=SCENARIO)
 @each("mptcp", "fallback")
 def waitall_in_time(lab: Lab) -> None:
-    """MSG_WAITALL with SO_RCVTIMEO returns what has come when the time has passed."""
+    """MSG_WAITALL returns the bytes so far after SO_RCVTIMEO."""
     pair = _pair(lab)
     data = content(3000)
     arrive(pair.server, pair.client, data)
@@ -126,7 +126,7 @@ def waitall_in_time(lab: Lab) -> None:
 
 @scenario_check("msg_peek.waitall_returns_what_came_in_time", scenario=SCENARIO)
 def peek_waitall_in_time(lab: Lab) -> None:
-    """MSG_PEEK with MSG_WAITALL and SO_RCVTIMEO returns what has come, and leaves it there."""
+    """MSG_PEEK with MSG_WAITALL returns the bytes so far after SO_RCVTIMEO, and leaves them."""
     pair = lab.pair()
     data = content(3000)
     arrive(pair.server, pair.client, data)
@@ -139,7 +139,7 @@ def peek_waitall_in_time(lab: Lab) -> None:
 @scenario_check("so_rcvlowat.recv_waits_for_as_much", scenario=SCENARIO)
 @each("mptcp", "fallback")
 def lowat_waits(lab: Lab) -> None:
-    """recv(2) waits for SO_RCVLOWAT bytes; SO_RCVTIMEO ends that with what has come."""
+    """recv(2) waits for SO_RCVLOWAT bytes, and returns fewer after SO_RCVTIMEO."""
     pair = _pair(lab)
     data = content(3000)
     put(pair.client, "SO_RCVLOWAT", len(data) + 1)

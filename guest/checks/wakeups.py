@@ -147,7 +147,7 @@ def by_disconnect(lab: Lab) -> None:
 
 @scenario_check("poll.is_woken_by_so_rcvlowat", scenario=SCENARIO)
 def by_rcvlowat(lab: Lab) -> None:
-    """poll(2) for POLLIN is woken where SO_RCVLOWAT is lowered to what is queued."""
+    """poll(2) for POLLIN is woken when SO_RCVLOWAT is lowered to what is queued."""
     pair = lab.pair()
     put(pair.client, "SO_RCVLOWAT", 100)
     arrive(pair.server, pair.client, b"x" * 50)
@@ -157,7 +157,7 @@ def by_rcvlowat(lab: Lab) -> None:
 @scenario_check("recv.is_woken", scenario=SCENARIO)
 @each(*SIDES)
 def recv_is_woken(lab: Lab) -> None:
-    """A recv(2) that waits is woken by data, by the end of the stream, and by a reset."""
+    """A blocked recv(2) is woken by data, by the end of the stream, and by a reset."""
     pair = _pair(lab)
     end, peer = pair.client, pair.server
     end.settimeout(None)
@@ -176,7 +176,7 @@ def recv_is_woken(lab: Lab) -> None:
 @scenario_check("recv.is_woken_by_its_own_shutdown", scenario=SCENARIO)
 @each(*SIDES)
 def recv_own_shutdown(lab: Lab) -> None:
-    """A recv(2) that waits returns 0 where another thread shuts the socket down."""
+    """A blocked recv(2) returns 0 if another thread shuts the socket down."""
     pair = _pair(lab)
     pair.client.settimeout(None)
     got = woken("recv", lambda: pair.client.recv(64), lambda: pair.client.shutdown(2))
@@ -186,7 +186,7 @@ def recv_own_shutdown(lab: Lab) -> None:
 @scenario_check("recv.waits_for_so_rcvlowat", scenario=SCENARIO)
 @each(*SIDES)
 def recv_waits_for_lowat(lab: Lab) -> None:
-    """A recv(2) that waits goes on waiting until SO_RCVLOWAT bytes have come."""
+    """A blocked recv(2) waits until SO_RCVLOWAT bytes have arrived."""
     pair = _pair(lab)
     put(pair.client, "SO_RCVLOWAT", 1000)
     pair.client.settimeout(None)
@@ -205,7 +205,7 @@ def recv_waits_for_lowat(lab: Lab) -> None:
 @scenario_check("splice.is_woken", scenario=SCENARIO)
 @each(*SIDES)
 def splice_is_woken(lab: Lab) -> None:
-    """A splice(2) that waits is woken by data, by the end of the stream, and by a reset."""
+    """A blocked splice(2) is woken by data, by the end of the stream, and by a reset."""
     source, sink = lab.pipe()
     pair = _pair(lab)
     end, peer = pair.client, pair.server
@@ -229,7 +229,7 @@ def splice_is_woken(lab: Lab) -> None:
 @scenario_check("epoll.edge_triggered_tells_each_arrival", scenario=SCENARIO)
 @each(*SIDES)
 def edge_triggered(lab: Lab) -> None:
-    """With EPOLLET each arrival is told, though nothing was read since the last; then the end."""
+    """With EPOLLET each arrival is an event, even if nothing was read; then the end."""
     pair = _pair(lab)
     waiting = select.epoll()
     lab.afterwards(waiting.close)
@@ -249,7 +249,7 @@ def edge_triggered(lab: Lab) -> None:
 @scenario_check("send.is_woken", scenario=SCENARIO)
 @each(*SIDES)
 def send_is_woken(lab: Lab) -> None:
-    """A send(2) that waits for room is woken when the peer reads, and by a reset."""
+    """A blocked send(2) is woken when the peer reads, and by a reset."""
     pair = _pair(lab)
     sent = fill(pair.client)
     pair.client.settimeout(None)
@@ -281,7 +281,7 @@ def send_is_woken(lab: Lab) -> None:
 @scenario_check("accept.is_woken", scenario=SCENARIO)
 @each("mptcp", "tcp")
 def accept_is_woken(lab: Lab) -> None:
-    """An accept(2) that waits is woken by an MPTCP client and by a plain TCP one."""
+    """A blocked accept(2) is woken by an MPTCP client and by a plain TCP one."""
     listener = lab.listener()
     listener.settimeout(None)
     client = lab.socket(TCP) if lab.side == "tcp" else lab.socket()
@@ -297,7 +297,7 @@ def accept_is_woken(lab: Lab) -> None:
 
 @scenario_check("accept.is_woken_by_shutdown", scenario=SCENARIO)
 def accept_shutdown(lab: Lab) -> None:
-    """An accept(2) that waits fails with EINVAL where another thread shuts the listener down."""
+    """A blocked accept(2) fails with EINVAL if another thread shuts the listener down."""
     listener = lab.listener()
     listener.settimeout(None)
     number = woken(
@@ -310,7 +310,7 @@ def accept_shutdown(lab: Lab) -> None:
 
 @scenario_check("connect.is_woken", scenario=SCENARIO)
 def connect_is_woken(lab: Lab) -> None:
-    """A connect(2) that waits for a full backlog is woken by its own shutdown(2)."""
+    """A connect(2) blocked by a full backlog is woken by shutdown(2) of the same socket."""
     listener = lab.full_listener()
     client = lab.socket()
     client.settimeout(None)
@@ -326,7 +326,7 @@ def connect_is_woken(lab: Lab) -> None:
     "poll.is_woken_by_tcp_notsent_lowat", scenario=SCENARIO, needs=("tcp_notsent_lowat",)
 )
 def by_notsent_lowat(lab: Lab) -> None:
-    """poll(2) for POLLOUT is woken where TCP_NOTSENT_LOWAT is raised."""
+    """poll(2) for POLLOUT is woken when TCP_NOTSENT_LOWAT is raised."""
     # A retransmission would wake the caller as well. Since 6.11 its time can be put off.
     if os.path.exists("/proc/sys/" + RTO_MIN):
         write_sysctl(RTO_MIN, "30000000")
