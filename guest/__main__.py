@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``python3 guest`` or ``python3 -m guest`` for a person, ``python3 guest --vm …`` in a VM."""
+"""``python3 guest`` or ``python3 -m guest`` for a person; with ``--vm`` or ``--agent`` in a VM."""
 
 import sys
 
@@ -16,6 +16,10 @@ def main() -> int:
         from guest import vm
 
         return vm.main(sys.argv[2:])
+    if sys.argv[1:2] == ["--agent"]:
+        from guest import agent
+
+        return agent.main(sys.argv[2:])
     from guest import cli
 
     return cli.main(sys.argv[1:])

@@ -33,7 +33,7 @@ FINIT_MODULE = {"x86_64": 313, "aarch64": 273, "riscv64": 273, "s390x": 344, "pp
 PORT_DEADLINE = 10.0
 
 
-def open_port(name: str) -> int:
+def open_port(name: str, flags: int = os.O_WRONLY) -> int:
     """A file descriptor for the virtio port ``name``, found through sysfs: there is no udev."""
     deadline = time.monotonic() + PORT_DEADLINE
     while True:
@@ -41,7 +41,7 @@ def open_port(name: str) -> int:
             for device in os.listdir(PORTS):
                 with open("%s/%s/name" % (PORTS, device)) as file:
                     if file.read().strip() == name:
-                        return os.open("/dev/" + device, os.O_WRONLY)
+                        return os.open("/dev/" + device, flags)
         except FileNotFoundError:
             pass
         if time.monotonic() > deadline:

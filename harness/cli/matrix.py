@@ -59,8 +59,8 @@ from harness.verdict.results import (
     exit_status,
 )
 from harness.verdict.rounds import MOST, Repeat
-from harness.vm import accelerator, foreign_root, shell
-from harness.vm.commandline import Machine, Unsafe
+from harness.vm import shell
+from harness.vm.commandline import Unsafe
 
 
 def add_matrix(commands: arguments.Commands) -> None:
@@ -369,15 +369,9 @@ def run_shell(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> in
 
 @contextlib.contextmanager
 def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.ShellPlan]:
-    qemu, busybox = workspace.find_tools()
-    with cache.scratch():  # keeps `prune` from removing what is in use
-        base = foreign_root.prepare(given.abi or entry.abi, cache, busybox, complain)
-        kernel = kernels.prepare(entry, cache, complain)
-        choice = accelerator.choose(
-            given.accel or entry.accel, kernel, qemu, cache.root / "kvm.json", complain
-        )
-        machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
-        yield shell.ShellPlan(kernel, base, qemu, machine, HOW)
+    entry = replace(entry, abi=given.abi or entry.abi)
+    with workspace.machinery(entry, cache, given.accel, complain) as found:
+        yield shell.ShellPlan(found.kernel, found.base, found.qemu, found.machine, HOW)
 
 
 def _terminal() -> shell.Terminal:

@@ -3,20 +3,26 @@
 
 pytest loads this module in every project of an environment that has the package. So it imports
 nothing but pytest. Without ``--kernels``, and without a manifest on the command line, it adds
-options, and nothing else.
+options and the fixture ``kernel``, and nothing else.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from harness.pytest_plugin.fixture import Kernel
 
 #: The name under which the active plugin is registered.
 ACTIVE = "mptcp-harness-kernels"
 #: Bytes of a YAML file that are searched for the manifest's key.
 _START = 1 << 16
+_SCOPES = ("function", "module", "session")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,8 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="manifest with the kernels under test, as if it were the only path on the command "
-        "line; may be given several times",
+        help="manifest with the kernels under test: for the fixture 'kernel', and without a path "
+        "on the command line also as tests; may be given several times; to name FILE as a path "
+        "does both",
     )
     group.addoption(
         "--kernels-only",
@@ -70,6 +77,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="keep prepared kernels in DIR (default: mptcp-harness in XDG_CACHE_HOME)",
     )
+    group.addoption(
+        "--kernels-scope",
+        choices=_SCOPES,
+        default="function",
+        help="how long a VM of the fixture 'kernel' is used: for one test, for a module, or for "
+        "the whole run (default: function)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -110,3 +124,17 @@ def _looks_like_manifest(path: Path) -> bool:
             return re.search(rb"^kernels\s*:", file.read(_START), re.MULTILINE) is not None
     except OSError:
         return False
+
+
+def _scope(fixture_name: str, config: pytest.Config) -> str:
+    scope: str = config.getoption("--kernels-scope")
+    return scope
+
+
+@pytest.fixture(scope=_scope)  # type: ignore[arg-type]
+def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
+    """A VM with a kernel of the manifest; ``kernel.run(...)`` runs a program in it."""
+    active = request.config.pluginmanager.get_plugin(ACTIVE)
+    if active is None:
+        pytest.skip("no kernels: give --kernels FILE")
+    yield from active.kernel_of(request)

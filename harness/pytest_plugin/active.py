@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import fnmatch
 import os.path
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import kernels
+from harness import kernels, pytest_plugin
 from harness.errors import HarnessError
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
@@ -19,13 +19,18 @@ from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Profile
 from harness.pytest_plugin.boots import Boots, Settings
+from harness.pytest_plugin.fixture import Kernel
 from harness.pytest_plugin.items import KernelItem, ManifestFile, wanted_of
 from harness.run import matrix
 from harness.text import plural, printable
 from harness.verdict.results import KernelVerdict
+from harness.vm.commandline import Unsafe
 
 #: The key of a worker's summary in what pytest-xdist sends to its controller.
 SUMMARY = "mptcp_harness_summary"
+FIXTURE = "kernel"
+#: Lines of a console in the report of a user's own test that fails.
+CONSOLE_LINES = 40
 
 
 def configured(config: pytest.Config, given: Sequence[Path], named: Sequence[Path]) -> Active:
@@ -101,7 +106,8 @@ class Active:
         self._config = config
         self._manifests = manifests
         self._settings = settings
-        self._boots = Boots(settings, _Terminal(config))
+        self._terminal = _Terminal(config)
+        self._boots = Boots(settings, self._terminal)
         self._of_workers: list[str] = []
 
     def pytest_report_header(self) -> list[str]:
@@ -122,6 +128,38 @@ class Active:
         )
         return node
 
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test with our fixture `kernel` is one for each kernel."""
+        if not _is_ours(metafunc._arg2fixturedefs.get(FIXTURE, ())):
+            return
+        entries = [entry for entries in self._manifests.values() for entry in entries]
+        names = [entry.name for entry in entries]
+        metafunc.parametrize(FIXTURE, entries, ids=names, indirect=True)
+
+    def kernel_of(self, request: pytest.FixtureRequest) -> Iterator[Kernel]:
+        """The fixture. A kernel that cannot be booted is an error of the set-up."""
+        of_run = request.scope == "session"
+        near = self._config.rootpath if of_run else request.path.parent
+        accel, say = self._settings.accel, self._terminal.line
+        made = Kernel(request.param, self._boots.cache, accel, near, say)
+        try:
+            made.boot()
+        except (HarnessError, Unsafe, OSError) as error:
+            made.close()
+            pytest.fail(printable(str(error)), pytrace=False)
+        try:
+            yield made
+        finally:
+            made.close()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
+        kernel = _kernel_of(item)
+        report = kernel.end_test() if kernel is not None else ""
+        yield
+        if report:
+            pytest.fail(report, pytrace=False)
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._boots.select(wanted_of(session.items))
 
@@ -132,6 +170,11 @@ class Active:
         report = yield
         if isinstance(item, KernelItem) and item.outcome is not None and report.failed:
             report.sections += item.outcome.sections
+        kernel = _kernel_of(item)
+        if kernel is not None and report.failed:
+            lines = kernel.console.splitlines()[-CONSOLE_LINES:]
+            text = "\n".join(printable(line.expandtabs()) for line in lines)
+            report.sections.append((f"console of {kernel.name}", text))
         return report
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -170,6 +213,22 @@ class Active:
                 lines += [f"note: {printable(note)}" for note in told.run.notes]
                 lines.append(f"seed {told.run.seed}, results in {printable(told.run.directory)}")
         return lines
+
+
+def _is_ours(definitions: Sequence[Any]) -> bool:
+    """Whether the last of the fixtures of a name is ours, or overrides it and uses it."""
+    for definition in reversed(definitions):
+        if definition.func.__module__ == pytest_plugin.__name__:
+            return True
+        if FIXTURE not in definition.argnames:
+            return False
+    return False
+
+
+def _kernel_of(item: pytest.Item) -> Kernel | None:
+    """The fixture `kernel` of a test, once it is set up."""
+    found = (getattr(item, "funcargs", None) or {}).get(FIXTURE)
+    return found if isinstance(found, Kernel) else None
 
 
 class _Terminal:

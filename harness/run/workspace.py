@@ -14,15 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import kernels
 from harness.errors import Busy, HostError, UsageError
 from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import Accel
+from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.schema import Abi
 from harness.records import prune, store, stored_runs
 from harness.run.request import Listener, Progress, Stage
 from harness.vm import accelerator, foreign_root
 from harness.vm.accelerator import Choice, qemu_version
+from harness.vm.commandline import Machine
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,34 @@ def find_tools() -> tuple[Path, Path]:
     assert qemu is not None, "host.missing() looked for it"
     assert busybox is not None, "host.missing() looked for it"
     return qemu, busybox
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What one VM needs that runs no checks: the kernel, the guest's root, QEMU and the machine."""
+
+    kernel: PreparedKernel
+    base: Path
+    qemu: Path
+    machine: Machine
+
+
+@contextlib.contextmanager
+def machinery(
+    entry: KernelEntry,
+    cache: Cache,
+    accel: Accel | None,
+    say: Callable[[str], None],
+) -> Iterator[Machinery]:
+    """Prepare the kernel of ``entry``; while open, nothing of it is pruned. Raises HostError."""
+    qemu, busybox = find_tools()
+    with cache.scratch():  # keeps `prune` from removing what is in use
+        base = foreign_root.prepare(entry.abi, cache, busybox, say)
+        kernel = kernels.prepare(entry, cache, say)
+        remembered = cache.root / "kvm.json"
+        choice = accelerator.choose(accel or entry.accel, kernel, qemu, remembered, say, cache.stop)
+        machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
+        yield Machinery(kernel, base, qemu, machine)
 
 
 def runs_directory() -> Path:

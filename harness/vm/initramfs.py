@@ -73,12 +73,17 @@ poweroff -f || reboot -f
 #: Of the versions 3.x of Python, the oldest that the guest gets.
 OLDEST_MINOR = 11
 
-#: Run in the root's interpreter: prints the files that importing the checker loads.
+#: Run in the root's interpreter: prints the files that importing the checker loads. A name that
+#: begins with a question mark may be unknown to that version.
 _CLOSURE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 for name in sys.argv[2].split(","):
-    __import__(name)
+    try:
+        __import__(name.lstrip("?"))
+    except ImportError:
+        if name[0] != "?":
+            raise
 for name, module in sys.modules.items():
     if not name.startswith("guest") and getattr(module, "__file__", None):
         print(module.__file__, end="\\0")
@@ -318,6 +323,26 @@ def for_a_person() -> dict[str, bytes]:
         for path in modules
         if path.suffix == ".py" and path.is_relative_to(interpreter.stdlib)
     }
+
+
+def standard_modules(names: Iterable[str]) -> dict[str, bytes]:
+    """The ``extra`` files that a program in the guest needs to import the modules ``names``.
+
+    Those that the standard library does not have are left out.
+    """
+    interpreter, checker = Interpreter.of_host(), Path(guest.__file__).parent
+    known = sorted({name for name in names if name.partition(".")[0] in sys.stdlib_module_names})
+    if not known:
+        return {}
+    modules = [*_loaded_by([f"?{name}" for name in known], interpreter, checker)]
+    stdlib = f"usr/lib/python{interpreter.version}"
+    native = [path for path in modules if path.suffix == ".so"]
+    found = {f"{stdlib}/lib-dynload/{path.name}": path for path in native}
+    found |= {str(path).lstrip("/"): path for path in libraries(native)}
+    for path in set(modules) - {*native}:
+        if path.is_relative_to(interpreter.stdlib):
+            found[f"{stdlib}/{path.relative_to(interpreter.stdlib)}"] = path
+    return {name: path.read_bytes() for name, path in found.items()}
 
 
 def _loaded_by(wanted: Sequence[str], interpreter: Interpreter, checker: Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ process, the number of its planned checks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ import pytest
 from guest import checks, runner
 from harness.errors import HostError
 from harness.manifest.plan import Plan
-from harness.pytest_plugin import active  # noqa: F401  (see below)
+from harness.pytest_plugin import active, fixture  # noqa: F401  (see below)
 from harness.run import attempts, workspace
 from harness.verdict.results import (
     Attempt,
@@ -35,7 +36,9 @@ from harness.verdict.results import (
     Stream,
 )
 from harness.vm import boot
+from harness.vm.commands import CommandPlan, Guest, GuestLost
 from tests.fake_boots import GOOD, Outcomes
+from tests.vm.local_guest import Console, Vm, guest_of
 
 PLACE = "STAND_IN"
 checks.all_checks()  # pytester forgets modules that were first imported in its own runs
@@ -159,11 +162,38 @@ def _cut(
     return replace(attempt, end=end, stream=stream, incidents=told)
 
 
+REPORT = b"""\
+[    1.000000] ------------[ cut here ]------------
+[    1.000001] WARNING: CPU: 0 PID: 1 at net/mptcp/protocol.c:1 mptcp_poll+0x1/0x2
+[    1.000002] ---[ end trace 0000000000000000 ]---
+"""
+
+
+@contextlib.contextmanager
+def _booted(plan: CommandPlan, stop: threading.Event) -> Iterator[Guest]:
+    """The guest of the fixture `kernel`: programs run on this host."""
+    name = plan.kernel.name
+    with (Path(os.environ[PLACE]) / "boots").open("a") as file:
+        file.write(f"{name}\n")
+    if name.startswith("unbootable"):
+        raise GuestLost("the guest is lost: it does not start")
+    vm = Vm()
+    try:
+        guest = guest_of(
+            vm, Console(REPORT if name.startswith("warning") else b"[  1.0] fine\n"), stop
+        )
+        guest.wait_for_hello()
+        yield guest
+    finally:
+        vm.close()
+
+
 def install(patch: pytest.MonkeyPatch, directory: Path) -> Kernels:
     """Let nothing be booted, and write what would have been to ``directory``."""
     kernels = Kernels(directory)
     kernels.install(patch.setattr)
     patch.setattr(attempts, "BACK_OFF", (0.0, 0.0))
+    patch.setattr(fixture, "booted", _booted)
     if (directory / "no-qemu").exists():
 
         def find_tools() -> None:

@@ -175,3 +175,23 @@ def test_a_torn_root_is_built_again(base: Path) -> None:
     busybox = tools.find_static_busybox() or Path(sys.executable).resolve()
     assert initramfs.prepare(base.parents[1], busybox) == base
     assert len(base.read_bytes()) == len(whole)
+
+
+def test_a_script_finds_the_modules_that_it_imports() -> None:
+    files = initramfs.standard_modules(["json", "socket", "no_such_module", "guest"])
+    names = {name.partition("/python")[2].partition("/")[2] for name in files}
+    assert {"json/__init__.py", "json/decoder.py", "re/__init__.py", "socket.py"} <= names
+
+
+def test_a_module_that_the_guests_python_lacks_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its version may be another one than that of the harness."""
+    newer = sys.stdlib_module_names | {"module_of_a_later_version"}
+    monkeypatch.setattr(sys, "stdlib_module_names", newer)
+    files = initramfs.standard_modules(["json", "module_of_a_later_version"])
+    assert any(name.endswith("/json/decoder.py") for name in files)
+
+
+def test_a_script_that_imports_nothing_needs_nothing() -> None:
+    assert initramfs.standard_modules(["guest.abi"]) == {}
