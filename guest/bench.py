@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The sockets that checks of options share: one in each state, brought there once."""
+"""The sockets that option checks share: one in each state, set up once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Bench:
         return placed.fd
 
     def _is_stale(self, state: str, protocol: int) -> bool:
-        """A SYN that is sent again often enough goes without MPTCP: a fallback."""
+        """A SYN that was retransmitted often enough is sent without MPTCP: a fallback."""
         return state == "connecting" and time.monotonic() > self._made[state, protocol] + FRESH_S
 
     def ends(self, state: str) -> tuple[_socket.socket, _socket.socket]:
@@ -77,7 +77,7 @@ class Bench:
         return self.caller.set(fd, option.level, option.number, value)
 
     def restore(self, fd: int, option: Option, data: bytes) -> None:
-        """Set ``option`` to what ``data`` was read."""
+        """Set ``option`` back to ``data``, as it was read."""
         for value in option.undo:
             self.set(fd, option, packed(value))
         if option.via in DOUBLED and option.level == SOL_SOCKET:
@@ -96,7 +96,7 @@ _benches: dict[int, Bench] = {}
 
 
 def bench_of(family: int) -> Bench:
-    """The one of this process: a scenario has a process of its own for each family."""
+    """The bench of this process: each scenario has its own process in each family."""
     if family not in _benches:
         _benches[family] = Bench(family)
     return _benches[family]

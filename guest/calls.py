@@ -73,7 +73,7 @@ def events_text(mask: int) -> str:
 
 
 def equal_events(what: str, sock: _socket.socket, expected: int, seconds: float = 5.0) -> None:
-    """Fail unless poll(2) says exactly ``expected`` within ``seconds``."""
+    """Fail unless poll(2) reports exactly ``expected`` within ``seconds``."""
     deadline = time.monotonic() + seconds
     got = poll(sock)
     while got != expected and time.monotonic() < deadline:
@@ -83,7 +83,7 @@ def equal_events(what: str, sock: _socket.socket, expected: int, seconds: float 
 
 
 def has_events(what: str, sock: _socket.socket, wanted: int, seconds: float = 5.0) -> int:
-    """Fail unless poll(2) says at least ``wanted`` within ``seconds``; what it says."""
+    """Fail unless poll(2) reports at least ``wanted`` within ``seconds``; returns the events."""
     deadline = time.monotonic() + seconds
     got = poll(sock)
     while got & wanted != wanted and time.monotonic() < deadline:
@@ -137,7 +137,7 @@ def fails(what: str, errno: int, call: Callable[..., object], *arguments: object
 
 
 class Blocking:
-    """Makes ``sock`` block within a ``with``, for ``seconds`` at most.
+    """Makes ``sock`` blocking within a ``with``, for ``seconds`` at most.
 
     A socket of Python's with a timeout is nonblocking, so that the kernel's own waiting is never
     reached. A call that is still waiting after ``seconds`` is ended by a signal and fails the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is known of a socket option, as data."""
+"""A socket option, as data."""
 
 from __future__ import annotations
 

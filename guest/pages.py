@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Addresses that a system call must refuse: unmapped, read-only, or running into the end of a page.
+"""Addresses that a system call must refuse: unmapped, read-only, or crossing a page's end.
 
 The calls here take addresses as they are. What the kernel writes to memory that is ours is looked
 for in the bytes before the end of the page.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel has of path managers and sock_diag, found by asking it. Needs root.
+"""Which path managers and sock_diag features the kernel has, found by requests. Needs root.
 
 These are capabilities of the scenarios. Runs without scenarios do not ask for them.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Options set and read by their name in :mod:`guest.options`, for checks of their effects."""
+"""Set and read options by their name in :mod:`guest.options`, for checks of their effects."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Buffer:
 
 
 def unused(size: int) -> bytes:
-    """``size`` bytes for a part of a buffer that the kernel must leave alone."""
+    """``size`` bytes that mark a part of a buffer that the kernel must not write to."""
     return _MARK * size
 
 
@@ -204,7 +204,7 @@ class Caller:
 
 
 def _changed(memory: bytearray) -> str:
-    """What is no longer as it was: places and bytes."""
+    """The changes: offsets and bytes."""
     mark = _MARK[0]
     places = [i for i, byte in enumerate(memory) if byte != mark]
     if not places:

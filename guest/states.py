@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The states of a socket that a program can tell apart, and how a socket is brought into each.
+"""The socket states that a program can distinguish, and how to bring a socket into each.
 
 Every state is made for MPTCP and for plain TCP by the same calls, so that the two can be compared.
 """
@@ -50,7 +50,7 @@ class Placed:
 
 
 def events(sock: _socket.socket) -> int:
-    """What poll(2) says of ``sock`` at once, with everything asked for."""
+    """The events that poll(2) reports for ``sock`` at once, with all events requested."""
     poller = select.poll()
     poller.register(sock.fileno(), EVERY_EVENT)
     found = poller.poll(0)
@@ -63,7 +63,7 @@ def _await(sock: _socket.socket, wanted: int) -> None:
 
 
 def is_closed(sock: _socket.socket) -> bool:
-    """Whether ``sock`` has no peer, or none any more: poll(2) may say so earlier."""
+    """Whether ``sock`` has no peer, or lost it: poll(2) may report that earlier."""
     try:
         sock.getpeername()
     except OSError:
@@ -90,21 +90,21 @@ def _listening(lab: Lab, protocol: int) -> Placed:
 
 
 def _listening_unbound(lab: Lab, protocol: int) -> Placed:
-    """listen() has found a port by itself."""
+    """listen() has chosen a port."""
     sock = lab.socket(protocol)
     sock.listen(8)
     return Placed(sock)
 
 
 def _unreachable(lab: Lab, protocol: int) -> Placed:
-    """connect() has failed at once."""
+    """connect() failed at once."""
     sock = lab.socket(protocol)
     sock.connect_ex((MULTICAST[lab.family], 9))
     return Placed(sock)
 
 
 def _pending(lab: Lab, protocol: int) -> Placed:
-    """A connection waits to be accepted."""
+    """A connection is in the accept queue."""
     listener = lab.listener(protocol)
     lab.socket(protocol).connect(listener.getsockname())
     _await(listener, select.POLLIN)

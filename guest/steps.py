@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Connections that are taken through steps, and checks of what each step changes.
+"""Connections that go through steps, and checks of what each step changes.
 
 A step does one thing (deletes an endpoint, announces an address) and says what must follow: fields
 of MPTCP_INFO at both ends, MPTcpExt counters, events of the path managers, subflows in diag. A

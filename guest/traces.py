@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What every call says on a socket in a state: all calls in a fixed order, MPTCP or plain TCP."""
+"""The results of all calls on a socket in a state, in a fixed order, for MPTCP and plain TCP."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _errno(error: OSError) -> str:
 
 
 class Tracer:
-    """Takes one socket through all calls, and keeps what each said in words."""
+    """Makes all calls on one socket, and keeps the result of each as text."""
 
     def __init__(self, lab: Lab, placed: Placed, protocol: int) -> None:
         self.lab = lab
@@ -87,7 +87,7 @@ class Tracer:
         said["setting MPTCP_INFO"] = errno_name(errno) if errno else "success"
 
     def run_in_error(self) -> Trace:
-        """The calls that meet an error first, and what is left of it for the next ones."""
+        """The calls that report a pending error first, and what the next calls then report."""
         sock, call = self.sock, self.call
         sock.setblocking(False)
         call("recv first", lambda: sock.recv(100, DONTWAIT))
@@ -225,7 +225,7 @@ class Tracer:
         return "a socket of %s" % _shape(address)
 
     def _peer_names(self) -> str:
-        """Whether both ends name each other alike."""
+        """Whether each end's local address is the other's remote address."""
         peer = self.placed.peer
         if peer is None or peer.fileno() < 0:
             return "no peer"
@@ -306,7 +306,7 @@ _traces: dict[tuple[int, str, int], Trace] = {}
 
 
 def _target(lab: Lab, protocol: int) -> _socket.socket:
-    """A listener that is connected to and never looked at."""
+    """A listener to connect to; its accept queue is never read."""
     key = lab.family, protocol
     if key not in _targets:
         own = Lab(lab.family)
@@ -315,7 +315,7 @@ def _target(lab: Lab, protocol: int) -> _socket.socket:
 
 
 def trace_of(family: int, state: str, protocol: int = MPTCP) -> Trace:
-    """What every call says on a socket of ``protocol`` in ``state``: made once, then kept."""
+    """The results of all calls on a socket of ``protocol`` in ``state``: made once, then kept."""
     key = family, state, protocol
     if key not in _traces:
         lab = Lab(family)

@@ -145,7 +145,7 @@ def at_tcp() -> list[Option]:
 
 
 def _read_from_first() -> list[Option]:
-    """Not to be set, but read from the first subflow."""
+    """Cannot be set; read from the first subflow."""
     found = _listed("TCP_", IPPROTO_TCP, "INFO 11 CC_INFO 26 ULP 31", ENOPROTOOPT)
     for option in found:
         option.volatile = True

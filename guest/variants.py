@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One check of several variants, which are one result: a result costs an emulated VM 5 ms."""
+"""One check with several variants and one result: a result costs an emulated VM 5 ms."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is on the wire: a packet socket on the loopback interface, and TCP's headers taken apart.
+"""Packets on the wire: a packet socket on the loopback interface, and a parser of TCP headers.
 
 Each packet on the loopback interface passes a packet socket twice, on its way out and on its way
 in; the outgoing copy is kept. Headers: RFC 791, 8200, 9293; MPTCP's option: RFC 8684.
@@ -153,7 +153,7 @@ _sockets: dict[int, _socket.socket] = {}
 def _packet_socket() -> _socket.socket:
     """The packet socket of this process and namespace, which is one for all captures.
 
-    To close one takes the kernel an RCU grace period, some 25 ms.
+    Closing one takes an RCU grace period, about 25 ms.
     """
     if isolation.made not in _sockets:
         sock = _socket.socket(AF_PACKET, _socket.SOCK_DGRAM, _socket.htons(ETH_P_ALL))
@@ -165,7 +165,7 @@ def _packet_socket() -> _socket.socket:
 
 
 class Capture:
-    """The segments on the loopback interface since it was made; one at a time."""
+    """The segments on the loopback interface since its creation. One capture exists at a time."""
 
     def __init__(self) -> None:
         self._sock = _packet_socket()
@@ -178,7 +178,7 @@ class Capture:
         self.segments.clear()
 
     def update(self) -> Sequence[Segment]:
-        """Read what has come since, and return all segments so far."""
+        """Read new packets, and return all segments so far."""
         while True:
             try:
                 packet, address = self._sock.recvfrom(1 << 17)

@@ -415,11 +415,11 @@ STATUSES = {
     "command continues",
     "step": "as git bisect run reads it: 0 good; 1 bad; 125 this commit cannot be tested; 128 or "
     "more stop",
-    "nightly": "0 nothing is newly wrong, and everything was tested; 1 something is newly wrong, "
-    "or the selftest missed a fault; 2 wrong arguments or manifest; 3 something could not be "
+    "nightly": "0 no new failure, and everything was tested; 1 a new failure, or the selftest "
+    "missed a fault; 2 wrong arguments or manifest; 3 something could not be "
     "tested, another nightly runs, or the notification failed; 130 interrupted",
-    "replay": "0 the failure was not reproduced, and nothing else failed; 1 a boot failed; 2 no "
-    "sound bundle, or a wrong argument; 3 too little was learned; 130 interrupted",
+    "replay": "0 the failure was not reproduced, and nothing else failed; 1 a boot failed; 2 not a "
+    "valid bundle, or a wrong argument; 3 too little was learned; 130 interrupted",
     "compare": "0 nothing is worse; 1 something is worse; 2 there is no such run; 3 something "
     "could not be compared",
 }
