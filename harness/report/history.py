@@ -37,24 +37,24 @@ Z = 1.959964
 class Letters:
     """The letters of kernels or of checks.
 
-    ``bad`` count as failures and ``good`` do not; from all others nothing was learned.
+    ``bad`` count as failures and ``good`` do not; from ``silent`` ones nothing was learned.
     ``untested`` are good, but count for no rate.
     """
 
     words: Mapping[str, str]
     good: str
     bad: str
+    silent: str
     untested: str = ""
 
-    @functools.cached_property
-    def telling(self) -> str:
-        """The letters from which something was learned."""
-        return self.good + self.bad
 
-
-KERNELS = Letters({letter: word.value for word, letter in KERNEL_LETTERS.items()}, "PU", "FCHLBW")
+KERNELS = Letters(
+    {letter: word.value for word, letter in KERNEL_LETTERS.items()}, "PU", "FCHLBW", "?."
+)
 # A lost result says nothing about this check: the kernel may have crashed in another.
-CHECKS = Letters({letter: word.value for word, letter in CHECK_LETTERS.items()}, "PU", "FE", "U")
+CHECKS = Letters(
+    {letter: word.value for word, letter in CHECK_LETTERS.items()}, "PU", "FE", "L.", "U"
+)
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,14 @@ class Line:
     def changes(self) -> Iterator[tuple[Point, Point]]:
         """Each two neighbouring runs that differ, newest first, ignoring runs that learned
         nothing."""
-        telling, letters = self.kind.telling, self.letters
-        learned = (i for i in range(len(letters) - 1, -1, -1) if letters[i] in telling)
-        for new, old in itertools.pairwise(learned):
-            if letters[new] != letters[old]:
-                yield self._point(old), self._point(new)
+        # A year has a hundred thousand letters: strip() looks at them, no loop of Python.
+        silent = self.kind.silent
+        rest = self.letters.rstrip(silent)
+        while rest:
+            before = rest.rstrip(rest[-1] + silent)
+            if before:
+                yield self._point(len(before) - 1), self._point(rest.index(rest[-1], len(before)))
+            rest = before
 
     @functools.cached_property
     def change(self) -> tuple[Point, Point] | None:
@@ -140,9 +143,8 @@ class Line:
     @property
     def last(self) -> str:
         """The word of the last run that learned something; "" if there is none."""
-        telling = self.kind.telling
-        said = next((letter for letter in reversed(self.letters) if letter in telling), "")
-        return self.kind.words[said] if said else ""
+        told = self.letters.rstrip(self.kind.silent)
+        return self.kind.words[told[-1]] if told else ""
 
     @functools.cached_property
     def flaky(self) -> bool:
@@ -151,12 +153,11 @@ class Line:
             run.kernels[self.kernel].flaky for run in self.runs if self.kernel in run.kernels
         ):
             return True
-        bad, good = self.kind.bad, self.kind.good
-        if not set(self.letters) & set(bad):
-            return False
-        seen = list(zip(self.images, self.letters, strict=True))
-        of_bad = {image for image, letter in seen if letter in bad and image}
-        return any(image in of_bad and letter in good for image, letter in seen)
+        of_bad = set(self._images_of(self.kind.bad)) - {""}
+        return not of_bad.isdisjoint(self._images_of(self.kind.good))
+
+    def _images_of(self, letters: str) -> Iterator[str]:
+        return itertools.compress(self.images, map(letters.__contains__, self.letters))
 
     def _point(self, number: int) -> Point:
         run = self.runs[number]
@@ -184,14 +185,15 @@ def check_lines(runs: Sequence[RunSummary], checks: Callable[[str], bool]) -> tu
     for name in _names(runs):
         kernels = [run.kernels.get(name) for run in runs]
         # Most nights share an outcome, which is one object.
-        keys = [id(kernel.outcome) if kernel else 0 for kernel in kernels]
         each = {id(kernel.outcome): kernel.outcome for kernel in kernels if kernel}
-        letters = {key: dict(zip(o.names, o.letters, strict=True)) for key, o in each.items()}
+        number = {key: index for index, key in enumerate(each, 1)}
+        # A character for each run, the number of its outcome, from which a check's letter follows.
+        sequence = "".join([chr(number[id(k.outcome)]) if k else "\0" for k in kernels])
+        letters = [dict(zip(o.names, o.letters, strict=True)) for o in each.values()]
         images = _images(kernels)
         for check in dict.fromkeys(x for o in each.values() for x in _failed(o) if wanted(x)):
-            of = {key: found.get(check, ABSENT) for key, found in letters.items()} | {0: ABSENT}
-            text = "".join([of[key] for key in keys])
-            lines.append(Line(name, check, all_runs, images, text))
+            table = [ABSENT, *(found.get(check, ABSENT) for found in letters)]
+            lines.append(Line(name, check, all_runs, images, sequence.translate(table)))
     return tuple(lines)
 
 
