@@ -45,7 +45,8 @@ def to_junit(run: RunResult) -> str:
         _suite(root, run, kernel, kernel.name, kernel.timing.total_s, [_kernel(kernel)])
         for family, result in kernel.families.items():
             cases = [_check(check) for check in result.checks]
-            _suite(root, run, kernel, f"{kernel.name}.{family}", 0.0, cases)
+            seconds = kernel.phase_s(family)
+            _suite(root, run, kernel, f"{kernel.name}.{family}", seconds, cases)
     for name in run.missing:
         missing = KernelResult.infrastructure(name, "missing: the run was interrupted")
         _suite(root, run, missing, name, 0.0, [_kernel(missing)])
@@ -90,9 +91,11 @@ def _suite(
     }
     for label, text in about.items():
         ET.SubElement(properties, "property", name=label, value=_text(text))
+    # Only a test that is alone in its suite has a time of its own.
+    alone = seconds if len(cases) == 1 else 0.0
     for case in cases:
         element = ET.SubElement(
-            suite, "testcase", classname=_text(name), name=_text(case.name), time=_seconds(seconds)
+            suite, "testcase", classname=_text(name), name=_text(case.name), time=_seconds(alone)
         )
         if case.outcome:
             said = ET.SubElement(

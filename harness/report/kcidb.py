@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A run for KCIDB, KernelCI's common database: its I/O schema 5.0 (kernelci/kcidb-io).
+"""A run for KCIDB, KernelCI's common database: its I/O schema 5.3 (kernelci/kcidb-io).
 
 The harness does not know the source of a kernel, so a checkout stands for the image. A check is one
 test in each family, with the worst status of all its places.
@@ -23,7 +23,7 @@ from harness.verdict.results import (
     worst,
 )
 
-VERSION = {"major": 5, "minor": 0}
+VERSION = {"major": 5, "minor": 3}
 ORIGIN = "mptcp_harness"
 MAX_EXCERPT = 16_384  # of the schema
 MAX_COMMENT = 1024

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A run as KTAP 1: a subtest for each kernel, with a subtest for each family in it.
 
-https://docs.kernel.org/dev-tools/ktap.html
+https://docs.kernel.org/dev-tools/ktap.html. The rules of the kernel's own reader,
+tools/testing/kunit/kunit_parser.py, are stricter: a name has no ``#``, and what follows it begins
+with `` # ``. A result line without a directive ends with the time that it took, as those of the
+kernel's MPTCP selftests do.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def _kernel_line(number: int, kernel: KernelResult) -> str:
     line = f"{_ok(kernel.verdict.as_expected)} {number} - {_text(kernel.name)}"
     if kernel.verdict is KernelVerdict.UNSUPPORTED:
         return f"{line} # SKIP {_text(kernel.reason)}"
-    return line
+    return line + _time(kernel.timing.total_s)
 
 
 def _kernel(kernel: KernelResult) -> Iterator[str]:
@@ -63,12 +66,13 @@ def _kernel(kernel: KernelResult) -> Iterator[str]:
         KernelVerdict.LOST: " # ERROR lost",
         KernelVerdict.INFRASTRUCTURE: " # ERROR infrastructure",
     }.get(kernel.verdict, "")
-    yield f"{_ok(not broken)} 1 - kernel{directive}"
+    yield f"{_ok(not broken)} 1 - kernel{directive or _time(kernel.timing.boot_s)}"
     for number, (family, result) in enumerate(kernel.families.items(), 2):
         yield from (INDENT + line for line in _family(result))
         skip = " # SKIP" if result.verdict is CheckVerdict.UNSUPPORTED else ""
         good = not result.verdict.is_bad
-        yield f"{_ok(good)} {number} - {_family_name(family)}{skip}"
+        time = _time(kernel.phase_s(family))
+        yield f"{_ok(good)} {number} - {_family_name(family)}{skip or time}"
 
 
 def _family(result: FamilyResult) -> Iterator[str]:
@@ -112,6 +116,11 @@ def _diagnostics(check: CheckResult) -> Sequence[str]:
 
 def _family_name(family: Family) -> str:
     return family.value
+
+
+def _time(seconds: float) -> str:
+    """`` # time=12ms``; "" if it is not known."""
+    return f" # time={round(seconds * 1000)}ms" if seconds > 0 else ""
 
 
 def _ok(good: bool) -> str:

@@ -414,6 +414,10 @@ class KernelResult:
         """The known issues that occurred."""
         return known_issues_of(self.families, self.incidents)
 
+    def phase_s(self, name: str) -> float:
+        """The seconds of a phase of the boot that decided; 0 if it was not measured."""
+        return sum(phase.seconds for phase in self.timing.phases if phase.name == name)
+
     @classmethod
     def infrastructure(cls, name: str, reason: str, **known: object) -> Self:
         """The result of a kernel about which nothing was learned."""

@@ -7,14 +7,17 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import junitparser
 import pytest
 
 from harness.report import junit
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, Phase, RunResult
 from tests import factories
 from tests.report import hostile
 
-#: Of the schema: the attributes that an element may have, the ones that it must, its children.
+#: The rules of junit-10.xsd of Jenkins' xunit plugin, whose files GitLab reads as well: the
+#: attributes that an element may have, the ones that it must, its children. The file itself is not
+#: part of this project.
 SCHEMA: dict[str, tuple[set[str], set[str], set[str]]] = {
     "testsuites": ({"name", "time", "tests", "failures", "errors"}, set(), {"testsuite"}),
     "testsuite": (
@@ -51,7 +54,10 @@ def test_it_is_of_the_schema(run: RunResult) -> None:
         assert required <= set(element.attrib)
         assert {child.tag for child in element} <= children
         if element.tag == "testsuite":
-            assert re.fullmatch(r"[0-9]{1,3}\.[0-9]{3}", element.attrib["time"])
+            # SUREFIRE_TIME of the schema, without its commas.
+            assert re.fullmatch(r"[0-9]+\.[0-9]{3}", element.attrib["time"])
+            tags = [child.tag for child in element]
+            assert tags == sorted(tags), "properties come before the tests"
 
 
 @pytest.mark.parametrize(
@@ -122,3 +128,41 @@ def test_control_characters_are_written_as_text() -> None:
     text = junit.to_junit(hostile.run())
     assert "\\x1b[31m" in text
     assert all(char.isprintable() or char == "\n" for char in text)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        factories.run(*factories.four_kernels(), factories.crashed(factories.kernel("crashed"))),
+        hostile.run(),
+    ],
+    ids=["good and crashed", "hostile"],
+)
+def test_junitparser_reads_the_same_counts(run: RunResult) -> None:
+    suites = list(junitparser.JUnitXml.fromstring(junit.to_junit(run).encode()))
+    said = [(s.tests, s.failures, s.errors, s.skipped) for s in suites]
+    for suite in suites:
+        suite.update_statistics()  # type: ignore[no-untyped-call]
+    assert [(s.tests, s.failures, s.errors, s.skipped) for s in suites] == said
+    checks = [check for k in run.kernels for f in k.families.values() for check in f.checks]
+    cases = [case for suite in suites for case in suite]
+    assert len(cases) == len(checks) + len(run.kernels) + len(run.missing)
+    assert sum(case.is_failure for case in cases) == sum(s.failures for s in suites)
+
+
+def test_junitparser_reads_a_failure_with_its_values() -> None:
+    failed = factories.check(
+        verdict=CheckVerdict.FAIL, detail="it is wrong", expected="1", got="<2>", raw="00ff"
+    )
+    run = factories.run(factories.failing(factories.kernel(), failed))
+    _, suite = junitparser.JUnitXml.fromstring(junit.to_junit(run).encode())
+    (case,) = suite
+    (result,) = case.result
+    assert (result.type, result.message) == ("fail", "it is wrong")
+    assert result.text == "expected: 1\ngot: <2>\nraw: 00ff"
+
+
+def test_a_family_has_the_time_of_its_phase() -> None:
+    timing = replace(factories.kernel().timing, phases=(Phase("ipv4", 1.5),))
+    suites = parsed(factories.run(replace(factories.kernel(), timing=timing)))
+    assert [suite.attrib["time"] for suite in suites] == ["7.138", "1.500", "0.000"]
