@@ -369,6 +369,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "report": (
         ("report", "the last run as Markdown"),
         ("report --format html --output report.html", "a page with matrix and details"),
+        ("report --site public", "pages of all kept runs; again, only those that are new"),
         ("report results.json --format junit --output junit.xml", "for a CI system"),
     ),
     "compare": (

@@ -64,16 +64,34 @@ def add_report(commands: arguments.Commands) -> None:
         metavar="FILE",
         help="write the report to FILE (default: standard output)",
     )
+    command.add_argument(
+        "--site",
+        type=Path,
+        metavar="DIR",
+        help="instead, write pages of all kept runs to DIR, with an index, for a web server; later "
+        "only those that are new",
+    )
 
 
 def run_report(given: argparse.Namespace) -> int:
     """Write the run in another format; the status does not depend on its verdicts."""
+    if given.site is not None:
+        return _write_site(given)
     kept = stored_runs.find(given.run_name, workspace.store_file())
     text = FORMATS[given.format](kept)
     if given.output is None:
         sys.stdout.buffer.write(text.encode("utf-8"))  # all of these are UTF-8 by definition
         return EXIT_OK
     write("--output", given.output, text, "name another file")
+    return EXIT_OK
+
+
+def _write_site(given: argparse.Namespace) -> int:
+    from harness.cli import site  # the template engine takes longer than the other formats
+
+    if given.output is not None or given.run_name != stored_runs.LAST:
+        raise UsageError("--site writes all kept runs: omit RUN and --output")
+    say(site.write_site(given.site, workspace.store_file()))
     return EXIT_OK
 
 

@@ -27,9 +27,13 @@ MAX_SEARCHED = 400
 
 def of_run(run: RunResult, store: Path) -> str:
     """``run`` as HTML, compared with the last run before it in ``store``, if there is one."""
+    return html.to_html(run, context_of(run, store))
+
+
+def context_of(run: RunResult, store: Path) -> html.Context:
+    """What the page of ``run`` says beyond it, from ``store``."""
     difference = _since_last(run, store)
-    context = html.Context(difference, runs=_up_to(run, store), meanings=_meanings())
-    return html.to_html(run, context)
+    return html.Context(difference, runs=_up_to(run, store), meanings=_meanings())
 
 
 def of_night(night: Night, store: Path) -> str:

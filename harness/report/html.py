@@ -51,35 +51,76 @@ class Context:
     meanings: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Page:
+    """The ``text`` of a page, and what its first line says."""
+
+    text: str
+    sentence: str
+    good: bool
+
+
 def to_html(run: RunResult, context: Context | None = None) -> str:
     """``run`` as HTML; all foreign text is escaped."""
-    context = context or Context()
+    return page(run, context or Context()).text
+
+
+def page(run: RunResult, context: Context) -> Page:
+    """The page of ``run``."""
     shown = overview(run, context.difference)
-    style, script = _source("report.css"), _source("report.js")
-    page = (
+    said = answer(run, shown, context.difference, context.since)
+    text = _rendered(
+        "report.html",
+        "report.js",
+        run=run,
+        answer=said,
+        overview=shown,
+        verdicts=_verdicts(shown),
+        features=feature_map(run),
+        history=trends(context.runs),
+        setting=_setting(run),
+        data=Markup(page_data.page_data(run, shown, context.meanings)),  # noqa: S704
+    )
+    return Page(text, said.sentence, said.good)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run in the index of a site: its ``file`` beside it, and what its page says first."""
+
+    id: str
+    started: str
+    file: str
+    sentence: str
+    good: bool
+
+
+def index(entries: Sequence[Entry], runs: Sequence[RunSummary]) -> str:
+    """The index of a site, the newest run first; ``runs`` are the last ones, oldest first."""
+    return _rendered("index.html", "", entries=entries, history=trends(runs))
+
+
+def _rendered(name: str, script: str, **values: Any) -> str:
+    """The template ``name`` with the common style, and with the file ``script``, if any."""
+    style, code = _source("report.css"), _source(script) if script else ""
+    text = (
         _environment()
-        .get_template("report.html")
+        .get_template(name)
         .render(
-            run=run,
-            answer=answer(run, shown, context.difference, context.since),
-            overview=shown,
-            verdicts=_verdicts(shown),
-            features=feature_map(run),
-            history=trends(context.runs),
-            setting=_setting(run),
+            **values,
             style=Markup(style),  # noqa: S704  (files of this package)
-            script=Markup(script),  # noqa: S704
-            policy=policy(style, script),
-            data=Markup(page_data.page_data(run, shown, context.meanings)),  # noqa: S704
+            script=Markup(code),  # noqa: S704
+            policy=policy(style, code),
         )
     )
-    return page + "\n"
+    return text + "\n"
 
 
 def policy(style: str, script: str) -> str:
     """A Content-Security-Policy under which nothing but these two acts, and nothing is loaded."""
+    scripts = f"'{_hash(script)}'" if script else "'none'"
     return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src {scripts}; "
         f"base-uri 'none'; form-action 'none'"
     )
 
@@ -103,10 +144,11 @@ def _environment() -> Environment:
         about=page_data.about,
         excerpt=page_data.excerpt,
         failures=_shown_failures,
+        known_failures=lambda kernel: [each for each in failures(kernel) if each.known],
         lost=lost,
         named=lambda detail: re.split(r"\W+", detail[:1000]),
         marks=[(mark, SYMBOLS[mark]) for mark in Mark if mark is not Mark.ABSENT],
-        more_failures=lambda kernel: max(0, len(failures(kernel)) - MAX_FAILURES),
+        more_failures=lambda kernel: max(0, len(_counting(kernel)) - MAX_FAILURES),
         plural=plural,
         repeat=page_data.repeat_command,
         style_of=_style_of,
@@ -141,8 +183,12 @@ def _style_of(verdict: KernelVerdict) -> str:
     return "error" if weak else "fail"
 
 
-def _shown_failures(kernel: KernelResult) -> tuple[Failure, ...]:
-    return failures(kernel)[:MAX_FAILURES]
+def _counting(kernel: KernelResult) -> list[Failure]:
+    return [failure for failure in failures(kernel) if not failure.known]
+
+
+def _shown_failures(kernel: KernelResult) -> list[Failure]:
+    return _counting(kernel)[:MAX_FAILURES]
 
 
 def _shown_variants(failure: Failure) -> Iterator[tuple[str, Variant, Any]]:

@@ -306,7 +306,7 @@ class Answer:
     good: bool
 
 
-MAX_NAMES = 6
+MAX_NAMES = 5
 
 
 def answer(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 
 from guest import abi
 from guest import checks as guest_checks
+from harness.cli import site
 from harness.records import summaries
+from harness.records.store import Run, Store
 from harness.records.summaries import RunSummary
+from harness.records.to_json import kernel_text
 from harness.report import html
 from harness.verdict import comparison
 from harness.verdict.results import (
@@ -260,6 +264,33 @@ def test_the_heads_and_names_stay_while_the_matrix_scrolls(browser: Browser, man
     )
     assert places[1] - places[0] < 3
     assert places[3] - places[2] < 3
+
+
+@pytest.fixture
+def served(tmp_path: Path, night: RunResult) -> Path:
+    """A site of two runs."""
+    with Store(tmp_path / "results.sqlite") as store:
+        for run in (recorded("before.json.xz"), night):
+            names = [{"name": kernel.name} for kernel in run.kernels]
+            asked = json.dumps({"kernels": names})
+            store.begin(Run(run.id, run.started, asked, run.seed, run.directory))
+            for kernel in run.kernels:
+                store.add(run.id, kernel.name, kernel.verdict, kernel_text(kernel))
+            store.finish(run.id)
+        site.write_site(tmp_path / "site", store.path)
+    return tmp_path / "site" / "index.html"
+
+
+def test_the_index_of_a_site_leads_to_its_runs(
+    browser: Browser, served: Path, screenshot: Callable[[str], None]
+) -> None:
+    browser.open(served)
+    assert browser.text("h1").startswith("2 of 6 kernels are newly wrong")
+    assert browser.axe() == []
+    screenshot("site")
+    browser.click(".runs tbody a")
+    assert browser.text("#answer").startswith("2 of 6 kernels are newly wrong")
+    assert browser.trouble() == []
 
 
 @pytest.fixture

@@ -95,6 +95,17 @@ def test_every_element_is_closed(run: RunResult) -> None:
     assert read(run).open == []
 
 
+def test_the_index_of_a_site_is_safe_too() -> None:
+    evil = hostile.EVIL
+    entries = [html.Entry(evil, evil, "run-1.html", evil, good) for good in (True, False)]
+    reader = Reader()
+    reader.feed(html.index(entries, ()))
+    assert reader.open == []
+    assert "script-src 'none'" in reader.policy
+    assert "script" not in reader.seen
+    assert reader.links == {"#", "run-1.html"}
+
+
 @RUNS
 def test_nothing_is_loaded(run: RunResult) -> None:
     reader = read(run)

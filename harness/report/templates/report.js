@@ -295,6 +295,7 @@
     const add = (style, label) => {
       const cell = make("th", style, make("span", "", label));
       cell.scope = "col";
+      cell.title = label;
       row.append(cell);
     };
     add("name", "kernel");
