@@ -16,6 +16,7 @@ from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text
 from harness.verdict.results import CheckVerdict
 from tests import factories
+from tests.replacing import replaced
 
 ASKED = '{"kernels": [{"name": "debian-6.12"}]}'
 
@@ -101,10 +102,11 @@ def test_a_state_cannot_name_a_file_outside(store: Store, tmp_path: Path) -> Non
     place = tmp_path / "site"
     site.write_site(place, store.path)
     state = (place / "site.json").read_text()
-    (tmp_path / "results.html").write_text("mine")
-    (place / "site.json").write_text(state.replace("run1", "gone").replace("run-", "../run-"))
+    (tmp_path / "run-gone.html").write_text("mine")
+    elsewhere = replaced(replaced(state, "run1", "gone"), "run-", "../run-")
+    (place / "site.json").write_text(elsewhere)
     site.write_site(place, store.path)
-    assert (tmp_path / "results.html").exists()
+    assert (tmp_path / "run-gone.html").exists()
 
 
 def test_without_a_run_there_is_no_site(tmp_path: Path) -> None:
