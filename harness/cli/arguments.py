@@ -371,6 +371,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("report --format html --output report.html", "a page with matrix and details"),
         ("report --site public", "pages of all kept runs; again, only those that are new"),
         ("report results.json --format junit --output junit.xml", "for a CI system"),
+        ("report --format flakes --output normal.json", "what did not pass, of a hundred runs"),
     ),
     "compare": (
         ("compare", "the last run with the one before it"),

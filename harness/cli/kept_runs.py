@@ -16,7 +16,7 @@ from harness.cli.common import check_writable, complain, globs, say, stopping, w
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.records import stored_runs, to_json
-from harness.report import details, junit, kcidb, ktap, markdown, terminal
+from harness.report import details, flakes, junit, kcidb, ktap, markdown, terminal
 from harness.report import replay as report
 from harness.run import workspace
 from harness.verdict.failures import conclude
@@ -44,6 +44,10 @@ FORMATS: Mapping[str, Callable[[RunResult], str]] = {
 }
 
 
+#: The one format with more than one run.
+FLAKES = "flakes"
+
+
 def add_report(commands: arguments.Commands) -> None:
     command = arguments.command(
         commands, "report", "show a stored run in another format", run_report
@@ -56,7 +60,11 @@ def add_report(commands: arguments.Commands) -> None:
         help=f"{arguments.RUN_HELP} (the default)",
     )
     command.add_argument(
-        "--format", choices=sorted(FORMATS), default="markdown", help="(default: markdown)"
+        "--format",
+        choices=sorted([*FORMATS, FLAKES]),
+        default="markdown",
+        help=f"(default: markdown); {FLAKES} has what did not pass in the last {flakes.RUNS} runs "
+        "up to RUN, for the results page of the MPTCP project's CI",
     )
     command.add_argument(
         "--output",
@@ -77,8 +85,11 @@ def run_report(given: argparse.Namespace) -> int:
     """Write the run in another format; the status does not depend on its verdicts."""
     if given.site is not None:
         return _write_site(given)
-    kept = stored_runs.find(given.run_name, workspace.store_file())
-    text = FORMATS[given.format](kept)
+    place = workspace.store_file()
+    if given.format == FLAKES:
+        text = flakes.to_flakes(stored_runs.failures(given.run_name, place, flakes.RUNS))
+    else:
+        text = FORMATS[given.format](stored_runs.find(given.run_name, place))
     if given.output is None:
         sys.stdout.buffer.write(text.encode("utf-8"))  # all of these are UTF-8 by definition
         return EXIT_OK

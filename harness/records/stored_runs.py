@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -21,7 +22,7 @@ from harness.errors import UsageError
 from harness.host.files import user_directory
 from harness.records.from_json import kernel_from_text, run_from_text
 from harness.records.store import FILE, Run, Store, StoredResult
-from harness.records.summaries import RunSummary
+from harness.records.summaries import BAD_LETTERS, RunSummary, Summary
 from harness.verdict.results import KernelResult, KernelVerdict, RunResult
 
 LAST = "last"
@@ -190,6 +191,31 @@ def _in_order(store: Store, runs: Sequence[RunSummary]) -> tuple[RunSummary, ...
             seen.update(kernels)
         ordered.append(run)
     return tuple(reversed(ordered))
+
+
+def failures(word: str, place: Path, count: int) -> tuple[RunResult, ...]:
+    """The last ``count`` runs up to the one that ``word`` names, oldest first.
+
+    They have only those kernels that are not as expected or have a bad check. Raises
+    :class:`UsageError`, and HostError.
+    """
+    with _opened(place) as store:
+        newest = _head(store, word).id
+        runs = store.summaries(count if word == LAST else sys.maxsize, lambda _: True)
+        ids = [run.id for run in runs]
+        end = ids.index(newest) + 1 if newest in ids else len(ids)
+        return tuple(_failures(store, run) for run in runs[:end][-count:])
+
+
+def _failures(store: Store, run: RunSummary) -> RunResult:
+    bad = (name for name, kernel in run.kernels.items() if _is_bad(kernel))
+    results = (store.result(run.id, name) for name in bad)
+    head = store.run(run.id) or Run(run.id, run.started, "", 0, "", finished=run.finished)
+    return replace(_load(head, [kept for kept in results if kept is not None]), missing=())
+
+
+def _is_bad(kernel: Summary) -> bool:
+    return not kernel.verdict.as_expected or not set(BAD_LETTERS).isdisjoint(kernel.outcome.letters)
 
 
 def last_results(place: Path, wanted: Sequence[str]) -> list[KernelResult]:

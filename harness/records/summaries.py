@@ -68,6 +68,7 @@ LETTERS = {
     CheckVerdict.ERROR: "E",
     CheckVerdict.UNSUPPORTED: "U",
 }
+BAD_LETTERS = "".join(letter for verdict, letter in LETTERS.items() if verdict.is_bad)
 _RANKS = {verdict: rank for rank, verdict in enumerate(CheckVerdict)}
 _BY_RANK = [LETTERS[verdict] for verdict in CheckVerdict]
 _VERDICTS = {verdict.value: verdict for verdict in KernelVerdict}

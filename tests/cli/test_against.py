@@ -287,6 +287,19 @@ def test_a_report_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[s
     assert "--output /nowhere/r.md: cannot be written" in capsys.readouterr().err
 
 
+def test_the_flakes_have_a_run_each(
+    boots: fake_boots.Outcomes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check()
+    boots.of["image"] = FAILS
+    check()
+    capsys.readouterr()
+    assert cli.main(["report", "--format", "flakes"]) == 0
+    good, bad = json.loads(capsys.readouterr().out)
+    assert good["results"] == {}
+    assert [test["result"] for test in bad["results"]["image"].values()] == ["fail"]
+
+
 def test_the_answers_of_history_runs_and_compare_are_written_for_scripts(
     boots: fake_boots.Outcomes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

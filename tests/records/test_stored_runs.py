@@ -261,3 +261,23 @@ def test_a_kernel_of_a_run_is_found_by_its_name(place: Path, tmp_path: Path) -> 
     file = tmp_path / "run.json"
     file.write_text(to_json.to_json(factories.run(*factories.four_kernels())))
     assert stored_runs.find_kernel(str(file), "debian-6.1", place).name == "debian-6.1"
+
+
+def test_failures_are_of_the_last_runs_up_to_one_and_have_only_what_did_not_pass(
+    place: Path,
+) -> None:
+    bad = factories.failing(factories.kernel("bad"), factories.check(verdict=CheckVerdict.FAIL))
+    for identity in ("1", "2", "3", "4"):
+        keep(place, identity, factories.kernel("good"), bad)
+    runs = stored_runs.failures("3", place, 2)
+    assert [run.id for run in runs] == ["2", "3"]
+    assert [[kernel.name for kernel in run.kernels] for run in runs] == [["bad"], ["bad"]]
+    assert [run.id for run in stored_runs.failures("last", place, 3)] == ["2", "3", "4"]
+
+
+def test_a_known_failure_is_among_the_failures(place: Path) -> None:
+    known = replace(factories.check(verdict=CheckVerdict.FAIL), known="known")
+    kernel = replace(factories.kernel(), families=factories.families(known))
+    keep(place, "1", kernel)
+    (run,) = stored_runs.failures("last", place, 9)
+    assert [found.name for found in run.kernels] == [kernel.name]
