@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from harness.report.details import rounds_summary
 from harness.report.fields import Structure, decode
 from harness.report.overview import Mark, Overview, mark_of, results, worst_mark
 from harness.text import printable
@@ -220,6 +221,7 @@ def about(run: RunResult, kernel: KernelResult) -> list[tuple[str, str]]:
         ("user space", kernel.abi if kernel.abi != "native" else ""),
         ("times", times if timing.boot_s else ""),
         ("confirmed", str(kernel.confirmed) if kernel.confirmed is not None else ""),
+        ("rounds", rounds_summary(kernel.rounds) if kernel.rounds is not None else ""),
         ("reused", f"from run {reused.run}" if reused is not None else ""),
         *(("attempt", _attempt(a)) for a in kernel.attempts if len(kernel.attempts) > 1),
         *(("cross-check", str(each)) for each in kernel.cross_checks),

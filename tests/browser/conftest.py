@@ -46,11 +46,13 @@ class Browser:
         self.driver = driver
         self.look()
 
-    def look(self, width: int = 1280, height: int = 800, theme: str = "light") -> None:
+    def look(
+        self, width: int = 1280, height: int = 800, theme: str = "light", media: str = "screen"
+    ) -> None:
         command = self.driver.execute_cdp_cmd
         features = {"prefers-color-scheme": theme, "prefers-reduced-motion": "reduce"}
         named = [{"name": name, "value": value} for name, value in features.items()]
-        command("Emulation.setEmulatedMedia", {"features": named})
+        command("Emulation.setEmulatedMedia", {"media": media, "features": named})
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         command("Emulation.setDeviceMetricsOverride", size)
 

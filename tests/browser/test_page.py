@@ -239,6 +239,17 @@ def test_axe_finds_nothing_in_an_opened_cell(opened: Browser) -> None:
     assert opened.axe("color-contrast") == []
 
 
+def test_it_is_printed_as_a_whole_and_never_dark(opened: Browser) -> None:
+    opened.look(width=1050, theme="dark", media="print")
+    ink = opened.run("return getComputedStyle(document.querySelector('h2')).color")
+    assert ink == "rgb(26, 31, 38)"
+    assert opened.axe("color-contrast") == []
+    whole = "const box = document.getElementById('box'); return box.offsetHeight"
+    assert opened.run(whole) >= opened.run("return document.getElementById('matrix').offsetHeight")
+    tools = "return getComputedStyle(document.getElementById('tools')).display"
+    assert opened.run(tools) == "none"
+
+
 def test_a_narrow_screen_scrolls_the_matrix_and_not_the_page(opened: Browser) -> None:
     opened.look(width=390, height=780)
     assert opened.run("return document.documentElement.scrollWidth") <= 390

@@ -24,6 +24,7 @@ from harness.verdict.results import (
     Incident,
     IncidentKind,
     KernelResult,
+    Rounds,
     RunResult,
 )
 from tests import factories
@@ -173,6 +174,11 @@ def test_a_kernel_that_failed_stands_open_with_what_failed() -> None:
     assert '<details class="kernel" id="k0" open>' in text
     assert "<dt>got</dt><dd><code>104</code></dd>" in text
     assert "mptcp-harness matrix -k debian-6.12 --check mptcp_info.readable --seed 20240612" in text
+
+
+def test_how_often_it_failed_in_many_rounds_is_said() -> None:
+    kernel = replace(factories.kernel(), rounds=Rounds(asked=9, done=9, failed=2))
+    assert "9 rounds, 2 failed" in html.to_html(factories.run(kernel))
 
 
 def test_a_kernel_that_passed_is_folded() -> None:

@@ -384,4 +384,5 @@
   byId("group").addEventListener("input", drill);
   filter();
   follow();
+  addEventListener("hashchange", follow);
 })();
