@@ -76,6 +76,8 @@ def pytest_collection_finish() -> None:
 
 def pytest_configure() -> None:
     _keep_files_in_memory()
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        os.environ.pop(name, None)  # else the harness under test would write to this run's own log
     in_ci = os.environ.get("CI", "").lower() in ("true", "1")
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if in_ci else "quick"))
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import bundle, kernels
-from harness.cli import arguments
+from harness.cli import arguments, ci
 from harness.cli.common import (
     check_writable,
     chosen,
@@ -85,9 +85,11 @@ def run_matrix(given: argparse.Namespace) -> int:
 
 
 def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> int:
-    run = run_tests(entries, given, cache)
-    show(run, given.json)
+    with ci.no_commands():
+        run = run_tests(entries, given, cache)
+        show(run, given.json)
     _write_page(run, given)
+    ci.report_run(run)
     return exit_status(run)
 
 
@@ -225,6 +227,15 @@ def _add_against(command: argparse.ArgumentParser) -> None:
 
 def run_against(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
     """Test ``entry``, and what it is compared with unless that is stored."""
+    with ci.no_commands():
+        status, run = _run_against(entry, given, cache)
+    ci.report_run(run)
+    return status
+
+
+def _run_against(
+    entry: KernelEntry, given: argparse.Namespace, cache: Cache
+) -> tuple[int, RunResult]:
     reference = resolve(given.against, entry, given.kernels_of, cache)
     print(f"against {printable(reference.what)}", flush=True)
     entries = [entry] if reference.kernel is None else [reference.kernel, entry]
@@ -237,14 +248,14 @@ def run_against(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> 
     if before is None or after is None:
         show(run, given.json)
         complain("interrupted before both kernels were tested; nothing was compared")
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED, run
     difference = comparison.kernels(before, after)
     _show_difference(run, difference)
     if given.json is not None:
         more = json.dumps({COMPARISON: to_json.clean(report.to_json(difference))})[1:-1]
         copy_record(Path(run.directory, stored_runs.RECORD), given.json, more)
     _write_page(run, given)
-    return EXIT_INTERRUPTED if run.interrupted else difference_status(difference)
+    return EXIT_INTERRUPTED if run.interrupted else difference_status(difference), run
 
 
 def difference_status(difference: Difference) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from harness import nightly
 from harness.bisect import bisection, candidates, commits
 from harness.bisect.predicate import Predicate
-from harness.cli import arguments
+from harness.cli import arguments, ci
 from harness.cli.common import check_writable, chosen, complain, listener, say, stopping, width
 from harness.cli.matrix import copy_record
 from harness.errors import Interrupted, UsageError
@@ -88,10 +88,12 @@ def run(given: argparse.Namespace) -> int:
     cache = Cache(given.cache)
     results = workspace.store_place(given.output)
     with stopping(cache.stop) as stop, _lock(results.with_name(LOCK), stop, wait=given.wait):
-        night = _night(given, cache, stop, results)
-        reached = _show(night, given, notification)
+        with ci.no_commands():
+            night = _night(given, cache, stop, results)
+            reached = _show(night, given, notification)
         if reached and not night.run.interrupted:
             note_end(results.with_name(UNREPORTED))
+    ci.report_night(night)
     return night.status if reached else night.status or EXIT_INFRASTRUCTURE
 
 

@@ -29,6 +29,9 @@ from harness.verdict.results import (
 MAX_BYTES = 60_000
 # Anything beyond these limits is only counted.
 MAX_ROWS = 100
+MAX_SUMMARY_ROWS = 500
+#: Bytes of a row of the table: every cell is cut, and a character may be escaped with six.
+MAX_ROW = 2000
 MAX_FAILURES = 10
 MAX_PHRASES = 4
 MAX_INCIDENTS = 3
@@ -38,10 +41,27 @@ MAX_WIDTH = 200  # of a line of code
 
 def to_markdown(run: RunResult) -> str:
     """Title, table, failures of each kernel, and how the run was made; at most MAX_BYTES."""
-    head = [_title(run), *table(run)]
+    return _whole(run, MAX_BYTES, MAX_ROWS)
+
+
+def to_summary(run: RunResult, most: int) -> str:
+    """As :func:`to_markdown`, for a page that takes up to ``most`` bytes, with more kernels."""
+    rows = min(MAX_SUMMARY_ROWS, most // (4 * MAX_ROW))
+    return _whole(run, most, rows)
+
+
+def _whole(run: RunResult, most: int, rows: int) -> str:
+    """The worst kernels come first, in the table if it cannot have all of them."""
+    head = [_title(run), *table(run, rows)]
     foot = ["", *setting(run)]
-    sections = [_section(kernel) for kernel in run.kernels if kernel_needs_words(kernel)]
-    return bounded(head, sections, foot)
+    kernels = filter(kernel_needs_words, worst_first(run.kernels))
+    return bounded(head, map(_section, kernels), foot, most)
+
+
+def worst_first(kernels: Iterable[KernelResult]) -> list[KernelResult]:
+    """``kernels`` by their verdicts; those that are as expected come last."""
+    order = list(KernelVerdict)
+    return sorted(kernels, key=lambda k: (k.verdict.as_expected, order.index(k.verdict)))
 
 
 def difference_to_markdown(difference: RunDifference) -> str:
@@ -61,13 +81,18 @@ def difference_to_markdown(difference: RunDifference) -> str:
     return "\n".join([f"### {title}", "", *fenced(lines, escaped=True)]) + "\n"
 
 
-def bounded(head: Sequence[str], sections: Sequence[Sequence[str]], foot: Sequence[str]) -> str:
+def bounded(
+    head: Sequence[str],
+    sections: Iterable[Sequence[str]],
+    foot: Sequence[str],
+    most: int = MAX_BYTES,
+) -> str:
     """As many whole ``sections`` as fit, and a line with the number of those left out."""
 
     def size(lines: Iterable[str]) -> int:
         return sum(len(line.encode("utf-8", "replace")) + 1 for line in lines)
 
-    room = MAX_BYTES - size(head) - size(foot) - 100  # for the line about omitted sections
+    room = most - size(head) - size(foot) - 100  # for the line about omitted sections
     body: list[str] = []
     left = 0
     for section in sections:
@@ -125,14 +150,13 @@ def _title(run: RunResult) -> str:
     return f"### mptcp-harness: {', '.join(parts)}"
 
 
-def table(run: RunResult) -> Iterator[str]:
-    """A row for each kernel; if there are too many, failing kernels come first."""
+def table(run: RunResult, rows: int = MAX_ROWS) -> Iterator[str]:
+    """A row for each kernel; if there are more than ``rows``, the worst come first."""
     yield ""
     yield "| kernel | release | IPv4 | IPv6 | verdict | reason |"
     yield "|---|---|---|---|---|---|"
     # Failing kernels must not be the ones that are omitted.
-    ordered = sorted(run.kernels, key=lambda kernel: kernel.verdict.as_expected)
-    for kernel in ordered[:MAX_ROWS] if len(ordered) > MAX_ROWS else run.kernels:
+    for kernel in worst_first(run.kernels)[:rows] if len(run.kernels) > rows else run.kernels:
         known = f", {len(kernel.known)} known" if kernel.known else ""
         cells = (
             cell(kernel.name, 64),
@@ -144,9 +168,9 @@ def table(run: RunResult) -> Iterator[str]:
         )
         cells = (*cells[:4], cells[4] + known, cells[5])
         yield f"| {' | '.join(cells)} |"
-    for name in run.missing[:MAX_ROWS]:
+    for name in run.missing[:rows]:
         yield f"| {cell(name, 64)} | | | | **missing** | |"
-    left = max(0, len(run.kernels) - MAX_ROWS) + max(0, len(run.missing) - MAX_ROWS)
+    left = max(0, len(run.kernels) - rows) + max(0, len(run.missing) - rows)
     if left:
         yield f"| and {plural(left, 'more kernel')} | | | | | |"
 

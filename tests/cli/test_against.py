@@ -287,6 +287,24 @@ def test_a_report_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[s
     assert "--output /nowhere/r.md: cannot be written" in capsys.readouterr().err
 
 
+def test_in_github_actions_a_failure_is_annotated_after_the_log(
+    boots: fake_boots.Outcomes,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    boots.of["image"] = FAILS
+    for arguments in ((), ("--against", "reference")):
+        check(*arguments)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("::stop-commands::")
+        assert lines[-2] == f"::{lines[0].removeprefix('::stop-commands::')}::"
+        assert lines[-1].startswith("::error title=image%3A payload.arrives::it is wrong;")
+    assert (tmp_path / "summary").read_text().count("### mptcp-harness: ") == 2
+
+
 def test_the_flakes_have_a_run_each(
     boots: fake_boots.Outcomes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,3 +101,18 @@ def test_a_wrong_file_of_known_issues_is_refused_before_the_selftest(
     (manifest.parent / "known.yaml").write_text("- no mapping")
     assert cli.main(["nightly", str(manifest)]) == 2
     assert "known.yaml:1:" in capsys.readouterr().err
+
+
+def test_in_github_actions_a_night_has_a_summary_and_only_what_is_new_is_an_error(
+    homeless: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    arguments = ["nightly", str(homeless), "--no-selftest", "--output", str(tmp_path / "out")]
+    assert cli.main(arguments) == 0
+    assert (tmp_path / "summary").read_text().startswith("### mptcp-harness nightly: nothing is")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"::{lines[0].removeprefix('::stop-commands::')}::"
