@@ -13,7 +13,9 @@ def main() -> int:
     Python's own status for that is 1.
     """
     try:
-        from harness.cli import main as run
+        from harness import cli
+
+        cli.load(sys.argv[1:2])
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception:
@@ -21,7 +23,7 @@ def main() -> int:
             raise
         sys.excepthook(*sys.exc_info())
         return STOP
-    return run()
+    return cli.main()
 
 
 if __name__ == "__main__":

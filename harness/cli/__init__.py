@@ -55,6 +55,13 @@ _REMEDY = {
 }
 
 
+def load(command: Sequence[str]) -> None:
+    """Import what the named command needs, if one is named: a broken library shows here."""
+    for name in command:
+        if name in COMMANDS:
+            importlib.import_module(f"harness.cli.{COMMANDS[name][0]}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (docs: README, "Exit status")."""
     arguments = list(sys.argv[1:] if argv is None else argv)

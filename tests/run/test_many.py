@@ -49,7 +49,8 @@ class Held:
         )
         return cls(
             descriptors(),
-            int(status["Threads"]),
+            # Not the kernel's count, in which a thread stays for a moment after join() returned.
+            threading.active_count(),
             children(),
             int(status["VmRSS"].split()[0]) >> 10,
         )

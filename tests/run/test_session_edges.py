@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,9 +101,9 @@ def test_a_reused_result_is_kept_without_a_boot_and_is_nothing_new(
     news: list[bool] = []
     true = Store.add
 
-    def add(store: Store, *given: str, learned: bool) -> None:
+    def add(store: Store, *given: str, learned: bool, **others: Any) -> None:
         news.append(learned)
-        true(store, *given, learned=learned)
+        true(store, *given, learned=learned, **others)
 
     monkeypatch.setattr(Store, "add", add)
     desk.run()
