@@ -15,6 +15,7 @@ from harness.report.overview import (
     group_of,
     overview,
 )
+from harness.verdict import comparison
 from harness.verdict.results import CheckVerdict, Family, KernelResult, MissingFix
 from tests import factories
 
@@ -84,3 +85,13 @@ def test_a_repair_counts_only_where_its_checks_ran() -> None:
     (repair,) = features.repairs
     assert repair.there == (False, True, None)
     assert repair.from_on == "from debian-6.12 on"
+
+
+def test_what_is_newly_wrong_is_above_what_was_wrong_before() -> None:
+    crashed = factories.crashed(factories.kernel("crashed"))
+    good = replace(factories.kernel(), families=factories.families(factories.check()))
+    bad = factories.failing(good, factories.check(verdict=CheckVerdict.FAIL))
+    run = factories.run(crashed, bad)
+    shown = overview(run, comparison.runs(factories.run(crashed, good), run))
+    assert [row.kernel.name for row in shown.rows] == [bad.name, "crashed"]
+    assert [bool(row.new) for row in shown.rows] == [True, False]
