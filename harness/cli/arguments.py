@@ -361,6 +361,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "nightly": (
         ("nightly", "what is newly wrong, for a timer"),
         ("nightly --wait --notify ./tell-us", "tell-us gets the report and the status"),
+        ("nightly --mail me@example.org", "the report as a mail, with its HTML attached"),
     ),
     "replay": (
         ("replay debian-6.12.bundle.tar.zst", "repeat the boot"),
@@ -419,7 +420,7 @@ STATUSES = {
     "more stop",
     "nightly": "0 no new failure, and everything was tested; 1 a new failure, or the selftest "
     "missed a fault; 2 wrong arguments or manifest; 3 something could not be "
-    "tested, another nightly runs, or the notification failed; 130 interrupted",
+    "tested, another nightly runs, or the notification or the mail failed; 130 interrupted",
     "replay": "0 the failure was not reproduced, and nothing else failed; 1 a boot failed; 2 not a "
     "valid bundle, or a wrong argument; 3 too little was learned; 130 interrupted",
     "compare": "0 nothing is worse; 1 something is worse; 2 there is no such run; 3 something "

@@ -20,8 +20,8 @@ from harness.bisect.predicate import Predicate
 from harness.cli import arguments, ci
 from harness.cli.common import check_writable, chosen, complain, listener, say, stopping, width
 from harness.cli.matrix import copy_record
-from harness.errors import Interrupted, UsageError
-from harness.host import locks, programs
+from harness.errors import HostError, Interrupted, UsageError
+from harness.host import locks, mail, programs
 from harness.host.files import write_atomically
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
@@ -36,6 +36,7 @@ from harness.report import nightly as report
 from harness.report import terminal
 from harness.run import workspace
 from harness.run.request import RunRequest
+from harness.text import printable
 from harness.verdict.results import EXIT_INFRASTRUCTURE
 
 #: In the state directory; a nightly holds this lock while it runs.
@@ -43,7 +44,7 @@ LOCK = "nightly.lock"
 #: Beside it; exists until the report of the night has been delivered.
 UNREPORTED = "nightly.unreported"
 #: In the run's directory, or in the directory given by --output.
-TEXT, MARKDOWN, HTML = "nightly.txt", "nightly.md", "nightly.html"
+TEXT, MARKDOWN, HTML, MAIL = "nightly.txt", "nightly.md", "nightly.html", "nightly.eml"
 #: Seconds that a notification may take: a mail server may be slow, but the night must end.
 NOTIFYING = 120.0
 
@@ -58,8 +59,9 @@ def add(commands: arguments.Commands) -> None:
         "--notify",
         metavar="CMD",
         help="at the end, run CMD with two more arguments: the path of the Markdown report and the "
-        "exit status",
+        "exit status; its environment names the other reports (docs/nightly.md)",
     )
+    _add_mail(command)
     command.add_argument(
         "--wait", action="store_true", help="if another nightly is running, wait until it ends"
     )
@@ -79,9 +81,30 @@ def add(commands: arguments.Commands) -> None:
     arguments.add_output(command)
 
 
+def _add_mail(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--mail",
+        metavar="TO",
+        action="append",
+        default=[],
+        help="at the end, mail the report with the HTML attached to TO; may be given several times",
+    )
+    command.add_argument(
+        "--mail-from",
+        metavar="ADDRESS",
+        help="the sender (default: the environment's EMAIL, or this user at this host)",
+    )
+    command.add_argument(
+        "--smtp",
+        metavar="HOST[:PORT]",
+        help="send mail through this server, with STARTTLS if it offers that (default: sendmail)",
+    )
+
+
 def run(given: argparse.Namespace) -> int:
     """One night under the lock, then the report, then the notification."""
     notification = _command(given.notify)
+    mailing = mail.mailing(given.mail, given.mail_from, given.smtp)
     check_writable(given.json)
     if given.output is not None:
         workspace.new_or_empty(given.output)
@@ -90,7 +113,7 @@ def run(given: argparse.Namespace) -> int:
     with stopping(cache.stop) as stop, _lock(results.with_name(LOCK), stop, wait=given.wait):
         with ci.no_commands():
             night = _night(given, cache, stop, results)
-            reached = _show(night, given, notification)
+            reached = _show(night, given, notification, mailing)
         if reached and not night.run.interrupted:
             note_end(results.with_name(UNREPORTED))
     ci.report_night(night)
@@ -111,14 +134,21 @@ def _lock(
     )
 
 
-def _show(night: Night, given: argparse.Namespace, notification: Sequence[str]) -> bool:
-    """Print the report and run the notification, if any; returns whether the report was
-    delivered."""
-    place = _directory(night, given) / MARKDOWN
+def _show(
+    night: Night,
+    given: argparse.Namespace,
+    notification: Sequence[str],
+    mailing: mail.Mailing | None,
+) -> bool:
+    """Print the report, run the notification and send the mail, if any; returns whether the report
+    was delivered."""
+    directory = _directory(night, given)
+    place = directory / MARKDOWN
     glyphs = terminal.glyphs_for(sys.stdout)
     sys.stdout.write(report.render(night, glyphs, width=width()))
     say(f"the report is in {place}")
-    return not notification or _notify(notification, place, night.status)
+    notified = not notification or _notify(notification, directory, night)
+    return (mailing is None or _mail(mailing, directory, night)) and notified
 
 
 def _command(text: str | None) -> list[str]:
@@ -209,13 +239,20 @@ def _write(night: Night, given: argparse.Namespace, store: Path) -> None:
         copy_record(Path(night.run.directory, stored_runs.RECORD), given.json)
 
 
-def _notify(command: Sequence[str], place: Path, status: int) -> bool:
+def _notify(command: Sequence[str], directory: Path, night: Night) -> bool:
     """Run ``command``; returns whether it succeeded."""
+    place = directory / MARKDOWN
+    reports = {
+        "MPTCP_HARNESS_TEXT": str(directory / TEXT),
+        "MPTCP_HARNESS_MARKDOWN": str(place),
+        "MPTCP_HARNESS_HTML": str(directory / HTML),
+        "MPTCP_HARNESS_SUMMARY": printable(night.summary),
+    }
     trouble = ""
     try:
         done = programs.run(
-            [*command, str(place), str(status)],
-            os.environ,
+            [*command, str(place), str(night.status)],
+            {**os.environ, **reports},
             stop=threading.Event(),  # an interrupted night is reported too
             timeout=NOTIFYING,
         )
@@ -226,3 +263,15 @@ def _notify(command: Sequence[str], place: Path, status: int) -> bool:
     if trouble:
         complain(f"--notify {shlex.join(command)} failed ({trouble}); the report is in {place}")
     return not trouble
+
+
+def _mail(mailing: mail.Mailing, directory: Path, night: Night) -> bool:
+    """Send the report; returns whether it was taken."""
+    page = (directory / HTML).read_text(encoding="utf-8")
+    file = directory / MAIL
+    try:
+        mail.send(report.to_mail(night, page), mailing, file)
+    except HostError as error:
+        complain(f"{error}; the mail is in {file}")
+        return False
+    return True

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from email import policy
+from email.message import EmailMessage
 
 from harness.nightly.results import Compared, Night, RegressionBisect, Selftest
 from harness.report import compare, markdown, table
 from harness.report.terminal import UNICODE, Glyphs
 from harness.selftest import faults
+from harness.text import printable
 from harness.verdict.results import KernelResult
 
 
@@ -38,6 +41,20 @@ def to_markdown(night: Night) -> str:
     sections = [["", *markdown.fenced(lines, escaped=True)] for lines in parts]
     notes = [f"Note: {markdown.code(note)}  " for note in night.notes]
     return markdown.bounded(head, sections, ["", *notes, *markdown.setting(night.run)])
+
+
+def to_mail(night: Night, page: str) -> EmailMessage:
+    """``night`` as a mail: the text in it, and ``page``, its HTML, attached. Without addresses."""
+    # No line longer than mail servers take, whatever the report holds.
+    message = EmailMessage(policy.default.clone(cte_type="7bit"))
+    message["Subject"] = printable(f"mptcp-harness nightly: {night.summary}")
+    message.set_content(_encodable(render(night, UNICODE)))
+    message.add_attachment(_encodable(page), subtype="html", filename="nightly.html")
+    return message
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _selftest(found: Selftest, glyphs: Glyphs) -> Iterator[str]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import email
 import threading
+from email import policy
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,72 @@ def test_in_github_actions_a_night_has_a_summary_and_only_what_is_new_is_an_erro
     assert (tmp_path / "summary").read_text().startswith("### mptcp-harness nightly: nothing is")
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"::{lines[0].removeprefix('::stop-commands::')}::"
+
+
+#: Keeps what it is given.
+PROGRAM = """\
+#!/bin/sh
+printf '%s\\n' "$@" >{directory}/arguments
+env >{directory}/environment
+cat >{directory}/input
+exit {status}
+"""
+
+
+def program(directory: Path, name: str, status: int = 0) -> Path:
+    directory.mkdir()
+    path = directory / name
+    path.write_text(PROGRAM.format(directory=directory, status=status))
+    path.chmod(0o755)
+    return path
+
+
+def test_a_notification_gets_the_report_the_status_and_the_other_reports(
+    homeless: Path, tmp_path: Path
+) -> None:
+    told = program(tmp_path / "told", "tell-us")
+    output = tmp_path / "out"
+    arguments = ["nightly", str(homeless), "--no-selftest", "--output", str(output)]
+    assert cli.main([*arguments, "--notify", f"{told} me"]) == 0
+    given = (tmp_path / "told" / "arguments").read_text().splitlines()
+    assert given == ["me", str(output / "nightly.md"), "0"]
+    lines = (tmp_path / "told" / "environment").read_text().splitlines()
+    reports = dict(line.split("=", 1) for line in lines if line.startswith("MPTCP_HARNESS_"))
+    assert Path(reports["MPTCP_HARNESS_TEXT"]).read_text().startswith("nightly of ")
+    assert Path(reports["MPTCP_HARNESS_MARKDOWN"]).read_text().startswith("### ")
+    assert Path(reports["MPTCP_HARNESS_HTML"]).read_text().startswith("<!DOCTYPE html>")
+    assert reports["MPTCP_HARNESS_SUMMARY"].startswith("nothing is newly wrong")
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0, 0), (75, 3)])
+def test_a_night_is_mailed_with_its_page(
+    homeless: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    expected: int,
+) -> None:
+    sendmail = program(tmp_path / "bin", "sendmail", status)
+    monkeypatch.setenv("PATH", f"{sendmail.parent}:/usr/bin:/bin")
+    output = tmp_path / "out"
+    arguments = ["nightly", str(homeless), "--no-selftest", "--output", str(output)]
+    sender = ("--mail-from", "ci@example.org")
+    assert cli.main([*arguments, "--mail", "me@example.org", *sender]) == expected
+    content = (sendmail.parent / "input").read_bytes()
+    mail = email.message_from_bytes(content, policy=policy.default)
+    assert mail["Subject"].startswith("mptcp-harness nightly: nothing is newly wrong")
+    assert (mail["From"], mail["To"]) == ("ci@example.org", "me@example.org")
+    text, page = mail.iter_parts()
+    assert text.get_content().startswith("nightly of ")
+    assert page.get_filename() == "nightly.html"
+    assert page.get_content() == (output / "nightly.html").read_text()
+    assert ("the mail is in" in capsys.readouterr().err) == (status != 0)
+    assert (output / "nightly.unreported").exists() == (status != 0), "else it counts as reported"
+
+
+def test_a_wrong_address_is_refused_before_the_night(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["nightly", str(manifest), "--mail=-x", "--smtp", "localhost"]) == 2
+    assert "--mail '-x': give an address" in capsys.readouterr().err
