@@ -72,6 +72,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="do not boot a kernel whose last result was good and for which nothing changed",
     )
     group.addoption(
+        "--kernels-resume",
+        action="store_true",
+        help="continue the last interrupted run with the same kernels, checks and settings: boot "
+        "only kernels without a result; without such a run, boot all",
+    )
+    group.addoption(
         "--kernels-cache",
         type=Path,
         metavar="DIR",

@@ -72,6 +72,7 @@ def _settings(config: pytest.Config) -> Settings:
         seed=option("--kernels-seed"),
         confirm=option("--kernels-confirm"),
         reuse=option("--kernels-reuse"),
+        resume=option("--kernels-resume"),
         cache=option("--kernels-cache"),
         workers=int(worker.get("workercount", 0)),
     )

@@ -12,13 +12,13 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TextIO, cast
 
 from guest import checks as guest_checks
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from harness.host import programs
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import Accel, KernelEntry
@@ -47,6 +47,7 @@ class Settings:
     seed: int | None = None
     confirm: int = 0
     reuse: bool = False
+    resume: bool = False
     cache: Path | None = None
     workers: int = 0
 
@@ -185,7 +186,25 @@ class Boots:
             told.outcomes[result.name] = outcomes(result, keys[result.name], console)
             told.changed.set()
 
-        settings = self._settings
+        try:
+            programs.adopt_orphans()
+            with _listener(list(keys), told) as listener:
+                told.run = self._session(together, plan, listener, on_result)
+        except BaseException as error:
+            told.failure = error
+        finally:
+            told.over.set()
+            told.changed.set()
+
+    def _session(
+        self,
+        together: Sequence[Wanted],
+        plan: Plan,
+        listener: Listener,
+        on_result: Callable[[KernelResult, Path], None],
+    ) -> RunResult:
+        settings, stop = self._settings, self._cache.stop
+        entries = [one.entry for one in together]
         request = RunRequest(
             plan=plan,
             accel=settings.accel,
@@ -194,18 +213,13 @@ class Boots:
             reuse=settings.reuse,
             confirm=settings.confirm,
         )
-        entries = [one.entry for one in together]
-        try:
-            programs.adopt_orphans()
-            with _listener([entry.name for entry in entries], told) as listener:
-                told.run = session.run(
-                    entries, request, self._cache, listener, self._cache.stop, on_result
-                )
-        except BaseException as error:
-            told.failure = error
-        finally:
-            told.over.set()
-            told.changed.set()
+        if settings.resume:
+            resuming = replace(request, resume=True)
+            try:
+                return session.run(entries, resuming, self._cache, listener, stop, on_result)
+            except UsageError as error:
+                listener(Progress("", Stage.PREPARING, str(error)))
+        return session.run(entries, request, self._cache, listener, stop, on_result)
 
 
 def plan_of(keys: Sequence[Key], profile: Profile, seed: int | None = None) -> Plan:

@@ -340,6 +340,22 @@ def test_ctrl_c_ends_the_boots_and_pytest(project: Project) -> None:
     result.stdout.fnmatch_lines(["*KeyboardInterrupt*"])
 
 
+def test_an_interrupted_run_is_resumed(project: Project) -> None:
+    """Ctrl-C comes in the second kernel; the one before it has a result."""
+    project.manifest("failing", "endless")
+    arguments = ("kernels.yaml", *TWO, "--kernels-jobs=1")
+    project.processes(*arguments)
+    project.processes(*arguments, "--kernels-resume")
+    assert project.booted == ["failing", "endless", "endless"]
+
+
+def test_without_a_run_to_resume_all_kernels_are_booted(project: Project) -> None:
+    project.manifest("good")
+    result = project.pytest("kernels.yaml", *TWO, "--kernels-resume")
+    assert result.parseoutcomes()["passed"] == 4
+    result.stdout.fnmatch_lines(["*nothing to resume: *"])
+
+
 XDIST = ("-p", "xdist.plugin", "-n", "2")
 
 
