@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os.path
 from collections.abc import Generator, Iterator, Sequence
@@ -148,6 +149,7 @@ class Active:
         except (HarnessError, Unsafe, OSError) as error:
             made.close()
             pytest.fail(printable(str(error)), pytrace=False)
+        self._terminal.end()
         try:
             yield made
         finally:
@@ -160,6 +162,9 @@ class Active:
         yield
         if report:
             pytest.fail(report, pytrace=False)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._terminal.nodeid = nodeid
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._boots.select(wanted_of(session.items))
@@ -237,35 +242,47 @@ class _Terminal:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._shown = ""
+        self._shown = ""  # what the next line replaces
+        self.nodeid = ""  # of the test that is running
 
     def line(self, text: str) -> None:
-        self._write(text, passing=False)
+        with self._reporter() as reporter:
+            if reporter is not None:
+                self._erase(reporter)
+                reporter.ensure_newline()
+                reporter.write_line(text)
 
     def now(self, text: str) -> None:
-        if text != self._shown:
-            self._write(text, passing=True)
+        if text == self._shown:
+            return
+        with self._reporter() as reporter:
+            if reporter is not None and reporter.isatty:
+                self._erase(reporter)
+                reporter.ensure_newline()
+                reporter.write(text[: reporter._tw.fullwidth - 1], flush=True)
+                self._shown = text
 
-    def _write(self, text: str, *, passing: bool) -> None:
+    def end(self) -> None:
+        """Begin the line of the running test again, which progress has interrupted."""
+        self.now("")
+        with self._reporter() as reporter:
+            interrupted = reporter is not None and reporter.currentfspath is None
+            if reporter is not None and interrupted and reporter.showfspath and self.nodeid:
+                reporter.write_fspath_result(self.nodeid, "")
+
+    def _erase(self, reporter: pytest.TerminalReporter) -> None:
+        if self._shown:
+            reporter.rewrite(" " * len(self._shown))
+            reporter.write("\r")
+            self._shown = ""
+
+    @contextlib.contextmanager
+    def _reporter(self) -> Iterator[pytest.TerminalReporter | None]:
+        """The reporter if there is one that is not quiet, with its output not captured."""
         manager = self._config.pluginmanager
         reporter = manager.get_plugin("terminalreporter")
-        if reporter is None or reporter.verbosity < 0 or (passing and not reporter.isatty):
-            return
         capture = manager.get_plugin("capturemanager")
-        if capture is None:
-            self._put(reporter, text, passing)
-            return
-        with capture.global_and_fixture_disabled():
-            self._put(reporter, text, passing)
-
-    def _put(self, reporter: pytest.TerminalReporter, text: str, passing: bool) -> None:
-        if not self._shown:
-            reporter.ensure_newline()
-        if passing:
-            reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
-            self._shown = text
-            return
-        if self._shown:
-            reporter.rewrite("", erase=True)
-            self._shown = ""
-        reporter.write_line(text)
+        with contextlib.ExitStack() as open:
+            if capture is not None:
+                open.enter_context(capture.global_and_fixture_disabled())
+            yield reporter if reporter is not None and reporter.verbosity >= 0 else None

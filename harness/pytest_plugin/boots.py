@@ -82,7 +82,10 @@ class Screen(Protocol):
         """Show ``text`` for good."""
 
     def now(self, text: str) -> None:
-        """Show ``text`` until the next call; nothing if it is empty."""
+        """Show ``text`` until the next call."""
+
+    def end(self) -> None:
+        """Show no more for now: pytest goes on."""
 
 
 class Boots:
@@ -112,9 +115,11 @@ class Boots:
             self._wait_for_end()
             self._start(self._wanted[place])
         told = self._sessions[place]
-        while name not in told.outcomes and not told.over.is_set():
-            self._wait(told)
-        self._show(told, ended=True)
+        if name not in told.outcomes:
+            while name not in told.outcomes and not told.over.is_set():
+                self._wait(told)
+            self._show(told)
+            self._screen.end()
         if name in told.outcomes:
             return told.outcomes[name][key]
         return Outcome(Kind.ERROR, f"infrastructure: {_why(told)}")
@@ -143,10 +148,10 @@ class Boots:
         while self._running is not None and not self._running[1].over.is_set():
             self._wait(self._running[1])
 
-    def _show(self, told: _Told, *, ended: bool = False) -> None:
+    def _show(self, told: _Told) -> None:
         while not told.lines.empty():
             self._screen.line(told.lines.get())
-        self._screen.now("" if ended else ", ".join(told.stages.copy().values()))
+        self._screen.now(", ".join(told.stages.copy().values()))
 
     def _start(self, first: Wanted) -> None:
         """Boot ``first``, and all other kernels that were not booted and have the same plan.
