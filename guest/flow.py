@@ -20,18 +20,22 @@ MSG_PEEK, MSG_DONTWAIT = 0x02, 0x40
 #: A prime near 64 KiB, so that content shifted by a page or a segment is detected.
 _BLOCK = 65521
 _READ = 1 << 17
-#: The longest content requested so far, by seed.
+#: Random bytes, twice. They take the longest to make, so content of any seed is a part of them.
+_BYTES = _random.Random(1).getrandbits(8 * _BLOCK).to_bytes(_BLOCK, "little") * 2
+#: Spreads the beginnings for similar seeds.
+_FACTOR = 40503
+#: The longest content of more than a block requested so far, by its beginning.
 _contents: dict[int, bytes] = {}
 
 
 def content(size: int, seed: int = 0) -> bytes:
     """``size`` bytes, the same for the same ``seed``."""
-    known = _contents.get(seed)
-    if known is None:
-        known = _random.Random(seed + 1).getrandbits(8 * _BLOCK).to_bytes(_BLOCK, "little")
+    start = seed * _FACTOR % _BLOCK
+    if size <= _BLOCK:
+        return _BYTES[start : start + size]
+    known = _contents.get(start, b"")
     if len(known) < size:
-        known = known[:_BLOCK] * (size // _BLOCK + 1)
-    _contents[seed] = known
+        known = _contents[start] = _BYTES[start : start + _BLOCK] * (size // _BLOCK + 1)
     return known if len(known) == size else known[:size]
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
+
 PLACE = "/proc/thread-self/net/"
 _ROOM = 1 << 16
 #: A line of names, split: it is the same each time.
@@ -27,38 +31,49 @@ def _read_bytes(name: str) -> bytes:
     return b"".join(parts)
 
 
-def counters(group: str = "MPTcpExt") -> dict[str, int]:
-    """The counters of ``group`` in /proc/net/netstat by name; empty without that group."""
+def numbers(group: str) -> tuple[Sequence[str], Sequence[bytes]]:
+    """Names and numbers of ``group`` in /proc/net/netstat; empty without that group."""
     data = b"\n" + _read_bytes("netstat")
     prefix = b"\n%s: " % group.encode()
     lines = data.split(prefix, 2)
     if len(lines) != 3:
-        return {}
-    names, numbers = lines[1], lines[2].split(b"\n", 1)[0]
+        return (), ()
+    names, values = lines[1], lines[2].split(b"\n", 1)[0]
     known = _names.get(names)
     if known is None:
         known = _names[names] = names.decode().split()
-    return dict(zip(known, map(int, numbers.split())))
+    return known, values.split()
+
+
+def counters(group: str = "MPTcpExt") -> dict[str, int]:
+    """The counters of ``group`` in /proc/net/netstat by name; empty without that group."""
+    names, values = numbers(group)
+    return dict(zip(names, map(int, values)))
 
 
 class Since:
-    """How far the counters have moved since this was made."""
+    """How far the counters have moved since this was made.
+
+    ``start`` are the names of this kernel's counters. Only numbers that are asked for, or that
+    changed, are converted.
+    """
 
     def __init__(self) -> None:
-        self.start = counters()
+        self.start, self._first = numbers("MPTcpExt")
 
     def moved(self) -> dict[str, int]:
         """Every counter that changed, with its difference."""
-        now = counters()
-        return {
-            name: value - self.start.get(name, 0)
-            for name, value in now.items()
-            if value != self.start.get(name, 0)
-        }
+        names, now = numbers("MPTcpExt")
+        both = zip(names, self._first, now)
+        return {name: int(value) - int(before) for name, before, value in both if value != before}
 
     def of(self, name: str) -> int:
         """The change of the counter ``name``; 0 if this kernel lacks it."""
-        return counters().get(name, 0) - self.start.get(name, 0)
+        names, now = numbers("MPTcpExt")
+        if name not in names:
+            return 0
+        place = names.index(name)
+        return int(now[place]) - int(self._first[place])
 
 
 def sockets(protocol: str) -> int:

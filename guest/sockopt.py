@@ -74,6 +74,10 @@ class Buffer:
         self._anchor = ctypes.c_char.from_buffer(self._memory)
         self.address = ctypes.addressof(self._anchor) + _ROOM
 
+    def fill(self, content: bytes) -> None:
+        """Use it again: ``content`` is as long as what it was made of."""
+        self._memory[_ROOM : _ROOM + self.size] = content
+
     def content(self, used: Optional[int] = None) -> bytes:
         """The bytes between the canaries.
 
@@ -90,6 +94,10 @@ class Buffer:
         if used is not None and body[used:] != unused(self.size - used):
             raise Overrun("bytes beyond the %d allowed: %s" % (used, body[used:].hex()))
         return body
+
+
+#: Buffers of optlen that are not in use.
+_optlens: list[Buffer] = []
 
 
 def unused(size: int) -> bytes:
@@ -114,11 +122,16 @@ def getsockopt(
         buffer = Buffer(buffer)
     if length is None:
         length = buffer.size
-    optlen = Buffer(_LENGTH.pack(length))
-    ctypes.set_errno(0)
+    try:
+        optlen = _optlens.pop()
+    except IndexError:  # the first call, or another thread is in one
+        optlen = Buffer(bytes(_LENGTH.size))
+    optlen.fill(_LENGTH.pack(length))
     failed = _getsockopt(fd, level, option, buffer.address, optlen.address)
     errno = ctypes.get_errno() if failed else 0
-    return Answer(errno, _LENGTH.unpack(optlen.content())[0], buffer.content())
+    used = _LENGTH.unpack(optlen.content())[0]
+    _optlens.append(optlen)  # unless its surroundings changed
+    return Answer(errno, used, buffer.content())
 
 
 def setsockopt(fd: int, level: int, option: int, value: bytes) -> int:
@@ -159,12 +172,12 @@ class Caller:
     ROOM = 512
 
     def __init__(self) -> None:
-        self._memory = bytearray(2 * _ROOM + self.ROOM)
+        self._clean = unused(2 * _ROOM + self.ROOM)
+        self._memory = bytearray(self._clean)
         self._anchor = ctypes.c_char.from_buffer(self._memory)
         self._address = ctypes.addressof(self._anchor) + _ROOM
         self._length = ctypes.c_int()
         self._length_address = ctypes.addressof(self._length)
-        self._clean = unused(2 * _ROOM + self.ROOM)
 
     def get(
         self, fd: int, level: int, option: int, size: int, length: Optional[int] = None
@@ -174,32 +187,45 @@ class Caller:
         ``size`` bytes may be written to, all of them unless given.
         """
         memory = self._memory
-        memory[:] = self._clean
         self._length.value = size if length is None else length
-        if _getsockopt(fd, level, option, self._address, self._length_address):
-            errno = ctypes.get_errno()
-            if memory != self._clean:
-                raise Overrun("a call that failed wrote %s" % _changed(memory))
-            return errno, self._length.value, b""
-        end = _ROOM + size
+        failed = _getsockopt(fd, level, option, self._address, self._length_address)
+        errno = ctypes.get_errno() if failed else 0
+        used = self._length.value
+        if errno:
+            filled = _ROOM
+            data = b""
+        else:
+            filled = _ROOM + max(0, min(used, size))
+            data = bytes(memory[_ROOM:filled])
+            memory[_ROOM:filled] = self._clean[_ROOM:filled]
+        if memory != self._clean:  # as it is before each call
+            self._overrun(errno, used, filled, _ROOM + size)
+        return errno, used, data
+
+    def _overrun(self, errno: int, used: int, filled: int, end: int) -> None:
+        """Raise for bytes that the kernel should have left alone, and clean them."""
+        memory = bytearray(self._memory)
+        self._memory[:] = self._clean
+        if errno:
+            raise Overrun("a call that failed wrote %s" % _changed(memory))
         if memory[end:] != self._clean[end:] or memory[:_ROOM] != self._clean[:_ROOM]:
             raise Overrun("bytes around the buffer were overwritten: %s" % _changed(memory))
-        used = self._length.value
-        filled = _ROOM + max(0, min(used, size))
-        if memory[filled:end] != self._clean[filled:end]:
-            raise Overrun("optlen says %d, bytes behind: %s" % (used, memory[filled:end].hex()))
-        return 0, used, bytes(memory[_ROOM:filled])
+        raise Overrun("optlen says %d, bytes behind: %s" % (used, memory[filled:end].hex()))
 
     def set(self, fd: int, level: int, option: int, value: bytes) -> int:
         """0 or errno."""
         memory = self._memory
         end = _ROOM + len(value)
         memory[_ROOM:end] = value
-        before = bytes(memory)
         failed = _setsockopt(fd, level, option, self._address, len(value))
         errno = ctypes.get_errno() if failed else 0
-        if memory != before:
-            raise Overrun("setting wrote to its value: %s" % _changed(memory))
+        kept = memory[_ROOM:end] == value
+        if kept:
+            memory[_ROOM:end] = self._clean[_ROOM:end]
+        if memory != self._clean:
+            changed = _changed(memory)
+            memory[:] = self._clean
+            raise Overrun("setting wrote to its value: %s" % changed)
         return errno
 
 

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from guest.bench import Outcome
 
     Rule = Callable[[Bench, Option], None]
-    #: What was compared with TCP, the call in words, its outcome.
-    Step = tuple[str, str, Outcome]
+    #: A call, "setting %s" and what it is about, and its outcome.
+    Step = tuple[str, object, Outcome]
 
 SCENARIO = "options"
 #: Where each option is set and read: all the ways that the kernel tells apart.
@@ -217,8 +217,9 @@ def _compare(
 ) -> None:
     steps = list(_steps(bench, option, bench.fd(state), unlike))
     others = list(_steps(bench, option, bench.fd(beside or state, TCP), unlike))
-    for (_, call, got), (_, _, wanted) in zip(steps, others):
+    for (call, what, got), (_, _, wanted) in zip(steps, others):
         if got != wanted and not (option.volatile and got[:2] == wanted[:2]):
+            call %= what.hex() if isinstance(what, bytes) else what
             said, tcp = ("%s, %s" % (told(o[0]), _shown(o[2])) for o in (got, wanted))
             raise Failed(where(option, state, call), "as TCP: " + tcp, said, got[2])
 
@@ -227,21 +228,21 @@ def _steps(bench: Bench, option: Option, fd: int, unlike: Iterable[str]) -> Iter
     caller, level, via = bench.caller, option.level, option.via
     first = bench.get(fd, option)
     if "initial" not in unlike:
-        yield "initial", "getting", first
+        yield "getting%s", "", first
     values = [packed(value) for value in option.values or (1,)]
     if "values" not in unlike:
         for value in (*values, *(packed(value) for value, _ in option.bad)):
-            yield "values", "setting %s" % value.hex(), (bench.set(fd, option, value), 0, b"")
-            yield "values", "getting after setting %s" % value.hex(), bench.get(fd, option)
+            yield "setting %s", value, (bench.set(fd, option, value), 0, b"")
+            yield "getting after setting %s", value, bench.get(fd, option)
     if "set lengths" not in unlike:
         name = len(values[0].rstrip(b"\0"))  # a string need not end in NUL
         for size in (0, 1, name, option.size - 1, option.size + 4):
             errno = bench.set(fd, option, (values[0] + bytes(8))[:size])
-            yield "set lengths", "setting %d bytes" % size, (errno, 0, b"")
-            yield "set lengths", "getting after %d bytes" % size, bench.get(fd, option)
+            yield "setting %d bytes", size, (errno, 0, b"")
+            yield "getting after %d bytes", size, bench.get(fd, option)
     if "get lengths" not in unlike:
         for size in (0, 1, 3, option.size + 4):
-            yield "get lengths", "getting %d bytes" % size, caller.get(fd, level, via, size)
+            yield "getting %d bytes", size, caller.get(fd, level, via, size)
     if not first[0] and "values" not in unlike:
         bench.restore(fd, option, first[2])
 

@@ -342,6 +342,7 @@ SIGNALS = (
         "port_listener_closed",
         "The end of that listener is told in an event.",
         lambda script: script.bench.pm.delete(PORT_ID),
+        counters=ONE_REMOVE,  # the next step counts its own
         events=_listener(pm.LISTENER_CLOSED),
         needs=("listener_events",),
     ),

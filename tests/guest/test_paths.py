@@ -11,7 +11,7 @@ import _socket
 import contextlib
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -79,14 +79,14 @@ def miscounted(field: str) -> Callable[[], None]:
 
 def counted_twice(counter: str) -> Callable[[], None]:
     def fault() -> None:
-        real = mib.counters
+        real = mib.numbers
 
-        def counters(group: str = "MPTcpExt") -> dict[str, int]:
-            found = real(group)
-            found[counter] *= 2
-            return found
+        def numbers(group: str) -> tuple[Sequence[str], Sequence[bytes]]:
+            names, found = real(group)
+            at = names.index(counter)
+            return names, [*found[:at], b"%d" % (2 * int(found[at])), *found[at + 1 :]]
 
-        mib.counters = counters
+        mib.numbers = numbers
 
     return fault
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import _socket
 import ctypes
 import os
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -253,3 +254,64 @@ def test_a_whole_structure_in_a_short_buffer_is_an_overrun(size: int, whole: int
     ctypes.memset(buffer.address, 0, whole)
     with pytest.raises(sockopt.Overrun, match="bytes after the buffer were overwritten"):
         buffer.content()
+
+
+WRITES = {
+    "before the buffer": (0, -1, "bytes around the buffer were overwritten: 00 at -1"),
+    "behind the buffer": (0, 4, "bytes around the buffer were overwritten: 00 at 4"),
+    "behind optlen": (0, 3, "optlen says 2, bytes behind: a500"),
+    "though it fails": (-1, 1, "a call that failed wrote 00 at 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_a_buffer_that_is_used_again_sees_what_the_kernel_may_not_write(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returned, place, said = WRITES[case]
+    caller = sockopt.Caller()
+
+    def bad(fd: int, level: int, option: int, address: int, length: int) -> int:
+        ctypes.c_int.from_address(length).value = 2
+        ctypes.memmove(address + place, b"\0", 1)
+        ctypes.set_errno(22)
+        return returned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sockopt, "_getsockopt", bad)
+        with pytest.raises(sockopt.Overrun, match=said):
+            caller.get(0, 1, 2, 4)
+    with socket.socket() as sock:
+        assert caller.get(sock.fileno(), 1, 3, 4) == (0, 4, b"\1\0\0\0")  # SO_TYPE: it is clean
+
+
+@pytest.mark.parametrize("place", [-1, 0, 4])
+def test_a_buffer_that_is_used_again_sees_a_value_that_is_overwritten(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = sockopt.Caller()
+
+    def bad(fd: int, level: int, option: int, address: int, length: int) -> int:
+        ctypes.memmove(address + place, b"\0", 1)
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sockopt, "_setsockopt", bad)
+        with pytest.raises(sockopt.Overrun, match="setting wrote to its value"):
+            caller.set(0, 1, 2, b"\1\1\1\1")
+    with socket.socket() as sock:
+        assert caller.get(sock.fileno(), 1, 3, 4) == (0, 4, b"\1\0\0\0")
+
+
+def test_optlen_that_is_used_again_sees_bytes_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad(fd: int, level: int, option: int, address: int, length: int) -> int:
+        ctypes.memmove(length + 4, b"\0", 1)
+        return 0
+
+    with socket.socket() as sock:
+        sockopt.getsockopt(sock.fileno(), 1, 3, bytes(4))
+        with monkeypatch.context() as patch:
+            patch.setattr(sockopt, "_getsockopt", bad)
+            with pytest.raises(sockopt.Overrun, match="bytes after the buffer"):
+                sockopt.getsockopt(sock.fileno(), 1, 3, bytes(4))
+        assert sockopt.getsockopt(sock.fileno(), 1, 3, bytes(4)).data == b"\1\0\0\0"
