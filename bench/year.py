@@ -57,6 +57,7 @@ QUERIES: Mapping[str, Sequence[str]] = {
     "check": ("history", "--last", str(DAYS), "--check", "option07.*"),
     "checks": ("history", "--last", str(DAYS), "--check", "*"),
     "compare": ("compare",),
+    "missing-fixes": ("missing-fixes",),
     "compare-kernels": ("compare", "--kernels", "kernel-07", "kernel-08"),
 }
 

@@ -33,7 +33,7 @@ COMMANDS = {
     "runs": ("history", "add_runs"),
     "compare": ("history", "add_compare"),
     "history": ("history", "add_history"),
-    "missing-fixes": ("kept_runs", "add_missing_fixes"),
+    "missing-fixes": ("history", "add_missing_fixes"),
     "config": ("kernels", "add_config"),
     "prepare": ("kernels", "add_prepare"),
     "list": ("kernels", "add_list"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``runs``, ``history`` and ``compare``: queries over the stored runs.
+"""``runs``, ``history``, ``compare`` and ``missing-fixes``: queries over the stored runs.
 
 They take a fraction of a second, so this module imports nothing that boots or prepares kernels.
 """
@@ -18,13 +18,14 @@ from harness.cli import arguments
 from harness.cli.common import check_writable, globs, write
 from harness.errors import UsageError
 from harness.records import stored_runs, to_json
-from harness.report import compare, history, terminal
+from harness.report import compare, fixes, history, terminal
 from harness.verdict import comparison
 from harness.verdict.comparison import Difference, RunDifference
 from harness.verdict.results import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_OK,
+    KernelResult,
     RunResult,
 )
 
@@ -148,6 +149,40 @@ def run_runs(given: argparse.Namespace) -> int:
     print(history.render_runs(runs, terminal.glyphs_for(sys.stdout)), end="")
     _write_json(given.json, history.runs_to_json(runs))
     return EXIT_OK
+
+
+def add_missing_fixes(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands,
+        "missing-fixes",
+        "list the fixes that each kernel lacks according to its last results",
+        run_missing_fixes,
+    )
+    command.add_argument(
+        "kernel",
+        nargs="?",
+        default="*",
+        metavar="KERNEL",
+        help="only kernels whose names match, such as 'debian-*' (default: every kernel)",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the list to FILE")
+
+
+def run_missing_fixes(given: argparse.Namespace) -> int:
+    """List the fixes that each kernel lacks according to its last stored result."""
+    check_writable(given.json)
+    wanted = globs(given.kernel)
+    kernels = _last_results(wanted)
+    print(fixes.render_fixes(kernels, terminal.glyphs_for(sys.stdout)), end="")
+    _write_json(given.json, fixes.fixes_to_json(kernels))
+    return EXIT_OK
+
+
+def _last_results(wanted: list[str]) -> list[KernelResult]:
+    try:
+        return stored_runs.last_results(stored_runs.store_file(), wanted)
+    except UsageError as error:
+        raise UsageError(str(error)) from None
 
 
 def _add_kernels(command: argparse.ArgumentParser) -> None:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``report``, ``missing-fixes`` and ``replay``: what earlier runs left."""
+"""``report`` and ``replay``: what earlier runs left."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,18 +11,17 @@ from pathlib import Path
 from harness import bundle, replay
 from harness.bundle import Bundle
 from harness.cli import arguments
-from harness.cli.common import check_writable, complain, globs, say, stopping, write
+from harness.cli.common import complain, say, stopping, write
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.records import stored_runs, to_json
-from harness.report import details, flakes, junit, kcidb, ktap, markdown, terminal
+from harness.report import flakes, junit, kcidb, ktap, markdown
 from harness.report import replay as report
 from harness.run import workspace
 from harness.verdict.failures import conclude
 from harness.verdict.results import (
     EXIT_INTERRUPTED,
     EXIT_OK,
-    KernelResult,
     RunResult,
 )
 
@@ -104,41 +102,6 @@ def _write_site(given: argparse.Namespace) -> int:
         raise UsageError("--site writes all kept runs: omit RUN and --output")
     say(site.write_site(given.site, workspace.store_file()))
     return EXIT_OK
-
-
-def add_missing_fixes(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands,
-        "missing-fixes",
-        "list the fixes that each kernel lacks according to its last results",
-        run_missing_fixes,
-    )
-    command.add_argument(
-        "kernel",
-        nargs="?",
-        default="*",
-        metavar="KERNEL",
-        help="only kernels whose names match, such as 'debian-*' (default: every kernel)",
-    )
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the list to FILE")
-
-
-def run_missing_fixes(given: argparse.Namespace) -> int:
-    """List the fixes that each kernel lacks according to its last stored result."""
-    check_writable(given.json)
-    wanted = globs(given.kernel)
-    kernels = _last_results(wanted)
-    print(details.render_fixes(kernels, terminal.glyphs_for(sys.stdout)), end="")
-    if given.json is not None:
-        write("--json", given.json, json.dumps(details.fixes_to_json(kernels), indent=1) + "\n")
-    return EXIT_OK
-
-
-def _last_results(wanted: list[str]) -> list[KernelResult]:
-    try:
-        return stored_runs.last_results(workspace.store_file(), wanted)
-    except UsageError as error:
-        raise UsageError(str(error)) from None
 
 
 #: The default number of boots of each variation.

@@ -219,10 +219,10 @@ class Store:
         )
         return dict(self._do(lambda database: database.execute(statement, (run_id,)).fetchall()))
 
-    def has_results(self) -> bool:
-        """Whether any run has a result."""
-        statement = "SELECT EXISTS (SELECT 1 FROM results)"
-        return bool(self._do(lambda database: database.execute(statement).fetchone()[0]))
+    def kernels(self) -> list[str]:
+        """The names of all kernels that have a result."""
+        statement = "SELECT DISTINCT kernel FROM results"
+        return [name for (name,) in self._do(lambda d: d.execute(statement).fetchall())]
 
     def summaries(self, limit: int, wanted: Callable[[str], bool]) -> list[RunSummary]:
         """The last ``limit`` runs with a result of a kernel that is ``wanted``, oldest first.

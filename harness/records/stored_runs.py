@@ -171,7 +171,7 @@ def summaries(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[R
         found = store.summaries(count, wanted)
         if found:
             return _in_order(store, found)
-        if not store.has_results():
+        if not store.kernels():
             raise UsageError(f"no run has a result yet: {MAKE}")
     raise UsageError(
         "no run has a result of such a kernel; `mptcp-harness history` shows all kernels"
@@ -225,9 +225,12 @@ def last_results(place: Path, wanted: Sequence[str]) -> list[KernelResult]:
     """
     found: dict[str, KernelResult] = {}
     with _opened(place) as store:
+        names = {n for n in store.kernels() if any(fnmatchcase(n, w) for w in wanted)}
         for head in store.runs():
+            if found.keys() >= names:
+                break
             for kept in store.results(head.id):
-                if kept.kernel in found or not any(fnmatchcase(kept.kernel, w) for w in wanted):
+                if kept.kernel in found or kept.kernel not in names:
                     continue
                 result = _kernel(kept)
                 if result.verdict is not KernelVerdict.INFRASTRUCTURE:

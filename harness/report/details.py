@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import PurePath
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.report import fixes
 from harness.report.terminal import Glyphs, style_of
 from harness.text import plural
 from harness.verdict.failures import Failure, Variant, failures, lost, phrases, place
@@ -23,7 +22,6 @@ from harness.verdict.results import (
     Incident,
     KernelResult,
     KernelVerdict,
-    MissingFix,
     RoundFailures,
     Rounds,
     RunResult,
@@ -77,7 +75,7 @@ def kernel_details(
 def _missing_fixes(kernel: KernelResult, glyphs: Glyphs) -> Iterator[RenderableType]:
     missing = kernel.missing_fixes
     for fix in missing[:MAX_FIXES]:
-        yield _indented(2, _fields([("lacks", fix_line(fix, glyphs))]))
+        yield _indented(2, _fields([("lacks", fixes.fix_line(fix, glyphs))]))
     if len(missing) > MAX_FIXES:
         more = plural(len(missing) - MAX_FIXES, "more fix")
         command = f"`mptcp-harness missing-fixes {glyphs.safe(kernel.name, 64)}` lists all"
@@ -290,51 +288,3 @@ def _by_count(found: Sequence[RoundFailures], rounds: int) -> list[str]:
             :MAX_PHRASES_OF_ROUNDS
         ]
     ]
-
-
-FIXES_SCHEMA = 1
-#: Checks named for a fix; more are only counted.
-MOST_CHECKS = 3
-
-
-def fix_line(fix: MissingFix, glyphs: Glyphs) -> str:
-    """``8c3963375988 (6.15) mptcp: sockopt: fix getting IPV6_V6ONLY: ipv6_v6only.get``."""
-    shown = ", ".join(glyphs.safe(check, 64) for check in fix.checks[:MOST_CHECKS])
-    more = len(fix.checks) - MOST_CHECKS
-    rest = f" and {plural(more, 'more check')}" if more > 0 else ""
-    title = glyphs.safe(fix.title, 120)
-    return f"{glyphs.safe(fix.commit, 40)} ({glyphs.safe(fix.fixed_in, 16)}) {title}: {shown}{rest}"
-
-
-def render_fixes(kernels: Sequence[KernelResult], glyphs: Glyphs) -> str:
-    """A section for each kernel: the fixes that it lacks according to its checks."""
-    return "\n".join(text for kernel in kernels for text in _fixes_of(kernel, glyphs)) + "\n"
-
-
-def _fixes_of(kernel: KernelResult, glyphs: Glyphs) -> Iterator[str]:
-    name, release = glyphs.safe(kernel.name, 64), glyphs.safe(kernel.release, 64)
-    if not kernel.families:
-        yield f"{name}: not tested ({glyphs.safe(kernel.verdict)})"
-        return
-    count = plural(len(kernel.missing_fixes), "fix")
-    yield f"{name} ({release}): {count} missing"
-    for fix in kernel.missing_fixes:
-        yield f"  {fix_line(fix, glyphs)}"
-
-
-def fixes_to_json(kernels: Sequence[KernelResult]) -> dict[str, Any]:
-    """``schema`` (1) and ``kernels``: {name, release, version, verdict, missing_fixes: [{commit,
-    title, fixed_in, checks}]}. Keys are added, never renamed."""
-    return {
-        "schema": FIXES_SCHEMA,
-        "kernels": [
-            {
-                "name": kernel.name,
-                "release": kernel.release,
-                "version": kernel.version,
-                "verdict": kernel.verdict.value,
-                "missing_fixes": [asdict(fix) for fix in kernel.missing_fixes],
-            }
-            for kernel in kernels
-        ],
-    }

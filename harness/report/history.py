@@ -5,7 +5,6 @@ bad."""
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +91,15 @@ class Point:
     word: str
 
 
+@functools.lru_cache(maxsize=256)
+def _places(images: tuple[str, ...]) -> dict[str, list[int]]:
+    """Where each of ``images``, which the lines of a kernel share, stands."""
+    places: dict[str, list[int]] = {}
+    for place, image in enumerate(images):
+        places.setdefault(image, []).append(place)
+    return places
+
+
 @dataclass(frozen=True)
 class Line:
     """A ``kernel``, or one ``check`` of it, over ``runs``, oldest first, with a letter for each.
@@ -153,11 +161,9 @@ class Line:
             run.kernels[self.kernel].flaky for run in self.runs if self.kernel in run.kernels
         ):
             return True
-        of_bad = set(self._images_of(self.kind.bad)) - {""}
-        return not of_bad.isdisjoint(self._images_of(self.kind.good))
-
-    def _images_of(self, letters: str) -> Iterator[str]:
-        return itertools.compress(self.images, map(letters.__contains__, self.letters))
+        bad = {self.images[place] for place in _found(self.letters, self.kind.bad)} - {""}
+        places, good = _places(self.images), self.kind.good
+        return any(self.letters[place] in good for image in bad for place in places[image])
 
     def _point(self, number: int) -> Point:
         run = self.runs[number]
@@ -202,11 +208,16 @@ def _images(kernels: Sequence[Summary | None]) -> tuple[str, ...]:
 
 
 def _failed(outcome: Outcome) -> Iterator[str]:
-    for bad in CHECKS.bad:
-        at = outcome.letters.find(bad)
+    return (outcome.names[place] for place in _found(outcome.letters, CHECKS.bad))
+
+
+def _found(letters: str, wanted: str) -> Iterator[int]:
+    """Where one of ``wanted`` stands in ``letters``, in no order."""
+    for letter in wanted:
+        at = letters.find(letter)
         while at >= 0:
-            yield outcome.names[at]
-            at = outcome.letters.find(bad, at + 1)
+            yield at
+            at = letters.find(letter, at + 1)
 
 
 def render(lines: Sequence[Line], runs: Sequence[RunSummary], glyphs: Glyphs) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.records import stored_runs, to_json
-from harness.records.store import Run, Store
+from harness.records.store import Run, Store, StoredResult
 from harness.verdict import comparison
 from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, Timing
 from tests import factories
@@ -281,3 +281,20 @@ def test_a_known_failure_is_among_the_failures(place: Path) -> None:
     keep(place, "1", kernel)
     (run,) = stored_runs.failures("last", place, 9)
     assert [found.name for found in run.kernels] == [kernel.name]
+
+
+def test_results_older_than_the_last_of_each_kernel_are_not_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for identity in ("1", "2", "3"):
+        keep(place, identity, factories.kernel("a"))
+    read: list[str] = []
+    results = Store.results
+
+    def noting(self: Store, run_id: str) -> list[StoredResult]:
+        read.append(run_id)
+        return results(self, run_id)
+
+    monkeypatch.setattr(Store, "results", noting)
+    stored_runs.last_results(place, ["*"])
+    assert read == ["3"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.report import details, table
+from harness.report import fixes, table
 from harness.report.terminal import UNICODE
 from harness.verdict.results import KernelResult, KernelVerdict, MissingFix
 from tests import factories
@@ -19,7 +19,7 @@ def lacking(*missing: MissingFix) -> KernelResult:
 
 
 def test_each_kernel_has_its_fixes_with_the_checks_that_show_them() -> None:
-    assert details.render_fixes([lacking(FIX), factories.kernel("good")], UNICODE) == (
+    assert fixes.render_fixes([lacking(FIX), factories.kernel("good")], UNICODE) == (
         "debian-6.12 (6.12.107+deb13-amd64): 1 fix missing\n"
         f"  8c3963375988 (6.15) {TITLE}: ipv6_v6only.get\n"
         "good (6.12.107+deb13-amd64): 0 fixes missing\n"
@@ -28,21 +28,21 @@ def test_each_kernel_has_its_fixes_with_the_checks_that_show_them() -> None:
 
 def test_a_kernel_that_was_not_tested_says_so() -> None:
     crashed = replace(lacking(), verdict=KernelVerdict.CRASH, families={})
-    assert details.render_fixes([crashed], UNICODE) == "debian-6.12: not tested (crash)\n"
+    assert fixes.render_fixes([crashed], UNICODE) == "debian-6.12: not tested (crash)\n"
 
 
 def test_many_checks_are_counted() -> None:
     many = replace(FIX, checks=tuple(f"check.{number}" for number in range(5)))
-    assert details.fix_line(many, UNICODE).endswith("check.0, check.1, check.2 and 2 more checks")
+    assert fixes.fix_line(many, UNICODE).endswith("check.0, check.1, check.2 and 2 more checks")
 
 
 def test_nothing_that_a_terminal_obeys_comes_through() -> None:
     hostile = replace(FIX, title="\x1b[2J", checks=("\x1b[2J",), commit="\x1b[2J")
-    assert "\x1b" not in details.render_fixes([lacking(hostile)], UNICODE)
+    assert "\x1b" not in fixes.render_fixes([lacking(hostile)], UNICODE)
 
 
 def test_the_json_has_every_field() -> None:
-    (kernel,) = details.fixes_to_json([lacking(FIX)])["kernels"]
+    (kernel,) = fixes.fixes_to_json([lacking(FIX)])["kernels"]
     assert (kernel["name"], kernel["verdict"]) == ("debian-6.12", "pass")
     assert kernel["missing_fixes"] == [
         {
