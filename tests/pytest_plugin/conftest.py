@@ -35,7 +35,7 @@ class Project:
 
     def processes(self, *arguments: str) -> RunResult:
         """pytest in a process of its own."""
-        return self.pytester.runpytest_subprocess(*PLUGINS, *arguments, timeout=120)
+        return self.pytester.runpytest_subprocess(*PLUGINS, *arguments, timeout=300)
 
     @property
     def booted(self) -> list[str]:

@@ -310,6 +310,12 @@ def test_a_pattern_that_matches_no_kernel_is_a_usage_error(project: Project) -> 
     result.stderr.fnmatch_lines(["*no kernel matches 'bad' (--kernels-only); it has good"])
 
 
+def test_no_vms_at_a_time_is_a_usage_error(project: Project) -> None:
+    result = project.pytest("--kernels-jobs=0")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--kernels-jobs: '0' is not a number from 1 on"])
+
+
 def test_wrong_known_issues_are_a_usage_error(project: Project) -> None:
     (project.path / "known.yaml").write_text("known_issues: 3\n")
     project.manifest("good", more="defaults: {known_issues: known.yaml}\n")
