@@ -19,6 +19,7 @@ benchmark and to the demonstration.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,13 +73,15 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
         return
     slow = "boots or apt"
-    # Many wait for a process or for the kernel: two for each processor.
-    workers = 2 * len(os.sched_getaffinity(0))
+    # Some wait for a process or for the kernel: three for two processors. More would cost more
+    # than they use, for each of them imports and collects everything.
+    workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
     units = ("-m", f"not ({slow})", "-n", str(workers), "--dist", "worksteal")
     session.run("pytest", *units, env=CACHED, interrupt_timeout=PATIENCE)
-    # Most boot one VM, which has one processor: two at a time.
+    # Most boot one VM, which has one processor: two at a time, in the order of tests/boots.
     boots = ("-m", slow, "-n", "auto", "--maxprocesses", "2", "--dist", "loadfile")
-    session.run("pytest", *boots, env=CACHED, interrupt_timeout=PATIENCE)
+    in_order = "--no-loadscope-reorder"
+    session.run("pytest", *boots, in_order, env=CACHED, interrupt_timeout=PATIENCE)
 
 
 @nox.session

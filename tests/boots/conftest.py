@@ -25,10 +25,16 @@ PATIENCE = 900
 SOON = 15
 
 
+#: The files that take longest, which are begun first: the shorter ones fill up both workers then.
+LONG = ("test_matrix.py", "test_decision_table.py", "test_selftest.py", "test_cache.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.boots)
+    first = {HERE / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
 
 
 @pytest.fixture(scope="session", autouse=True)

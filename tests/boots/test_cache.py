@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -84,8 +85,8 @@ def lack(reason: str) -> None:
     pytest.fail(reason, pytrace=False) if all_required() else pytest.skip(reason)
 
 
-@pytest.fixture
-def place(cache: Cache) -> Iterator[Place]:
+@contextlib.contextmanager
+def made(cache: Cache) -> Iterator[Place]:
     entry = KernelEntry("trixie", DebSource("trixie", "linux-image-amd64"), "the tests")
     kernel = prepare(entry, cache, lambda _: None)
     with tempfile.TemporaryDirectory(prefix="mh-") as name:
@@ -98,9 +99,23 @@ def place(cache: Cache) -> Iterator[Place]:
 
 
 @pytest.fixture
-def filled(place: Place) -> Place:
+def place(cache: Cache) -> Iterator[Place]:
+    with made(cache) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def booted(cache: Cache) -> Iterator[Place]:
+    """A place with all in its cache that its manifest needs, to be copied."""
+    with made(cache) as place:
+        assert_passed(place.run(place.command("matrix")))
+        yield place
+
+
+@pytest.fixture
+def filled(place: Place, booted: Place) -> Place:
     """The place with all in its cache that its manifest needs."""
-    assert_passed(place.run(place.command("matrix")))
+    shutil.copytree(booted.cache, place.cache, symlinks=True, dirs_exist_ok=True)
     return place
 
 

@@ -24,24 +24,6 @@ def trixie(cache: Cache) -> PreparedKernel:
     return prepare(entry, cache, lambda _: None)
 
 
-def test_an_expected_capability_that_is_absent_fails(harness: Harness, tmp_path: Path) -> None:
-    file = manifest(
-        tmp_path,
-        "  - name: old\n"
-        "    deb: {suite: bookworm, package: linux-image-amd64}\n"
-        "    expect: {full_info: true}\n",
-    )
-    run = harness("matrix", str(file), *QUICK)
-    assert run.status == 1
-    assert run.kernel("old")["verdict"] == "fail"
-    sentence = (
-        "full_info is expected (the manifest says full_info: true), "
-        "but the kernel lacks it: EOPNOTSUPP"
-    )
-    assert sentence in run.kernel("old")["reason"]
-    assert sentence in " ".join(run.stdout.split())
-
-
 def test_images_that_are_none_leave_the_others_their_results(
     harness: Harness, tmp_path: Path, trixie: PreparedKernel
 ) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A real kernel that fails, and its bundle, from which it fails again."""
+"""A real kernel that fails, again when it is confirmed, and again from its bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from harness.bundle import archive, load, place
 from harness.kernels.cache import Cache
-from tests.boots.conftest import PATIENCE, Harness, manifest
+from tests.boots.conftest import PATIENCE, Harness, Run, manifest
 
 FAILING = (
     "  - name: k\n    deb: {suite: bookworm, package: linux-image-amd64}\n"
@@ -25,11 +25,38 @@ OPTIONS = ("--check", "mptcp_info.readable", "--family", "ipv4", "--seed", "77")
 
 
 @pytest.fixture(scope="module")
-def bundle(harness: Harness, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("failing")
-    run = harness("matrix", str(manifest(directory, FAILING)), *OPTIONS, "--bundle-image")
-    assert run.status == 1
-    return Path(shutil.copy(place(run.directory, "k"), directory))
+def failing(harness: Harness, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A kernel that fails, booted twice."""
+    file = manifest(tmp_path_factory.mktemp("failing"), FAILING)
+    return harness("matrix", str(file), *OPTIONS, "--confirm", "1", "--bundle-image")
+
+
+@pytest.fixture(scope="module")
+def bundle(failing: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copy(place(failing.directory, "k"), tmp_path_factory.mktemp("bundle")))
+
+
+def test_an_expected_capability_that_is_absent_fails(failing: Run) -> None:
+    assert failing.status == 1
+    assert failing.kernel("k")["verdict"] == "fail"
+    sentence = (
+        "full_info is expected (the manifest says full_info: true), "
+        "but the kernel lacks it: EOPNOTSUPP"
+    )
+    assert sentence in failing.kernel("k")["reason"]
+    assert sentence in " ".join(failing.stdout.split())
+
+
+def test_a_failure_is_confirmed_and_every_boot_kept(failing: Run) -> None:
+    kernel = failing.kernel("k")
+    assert kernel["confirmed"] == {"boots": 2, "bad": 2}
+    assert kernel["reason"].startswith("fails 2 of 2: capability.full_info: ")
+    assert [attempt["verdict"] for attempt in kernel["attempts"]] == ["fail", "fail"]
+    for number in (1, 2):
+        console = failing.directory / f"kernels/k/attempt-{number}/console.log"
+        assert console.stat().st_size > 10_000
+    assert "confirming: boot 1 of 1 more" in failing.stdout
+    assert "attempt 2: fail, the VM powered off" in failing.stdout
 
 
 def replay(directory: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
