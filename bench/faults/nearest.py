@@ -61,12 +61,12 @@ GROUPS = {
     "subflows": (
         *("subflows", "pm_kinds", "pm_announces", "pm_changes", "pm_returns", "pm_endpoints"),
         *("pm_special", "pm_events", "userspace_pm", "mixed_families", "sysctls"),
-        *("peer_joins", "peer_serves", "peer_signals"),
+        *("peer_joins", "peer_serves", "peer_signals", "peer_refused"),
     ),
     "counters": (
         *("subflows", "pm_kinds", "pm_announces", "pm_changes", "pm_returns", "userspace_pm"),
         *("byte", "counters", "waits", "binding", "reconnect", "states", "fallback"),
-        *("pm_events", "peer_joins", "peer_signals", "peer_sends"),
+        *("pm_events", "peer_joins", "peer_owned", "peer_signals", "peer_sends", "peer_refused"),
     ),
     "diag": ("diag", "subflows", "counters"),
     "sizes and pointers": ("options", "byte", "subflows"),
@@ -76,7 +76,7 @@ GROUPS = {
     ),
     "data path": (
         *("transfers", "subflow_failures", "buffers", "peer_data", "peer_sends", "peer_serves"),
-        *("peer_signals", "peer_owned"),
+        *("peer_signals", "peer_owned", "peer_refused"),
     ),
     "32-bit programs": ("byte", "waits"),
 }

@@ -76,6 +76,7 @@ FULL_MODULES: Sequence[str] = (
     "peer_data",
     "peer_joins",
     "peer_owned",
+    "peer_refused",
     "peer_sends",
     "peer_serves",
     "peer_signals",

@@ -244,6 +244,32 @@ def third_again(lab: Lab) -> None:
     two.expect("data", lambda s: s.payload == NEXT)
 
 
+@scenario_check("join.established_by_an_echo", scenario=SCENARIO, needs=NEEDS)
+def established_by_echo(lab: Lab) -> None:
+    """An echo of ADD_ADDR acknowledges the third segment of a join: data can then be sent there."""
+    bench, one, flow, two, syn, sock = joining(lab)
+    one.answer(two, one.answer_of_join(syn))
+    two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
+    two.send(options=one.add_addr(ENDPOINT, bench.client_address(2), echo=True))
+    flow.send(wire.ACK | wire.RST)
+    sock.sendall(NEXT)
+    two.expect("data", lambda s: s.payload == NEXT)
+
+
+@scenario_check("mp_capable.established_by_add_addr", scenario=SCENARIO, needs=NEEDS)
+def established_by_add_addr(lab: Lab) -> None:
+    """ADD_ADDR as the server's first segment establishes the connection; it does not fall back."""
+    bench = clean(lab)
+    since = mib.Since()
+    one, sock = Peer(lab), at_once(lab.socket())
+    flow = one.serve(sock)
+    flow.send(options=one.add_addr(6, bench.client_address(3), port=4321))
+    counted(since, "AddAddr", 1)
+    flow.send_data(NEXT, at=0)
+    same("the first data", receive(sock, 5), NEXT)
+    equal("MPCapableDataFallback", since.of("MPCapableDataFallback"), 0)
+
+
 @scenario_check("rm_addr.leaves_on_another_subflow", scenario=SCENARIO, needs=NEEDS)
 def leaves_on_another(lab: Lab) -> None:
     """RM_ADDR of the initial address is sent on a subflow that stays."""

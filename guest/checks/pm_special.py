@@ -9,6 +9,7 @@ import os
 from guest import diag, mib, multipath, pm, topology
 from guest.calls import errno_of
 from guest.checks import equal, require, scenario_check
+from guest.checks.peer_data import counted
 from guest.checks.userspace_pm import must_refuse
 from guest.lab import MPTCP, TCP, wait_until, write_sysctl
 from guest.states import disconnect
@@ -186,6 +187,11 @@ def join_after_disconnect(lab: Lab) -> None:
     multipath.exchange(second, DATA)
     multipath.both_have(second, 1)
     equal("subflows", len(multipath.addresses(second.client)), 2)
+    closed = [
+        (one.address("saddr"), one.port("sport"), one.port("dport"))
+        for one in bench.events.of(pm.SUB_CLOSED, ends.token)
+    ]
+    equal("SUB_CLOSED events that came twice", len(closed) - len(set(closed)), 0)
 
 
 @scenario_check("join.then_disconnect_then_tcp", scenario=SCENARIO, needs=NEEDS)
@@ -335,7 +341,9 @@ def port_is_for_joins(lab: Lab) -> None:
     probe.close()
     bench.pm.add(target[0], pm.SIGNAL, id=9, port=target[1])
     for protocol in (TCP, MPTCP):
+        since = mib.Since()
         equal("connect()", errno_of(lab.socket(protocol).connect, target), ECONNREFUSED)
+        counted(since, "MPCapableEndpAttempt", 1)
 
 
 @scenario_check("listener_event.not_if_listen_fails", scenario=SCENARIO,

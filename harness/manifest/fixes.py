@@ -305,8 +305,9 @@ FIXES: tuple[Fix, ...] = (
         "1bba3f219c5e",
         "mptcp: do not fallback when OoO is present",
         fixed="6.18",
-        # 6.17.8 fails and 6.17.13 passes; 6.1.159 has it, and fails for another reason.
-        backports=("6.17.10", "6.12.60", "6.1.159"),
+        # 6.17.8 fails and 6.17.13 passes. 6.12.60 and 6.1.159 have it in a place where it does not
+        # help; "mptcp: move the OoO check back into __mptcp_try_fallback()" mends that in 6.12.115.
+        backports=("6.17.10", "6.12.115"),
         since="5.18",
         checks=("mp_fail.beyond_a_gap_resets",),
     ),

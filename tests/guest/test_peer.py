@@ -19,7 +19,15 @@ from tests.guest import namespaces
 
 BY_ID = {item.id: item for item in checks.all_checks()}
 MODULES = (
-    *("peer_data", "peer_joins", "peer_owned", "peer_sends", "peer_serves", "peer_signals"),
+    *(
+        "peer_data",
+        "peer_joins",
+        "peer_owned",
+        "peer_refused",
+        "peer_sends",
+        "peer_serves",
+        "peer_signals",
+    ),
     "pm_events",
 )
 OURS = [item for item in BY_ID.values() if item.function.__module__.split(".")[-1] in MODULES]
