@@ -132,7 +132,10 @@ class TestOnThisKernel:
         for scenario in {item.scenario for item in OURS}:
             items = [item for item in OURS if item.scenario == scenario]
             failed += namespaces.failures(family, items)
-        assert failed == []
+        stalls = "reorder.more_than_the_buffer_holds"  # on kernels that do not prune
+        assert [
+            line for line in failed if "OFOPruned" in mib.counters() or stalls not in line
+        ] == []
 
     @pytest.mark.parametrize(("check", "fault"), FAULTS, ids=[check for check, _ in FAULTS])
     def test_a_fault_fails_its_check(self, check: str, fault: Callable[[], None]) -> None:
