@@ -68,9 +68,10 @@ def _summarise(text_of: Callable[[int], str]) -> None:
     try:
         with Path(place).open("ab") as file:
             room = MAX_SUMMARY - file.tell()
-            if room < MIN_SUMMARY:
+            summary = text_of(room).encode("utf-8", "replace") if room >= MIN_SUMMARY else b""
+            if not 0 < len(summary) <= room:
                 complain(f"warning: no summary: {place} has no room for more")
                 return
-            file.write(text_of(room).encode("utf-8", "replace"))
+            file.write(summary)
     except OSError as error:
         complain(f"warning: no summary: {place} cannot be written ({error.strerror or error})")

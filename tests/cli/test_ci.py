@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli import ci
+from harness.nightly.results import Night, Selftest
+from harness.report import nightly
 from harness.verdict.results import CheckVerdict, KernelResult
 from tests import factories
 
@@ -72,6 +74,17 @@ def test_a_summary_without_room_is_left_out_with_a_warning(
     summary.write_bytes(b"x" * (ci.MAX_SUMMARY - 100))
     ci.report_run(factories.run(BAD))
     assert summary.stat().st_size == ci.MAX_SUMMARY - 100
+    assert "has no room for more" in capsys.readouterr().err
+
+
+def test_a_night_that_has_no_room_is_left_out(
+    summary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report of a night has its own limit, which may be more than what is left."""
+    monkeypatch.setattr(nightly, "to_markdown", lambda _: "x" * 5001)
+    summary.write_bytes(b"x" * (ci.MAX_SUMMARY - 5000))
+    ci.report_night(Night("kernels.yaml", Selftest(skipped=True), factories.run()))
+    assert summary.stat().st_size == ci.MAX_SUMMARY - 5000
     assert "has no room for more" in capsys.readouterr().err
 
 
