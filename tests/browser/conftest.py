@@ -133,7 +133,7 @@ def driver() -> Iterator[WebDriver]:
     service = webdriver.ChromeService(required("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
-    driver.set_script_timeout(60)
+    driver.set_script_timeout(300)
     yield driver
     driver.quit()
 
