@@ -65,6 +65,13 @@ def opened(
     return sock, lab.accept(listener, server)
 
 
+def closed_port(lab: Lab) -> tuple[object, ...]:
+    """The address of a socket that does not listen: connections are refused."""
+    sock = lab.socket()
+    sock.bind((lab.address, 0))
+    return sock.getsockname()  # type: ignore[no-any-return]
+
+
 def syn_of(capture: Capture, sock: _socket.socket) -> Segment:
     """The SYN that ``sock`` has sent."""
     syn = capture.wait_for(sock, lambda segment: segment.has(wire.SYN))
@@ -193,8 +200,7 @@ def with_tcp(lab: Lab) -> None:
 def refused(lab: Lab) -> None:
     """sendto(MSG_FASTOPEN) to a closed port is refused, and the socket connects elsewhere."""
     _set_up(lab)
-    closed = lab.socket()
-    closed.bind((lab.address, 0))
+    closed = closed_port(lab)
     sock = lab.socket()
     data = content(SYN_DATA)
     with Blocking(sock, what="sendto(MSG_FASTOPEN) to a closed port"):
@@ -204,7 +210,7 @@ def refused(lab: Lab) -> None:
             sock.sendto,
             data,
             MSG_FASTOPEN,
-            closed.getsockname(),
+            closed,
         )
     listener = lab.listener()
     sock.connect(listener.getsockname())
@@ -232,12 +238,11 @@ def unreachable(lab: Lab) -> None:
 def refused_without_waiting(lab: Lab) -> None:
     """A nonblocking sendto(MSG_FASTOPEN) to a closed port ends in POLLERR and ECONNREFUSED."""
     _set_up(lab)
-    closed = lab.socket()
-    closed.bind((lab.address, 0))
+    closed = closed_port(lab)
     sock = lab.socket()
     sock.settimeout(0)
     try:
-        sock.sendto(b"data", MSG_FASTOPEN, closed.getsockname())
+        sock.sendto(b"data", MSG_FASTOPEN, closed)
     except OSError as error:
         require(
             "sendto(MSG_FASTOPEN)",
@@ -256,15 +261,15 @@ def refused_without_waiting(lab: Lab) -> None:
 def again_after_refusal(lab: Lab) -> None:
     """sendto(MSG_FASTOPEN) after one that was refused fails; then the socket connects elsewhere."""
     _set_up(lab)
-    closed = lab.socket()
-    closed.bind((lab.address, 0))
+    closed = closed_port(lab)
     sock = lab.socket()
-    arguments = (b"data", MSG_FASTOPEN, closed.getsockname())
+    arguments = (b"data", MSG_FASTOPEN, closed)
     sock.settimeout(0)
     errno_of(sock.sendto, *arguments)
     has_events("after the refusal", sock, POLLHUP)
-    with Blocking(sock, what="sendto(MSG_FASTOPEN) after a refusal"):
-        require("it", errno_of(sock.sendto, *arguments) != 0, "an error", "success")
+    what = "sendto(MSG_FASTOPEN) after a refusal"
+    with Blocking(sock, what=what):
+        require(what, errno_of(sock.sendto, *arguments) != 0, "an error", "success")
     listener = lab.listener()
     sock.settimeout(5)
     sock.connect(listener.getsockname())
@@ -321,11 +326,10 @@ def defers_the_syn(lab: Lab) -> None:
 def deferred_refusal(lab: Lab) -> None:
     """With TCP_FASTOPEN_CONNECT the first send(2) fails if refused; the socket stays usable."""
     _set_up(lab)
-    closed = lab.socket()
-    closed.bind((lab.address, 0))
+    closed = closed_port(lab)
     sock = lab.socket()
     sock.setsockopt(IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
-    fails("connect() to a closed port", 0, sock.connect, closed.getsockname())
+    fails("connect() to a closed port", 0, sock.connect, closed)
     with Blocking(sock, what="send to a closed port"):
         fails("send to a closed port", errno.ECONNREFUSED, sock.send, b"data")
     sock.setsockopt(IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 0)

@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-import _socket
-
 from guest import mib, multipath, peer, pm, wire
 from guest.checks import equal, require
 from guest.checks.binding import FOREIGN
 from guest.checks.peer_data import FIVE, counted, established, in_one_family, receive
 from guest.checks.peer_joins import PROHIBITED, with_reason
 from guest.checks.peer_owned import readable
+from guest.checks.peer_sends import small_buffer
 from guest.checks.peer_serves import connected
 from guest.checks.peer_signals import clean
 from guest.flow import content, same
 from guest.lab import write_sysctl
-from guest.peer import Peer
 from guest.stall import StalledCall
 
 TYPE_CHECKING = False
@@ -123,17 +121,11 @@ def forbids_a_later_fallback(lab: Lab) -> None:
 @in_one_family("reorder.more_than_the_buffer_holds", SCENARIO, NEEDS)
 def more_than_the_buffer_holds(lab: Lab) -> None:
     """Data out of order that exceed SO_RCVBUF are pruned and counted, and can be sent again."""
-
-    def small(sock: _socket.socket) -> None:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 8192)
-
     since = mib.Since()
-    one, listener = Peer(lab), lab.listener(before=small)
-    flow = one.connect(listener)
-    sock = lab.accept(listener)
+    flow, sock = small_buffer(lab)
     flow.send_data(FIVE, at=0)
     same("the first data", receive(sock, 5), FIVE)
-    two = one.join(3)
+    two = flow.peer.join(3)
     sent = content(400)
     for at in range(7, 400, 4):
         two.send_data(sent[at : at + 2], at)

@@ -215,16 +215,21 @@ def echo_beside_data(lab: Lab) -> None:
     equal("segments of data without a mapping", len(unmapped), 0)
 
 
-@in_one_family("window.opens_when_the_data_are_read", SCENARIO, NEEDS)
-def opens_when_read(lab: Lab) -> None:
-    """A receiver whose buffer was full announces a window again once the data are read."""
+def small_buffer(lab: Lab) -> tuple[Flow, _socket.socket]:
+    """A connection whose kernel receives with an SO_RCVBUF of 8192."""
 
     def small(sock: _socket.socket) -> None:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 8192)
 
-    one, listener = Peer(lab), lab.listener(before=small)
-    flow = one.connect(listener)
-    sock = lab.accept(listener)
+    listener = lab.listener(before=small)
+    flow = Peer(lab).connect(listener)
+    return flow, lab.accept(listener)
+
+
+@in_one_family("window.opens_when_the_data_are_read", SCENARIO, NEEDS)
+def opens_when_read(lab: Lab) -> None:
+    """A receiver whose buffer was full announces a window again once the data are read."""
+    flow, sock = small_buffer(lab)
     at, window = 0, 1000
     while window >= 1000 and at < 60000:
         seen = flow.seen()
