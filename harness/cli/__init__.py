@@ -31,6 +31,7 @@ COMMANDS = {
     "replay": ("kept_runs", "add_replay"),
     "report": ("kept_runs", "add_report"),
     "runs": ("history", "add_runs"),
+    "merge": ("kept_runs", "add_merge"),
     "compare": ("history", "add_compare"),
     "history": ("history", "add_history"),
     "missing-fixes": ("history", "add_missing_fixes"),

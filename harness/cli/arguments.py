@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from harness.verdict.results import Family
+from harness.verdict.results import Family, Shard
 from harness.verdict.rounds import MOST
 
 DESCRIPTION = """\
@@ -93,7 +93,28 @@ def add_selection(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_options(command: argparse.ArgumentParser) -> None:
+def add_shard(command: argparse.ArgumentParser, what: str = "of the kernels") -> None:
+    command.add_argument(
+        "--shard",
+        type=shard,
+        metavar="K/N",
+        help=f"only part K of N {what}, such as 2/8, for N machines",
+    )
+
+
+def add_durations(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--durations",
+        metavar="RUN",
+        action="append",
+        default=[],
+        help="divide into shards by the durations in RUN, a stored run or a file of --json, or by "
+        "names alone with 'none' (default: the last complete runs stored here, so machines without "
+        "a common store need one of these); may be given several times",
+    )
+
+
+def add_run_options(command: argparse.ArgumentParser, json_file: str | None = None) -> None:
     # Imported only here: pydantic takes longer than `history` and `runs` may.
     from harness.manifest.schema import Abi
 
@@ -156,7 +177,14 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="include the image in the bundle of a failing kernel",
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    command.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        nargs=json_file,
+        const=Path("-") if json_file else None,
+        help="also write the results to FILE",
+    )
     command.add_argument(
         "--html", type=Path, metavar="FILE", help="also write a page for a browser to FILE"
     )
@@ -246,6 +274,16 @@ def add_output(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write consoles, events and results to DIR (default: a new one in XDG_STATE_HOME)",
     )
+
+
+def shard(text: str) -> Shard:
+    """``K/N``."""
+    match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a part such as 2/8, the second of eight (the first is 1/8)"
+        )
+    return Shard(int(match[1]), int(match[2]))
 
 
 _UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -341,6 +379,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("matrix --html report.html", "also a page to look at, in one file"),
         ("matrix --reuse", "only kernels for which something changed"),
         ("matrix --resume", "the kernels that an interrupted run did not reach"),
+        ("matrix --shard 2/8 --durations none --json 2.json", "the second of eight machines"),
+        ("matrix --list-shards 8 --json", "what each of eight shards would test, as JSON"),
+    ),
+    "merge": (
+        ("merge 1.json 2.json 3.json --json all.json", "one run out of three shards"),
+        ("merge shard-*/ --html report.html", "from the shards' directories, with consoles"),
+        ("merge 1.json 3.json --allow missing", "although a shard was lost"),
     ),
     "check": (
         ("check arch/x86/boot/bzImage", "one image; its modules are found beside it"),
@@ -353,6 +398,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("bisect --good debian-6.12 --bad debian-newest", "what changed between the two"),
         ("bisect --good A --bad B --check 'so_linger.*'", "where one option changed"),
         ("bisect --boundaries --from A --to B", "where anything changed"),
+        ("bisect --boundaries --from A --to B --shard 1/4", "in the oldest quarter"),
     ),
     "step": (
         ("step --check 'so_linger.*'", "for `git bisect run`, after `git bisect start BAD GOOD`"),
@@ -393,7 +439,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("missing-fixes debian-6.1 --json fixes.json", "those of one kernel, also as JSON"),
     ),
     "config": (("config | vng --kconfig --config -", "configure a kernel tree"),),
-    "prepare": (("prepare -k 'debian-*'", "download now, boot later"),),
+    "prepare": (
+        ("prepare -k 'debian-*'", "download now, boot later"),
+        ("prepare --shard 2/8", "those of one shard"),
+    ),
     "list": (
         ("list kernels", "the kernels of ./kernels.yaml"),
         ("list checks", "every check, with one sentence about it"),

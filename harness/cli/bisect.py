@@ -40,6 +40,7 @@ from harness.manifest.plan import Plan, Profile
 from harness.report import bisect as report
 from harness.report import terminal
 from harness.report.plain import PlainProgress
+from harness.run import shards
 from harness.run.request import RunRequest
 from harness.step.build import Recipe
 from harness.step.step import Step, StepAnswer, StepRequest
@@ -72,6 +73,7 @@ def add_bisect(commands: arguments.Commands) -> None:
         action="store_true",
         help="find where each check and capability changed, along all kernels or between the two",
     )
+    arguments.add_shard(command, "of the series, with --boundaries")
     arguments.add_resources(command)
     command.add_argument(
         "--confirm",
@@ -103,6 +105,11 @@ def run_bisect(given: argparse.Namespace) -> int:
         confirm=given.confirm,
         manifest=given.manifest,
     )
+    if given.shard is not None and not given.boundaries:
+        raise UsageError(
+            "--shard divides the kernels of --boundaries; a search for one change boots one kernel "
+            "after another, so omit it"
+        )
     search = _boundaries if given.boundaries else _search
     text, data, status = search(given, request, Cache(given.cache))
     sys.stdout.write(text)
@@ -164,6 +171,10 @@ def _boundaries(
     request = replace(request, plan=plan)
     with stopping(cache.stop) as stop:
         series = _series(given, cache)
+        if given.shard is not None:
+            ours = tuple(shards.stretch(series.candidates, given.shard))
+            say(f"shard {given.shard}: {ours[0].entry.name} to {ours[-1].entry.name}")
+            series = replace(series, candidates=ours)
         found = compatibility.draw(
             series.candidates,
             request,

@@ -12,19 +12,21 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HostError, UsageError
 from harness.host.files import write_through
-from harness.text import printable
-from harness.verdict.results import Family
+from harness.text import plural, printable
+from harness.verdict.results import Family, Shard
 
 if TYPE_CHECKING:
     from harness.kernels import Cache
     from harness.manifest.kernels_yaml import KernelEntry
     from harness.manifest.plan import Profile
     from harness.run.request import Listener
+    from harness.run.shards import Part
 
 # What only some functions need is imported there: pydantic and the modules of a boot take longer
 # than `history`, `runs` and `compare` may.
@@ -112,6 +114,35 @@ def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
     return found
 
 
+@dataclass(frozen=True)
+class Sharded:
+    """The kernels to test, and the shard that they are, if they are one."""
+
+    entries: list[KernelEntry]
+    shard: Shard | None = None
+
+
+def sharded(entries: list[KernelEntry], given: argparse.Namespace) -> Sharded:
+    """The part of ``entries`` that --shard asks for, or all."""
+    if given.shard is None:
+        if given.durations and not getattr(given, "list_shards", None):
+            raise UsageError("--durations divides kernels into shards: give --shard, or omit it")
+        return Sharded(entries)
+    part = divided(entries, given, given.shard.of)[given.shard.number - 1]
+    names = f": {', '.join(part.kernels)}" if len(part.kernels) <= 8 else ""
+    say(f"shard {part.shard}: {len(part.kernels)} of {plural(len(entries), 'kernel')}{names}")
+    return Sharded([entry for entry in entries if entry.name in part.kernels], part.shard)
+
+
+def divided(entries: list[KernelEntry], given: argparse.Namespace, of: int) -> list[Part]:
+    """``entries`` in ``of`` shards, by the durations that --durations names."""
+    from harness.run import shards, workspace
+
+    names = [entry.name for entry in entries]
+    place = workspace.store_place(getattr(given, "output", None))
+    return shards.parts(entries, shards.durations(given.durations, names, place), of)
+
+
 def check_fingerprint(text: str | None) -> None:
     """Raise UsageError for an empty fingerprint, which would be a prefix of every other."""
     if text is not None and not text.strip():
@@ -120,11 +151,15 @@ def check_fingerprint(text: str | None) -> None:
         )
 
 
+#: What ``--json`` without a file means.
+STDOUT = Path("-")
+
+
 def check_writable(path: Path | None, option: str = "--json") -> None:
     """Raise UsageError if ``path`` cannot be written, before minutes are spent on booting."""
     if path is None:
         return
-    if str(path) == "-":
+    if path == STDOUT:
         raise UsageError(
             f"{option} -: the table goes to standard output; give a file, or a FIFO such as bash's "
             ">(…)"

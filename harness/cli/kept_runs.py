@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``report`` and ``replay``: what earlier runs left."""
+"""``report``, ``merge`` and ``replay``: what earlier runs left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import bundle, replay
 from harness.bundle import Bundle
 from harness.cli import arguments
-from harness.cli.common import complain, say, stopping, write
+from harness.cli.common import check_writable, complain, globs, say, stopping, write
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.records import stored_runs, to_json
@@ -102,6 +102,52 @@ def _write_site(given: argparse.Namespace) -> int:
         raise UsageError("--site writes all kept runs: omit RUN and --output")
     say(site.write_site(given.site, workspace.store_file()))
     return EXIT_OK
+
+
+def add_merge(commands: arguments.Commands) -> None:
+    command = arguments.command(
+        commands, "merge", "make one run out of shards, or of other parts of a list", run_merge
+    )
+    command.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="a file written by --json, or a run's directory, whose consoles and events come along",
+    )
+    command.add_argument(
+        "--allow",
+        metavar="WHAT",
+        action=arguments.Patterns,
+        help="merge although something is wrong: missing (kernels without a result), doubled "
+        "(kernels with two; the worse one counts), or a different harness, seed, manifest or "
+        "settings; several are separated by commas",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
+    command.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write a page for a browser to FILE"
+    )
+    arguments.add_output(command)
+
+
+def run_merge(given: argparse.Namespace) -> int:
+    """Merge the runs; table, files and exit status are those of one run."""
+    from harness.cli import ci, matrix
+    from harness.run import merging
+
+    words = globs(given.allow) if given.allow else []
+    if unknown := [word for word in words if word not in {*merging.Flaw}]:
+        known = ", ".join(merging.Flaw)
+        raise UsageError(f"--allow {given.allow}: {unknown[0]!r} is none of {known}")
+    check_writable(given.json)
+    check_writable(given.html, "--html")
+    parts = [merging.read(path) for path in given.runs]
+    run = merging.merge(
+        parts, [*map(merging.Flaw, words)], given.output, workspace.store_place(given.output)
+    )
+    with ci.no_commands():
+        matrix.show(run, given.json)
+    return matrix.finish(run, given)
 
 
 #: The default number of boots of each variation.

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from guest import checks as guest_checks
 from harness import kernels
 from harness.cli import arguments
-from harness.cli.common import chosen, complain, say, stopping
+from harness.cli.common import chosen, complain, say, sharded, stopping
 from harness.errors import KernelUnavailable
 from harness.kernels import Cache, kconfig
 from harness.manifest import kernels_yaml
@@ -29,7 +29,7 @@ from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_
 def run_prepare(given: argparse.Namespace) -> int:
     """Fetch and unpack kernels without booting them."""
     cache = Cache(given.cache)
-    entries = chosen(given, cache)
+    entries = sharded(chosen(given, cache), given).entries
     with (
         stopping(cache.stop) as stop,
         cache.scratch(),  # keeps `prune` from removing what is in use
@@ -128,6 +128,8 @@ def add_prepare(commands: arguments.Commands) -> None:
     )
     arguments.add_manifest(command)
     arguments.add_selection(command)
+    arguments.add_shard(command)
+    arguments.add_durations(command)
 
 
 def add_list(commands: arguments.Commands) -> None:

@@ -22,14 +22,19 @@ from pathlib import Path
 from harness import bundle, kernels
 from harness.cli import arguments, ci
 from harness.cli.common import (
+    STDOUT,
+    Sharded,
     check_writable,
     chosen,
     colourful,
     complain,
+    divided,
     families,
     listener,
     matching_checks,
     profile_of,
+    say,
+    sharded,
     stopping,
     width,
     write,
@@ -56,6 +61,7 @@ from harness.verdict.results import (
     KernelResult,
     KernelVerdict,
     RunResult,
+    Shard,
     exit_status,
 )
 from harness.verdict.rounds import MOST, Repeat
@@ -69,7 +75,15 @@ def add_matrix(commands: arguments.Commands) -> None:
     )
     arguments.add_manifest(command)
     arguments.add_selection(command)
-    arguments.add_run_options(command)
+    arguments.add_run_options(command, "?")
+    arguments.add_shard(command)
+    arguments.add_durations(command)
+    command.add_argument(
+        "--list-shards",
+        type=arguments.Number(1, 99999),
+        metavar="N",
+        help="boot nothing; print the kernels of each of N shards, with --json as JSON",
+    )
     command.add_argument(
         "--resume",
         action="store_true",
@@ -81,13 +95,41 @@ def add_matrix(commands: arguments.Commands) -> None:
 def run_matrix(given: argparse.Namespace) -> int:
     """Test the manifest's kernels."""
     cache = Cache(given.cache)
-    return test(chosen(given, cache), given, cache)
+    entries = with_abi(chosen(given, cache), given)
+    if given.list_shards is not None:
+        return _list_shards(entries, given)
+    return test(sharded(entries, given), given, cache)
 
 
-def test(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> int:
+def _list_shards(entries: list[KernelEntry], given: argparse.Namespace) -> int:
+    """Print the shards; their JSON is a list that GitHub takes as ``matrix.include``."""
+    if given.shard is not None:
+        raise UsageError("--list-shards prints all shards: omit --shard")
+    parts = divided(entries, given, given.list_shards)
+    data = [
+        {"shard": str(part.shard), "kernels": part.kernels, "seconds": part.seconds}
+        for part in parts
+    ]
+    if given.json is None:
+        for part in parts:
+            took = f"  {part.seconds:.0f} s" if part.seconds else ""
+            say(f"{part.shard!s:8} {', '.join(part.kernels) or 'no kernel'}{took}")
+    elif given.json == STDOUT:
+        print(json.dumps(data))
+    else:
+        write("--json", given.json, json.dumps(data, indent=1) + "\n")
+    return EXIT_OK
+
+
+def test(chosen: Sharded, given: argparse.Namespace, cache: Cache) -> int:
     with ci.no_commands():
-        run = run_tests(entries, given, cache)
+        run = run_tests(chosen.entries, given, cache, chosen.shard)
         show(run, given.json)
+    return finish(run, given)
+
+
+def finish(run: RunResult, given: argparse.Namespace) -> int:
+    """Write what is asked for beside the table of ``run``; returns the exit status."""
     _write_page(run, given)
     ci.report_run(run)
     return exit_status(run)
@@ -100,10 +142,19 @@ def _write_page(run: RunResult, given: argparse.Namespace) -> None:
         pages.write_run(run, workspace.store_place(given.output), given.html)
 
 
-def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: Cache) -> RunResult:
+def with_abi(entries: Sequence[KernelEntry], given: argparse.Namespace) -> list[KernelEntry]:
+    """``entries`` with the user space of --abi."""
+    return [replace(entry, abi=given.abi or entry.abi) for entry in entries]
+
+
+def run_tests(
+    entries: Sequence[KernelEntry],
+    given: argparse.Namespace,
+    cache: Cache,
+    shard: Shard | None = None,
+) -> RunResult:
     """Run the tests, showing only their progress."""
-    if given.abi is not None:
-        entries = [replace(entry, abi=given.abi) for entry in entries]
+    entries = with_abi(entries, given)
     profile = profile_of(given)
     request = RunRequest(
         plan=Plan(
@@ -123,6 +174,7 @@ def run_tests(entries: Sequence[KernelEntry], given: argparse.Namespace, cache: 
         confirm=given.confirm,
         manifest=given.manifest,
         bundle_image=given.bundle_image,
+        shard=shard,
     )
     check_writable(given.json)
     check_writable(given.html, "--html")
@@ -194,7 +246,7 @@ def run_check(given: argparse.Namespace) -> int:
         return run_shell(entry, given, cache)
     if given.against is not None:
         return run_against(entry, given, cache)
-    return test([entry], given, cache)
+    return test(Sharded([entry]), given, cache)
 
 
 DEFAULT_MANIFEST = Path("kernels.yaml")

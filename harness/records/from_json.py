@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from harness.errors import Malformed
+from harness.manifest import fingerprint
 from harness.records.to_json import SCHEMA, boot_end_word
 from harness.verdict.results import (
     Attempt,
@@ -38,6 +39,7 @@ from harness.verdict.results import (
     RoundFailures,
     Rounds,
     RunResult,
+    Shard,
     Stream,
     Timing,
 )
@@ -191,6 +193,7 @@ def _kernel(given: Fields) -> KernelResult:
         missing_fixes=given.each("missing_fixes", _missing_fix, since=True),
         cross_checks=given.each("cross_checks", _cross_check, since=True),
         abi=given.added("abi", str, "native"),
+        host=given.added("host", str, ""),
     )
     given.end()
     return result
@@ -395,6 +398,8 @@ def _whole(value: Any) -> RunResult:
 
 def _run(given: Fields, kernels: list[Any]) -> RunResult:
     timing = given.fields("timing")
+    question = given.later("asked", dict)
+    asked = fingerprint.text(question) if question is not None else ""
     run = RunResult(
         id=given.text("id"),
         started=given.text("started"),
@@ -411,7 +416,26 @@ def _run(given: Fields, kernels: list[Any]) -> RunResult:
         startup_s=timing.take("startup_s", float),
         notes=given.texts("notes"),
         kernels=tuple(kernel_from_json(kernel) for kernel in kernels),
+        asked=asked,
+        code=given.added("code", str, ""),
+        shard=shard_in(asked),
     )
     timing.end()
     given.end()
     return run
+
+
+def shard_in(asked: str) -> Shard | None:
+    """The shard that the canonical question ``asked`` is about, if any. Raises Malformed."""
+    value = json.loads(asked).get("shard") if asked else None
+    if value is None:
+        return None
+    given = Fields("record.run.asked.shard", value).fields(Shard.__name__)
+    shard = Shard(
+        given.take("number", int),
+        given.take("of", int),
+        given.texts("kernels"),
+        given.text("manifest"),
+    )
+    given.end()
+    return shard

@@ -187,10 +187,10 @@ class Store:
 
         self._commit(insert, durable=learned)
 
-    def finish(self, run_id: str) -> None:
-        """Mark the run as finished: all of its kernels have a result."""
+    def finish(self, run_id: str, at: str = "") -> None:
+        """Mark the run as finished ``at`` this time, or now: all of its kernels have a result."""
         statement = "UPDATE runs SET finished = ? WHERE id = ?"
-        self._commit(lambda database: database.execute(statement, (_now(), run_id)))
+        self._commit(lambda database: database.execute(statement, (at or _now(), run_id)))
 
     def runs(self, limit: int = -1) -> list[Run]:
         """The last runs, newest first."""

@@ -20,16 +20,18 @@ import platformdirs
 
 from harness.errors import UsageError
 from harness.host.files import user_directory
-from harness.records.from_json import kernel_from_text, run_from_text
+from harness.records.from_json import kernel_from_text, run_from_text, shard_in
 from harness.records.store import FILE, Run, Store, StoredResult
 from harness.records.summaries import BAD_LETTERS, RunSummary, Summary
-from harness.verdict.results import KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import KernelResult, KernelVerdict, RunResult, Shard
 
 LAST = "last"
 MAKE = "make one with `mptcp-harness matrix`"
 AGAIN = "the same command looks among them"
 #: The record in a run's directory.
 RECORD = "run.json"
+#: The number of runs in which durations are looked for.
+RECENT = 50
 #: Bytes; every record is smaller: that of sixty kernels has 10 MB.
 MAX_BYTES = 256 << 20
 
@@ -308,11 +310,13 @@ def _load(head: Run, results: Iterable[StoredResult], unread: Container[str] = (
     asked = [name for name in _kernels(head) if name in found]
     kernels = tuple(found[name] for name in [*asked, *(n for n in found if n not in asked)])
     about = {name: str(text) for name, text in _object(head.about).items()}
+    version, _, code = about.get("harness", "").partition(" ")
+    question = head.asked if _object(head.asked) else ""
     return RunResult(
         id=head.id,
         started=head.started,
         finished=head.finished,
-        harness_version=about.get("harness", "").partition(" ")[0],
+        harness_version=version,
         host=about.get("host", ""),
         qemu=about.get("QEMU", ""),
         virtme_ng=about.get("virtme-ng", ""),
@@ -322,7 +326,41 @@ def _load(head: Run, results: Iterable[StoredResult], unread: Container[str] = (
         directory=head.directory,
         interrupted=not head.finished,
         missing=tuple(name for name in _kernels(head) if name not in found),
+        asked=question,
+        code=code,
+        shard=_shard(question),
     )
+
+
+def _shard(asked: str) -> Shard | None:
+    try:
+        return shard_in(asked)
+    except ValueError:  # an edited store
+        return None
+
+
+def durations(place: Path, names: Iterable[str]) -> dict[str, float]:
+    """The seconds that each kernel took in the last complete run with it, if one has it.
+
+    A shard is no complete run: while the shards of a list run one after another on one host, they
+    are split alike. Raises HostError.
+    """
+    wanted, found = {*names}, dict[str, float]()
+    if not place.exists():
+        return found
+    with Store(place) as store:
+        for run in reversed(store.summaries(RECENT, wanted.__contains__)):
+            head = store.run(run.id)
+            if head is None or not head.finished or _shard_of(head):
+                continue
+            for name, kernel in run.kernels.items():
+                if kernel.total_s > 0:
+                    found.setdefault(name, kernel.total_s)
+    return found
+
+
+def _shard_of(head: Run) -> bool:
+    return _object(head.asked).get("shard") is not None
 
 
 def _unread(kept: StoredResult) -> KernelResult:

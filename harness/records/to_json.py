@@ -84,6 +84,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "missing_fixes": [asdict(fix) for fix in kernel.missing_fixes],
         "cross_checks": [_cross_check(each) for each in kernel.cross_checks],
         "abi": kernel.abi,
+        "host": kernel.host,
     }
 
 
@@ -103,6 +104,8 @@ def _run(run: RunResult) -> dict[str, Any]:
         "directory": run.directory,
         "timing": {"startup_s": _seconds(run.startup_s)},
         "notes": run.notes,
+        "code": run.code,
+        "asked": json.loads(run.asked) if run.asked else None,
     }
 
 

@@ -9,9 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.manifest.fingerprint import apart, members
+from harness.manifest.fingerprint import added, apart, members
 from harness.manifest.kernels_yaml import Accel
 from harness.manifest.plan import Plan
+from harness.verdict.results import Shard
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,18 @@ class RunRequest:
         default=False, metadata=apart("it only changes what is kept of a failure")
     )
 
+    shard: Shard | None = field(default=None, metadata=added())  # that the kernels are
+
     def settings(self) -> dict[str, Any]:
         """All settings that count except the plan, as JSON values."""
         whole = self if self.manifest is None else replace(self, manifest=self.manifest.resolve())
         return {name: value for name, value in members(whole).items() if name != "plan"}
 
     def seed(self) -> int:
-        """The user's seed, or a random one."""
-        return secrets.randbits(32) if self.plan.seed is None else self.plan.seed
+        """The user's seed, or a random one; the shards of a list agree on one without a word."""
+        if self.plan.seed is not None:
+            return self.plan.seed
+        return int(self.shard.manifest[:8], 16) if self.shard else secrets.randbits(32)
 
 
 class Stage(StrEnum):

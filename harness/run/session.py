@@ -30,6 +30,9 @@ from harness.run.matrix import Matrix, default_jobs
 from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.verdict.results import KernelResult, RunResult
 
+#: Digits of the hash of the judging code, for people.
+CODE = 16
+
 
 def run(
     entries: Sequence[KernelEntry],
@@ -192,6 +195,9 @@ class _Session:
             missing=missing,
             startup_s=startup_s,
             notes=tuple(self._notes),
+            asked=self._begun.asked,
+            code=reuse.judging()[:CODE],
+            shard=self._request.shard,
         )
         texts = (self._recorder.place(kernel.name).read_text() for kernel in found)
         write_atomically(
@@ -200,10 +206,10 @@ class _Session:
         return record
 
     def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:
-        """Notes on known issues that no longer occur; none with --payload, which changes too
-        much."""
+        """Notes on known issues that no longer occur; none with --payload, which changes too much,
+        and none of a shard, for an issue may occur in another one."""
         plan = self._request.plan
-        if plan.payload is not None:
+        if plan.payload is not None or self._request.shard is not None:
             return ()
         return self._known.idle(self._entries, found, narrowed=plan.is_narrowed)
 
@@ -285,7 +291,7 @@ def options_in(
 def about_run(workspace: workspaces.Workspace) -> dict[str, str]:
     """What the store records about a run in ``workspace``."""
     return {
-        "harness": f"{__version__} {reuse.judging()[:16]}",
+        "harness": f"{__version__} {reuse.judging()[:CODE]}",
         "guest": workspace.base.stem,
         "QEMU": workspace.qemu_version,
         "virtme-ng": importlib.metadata.version("virtme-ng"),

@@ -63,7 +63,7 @@ def opened(
             roots = {
                 abi: foreign_root.prepare(abi, cache, busybox, say) for abi in {Abi.NATIVE, *abis}
             }
-            directory = resumed or _new_directory(output, identity or identity_of_now())
+            directory = resumed or new_directory(output, identity or identity_of_now())
             held.enter_context(prune.in_use(directory))
         except Busy as error:
             raise UsageError(str(error)) from error
@@ -148,7 +148,8 @@ def identity_of_now() -> str:
 _INSTEAD = "give --output a new or empty directory for this run"
 
 
-def _new_directory(wanted: Path | None, identity: str) -> Path:
+def new_directory(wanted: Path | None, identity: str) -> Path:
+    """The directory of a new run: the user's, or one in :func:`runs_directory`."""
     if wanted is None:
         directory = runs_directory() / identity
         directory.mkdir(parents=True)

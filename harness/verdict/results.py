@@ -402,6 +402,7 @@ class KernelResult:
     missing_fixes: tuple[MissingFix, ...] = ()
     cross_checks: tuple[CrossCheck, ...] = ()
     abi: str = "native"  # of the guest's user space
+    host: str = ""  # that tested it, if not the run's
 
     @property
     def is_unfinished(self) -> bool:
@@ -425,10 +426,28 @@ class KernelResult:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Part ``number``, from 1, of the ``of`` parts of a list of ``kernels``, which are names.
+
+    ``manifest`` is the digest of their entries.
+    """
+
+    number: int
+    of: int
+    kernels: tuple[str, ...] = ()
+    manifest: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+@dataclass(frozen=True)
 class RunResult:
     """A whole run. Times are ISO 8601 in UTC; ``host``, ``qemu``, … are for people.
 
-    ``missing`` names the kernels without a result if the run was interrupted.
+    ``missing`` names the kernels without a result if the run was interrupted. ``asked`` is the
+    canonical question (harness.records.reuse), ``code`` a hash of the code that judged, and
+    ``shard`` is set if the run was part of a larger one; all are empty in older records.
     """
 
     id: str
@@ -446,6 +465,9 @@ class RunResult:
     missing: tuple[str, ...] = ()
     startup_s: float = 0.0  # from the start of the process to the first preparation
     notes: tuple[str, ...] = ()
+    asked: str = ""
+    code: str = ""
+    shard: Shard | None = None
 
 
 MAX_INCIDENTS = 50
@@ -466,7 +488,9 @@ def exit_status(run: RunResult) -> int:
         return EXIT_INTERRUPTED
     if any(not v.as_expected and v is not KernelVerdict.INFRASTRUCTURE for v in verdicts):
         return EXIT_FAILED
-    if KernelVerdict.INFRASTRUCTURE in verdicts or not verdicts:
+    if KernelVerdict.INFRASTRUCTURE in verdicts:
+        return EXIT_INFRASTRUCTURE
+    if not verdicts and run.shard is None:  # there may be more shards than kernels
         return EXIT_INFRASTRUCTURE
     return EXIT_OK
 

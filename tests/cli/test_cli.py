@@ -129,16 +129,16 @@ def test_a_bad_directory_for_the_output_is_refused(tmp_path: Path, output: str, 
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
     with pytest.raises(UsageError, match=f"--output .*: {said}; give --output a new"):
-        workspace._new_directory(tmp_path / output, "id")
+        workspace.new_directory(tmp_path / output, "id")
 
 
 def test_a_directory_that_may_not_be_made_is_refused() -> None:
     with pytest.raises(UsageError, match="--output /proc/run: No such file"):
-        workspace._new_directory(Path("/proc/run"), "id")
+        workspace.new_directory(Path("/proc/run"), "id")
 
 
 def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
-    assert workspace._new_directory(tmp_path, "id") == tmp_path
+    assert workspace.new_directory(tmp_path, "id") == tmp_path
 
 
 def test_refused_output_is_a_wrong_argument(

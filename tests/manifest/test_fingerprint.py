@@ -25,7 +25,7 @@ from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, S
 from harness.manifest.plan import Plan, Profile
 from harness.records import reuse
 from harness.run.request import RunRequest
-from harness.verdict.results import Family
+from harness.verdict.results import Family, Shard
 from harness.verdict.rounds import Repeat
 
 ENTRY = KernelEntry("k", ImageSource(Path("/src/bzImage")), "k.yaml:1:1")
@@ -41,6 +41,7 @@ OTHERS: dict[Any, Any] = {
     Repeat: Repeat(3),
     Source: DebSource("trixie", "linux-image"),
     Plan: Plan(payload=5),
+    Shard: Shard(1, 2),
     tuple[Program, ...]: (Program(Path("/p"), "1" * 64),),
     tuple[Family, ...]: (Family.IPV6,),
     tuple[str, ...]: ("another",),

@@ -40,7 +40,10 @@ from tests.report.support import UNHURRIED
 
 #: Any name may stand in these, so that one more or one less is no mistake.
 OPEN = (("capabilities",), ("families",), ("rounds", "by_check"))
-OPTIONAL = ("payload", "expected", "got", "raw", "rounds", "missing_fixes", "abi", "cross_checks")
+OPTIONAL = (
+    *("payload", "expected", "got", "raw", "rounds", "missing_fixes", "abi", "cross_checks"),
+    "host",
+)
 NULLABLE = ("check", "reused_from", "confirmed", "rounds", "cut", "agrees")
 JUNK: tuple[Any, ...] = (None, 1, 1.5, True, "junk", [], {}, ["junk", 1], {"junk": 1})
 

@@ -56,6 +56,8 @@ RUN_KEYS = {
     "timing": dict,
     "directory": str,
     "notes": list,
+    "code": str,
+    "asked": (dict, type(None)),
 }
 KERNEL_KEYS = {
     "name": str,
@@ -78,6 +80,7 @@ KERNEL_KEYS = {
     "missing_fixes": list,
     "cross_checks": list,
     "abi": str,
+    "host": str,
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
 CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw", "known"}
