@@ -22,13 +22,13 @@ from bench.runner import Failed
 from harness.errors import KernelUnavailable
 from harness.host.tools import ToolsMissing
 from harness.manifest.kernels_yaml import ManifestError
-from harness.verdict.results import (
+from harness.verdict.results import Phase
+from harness.verdict.verdicts import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_USAGE,
-    Phase,
 )
 
 BASELINE = Path(__file__).with_name("baseline.json")

@@ -22,7 +22,8 @@ from harness.kernels import Cache, PreparedKernel
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
 from harness.records.stored_runs import RECORD
-from harness.verdict.results import KernelVerdict, Phase
+from harness.verdict.results import Phase
+from harness.verdict.verdicts import KernelVerdict
 from harness.vm import accelerator
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,16 +28,13 @@ from harness.verdict.results import (
     BootEnd,
     CheckKey,
     CheckResult,
-    CheckVerdict,
-    Family,
     FamilyResult,
     Incident,
     IncidentKind,
     KernelResult,
-    KernelVerdict,
     Timing,
-    worst,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict, worst
 
 #: Each must answer in this time, start-up of Python included.
 QUERY_S = 0.3

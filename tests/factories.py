@@ -11,17 +11,14 @@ from harness.verdict.results import (
     BootEnd,
     CheckKey,
     CheckResult,
-    CheckVerdict,
-    Family,
     FamilyResult,
     Incident,
     IncidentKind,
     KernelResult,
-    KernelVerdict,
     RunResult,
     Timing,
-    worst,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict, worst
 
 PHASES = ("established", "transferred", "closed")
 SIDES = ("client", "server")

@@ -29,11 +29,10 @@ from harness.verdict.results import (
     Capability,
     CheckKey,
     CheckResult,
-    CheckVerdict,
-    Family,
     RunResult,
     Stream,
 )
+from harness.verdict.verdicts import CheckVerdict, Family
 from harness.vm import accelerator, boot, initramfs
 
 #: So many that all kills of a test come before the last.

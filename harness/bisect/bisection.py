@@ -18,7 +18,8 @@ from harness.bisect.testing import Listening, Tester
 from harness.kernels import Cache
 from harness.run.request import RunRequest
 from harness.text import plural
-from harness.verdict.results import KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import KernelVerdict
 
 Say = Callable[[str], None]
 #: Returns the change log entries between two kernels, and notes; must not raise.

@@ -30,7 +30,8 @@ from harness.kernels import Cache
 from harness.manifest.expectations import parse_release
 from harness.run.request import RunRequest
 from harness.text import plural
-from harness.verdict.results import Family, KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import Family, KernelVerdict
 
 
 @dataclass(frozen=True)

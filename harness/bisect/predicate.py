@@ -13,7 +13,8 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 
 from harness.verdict.judge import CAPABILITY
-from harness.verdict.results import CheckResult, CheckVerdict, KernelResult, KernelVerdict
+from harness.verdict.results import CheckResult, KernelResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 
 #: Verdicts whose checks are not used: no boot, or a broken stream.
 SILENT = (KernelVerdict.INFRASTRUCTURE, KernelVerdict.BOOT_FAILURE, KernelVerdict.LOST)

@@ -35,14 +35,8 @@ from itertools import chain, islice, pairwise, zip_longest
 from harness.bisect.results import BoundaryKind, Feature, SeriesChange
 from harness.manifest.expectations import CAPABILITIES, Version
 from harness.verdict.judge import CAPABILITY
-from harness.verdict.results import (
-    CheckResult,
-    CheckVerdict,
-    Family,
-    KernelResult,
-    KernelVerdict,
-    worst,
-)
+from harness.verdict.results import CheckResult, KernelResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict, worst
 
 #: The prior probability that a fault shows in every boot of a bad kernel.
 STABLE = 0.95

@@ -22,7 +22,7 @@ from harness.bisect.predicate import Checks, Outcome, Predicate
 from harness.bisect.search import Boots
 from harness.errors import Busy, Damaged
 from harness.records import prune
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 
 FORMAT = 1
 FILE = "bisect.jsonl"

@@ -38,7 +38,8 @@ from harness.kernels.image import configuration_of
 from harness.kernels.kernel_image import recognise
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
 from harness.records import to_json
-from harness.verdict.results import Attempt, KernelResult, KernelVerdict
+from harness.verdict.results import Attempt, KernelResult
+from harness.verdict.verdicts import KernelVerdict
 from harness.vm import initramfs
 from harness.vm.boot import BootPlan
 

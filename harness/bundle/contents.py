@@ -27,8 +27,9 @@ from harness.manifest.plan import Plan, Profile
 from harness.manifest.schema import Abi, EntryModel
 from harness.records.from_json import Fields, kernel_from_text
 from harness.verdict import rounds
-from harness.verdict.results import Family, KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
 from harness.verdict.rounds import Repeat
+from harness.verdict.verdicts import Family, KernelVerdict
 
 SCHEMA = 1
 #: Members of every bundle, besides the checker's.

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import __version__
-from harness.cli.arguments import DESCRIPTION, EPILOG, add_completion
+from harness.cli.arguments import DESCRIPTION, EPILOG, SUMMARIES, add_completion
 from harness.cli.common import complain
 from harness.errors import HostError, Interrupted, UsageError
-from harness.host import programs
-from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_USAGE
+from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -79,7 +78,6 @@ def _main(arguments: Sequence[str]) -> int:
         return EXIT_INFRASTRUCTURE
     try:
         try:
-            programs.adopt_orphans()
             _check_names(arguments)
             given = parser(arguments[:1]).parse_args(arguments)
             status: int = given.run(given)
@@ -112,9 +110,9 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser of the whole command line, or only that of the command in ``first``.
+    """The parser of the whole command line, or only as much of it as the ``first`` argument needs.
 
-    Importing all commands takes 0.1 s. Each command sets ``run``, which takes the parsed arguments.
+    Importing all commands takes half a second. Each sets ``run``, which takes the parsed arguments.
     """
     top = _Parser(
         prog="mptcp-harness",
@@ -125,6 +123,10 @@ def parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_completion(top)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    if first and first[0] in ("-h", "--help", "--version"):
+        for name in COMMANDS:
+            commands.add_parser(name, help=SUMMARIES[name])
+        return top
     for name in first if first and first[0] in COMMANDS else COMMANDS:
         module, add = COMMANDS[name]
         getattr(importlib.import_module(f"harness.cli.{module}"), add)(commands)

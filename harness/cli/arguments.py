@@ -8,10 +8,12 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from harness.verdict.results import Family, Shard
-from harness.verdict.rounds import MOST
+from harness.verdict.verdicts import Family
+
+if TYPE_CHECKING:
+    from harness.verdict.results import Shard
 
 DESCRIPTION = """\
 Does this kernel still do what user space relies on, on MPTCP sockets?
@@ -41,9 +43,10 @@ MANIFEST_HELP = "the list of kernels (default: ./kernels.yaml)"
 
 
 def command(
-    commands: Commands, name: str, what: str, run: Callable[[argparse.Namespace], int]
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
     """A new command ``name``; ``run`` takes the parsed arguments and returns the exit status."""
+    what = SUMMARIES[name]
     command = commands.add_parser(
         name,
         help=what,
@@ -227,6 +230,8 @@ def add_profile(command: argparse.ArgumentParser, default: str) -> None:
 
 
 def _add_repeat(command: argparse.ArgumentParser) -> None:
+    from harness.verdict.rounds import MOST  # imported only here, as the plan is
+
     command.add_argument(
         "--repeat",
         type=Number(1, MOST),
@@ -278,6 +283,8 @@ def add_output(command: argparse.ArgumentParser) -> None:
 
 def shard(text: str) -> Shard:
     """``K/N``."""
+    from harness.verdict.results import Shard
+
     match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(
@@ -370,6 +377,29 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
             for command in action.choices.values():
                 yield from _actions(command)
 
+
+#: What each command does, in the order of --help.
+SUMMARIES = {
+    "matrix": "boot and check every kernel of a manifest",
+    "check": "boot and check one kernel image",
+    "bisect": "find which of many prebuilt kernels broke something",
+    "step": "build, boot and judge one commit, for git bisect run",
+    "nightly": "selftest, matrix, comparison with the last run, and bisects",
+    "replay": "boot a failed kernel again from its bundle",
+    "merge": "make one run out of shards, or of other parts of a list",
+    "report": "show a stored run in another format",
+    "runs": "list the stored runs, newest first",
+    "compare": "show what changed between two runs, or two kernels",
+    "history": "show the verdicts of kernels and checks over the last runs, when they changed, and "
+    "how often they are bad",
+    "missing-fixes": "list the fixes that each kernel lacks according to its last results",
+    "config": "print the kernel configuration that a build needs",
+    "prepare": "fetch and unpack the kernels of a manifest without booting them",
+    "list": "list kernels, checks, capabilities or fixes",
+    "doctor": "show what this host lacks, and the command that installs it",
+    "selftest": "prove on a real kernel that faults are detected",
+    "prune": "remove kernels, results and runs that were not used for a long time",
+}
 
 #: For each command, its examples: a command line and its purpose.
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {

@@ -45,13 +45,11 @@ from harness.run.request import RunRequest
 from harness.step.build import Recipe
 from harness.step.step import Step, StepAnswer, StepRequest
 from harness.text import printable
-from harness.verdict.results import EXIT_INTERRUPTED, EXIT_OK, Family
+from harness.verdict.verdicts import EXIT_INTERRUPTED, EXIT_OK, Family
 
 
 def add_bisect(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "bisect", "find which of many prebuilt kernels broke something", run_bisect
-    )
+    command = arguments.command(commands, "bisect", run_bisect)
     arguments.add_manifest(command)
     command.add_argument(
         "--good",
@@ -210,9 +208,7 @@ WORD = {Outcome.GOOD: "good", Outcome.BAD: "bad", Outcome.UNTESTABLE: "skip"}
 
 
 def add_step(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "step", "build, boot and judge one commit, for git bisect run", run_step
-    )
+    command = arguments.command(commands, "step", run_step)
     arguments.add_predicate(command)
     command.add_argument(
         "--patch",

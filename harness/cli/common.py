@@ -12,14 +12,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.errors import HostError, UsageError
 from harness.host.files import write_through
 from harness.text import plural, printable
-from harness.verdict.results import Family, Shard
+from harness.verdict.verdicts import Family
 
 if TYPE_CHECKING:
     from harness.kernels import Cache
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from harness.manifest.plan import Profile
     from harness.run.request import Listener
     from harness.run.shards import Part
+    from harness.verdict.results import Shard
 
 # What only some functions need is imported there: pydantic and the modules of a boot take longer
 # than `history`, `runs` and `compare` may.
@@ -114,8 +114,7 @@ def chosen(given: argparse.Namespace, cache: Cache) -> list[KernelEntry]:
     return found
 
 
-@dataclass(frozen=True)
-class Sharded:
+class Sharded(NamedTuple):
     """The kernels to test, and the shard that they are, if they are one."""
 
     entries: list[KernelEntry]

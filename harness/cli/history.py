@@ -12,28 +12,25 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cli import arguments
 from harness.cli.common import check_writable, globs, write
 from harness.errors import UsageError
-from harness.records import stored_runs, to_json
-from harness.report import compare, fixes, history, terminal
-from harness.verdict import comparison
-from harness.verdict.comparison import Difference, RunDifference
-from harness.verdict.results import (
-    EXIT_FAILED,
-    EXIT_INFRASTRUCTURE,
-    EXIT_OK,
-    KernelResult,
-    RunResult,
-)
+from harness.records import stored_runs
+from harness.report import terminal
+from harness.verdict.verdicts import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK
+
+if TYPE_CHECKING:
+    from harness.verdict.comparison import Difference, RunDifference
+    from harness.verdict.results import KernelResult, RunResult
+
+# Results, their comparison and what renders an answer are imported where they are needed.
+# Most queries read summaries only.
 
 
 def add_compare(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "compare", "show what changed between two runs, or two kernels", run_compare
-    )
+    command = arguments.command(commands, "compare", run_compare)
     command.add_argument(
         "runs",
         nargs="*",
@@ -53,6 +50,9 @@ def add_compare(commands: arguments.Commands) -> None:
 
 def run_compare(given: argparse.Namespace) -> int:
     """Compare two stored runs, given the older one first, or two kernels."""
+    from harness.report import compare
+    from harness.verdict import comparison
+
     check_writable(given.json)
     glyphs = terminal.glyphs_for(sys.stdout)
     if given.kernels:
@@ -96,19 +96,15 @@ def _kernels(words: list[str], before: str, after: str) -> Difference:
     if len(words) > 2:
         raise UsageError(f"{len(words)} runs given; give at most two")
     runs = words or [stored_runs.LAST]
+    from harness.verdict import comparison
+
     place = stored_runs.store_file()
     old = stored_runs.find_kernel(runs[0], before, place)
     return comparison.kernels(old, stored_runs.find_kernel(runs[-1], after, place))
 
 
 def add_history(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands,
-        "history",
-        "show the verdicts of kernels and checks over the last runs, when they changed, and how "
-        "often they are bad",
-        run_history,
-    )
+    command = arguments.command(commands, "history", run_history)
     _add_kernels(command)
     command.add_argument(
         "--check",
@@ -122,6 +118,8 @@ def add_history(commands: arguments.Commands) -> None:
 
 def run_history(given: argparse.Namespace) -> int:
     """Show a line for each kernel, or for each check that ever failed."""
+    from harness.report import history
+
     check_writable(given.json)
     runs = stored_runs.summaries(stored_runs.store_file(), given.last, _matching(given.kernels))
     if given.check is None:
@@ -136,7 +134,7 @@ def run_history(given: argparse.Namespace) -> int:
 
 
 def add_runs(commands: arguments.Commands) -> None:
-    command = arguments.command(commands, "runs", "list the stored runs, newest first", run_runs)
+    command = arguments.command(commands, "runs", run_runs)
     _add_kernels(command)
     _add_last(command)
     _add_json(command)
@@ -144,6 +142,8 @@ def add_runs(commands: arguments.Commands) -> None:
 
 def run_runs(given: argparse.Namespace) -> int:
     """Show a line for each run."""
+    from harness.report import history
+
     check_writable(given.json)
     runs = stored_runs.summaries(stored_runs.store_file(), given.last, _matching(given.kernels))
     print(history.render_runs(runs, terminal.glyphs_for(sys.stdout)), end="")
@@ -152,12 +152,7 @@ def run_runs(given: argparse.Namespace) -> int:
 
 
 def add_missing_fixes(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands,
-        "missing-fixes",
-        "list the fixes that each kernel lacks according to its last results",
-        run_missing_fixes,
-    )
+    command = arguments.command(commands, "missing-fixes", run_missing_fixes)
     command.add_argument(
         "kernel",
         nargs="?",
@@ -170,6 +165,8 @@ def add_missing_fixes(commands: arguments.Commands) -> None:
 
 def run_missing_fixes(given: argparse.Namespace) -> int:
     """List the fixes that each kernel lacks according to its last stored result."""
+    from harness.report import fixes
+
     check_writable(given.json)
     wanted = globs(given.kernel)
     kernels = _last_results(wanted)
@@ -209,6 +206,8 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 def _write_json(path: Path | None, answer: dict[str, Any]) -> None:
     if path is not None:
+        from harness.records import to_json
+
         write("--json", path, json.dumps(to_json.clean(answer), indent=1) + "\n")
 
 

@@ -17,7 +17,7 @@ from harness.run import workspace
 from harness.selftest import faults
 from harness.step import toolchain
 from harness.text import printable
-from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
+from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
 from harness.vm import process
 
 
@@ -56,21 +56,11 @@ def run_prune(given: argparse.Namespace) -> int:
 
 
 def add_doctor(commands: arguments.Commands) -> None:
-    arguments.command(
-        commands,
-        "doctor",
-        "show what this host lacks, and the command that installs it",
-        run_doctor,
-    )
+    arguments.command(commands, "doctor", run_doctor)
 
 
 def add_prune(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands,
-        "prune",
-        "remove kernels, results and runs that were not used for a long time",
-        run_prune,
-    )
+    command = arguments.command(commands, "prune", run_prune)
     command.add_argument(
         "--keep",
         type=arguments.seconds_of,
@@ -113,9 +103,7 @@ def run_selftest(given: argparse.Namespace) -> int:
 
 
 def add_selftest(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "selftest", "prove on a real kernel that faults are detected", run_selftest
-    )
+    command = arguments.command(commands, "selftest", run_selftest)
     arguments.add_manifest(command)
     command.add_argument(
         "--kernel",

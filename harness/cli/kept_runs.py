@@ -19,11 +19,8 @@ from harness.report import flakes, junit, kcidb, ktap, markdown
 from harness.report import replay as report
 from harness.run import workspace
 from harness.verdict.failures import conclude
-from harness.verdict.results import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    RunResult,
-)
+from harness.verdict.results import RunResult
+from harness.verdict.verdicts import EXIT_INTERRUPTED, EXIT_OK
 
 
 def _to_html(run: RunResult) -> str:
@@ -47,9 +44,7 @@ FLAKES = "flakes"
 
 
 def add_report(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "report", "show a stored run in another format", run_report
-    )
+    command = arguments.command(commands, "report", run_report)
     command.add_argument(
         "run_name",
         nargs="?",
@@ -105,9 +100,7 @@ def _write_site(given: argparse.Namespace) -> int:
 
 
 def add_merge(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "merge", "make one run out of shards, or of other parts of a list", run_merge
-    )
+    command = arguments.command(commands, "merge", run_merge)
     command.add_argument(
         "runs",
         type=Path,
@@ -155,12 +148,7 @@ TIMES = 3
 
 
 def add_replay(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands,
-        "replay",
-        "boot a failed kernel again from its bundle",
-        run_replay,
-    )
+    command = arguments.command(commands, "replay", run_replay)
     command.add_argument(
         "bundle", type=Path, help="kernels/NAME/NAME.bundle.tar.zst in a run's directory"
     )

@@ -23,7 +23,7 @@ from harness.manifest.kernels_yaml import (
     UpstreamSource,
 )
 from harness.run import matrix
-from harness.verdict.results import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
+from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
 
 
 def run_prepare(given: argparse.Namespace) -> int:
@@ -120,12 +120,7 @@ def _list_fixes(_: argparse.Namespace) -> None:
 
 
 def add_prepare(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands,
-        "prepare",
-        "fetch and unpack the kernels of a manifest without booting them",
-        run_prepare,
-    )
+    command = arguments.command(commands, "prepare", run_prepare)
     arguments.add_manifest(command)
     arguments.add_selection(command)
     arguments.add_shard(command)
@@ -133,9 +128,7 @@ def add_prepare(commands: arguments.Commands) -> None:
 
 
 def add_list(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "list", "list kernels, checks, capabilities or fixes", run_list
-    )
+    command = arguments.command(commands, "list", run_list)
     command.add_argument("what", choices=("kernels", "checks", "capabilities", "fixes"))
     command.add_argument(
         "--expand",
@@ -152,9 +145,7 @@ CONFIG_HEADER = f"""\
 
 
 def add_config(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "config", "print the kernel configuration that a build needs", run_config
-    )
+    command = arguments.command(commands, "config", run_config)
     command.add_argument(
         "--modules",
         action="store_true",

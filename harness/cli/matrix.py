@@ -53,26 +53,21 @@ from harness.run.request import RunRequest
 from harness.text import printable
 from harness.verdict import comparison
 from harness.verdict.comparison import Difference
-from harness.verdict.results import (
+from harness.verdict.results import KernelResult, RunResult, Shard, exit_status
+from harness.verdict.rounds import MOST, Repeat
+from harness.verdict.verdicts import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_INTERRUPTED,
     EXIT_OK,
-    KernelResult,
     KernelVerdict,
-    RunResult,
-    Shard,
-    exit_status,
 )
-from harness.verdict.rounds import MOST, Repeat
 from harness.vm import shell
 from harness.vm.commandline import Unsafe
 
 
 def add_matrix(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "matrix", "boot and check every kernel of a manifest", run_matrix
-    )
+    command = arguments.command(commands, "matrix", run_matrix)
     arguments.add_manifest(command)
     arguments.add_selection(command)
     arguments.add_run_options(command, "?")
@@ -220,7 +215,7 @@ def copy_record(record: Path, target: Path, more: str = "") -> None:
 
 
 def add_check(commands: arguments.Commands) -> None:
-    command = arguments.command(commands, "check", "boot and check one kernel image", run_check)
+    command = arguments.command(commands, "check", run_check)
     command.add_argument("image", type=Path, help="a bzImage or vmlinux")
     command.add_argument(
         "--modules",

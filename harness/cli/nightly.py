@@ -37,7 +37,7 @@ from harness.report import terminal
 from harness.run import workspace
 from harness.run.request import RunRequest
 from harness.text import printable
-from harness.verdict.results import EXIT_INFRASTRUCTURE
+from harness.verdict.verdicts import EXIT_INFRASTRUCTURE
 
 #: In the state directory; a nightly holds this lock while it runs.
 LOCK = "nightly.lock"
@@ -50,9 +50,7 @@ NOTIFYING = 120.0
 
 
 def add(commands: arguments.Commands) -> None:
-    command = arguments.command(
-        commands, "nightly", "selftest, matrix, comparison with the last run, and bisects", run
-    )
+    command = arguments.command(commands, "nightly", run)
     arguments.add_manifest(command)
     arguments.add_selection(command)
     command.add_argument(

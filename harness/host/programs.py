@@ -64,6 +64,7 @@ class Supervised:
         self.exited = -1
 
     def __enter__(self) -> Self:
+        _adopt_orphans()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             self.exited, status = os.pipe()
             ours.callback(os.close, self.exited)
@@ -144,7 +145,7 @@ class Supervised:
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         self.kill()
-        # Not only the supervisor: its orphans are our children, see adopt_orphans, and also if we
+        # Not only the supervisor: its orphans are our children, see _adopt_orphans, and also if we
         # are the first process of a container.
         with contextlib.suppress(ChildProcessError):
             while True:
@@ -152,7 +153,7 @@ class Supervised:
         process.wait()
 
 
-def adopt_orphans() -> None:
+def _adopt_orphans() -> None:
     """Become the parent of orphans of our process groups (PR_SET_CHILD_SUBREAPER).
 
     :class:`Supervised` reaps them. Otherwise the first process of a container, which often does not

@@ -16,14 +16,8 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.manifest.fingerprint import apart
-from harness.verdict.results import (
-    CheckVerdict,
-    CrossCheck,
-    Family,
-    FamilyResult,
-    ProgramEnd,
-    ProgramRun,
-)
+from harness.verdict.results import CrossCheck, FamilyResult, ProgramEnd, ProgramRun
+from harness.verdict.verdicts import CheckVerdict, Family
 
 #: Replaced by ``ipv4`` or ``ipv6`` in an argument.
 FAMILY = "{family}"

@@ -14,14 +14,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from harness.verdict import judge
-from harness.verdict.results import (
-    KNOWN_BUG,
-    CheckResult,
-    CheckVerdict,
-    Family,
-    FamilyResult,
-    MissingFix,
-)
+from harness.verdict.results import KNOWN_BUG, CheckResult, FamilyResult, MissingFix
+from harness.verdict.verdicts import CheckVerdict, Family
 
 #: major, minor, stable release. A mainline version has 0.
 Version = tuple[int, int, int]

@@ -25,16 +25,8 @@ from harness.manifest.kernels_yaml import KernelEntry, ManifestError
 from harness.manifest.known_issues_schema import KEY
 from harness.manifest.positions import Problem, show_path
 from harness.verdict import judge
-from harness.verdict.results import (
-    MAX_INCIDENTS,
-    CheckResult,
-    CheckVerdict,
-    Family,
-    FamilyResult,
-    Incident,
-    KernelResult,
-    KernelVerdict,
-)
+from harness.verdict.results import MAX_INCIDENTS, CheckResult, FamilyResult, Incident, KernelResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 
 #: The newest kernel in which the bugs of all kernels were seen. They do not all have the same age.
 SEEN_IN = (7, 3, 4)

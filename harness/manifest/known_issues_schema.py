@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, Val
 
 from harness.manifest.positions import Data, DataPath, Document, Problem, kind, quoted, show_path
 from harness.manifest.schema import flag, nearest
-from harness.verdict.results import Family
+from harness.verdict.verdicts import Family
 
 KEY = "known_issues"
 

@@ -11,8 +11,8 @@ from typing import Any
 from guest import checks as guest_checks
 from harness.manifest.cross_check import Program
 from harness.manifest.fingerprint import added
-from harness.verdict.results import Family
 from harness.verdict.rounds import ONCE, Repeat
+from harness.verdict.verdicts import Family
 
 #: Seconds that a program may run in each family.
 PROGRAM_S = 60

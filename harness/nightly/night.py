@@ -35,7 +35,8 @@ from harness.selftest import FAULTS
 from harness.selftest.faults import FaultRow, line
 from harness.verdict import comparison
 from harness.verdict.comparison import CAPABILITY, ChangeKind, Difference
-from harness.verdict.results import KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.verdicts import KernelVerdict
 
 #: The fields of a plan that may differ between runs whose results are compared.
 _FREE = {"repeat", "seed"}

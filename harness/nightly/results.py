@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from harness.selftest.faults import NONE, FaultRow
 from harness.verdict.comparison import Difference
-from harness.verdict.results import (
+from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.verdicts import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_INTERRUPTED,
     EXIT_OK,
-    KernelResult,
     KernelVerdict,
-    RunResult,
 )
 
 

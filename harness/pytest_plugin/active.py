@@ -24,7 +24,7 @@ from harness.pytest_plugin.fixture import Kernel
 from harness.pytest_plugin.items import KernelItem, ManifestFile, wanted_of
 from harness.run import matrix
 from harness.text import plural, printable
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 from harness.vm.commandline import Unsafe
 
 #: The key of a worker's summary in what pytest-xdist sends to its controller.

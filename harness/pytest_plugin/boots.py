@@ -19,7 +19,6 @@ from typing import Protocol, TextIO, cast
 
 from guest import checks as guest_checks
 from harness.errors import HarnessError, UsageError
-from harness.host import programs
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.plan import Plan, Profile
@@ -29,7 +28,8 @@ from harness.run import session
 from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.text import printable
 from harness.verdict.judge import CAPABILITY
-from harness.verdict.results import Attempt, Family, KernelResult, RunResult
+from harness.verdict.results import Attempt, KernelResult, RunResult
+from harness.verdict.verdicts import Family
 
 #: Seconds between two looks for progress.
 TICK = 0.2
@@ -192,7 +192,6 @@ class Boots:
             told.changed.set()
 
         try:
-            programs.adopt_orphans()
             with _listener(list(keys), told) as listener:
                 told.run = self._session(together, plan, listener, on_result)
         except BaseException as error:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.host import programs
 from harness.kernels import Cache
 from harness.manifest import cross_check
 from harness.manifest.kernels_yaml import Accel, KernelEntry
@@ -176,7 +175,6 @@ def _booted(
     entry: KernelEntry, cache: Cache, accel: Accel | None, say: Callable[[str], None]
 ) -> Iterator[tuple[Guest, int]]:
     """A guest of ``entry``, and how many times as long its timeouts are."""
-    programs.adopt_orphans()
     with (
         workspace.machinery(entry, cache, accel, say) as found,
         tempfile.TemporaryDirectory(prefix="mptcp-harness-kernel.") as directory,

@@ -23,7 +23,7 @@ from harness.manifest.plan import Profile
 from harness.pytest_plugin.boots import Boots, Wanted
 from harness.pytest_plugin.outcomes import KERNEL, Key, Kind, Outcome
 from harness.verdict.judge import CAPABILITY, OF_IPV6
-from harness.verdict.results import Family
+from harness.verdict.verdicts import Family
 
 
 class ManifestFile(pytest.File):

@@ -16,15 +16,8 @@ from typing import NamedTuple
 from harness.text import plural, printable
 from harness.verdict.failures import phrases, place
 from harness.verdict.judge import CAPABILITY, OF_IPV6
-from harness.verdict.results import (
-    CheckResult,
-    CheckVerdict,
-    Family,
-    FamilyResult,
-    Incident,
-    KernelResult,
-    KernelVerdict,
-)
+from harness.verdict.results import CheckResult, FamilyResult, Incident, KernelResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 
 #: The name of the test of the kernel itself.
 KERNEL = "kernel"

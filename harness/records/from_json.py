@@ -21,17 +21,14 @@ from harness.verdict.results import (
     BootEnd,
     CheckKey,
     CheckResult,
-    CheckVerdict,
     Confirmed,
     CrossCheck,
     CutRound,
     EarlierRun,
-    Family,
     FamilyResult,
     Incident,
     IncidentKind,
     KernelResult,
-    KernelVerdict,
     MissingFix,
     Phase,
     ProgramEnd,
@@ -43,6 +40,7 @@ from harness.verdict.results import (
     Stream,
     Timing,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 
 _T = TypeVar("_T")
 

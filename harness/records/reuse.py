@@ -30,7 +30,8 @@ from harness.manifest.known_issues import KnownIssues, digest
 from harness.manifest.plan import Plan
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store, StoredResult
-from harness.verdict.results import EarlierRun, KernelResult, KernelVerdict, Timing
+from harness.verdict.results import EarlierRun, KernelResult, Timing
+from harness.verdict.verdicts import KernelVerdict
 
 #: Version of the keys, so that results of other versions are not found.
 FORMAT = 3

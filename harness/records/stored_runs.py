@@ -14,16 +14,21 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from harness.errors import UsageError
 from harness.host.files import user_directory
-from harness.records.from_json import kernel_from_text, run_from_text, shard_in
 from harness.records.store import FILE, Run, Store, StoredResult
 from harness.records.summaries import BAD_LETTERS, RunSummary, Summary
-from harness.verdict.results import KernelResult, KernelVerdict, RunResult, Shard
+from harness.verdict.verdicts import KernelVerdict
+
+if TYPE_CHECKING:
+    from harness.verdict.results import KernelResult, RunResult, Shard
+
+# Results and what reads their records are imported where they are needed: most queries read
+# summaries only.
 
 LAST = "last"
 MAKE = "make one with `mptcp-harness matrix`"
@@ -88,6 +93,8 @@ def _names(results: Iterable[StoredResult]) -> list[str]:
 
 def read(path: Path) -> RunResult:
     """The run in the directory or file ``path``. Raises :class:`UsageError`."""
+    from harness.records.from_json import run_from_text
+
     file = path / RECORD if path.is_dir() else path
     try:
         with file.open("rb") as opened:
@@ -304,6 +311,8 @@ def _before(store: Store, run: Run) -> Run:
 
 def _load(head: Run, results: Iterable[StoredResult], unread: Container[str] = ()) -> RunResult:
     """The run of ``head``; the records of the kernels ``unread`` are not read."""
+    from harness.verdict.results import RunResult
+
     found = {
         kept.kernel: _unread(kept) if kept.kernel in unread else _kernel(kept) for kept in results
     }
@@ -333,6 +342,8 @@ def _load(head: Run, results: Iterable[StoredResult], unread: Container[str] = (
 
 
 def _shard(asked: str) -> Shard | None:
+    from harness.records.from_json import shard_in
+
     try:
         return shard_in(asked)
     except ValueError:  # an edited store
@@ -364,10 +375,15 @@ def _shard_of(head: Run) -> bool:
 
 
 def _unread(kept: StoredResult) -> KernelResult:
+    from harness.verdict.results import KernelResult
+
     return KernelResult(kept.kernel, KernelVerdict(kept.verdict), "")
 
 
 def _kernel(kept: StoredResult) -> KernelResult:
+    from harness.records.from_json import kernel_from_text
+    from harness.verdict.results import KernelResult
+
     try:
         result = kernel_from_text(kept.record())
         if result.verdict != kept.verdict or result.name != kept.kernel:

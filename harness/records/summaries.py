@@ -18,10 +18,14 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from harness.records.from_json import kernel_from_text
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
+
+if TYPE_CHECKING:
+    from harness.verdict.results import KernelResult
+
+# Results and what reads their records are imported where they are needed: most queries do without.
 
 TABLES = (
     """
@@ -246,6 +250,9 @@ def fill(database: sqlite3.Connection, results: Iterable[tuple[int, str]]) -> No
 def _digest(kernel: str, verdict: str, packed: bytes) -> Digest:
     """The digest of a stored record; ``infrastructure`` if it is damaged or contradicts its
     row."""
+    from harness.records.from_json import kernel_from_text
+    from harness.verdict.results import KernelResult
+
     try:
         record = zlib.decompress(packed).decode()
         found = kernel_from_text(record)

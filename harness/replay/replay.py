@@ -20,7 +20,7 @@ from harness.run import workspace as workspaces
 from harness.run.attempts import Attempts, Options
 from harness.run.request import Progress, RunRequest, Stage
 from harness.verdict.failures import Again, Comparison, MachineUsed, Tried, compare
-from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, KernelVerdict
+from harness.verdict.verdicts import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK, KernelVerdict
 from harness.vm import accelerator, initramfs
 
 Say = Callable[[str], None]

@@ -21,7 +21,7 @@ from harness.bisect.results import (
 )
 from harness.report.terminal import Glyphs
 from harness.text import plural, printable
-from harness.verdict.results import CheckVerdict, Family
+from harness.verdict.verdicts import CheckVerdict, Family
 
 SCHEMA = 1
 #: Lines of a change log that the text shows; --json has all.

@@ -21,12 +21,12 @@ from harness.verdict.results import (
     Attempt,
     Incident,
     KernelResult,
-    KernelVerdict,
     RoundFailures,
     Rounds,
     RunResult,
 )
 from harness.verdict.rounds import MOST
+from harness.verdict.verdicts import KernelVerdict
 
 # Anything beyond these limits is only counted, with the file that holds the rest.
 MAX_REASON_LINES = 10

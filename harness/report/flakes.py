@@ -13,13 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from harness.text import printable
-from harness.verdict.results import (
-    CheckResult,
-    CheckVerdict,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-)
+from harness.verdict.results import CheckResult, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 
 #: The number of runs that the page shows.
 RUNS = 100

@@ -16,7 +16,8 @@ from harness.report.markdown import worst_first
 from harness.report.terminal import UNICODE
 from harness.text import plural, printable
 from harness.verdict.failures import failures
-from harness.verdict.results import KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.verdicts import KernelVerdict
 
 if TYPE_CHECKING:  # it takes with it all that a night does
     from harness.nightly.results import Night

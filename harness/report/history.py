@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.records.summaries import LETTERS, Outcome, RunSummary, Summary
 from harness.report.terminal import Glyphs
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 
 #: For a run that does not include the kernel or check.
 ABSENT = "."

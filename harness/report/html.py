@@ -29,7 +29,8 @@ from harness.report.trends import trends
 from harness.text import plural
 from harness.verdict.comparison import RunDifference
 from harness.verdict.failures import Failure, Variant, failures, lost, phrases
-from harness.verdict.results import KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.verdicts import KernelVerdict
 
 #: Of what is shown without the script; with it, a cell shows all.
 MAX_FAILURES = 10

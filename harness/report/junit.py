@@ -12,13 +12,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
 from harness.text import printable
-from harness.verdict.results import (
-    CheckResult,
-    CheckVerdict,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-)
+from harness.verdict.results import CheckResult, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 
 #: Verdicts that the family's checks already show.
 OF_THE_CHECKS = (KernelVerdict.PASS, KernelVerdict.FAIL)

@@ -13,15 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from harness.text import printable
-from harness.verdict.results import (
-    CheckResult,
-    CheckVerdict,
-    Family,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-    worst,
-)
+from harness.verdict.results import CheckResult, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict, worst
 
 VERSION = {"major": 5, "minor": 3}
 ORIGIN = "mptcp_harness"

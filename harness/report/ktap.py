@@ -12,15 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.text import printable
-from harness.verdict.results import (
-    CheckResult,
-    CheckVerdict,
-    Family,
-    FamilyResult,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-)
+from harness.verdict.results import CheckResult, FamilyResult, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 
 VERSION = "KTAP version 1"
 INDENT = "  "

@@ -20,7 +20,7 @@ from rich.text import Text
 from harness.report.terminal import Glyphs, Writer, glyphs_for, style_of
 from harness.run.request import Listener, Progress, Stage
 from harness.text import plural
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 
 #: Seconds between two frames.
 REFRESH_S = 0.25

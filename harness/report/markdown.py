@@ -16,14 +16,8 @@ from harness.report.terminal import UNICODE
 from harness.text import plural, printable
 from harness.verdict.comparison import RunDifference
 from harness.verdict.failures import Failure, failures, lost, phrases
-from harness.verdict.results import (
-    CheckVerdict,
-    Family,
-    Incident,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-)
+from harness.verdict.results import Incident, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 
 #: Bytes of UTF-8. The smallest common limit for a merge-request comment is 65,536.
 MAX_BYTES = 60_000

@@ -15,13 +15,8 @@ from fnmatch import fnmatchcase
 from harness.manifest.expectations import CAPABILITIES, OF_SCENARIOS
 from harness.text import plural
 from harness.verdict.comparison import CAPABILITY, Difference, RunDifference
-from harness.verdict.results import (
-    CheckResult,
-    CheckVerdict,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-)
+from harness.verdict.results import CheckResult, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 
 #: Groups of checks by the first part of their names, in the order of the columns. The first pattern
 #: that matches decides.

@@ -19,7 +19,8 @@ from harness.report.fields import Structure, decode
 from harness.report.overview import Mark, Overview, mark_of, results, worst_mark
 from harness.text import printable
 from harness.verdict.failures import Failure, Variant, failures, lost, phrases, place
-from harness.verdict.results import CheckVerdict, Incident, KernelResult, RunResult
+from harness.verdict.results import Incident, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict
 
 #: A letter for each mark; ``.`` where the check was not planned.
 LETTERS = {

@@ -20,14 +20,8 @@ from harness.manifest.expectations import CAPABILITIES, OF_SCENARIOS
 from harness.report.details import kernel_details
 from harness.report.terminal import ASCII, UNICODE, Glyphs, style_of
 from harness.text import plural
-from harness.verdict.results import (
-    CheckVerdict,
-    EarlierRun,
-    Family,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-)
+from harness.verdict.results import EarlierRun, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 
 #: Below this width, verdicts would be cut; a narrower terminal wraps the lines itself.
 MIN_WIDTH = 72

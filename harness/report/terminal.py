@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.cells import cell_len, set_cell_size
 
 from harness.text import printable
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.records.summaries import RunSummary
 from harness.report import history
 from harness.report.history import Line
-from harness.verdict.results import CheckVerdict, KernelVerdict
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 
 #: Of a curve, in pixels.
 WIDTH, HEIGHT, EDGE = 120, 30, 3

@@ -34,17 +34,15 @@ from harness.verdict.results import (
     BootEnd,
     CheckKey,
     CheckResult,
-    CheckVerdict,
     Confirmed,
     CrossCheck,
-    Family,
     FamilyResult,
     KernelResult,
-    KernelVerdict,
     Timing,
     merge_capabilities,
 )
 from harness.verdict.rounds import MOST
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from harness.vm import boot, commandline, traces
 from harness.vm.boot import BootPlan, Checking, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe

@@ -27,7 +27,8 @@ from harness.manifest.plan import Profile
 from harness.records import prune, stored_runs, summaries, to_json
 from harness.records.store import Run, Store
 from harness.run import workspace
-from harness.verdict.results import Family, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.verdicts import Family, KernelVerdict
 
 #: Members of a question that are compared by themselves.
 _NO_SETTINGS = ("kernels", "manifest", "seed", "shard")

@@ -27,7 +27,7 @@ from harness.run.matrix import default_jobs
 from harness.run.request import RunRequest
 from harness.selftest import module
 from harness.selftest.faults import FAULTS, NONE, Fault, FaultRow, describe
-from harness.verdict.results import (
+from harness.verdict.verdicts import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_OK,

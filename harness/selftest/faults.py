@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from harness.errors import UsageError
 from harness.selftest.module import Code
 from harness.text import plural, printable
-from harness.verdict.results import Incident, IncidentKind, KernelVerdict
+from harness.verdict.results import Incident, IncidentKind
+from harness.verdict.verdicts import KernelVerdict
 
 #: Reports that a blocked processor may cause, including one in the console driver.
 STALLS = {IncidentKind.RCU, IncidentKind.SOFT_LOCKUP, IncidentKind.HARD_LOCKUP}

@@ -32,7 +32,8 @@ from harness.run.request import Listener, RunRequest
 from harness.step import toolchain
 from harness.step.build import Build, Recipe
 from harness.step.source import Commit, Copy, Source, Untestable
-from harness.verdict.results import KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import KernelVerdict
 from harness.vm import initramfs
 from harness.vm.accelerator import qemu_version
 

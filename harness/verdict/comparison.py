@@ -11,16 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from harness.verdict.results import (
-    CheckKey,
-    CheckResult,
-    CheckVerdict,
-    Family,
-    Incident,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-)
+from harness.verdict.results import CheckKey, CheckResult, Incident, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 
 #: Prefix of the checks that the host adds, one for each capability and family.
 CAPABILITY = "capability."

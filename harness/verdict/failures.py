@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from harness.verdict.results import CheckKey, CheckResult, CheckVerdict, KernelResult, KernelVerdict
+from harness.verdict.results import CheckKey, CheckResult, KernelResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 
 #: A place where a check ran: family, payload, phase and side; "" if an axis does not apply.
 Place = tuple[str, str, str, str]

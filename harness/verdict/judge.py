@@ -12,16 +12,13 @@ from harness.verdict.results import (
     Capability,
     CheckKey,
     CheckResult,
-    CheckVerdict,
     Expectation,
-    Family,
     FamilyResult,
     IncidentKind,
-    KernelVerdict,
     Rounds,
     known_issues_of,
-    worst,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict, worst
 
 #: Prefix of the checks that the host adds, one for each capability.
 CAPABILITY = "capability."

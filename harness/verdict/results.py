@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Verdicts and results: pure data, without I/O.
+"""Results: pure data, without I/O.
 
 Missing data is the worst case: a planned check without a result is ``lost``, and a boot whose
 stream has no closing event cannot pass. The rules are in :mod:`harness.verdict.judge`.
@@ -7,53 +7,20 @@ stream has no closing event cannot pass. The rules are in :mod:`harness.verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Self
 
-
-class Family(StrEnum):
-    IPV4 = "ipv4"
-    IPV6 = "ipv6"
-
-
-class CheckVerdict(StrEnum):
-    """The verdict on one check at one phase and side; worst first."""
-
-    FAIL = "fail"
-    LOST = "lost"  # planned, but without a result
-    ERROR = "error"  # the check itself is broken
-    PASS = "pass"
-    UNSUPPORTED = "unsupported"  # a capability it needs is absent, as expected
-
-    @property
-    def is_bad(self) -> bool:
-        return self in (CheckVerdict.FAIL, CheckVerdict.LOST, CheckVerdict.ERROR)
-
-
-class KernelVerdict(StrEnum):
-    """The verdict on one kernel; worst first, apart from ``infrastructure``."""
-
-    CRASH = "crash"  # panic, oops, BUG
-    HANG = "hang"
-    LOST = "lost"  # the guest ended without its closing event
-    BOOT_FAILURE = "boot-failure"
-    FAIL = "fail"
-    WARNING = "warning"  # the kernel log has a report, but all checks passed
-    PASS = "pass"
-    UNSUPPORTED = "unsupported"  # no MPTCP, and none was expected
-    INFRASTRUCTURE = "infrastructure"  # nothing was learned about the kernel
-
-    @property
-    def as_expected(self) -> bool:
-        return self in (KernelVerdict.PASS, KernelVerdict.UNSUPPORTED)
-
-
-def worst(verdicts: Iterable[CheckVerdict]) -> CheckVerdict:
-    """The worst of ``verdicts``; ``unsupported`` if there are none."""
-    order = list(CheckVerdict)
-    return min(verdicts, key=order.index, default=CheckVerdict.UNSUPPORTED)
+from harness.verdict.verdicts import (
+    EXIT_FAILED,
+    EXIT_INFRASTRUCTURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CheckVerdict,
+    Family,
+    KernelVerdict,
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -473,12 +440,6 @@ class RunResult:
 MAX_INCIDENTS = 50
 #: The start of a check's ``known`` if a missing fix explains its failure.
 KNOWN_BUG = "known bug of this kernel"
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INFRASTRUCTURE = 3
-EXIT_INTERRUPTED = 130
 
 
 def exit_status(run: RunResult) -> int:

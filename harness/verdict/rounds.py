@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from guest import events
 from harness.errors import Malformed
-from harness.verdict.results import CheckResult, CheckVerdict, CutRound, RoundFailures, Rounds
+from harness.verdict.results import CheckResult, CutRound, RoundFailures, Rounds
+from harness.verdict.verdicts import CheckVerdict
 
 MOST = 1_000_000
 _LETTERS = {letter: CheckVerdict(verdict) for verdict, letter in events.LETTERS.items()}

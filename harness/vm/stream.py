@@ -18,15 +18,14 @@ from harness.verdict.results import (
     Capability,
     CheckKey,
     CheckResult,
-    CheckVerdict,
     CutRound,
-    Family,
     ProgramEnd,
     ProgramRun,
     Rounds,
     Stream,
 )
 from harness.verdict.rounds import ONCE, Repeat, Tally
+from harness.verdict.verdicts import CheckVerdict, Family
 
 #: Bytes of a whole stream, and of each further round; a full run has about 1 MB.
 MAX_BYTES = 16 << 20

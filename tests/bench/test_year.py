@@ -11,7 +11,7 @@ from bench import year
 from bench.runner import Failed
 from harness.records import stored_runs
 from harness.report import history
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 
 
 @pytest.fixture(scope="module")

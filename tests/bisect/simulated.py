@@ -27,12 +27,12 @@ from harness.verdict import judge
 from harness.verdict.results import (
     Attempt,
     BootEnd,
-    Family,
     KernelResult,
     Stream,
     Timing,
     merge_capabilities,
 )
+from harness.verdict.verdicts import Family
 from harness.vm.stream import StreamReader
 from tests.vm.support import NONCE, Guest
 

@@ -14,7 +14,8 @@ from harness.bisect import search
 from harness.bisect.results import BoundaryKind, Feature, SeriesChange
 from harness.bisect.search import Vector
 from harness.manifest.expectations import Version, parse_release
-from harness.verdict.results import CheckVerdict, Family, KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 from tests.bisect.debian import KERNELS
 

@@ -18,7 +18,8 @@ from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.store import Store
 from harness.run.request import Listener
 from harness.run.workspace import store_file
-from harness.verdict.results import Attempt, Family
+from harness.verdict.results import Attempt
+from harness.verdict.verdicts import Family
 from harness.vm.boot import BootPlan
 from tests import fake_boots
 from tests.bisect.simulated import NAMES, SERIES, WANTED, Guests, attempt_of, flaky, from_on, told

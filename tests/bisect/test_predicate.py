@@ -9,7 +9,8 @@ import pytest
 
 from harness.bisect import predicate
 from harness.bisect.predicate import Anything, Checks, HasIncident, Outcome
-from harness.verdict.results import CheckVerdict, Family, KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 
 PASSED = factories.kernel()

@@ -11,7 +11,7 @@ from harness.bisect import state
 from harness.bisect.predicate import Checks, Outcome
 from harness.bisect.state import Evidence, Made, Record
 from harness.errors import Busy, Damaged
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 from tests.replacing import replaced
 
 MADE = Made("k", Outcome.BAD, "\x1b[31m why", KernelVerdict.FAIL, 1, 5.25)

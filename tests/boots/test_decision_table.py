@@ -30,7 +30,8 @@ from harness.manifest.expectations import expectations
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from harness.manifest.plan import Plan
 from harness.verdict import judge
-from harness.verdict.results import Attempt, BootEnd, Family, KernelVerdict
+from harness.verdict.results import Attempt, BootEnd
+from harness.verdict.verdicts import Family, KernelVerdict
 from harness.vm import boot, initramfs
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import PORT, Machine, Request

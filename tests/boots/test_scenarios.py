@@ -17,8 +17,9 @@ from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from harness.manifest.plan import Plan
 from harness.run.workspace import find_tools
 from harness.verdict import judge
-from harness.verdict.results import Attempt, BootEnd, CheckVerdict, Family, KernelVerdict
+from harness.verdict.results import Attempt, BootEnd
 from harness.verdict.rounds import ONCE, Repeat
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from harness.vm import boot, initramfs
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request

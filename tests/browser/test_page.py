@@ -19,13 +19,8 @@ from harness.records.summaries import RunSummary
 from harness.records.to_json import kernel_text
 from harness.report import html
 from harness.verdict import comparison
-from harness.verdict.results import (
-    CheckVerdict,
-    Family,
-    KernelResult,
-    KernelVerdict,
-    RunResult,
-)
+from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 from tests.browser.conftest import Browser, recorded
 from tests.report import hostile

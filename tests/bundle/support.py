@@ -12,7 +12,8 @@ from harness.bundle.archive import place
 from harness.kernels import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
 from harness.manifest.plan import Plan
-from harness.verdict.results import CheckVerdict, Family, KernelResult
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict, Family
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request
 from tests import factories

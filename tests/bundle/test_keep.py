@@ -13,7 +13,8 @@ from harness.bundle import archive, load
 from harness.bundle.contents import Asked
 from harness.manifest.kernels_yaml import DebSource, ImageSource, Source, TreeSource, UpstreamSource
 from harness.manifest.plan import Plan
-from harness.verdict.results import EarlierRun, Family, KernelResult
+from harness.verdict.results import EarlierRun, KernelResult
+from harness.verdict.verdicts import Family
 from tests import factories
 from tests.bundle.support import CHECKER, CONSOLE, ENTRY, IMAGE, MODULE, NAME, Failing
 

@@ -16,7 +16,8 @@ import pytest
 from harness import cli
 from harness.records import stored_runs
 from harness.records.from_json import run_from_text
-from harness.verdict.results import Attempt, BootEnd, CheckResult, CheckVerdict, Stream
+from harness.verdict.results import Attempt, BootEnd, CheckResult, Stream
+from harness.verdict.verdicts import CheckVerdict
 from tests import fake_boots
 
 MANIFEST = """\

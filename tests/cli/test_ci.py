@@ -13,7 +13,8 @@ import pytest
 from harness.cli import ci
 from harness.nightly.results import Night, Selftest
 from harness.report import nightly
-from harness.verdict.results import CheckVerdict, KernelResult
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict
 from tests import factories
 
 BAD = factories.failing(factories.kernel(), factories.check("x.y", CheckVerdict.FAIL))

@@ -10,7 +10,7 @@ from harness import cli
 from harness.cli import bisect, common
 from harness.errors import UsageError
 from harness.manifest.plan import Plan, Profile
-from harness.verdict.results import Family
+from harness.verdict.verdicts import Family
 
 QUICK = checks.all_checks(checks.QUICK)[0].id
 SCENARIO = next(check.id for check in checks.all_checks() if check.scenario)

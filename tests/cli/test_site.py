@@ -14,7 +14,7 @@ from harness.cli import site
 from harness.errors import UsageError
 from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text
-from harness.verdict.results import CheckVerdict
+from harness.verdict.verdicts import CheckVerdict
 from tests import factories
 from tests.replacing import replaced
 

@@ -14,8 +14,8 @@ import pytest
 
 from guest import abi, checks, events, sockopt
 from guest.runner import Options, Runner
-from harness.verdict.results import Family
 from harness.verdict.rounds import Repeat
+from harness.verdict.verdicts import Family
 from harness.vm.stream import StreamReader
 from tests.guest.faults import Call, Fault, FaultyKernel
 

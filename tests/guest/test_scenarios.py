@@ -22,8 +22,9 @@ from guest.checks import Check
 from guest.checks.concurrency import usual_slices
 from guest.lab import Lab, wait_until
 from guest.scenarios import Scenario
-from harness.verdict.results import CheckVerdict, Family, Stream
+from harness.verdict.results import Stream
 from harness.verdict.rounds import Repeat
+from harness.verdict.verdicts import CheckVerdict, Family
 from harness.vm.stream import StreamReader
 
 pytestmark = [

@@ -221,7 +221,6 @@ def test_an_exit_status_is_there_where_the_harness_began_with_sigchld_ignored() 
 def test_orphans_are_collected() -> None:
     """In a container nobody else does, and each boot would leave some."""
     collects = """
-        programs.adopt_orphans()
         script = "(sleep 60 & sleep 60 &) ; sleep 0.1 & exit 0"
         programs.run(["sh", "-c", script], os.environ, stop=threading.Event(), timeout=30)
         try:

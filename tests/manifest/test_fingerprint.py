@@ -25,8 +25,9 @@ from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, S
 from harness.manifest.plan import Plan, Profile
 from harness.records import reuse
 from harness.run.request import RunRequest
-from harness.verdict.results import Family, Shard
+from harness.verdict.results import Shard
 from harness.verdict.rounds import Repeat
+from harness.verdict.verdicts import Family
 
 ENTRY = KernelEntry("k", ImageSource(Path("/src/bzImage")), "k.yaml:1:1")
 PLAN = Plan()

@@ -14,7 +14,8 @@ from harness.manifest import fixes
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes import FIXES, Fix
 from harness.verdict import judge
-from harness.verdict.results import CheckKey, CheckResult, CheckVerdict, Family, MissingFix
+from harness.verdict.results import CheckKey, CheckResult, MissingFix
+from harness.verdict.verdicts import CheckVerdict, Family
 
 FIX = Fix(
     "8c3963375988",

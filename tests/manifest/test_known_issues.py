@@ -22,16 +22,14 @@ from harness.verdict.results import (
     BootEnd,
     Capability,
     CheckResult,
-    CheckVerdict,
-    Family,
     Incident,
     IncidentKind,
     KernelResult,
-    KernelVerdict,
     RunResult,
     Stream,
     exit_status,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 
 TODAY = datetime.date(2026, 8, 4)

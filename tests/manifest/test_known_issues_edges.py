@@ -11,7 +11,8 @@ import pytest
 from harness.manifest import known_issues, positions
 from harness.manifest.kernels_yaml import ManifestError
 from harness.manifest.known_issues import Applied, KnownIssue, KnownIssues, apply, idle, load
-from harness.verdict.results import MAX_INCIDENTS, CheckVerdict, Incident, KernelVerdict
+from harness.verdict.results import MAX_INCIDENTS, Incident
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests.manifest.test_known_issues import (
     BOTH_PASS,
     ENTRY,

@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.manifest import cross_check
 from harness.manifest.cross_check import Program
 from harness.manifest.plan import Plan
-from harness.verdict.results import Family
+from harness.verdict.verdicts import Family
 
 
 def elf(machine: int = 62, interpreter: str = "", kind: int = 2) -> bytes:

@@ -16,7 +16,7 @@ from harness.nightly import night
 from harness.nightly.results import Night
 from harness.records.store import FILE
 from harness.selftest.faults import FaultRow
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 from tests.fake_boots import Outcomes
 from tests.replacing import replaced
 

@@ -10,7 +10,8 @@ import pytest
 from harness.nightly.results import Compared, Night, Selftest
 from harness.selftest.faults import FaultRow
 from harness.verdict import comparison
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 
 GOOD = factories.kernel()

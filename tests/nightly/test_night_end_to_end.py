@@ -26,15 +26,8 @@ from harness.report import nightly as report
 from harness.report.terminal import ASCII
 from harness.run import session
 from harness.run.request import Listener
-from harness.verdict.results import (
-    Attempt,
-    BootEnd,
-    CheckKey,
-    CheckResult,
-    CheckVerdict,
-    Family,
-    Stream,
-)
+from harness.verdict.results import Attempt, BootEnd, CheckKey, CheckResult, Stream
+from harness.verdict.verdicts import CheckVerdict, Family
 from tests import fake_boots
 from tests.fake_boots import Outcomes
 

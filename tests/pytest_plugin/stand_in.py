@@ -29,12 +29,11 @@ from harness.verdict.results import (
     Capability,
     CheckKey,
     CheckResult,
-    CheckVerdict,
-    Family,
     Incident,
     IncidentKind,
     Stream,
 )
+from harness.verdict.verdicts import CheckVerdict, Family
 from harness.vm import boot
 from harness.vm.commands import CommandPlan, Guest, GuestLost
 from tests.fake_boots import GOOD, Outcomes

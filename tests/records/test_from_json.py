@@ -18,14 +18,11 @@ from harness.records.from_json import kernel_from_json, kernel_from_text
 from harness.records.to_json import kernel_to_json
 from harness.verdict.results import (
     Attempt,
-    CheckVerdict,
     Confirmed,
     CrossCheck,
     CutRound,
     EarlierRun,
-    Family,
     KernelResult,
-    KernelVerdict,
     MissingFix,
     Phase,
     ProgramEnd,
@@ -34,6 +31,7 @@ from harness.verdict.results import (
     Rounds,
     Stream,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 from tests.records.test_to_json import KERNELS
 from tests.report.support import UNHURRIED

@@ -22,7 +22,8 @@ from harness.records import reuse
 from harness.records.reuse import STEADY, Answer, Results, Setting
 from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text
-from harness.verdict.results import Confirmed, EarlierRun, Family, KernelResult, KernelVerdict
+from harness.verdict.results import Confirmed, EarlierRun, KernelResult
+from harness.verdict.verdicts import Family, KernelVerdict
 from tests import factories
 
 ENTRY = KernelEntry("k", ImageSource(Path("/src/bzImage")), "the tests")

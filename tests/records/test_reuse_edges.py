@@ -17,7 +17,8 @@ from harness.records import reuse
 from harness.records.reuse import Results
 from harness.records.store import Store
 from harness.records.to_json import kernel_text
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 from tests.records.test_reuse import ENTRY, KERNEL, PASSED, RUNS, SETTING, Past, of
 

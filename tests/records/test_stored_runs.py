@@ -13,7 +13,8 @@ from harness.errors import UsageError
 from harness.records import stored_runs, to_json
 from harness.records.store import Run, Store, StoredResult
 from harness.verdict import comparison
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, Timing
+from harness.verdict.results import KernelResult, Timing
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 
 

@@ -12,7 +12,8 @@ import pytest
 from harness.records import store, summaries, to_json
 from harness.records.store import Run, Store
 from harness.records.summaries import RunSummary
-from harness.verdict.results import CheckVerdict, Incident, IncidentKind, KernelResult, Timing
+from harness.verdict.results import Incident, IncidentKind, KernelResult, Timing
+from harness.verdict.verdicts import CheckVerdict
 from tests import factories
 
 FAILING = factories.failing(

@@ -17,17 +17,14 @@ from harness.verdict.results import (
     BootEnd,
     CheckKey,
     CheckResult,
-    CheckVerdict,
     Confirmed,
     CrossCheck,
     CutRound,
     EarlierRun,
-    Family,
     FamilyResult,
     Incident,
     IncidentKind,
     KernelResult,
-    KernelVerdict,
     MissingFix,
     Phase,
     ProgramEnd,
@@ -38,6 +35,7 @@ from harness.verdict.results import (
     Stream,
     Timing,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 from tests.report.support import UNHURRIED
 

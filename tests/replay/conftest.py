@@ -21,7 +21,8 @@ from harness.replay import ReplayRequest
 from harness.replay.replay import ReplayRow
 from harness.run import workspace
 from harness.verdict.failures import Tried
-from harness.verdict.results import Attempt, BootEnd, CheckVerdict, KernelResult
+from harness.verdict.results import Attempt, BootEnd, KernelResult
+from harness.verdict.verdicts import CheckVerdict
 from harness.vm import accelerator, boot, initramfs
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request

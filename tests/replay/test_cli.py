@@ -12,7 +12,7 @@ import pytest
 from harness import cli
 from harness.bundle import place
 from harness.verdict.failures import Tried
-from harness.verdict.results import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from harness.verdict.verdicts import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from tests.fake_boots import GOOD, Outcomes
 from tests.replay.conftest import NAME, Bench
 

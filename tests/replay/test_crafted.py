@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.bundle import archive
-from harness.verdict.results import EXIT_USAGE
+from harness.verdict.verdicts import EXIT_USAGE
 from tests.kernels import builders
 from tests.replay.conftest import Bench
 from tests.replay.test_cli import bundle, replay

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import UsageError
 from harness.replay import exit_status
 from harness.verdict.failures import Again
-from harness.verdict.results import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK
+from harness.verdict.verdicts import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK
 from harness.vm import accelerator, initramfs
 from tests.fake_boots import GOOD
 from tests.replay.conftest import BAD, BROKEN_QEMU, Bench

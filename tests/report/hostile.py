@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.verdict.results import CheckVerdict, Incident, IncidentKind, KernelVerdict, RunResult
+from harness.verdict.results import Incident, IncidentKind, RunResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 
 EVIL = (

@@ -17,7 +17,7 @@ from harness.bisect.results import (
 )
 from harness.report.bisect import ASSUMPTION, map_to_json, render_map
 from harness.report.terminal import ASCII, UNICODE
-from harness.verdict.results import Family
+from harness.verdict.verdicts import Family
 
 OLD = Kernel("debian-6.1", "6.1.0-50-amd64", "6.1.176-1")
 LAST = Kernel("bookworm-6.1-6.1.0-56-amd64", "6.1.0-56-amd64", "6.1.192-2")

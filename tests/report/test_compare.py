@@ -10,7 +10,8 @@ from harness.records import to_json
 from harness.report import compare as report
 from harness.report.terminal import ASCII, UNICODE
 from harness.verdict import comparison
-from harness.verdict.results import CheckVerdict, Family, KernelResult
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict, Family
 from tests import factories
 from tests.report import hostile
 

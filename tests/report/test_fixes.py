@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from harness.report import fixes, table
 from harness.report.terminal import UNICODE
-from harness.verdict.results import KernelResult, KernelVerdict, MissingFix
+from harness.verdict.results import KernelResult, MissingFix
+from harness.verdict.verdicts import KernelVerdict
 from tests import factories
 
 TITLE = "mptcp: sockopt: fix getting IPV6_V6ONLY"

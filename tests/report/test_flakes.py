@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from harness.report import flakes
-from harness.verdict.results import CheckVerdict, Confirmed, KernelResult, RunResult
+from harness.verdict.results import Confirmed, KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict
 from tests import factories
 from tests.report import hostile
 

@@ -10,7 +10,8 @@ import pytest
 
 from harness.report import github
 from harness.report.github import Problem
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 from tests.report import hostile
 

@@ -13,7 +13,8 @@ from harness.records.summaries import RunSummary
 from harness.report import history
 from harness.report.history import Rate
 from harness.report.terminal import ASCII
-from harness.verdict.results import CheckVerdict, Confirmed, KernelResult, KernelVerdict
+from harness.verdict.results import Confirmed, KernelResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 
 

@@ -18,15 +18,8 @@ from guest import abi
 from harness.report import html
 from harness.report.page_data import MAX_TEXT, in_script
 from harness.verdict import comparison
-from harness.verdict.results import (
-    CheckVerdict,
-    Family,
-    Incident,
-    IncidentKind,
-    KernelResult,
-    Rounds,
-    RunResult,
-)
+from harness.verdict.results import Incident, IncidentKind, KernelResult, Rounds, RunResult
+from harness.verdict.verdicts import CheckVerdict, Family
 from tests import factories
 from tests.report import hostile
 

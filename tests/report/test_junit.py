@@ -11,7 +11,8 @@ import junitparser
 import pytest
 
 from harness.report import junit
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, Phase, RunResult
+from harness.verdict.results import KernelResult, Phase, RunResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 from tests.report import hostile
 

@@ -11,7 +11,8 @@ import kcidb_io
 import pytest
 
 from harness.report import kcidb
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 from tests.report import hostile
 

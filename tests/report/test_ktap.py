@@ -14,14 +14,8 @@ from typing import Any
 import pytest
 
 from harness.report import ktap
-from harness.verdict.results import (
-    CheckResult,
-    CheckVerdict,
-    KernelResult,
-    KernelVerdict,
-    Phase,
-    RunResult,
-)
+from harness.verdict.results import CheckResult, KernelResult, Phase, RunResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests import factories
 from tests.report import hostile
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.report import markdown
 from harness.verdict import comparison
-from harness.verdict.results import CheckVerdict, Family
+from harness.verdict.verdicts import CheckVerdict, Family
 from tests import factories
 from tests.report import hostile
 

@@ -16,7 +16,8 @@ from harness.report.overview import (
     overview,
 )
 from harness.verdict import comparison
-from harness.verdict.results import CheckVerdict, Family, KernelResult, MissingFix
+from harness.verdict.results import KernelResult, MissingFix
+from harness.verdict.verdicts import CheckVerdict, Family
 from tests import factories
 
 

@@ -14,7 +14,7 @@ from harness.verdict.failures import (
     Symptom,
     Tried,
 )
-from harness.verdict.results import KernelVerdict
+from harness.verdict.verdicts import KernelVerdict
 
 MACHINE = MachineUsed("tcg", 1, "7.2")
 SAME = Symptom("check ipv4 a.b", "ipv4 a.b")

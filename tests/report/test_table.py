@@ -18,17 +18,15 @@ from harness.report.table import MIN_WIDTH, _capability_names, render
 from harness.verdict.results import (
     BootEnd,
     CheckResult,
-    CheckVerdict,
     Confirmed,
     EarlierRun,
-    Family,
     Incident,
     IncidentKind,
     KernelResult,
-    KernelVerdict,
     RunResult,
     Timing,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 from tests.report.support import UNHURRIED
 

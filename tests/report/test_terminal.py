@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from harness.report.terminal import ASCII, UNICODE, Glyphs, Writer, glyphs_for, style_of
 from harness.text import plural, printable
-from harness.verdict.results import CheckVerdict, KernelVerdict
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests.report.support import UNHURRIED, Encoded, FullOnce, Gone
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))

@@ -11,7 +11,8 @@ from harness.records import summaries
 from harness.records.summaries import RunSummary
 from harness.report import html
 from harness.report.trends import HEIGHT, MAX_CHECKS, WIDTH, curve, trends
-from harness.verdict.results import CheckVerdict, KernelResult
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import CheckVerdict
 from tests import factories
 
 PASS, FAIL = CheckVerdict.PASS, CheckVerdict.FAIL

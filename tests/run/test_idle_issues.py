@@ -13,7 +13,8 @@ import pytest
 from harness.kernels import Cache
 from harness.run import session
 from harness.run.request import Progress, Stage
-from harness.verdict.results import Capability, Family
+from harness.verdict.results import Capability
+from harness.verdict.verdicts import Family
 from tests import fake_boots
 from tests.fake_boots import GOOD, Outcomes
 

@@ -22,7 +22,8 @@ from harness.run import attempts
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix
 from harness.run.request import Progress, RunRequest, Stage
-from harness.verdict.results import Family, KernelResult
+from harness.verdict.results import KernelResult
+from harness.verdict.verdicts import Family
 from harness.vm import commandline
 from tests.kernels import builders
 from tests.processes import descriptors

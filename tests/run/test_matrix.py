@@ -41,19 +41,17 @@ from harness.verdict.results import (
     Capability,
     CheckKey,
     CheckResult,
-    CheckVerdict,
     Confirmed,
-    Family,
     Incident,
     IncidentKind,
     KernelResult,
-    KernelVerdict,
     Phase,
     RoundFailures,
     Rounds,
     Stream,
     Timing,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from harness.vm import accelerator, boot
 
 KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")

@@ -18,12 +18,8 @@ from harness.records import stored_runs
 from harness.records.store import Store
 from harness.run import merging, shards
 from harness.run.merging import Flaw
-from harness.verdict.results import (
-    BootEnd,
-    KernelVerdict,
-    RunResult,
-    exit_status,
-)
+from harness.verdict.results import BootEnd, RunResult, exit_status
+from harness.verdict.verdicts import KernelVerdict
 from tests import fake_boots
 from tests.fake_boots import GOOD, Outcomes
 from tests.replacing import replaced, substituted

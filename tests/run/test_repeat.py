@@ -23,15 +23,14 @@ from harness.run.request import Progress, Stage
 from harness.verdict.results import (
     BootEnd,
     CheckResult,
-    CheckVerdict,
     CutRound,
     KernelResult,
-    KernelVerdict,
     RoundFailures,
     Rounds,
     RunResult,
 )
 from harness.verdict.rounds import MOST, Repeat
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from harness.vm.commandline import Request
 from tests import factories, fake_boots
 from tests.fake_boots import GOOD, Outcomes

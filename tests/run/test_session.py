@@ -25,7 +25,8 @@ from harness.records import prune, reuse, stored_runs
 from harness.records.store import FILE, Store
 from harness.run import workspace
 from harness.run.request import Progress, Stage
-from harness.verdict.results import EXIT_OK, BootEnd, RunResult, exit_status
+from harness.verdict.results import BootEnd, RunResult, exit_status
+from harness.verdict.verdicts import EXIT_OK
 from harness.vm import initramfs
 from tests import fake_boots
 from tests.fake_boots import GOOD, MANY, Outcomes

@@ -17,7 +17,7 @@ from harness.records import reuse
 from harness.records.store import Run, Store
 from harness.run import session
 from harness.run.request import Progress, Stage
-from harness.verdict.results import CheckVerdict, KernelVerdict
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from tests.fake_boots import GOOD
 from tests.run.test_session import NAMES, Desk, desk, names
 

@@ -23,15 +23,12 @@ from harness.run.workspace import Workspace
 from harness.selftest import Fault, SelftestRequest, boots, faults, module
 from harness.selftest.faults import FaultRow
 from harness.selftest.module import Code, Layout
-from harness.verdict.results import (
+from harness.verdict.results import Attempt, BootEnd, Incident, IncidentKind
+from harness.verdict.verdicts import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_OK,
-    Attempt,
-    BootEnd,
     CheckVerdict,
-    Incident,
-    IncidentKind,
     KernelVerdict,
 )
 from harness.vm import accelerator, initramfs

@@ -20,7 +20,8 @@ from harness.manifest.plan import Plan
 from harness.run import session, workspace
 from harness.run.request import RunRequest
 from harness.step import step, toolchain
-from harness.verdict.results import CheckVerdict, KernelResult, KernelVerdict, RunResult
+from harness.verdict.results import KernelResult, RunResult
+from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from harness.vm import initramfs
 from tests import factories
 

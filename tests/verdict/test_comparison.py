@@ -11,16 +11,14 @@ from harness.verdict import comparison
 from harness.verdict.comparison import ChangeKind
 from harness.verdict.results import (
     CheckResult,
-    CheckVerdict,
     Confirmed,
     EarlierRun,
-    Family,
     Incident,
     IncidentKind,
     KernelResult,
-    KernelVerdict,
     Timing,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 
 PASS, FAIL, LOST, ERROR, UNSUPPORTED = (

@@ -6,15 +6,8 @@ from __future__ import annotations
 import pytest
 
 from harness.manifest.cross_check import compare
-from harness.verdict.results import (
-    CheckKey,
-    CheckResult,
-    CheckVerdict,
-    Family,
-    FamilyResult,
-    ProgramEnd,
-    ProgramRun,
-)
+from harness.verdict.results import CheckKey, CheckResult, FamilyResult, ProgramEnd, ProgramRun
+from harness.verdict.verdicts import CheckVerdict, Family
 
 KEY = CheckKey(Family.IPV6, "tos.x", "", "", "")
 PASS = FamilyResult(CheckVerdict.PASS, (CheckResult(KEY, CheckVerdict.PASS),))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.verdict.failures import Place, failures, lost, phrases
-from harness.verdict.results import CheckVerdict, Family
+from harness.verdict.verdicts import CheckVerdict, Family
 from tests import factories
 from tests.report.support import UNHURRIED
 

@@ -15,20 +15,17 @@ from harness.verdict.results import (
     Capability,
     CheckKey,
     CheckResult,
-    CheckVerdict,
     Expectation,
-    Family,
     Incident,
     IncidentKind,
-    KernelVerdict,
     RoundFailures,
     Rounds,
     RunResult,
     Stream,
     exit_status,
     merge_capabilities,
-    worst,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict, worst
 from tests import factories
 
 KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")

@@ -13,14 +13,12 @@ from harness.verdict.results import (
     BootEnd,
     Capability,
     CheckResult,
-    CheckVerdict,
     Expectation,
-    Family,
     IncidentKind,
-    KernelVerdict,
     Rounds,
     Stream,
 )
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests.verdict.test_judge import (
     GOOD,
     KEY,

@@ -6,14 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.verdict.failures import Again, compare, symptoms
-from harness.verdict.results import (
-    CheckVerdict,
-    Family,
-    Incident,
-    IncidentKind,
-    KernelResult,
-    KernelVerdict,
-)
+from harness.verdict.results import Incident, IncidentKind, KernelResult
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from tests import factories
 
 GOOD = factories.kernel()

@@ -15,7 +15,8 @@ import pytest
 from harness.host.programs import RunningClock
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.plan import Plan
-from harness.verdict.results import Attempt, BootEnd, Family
+from harness.verdict.results import Attempt, BootEnd
+from harness.verdict.verdicts import Family
 from harness.vm import boot, commandline, hang
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request

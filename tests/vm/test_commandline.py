@@ -11,7 +11,7 @@ import pytest
 
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.plan import Plan
-from harness.verdict.results import Family
+from harness.verdict.verdicts import Family
 from harness.vm import commandline
 from harness.vm.commandline import Machine, Request, Unsafe
 from harness.vm.initramfs import REQUEST as REQUEST_FILE

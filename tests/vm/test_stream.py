@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guest import events
-from harness.verdict.results import CheckVerdict, Family, Stream
+from harness.verdict.results import Stream
+from harness.verdict.verdicts import CheckVerdict, Family
 from harness.vm import stream as stream_module
 from harness.vm.stream import StreamReader
 from tests.vm.support import ENTRIES, NONCE, Guest, sound

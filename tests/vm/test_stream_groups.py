@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from guest import events
 from harness.verdict import judge
-from harness.verdict.results import Attempt, BootEnd, CheckVerdict, Family, KernelVerdict, Stream
+from harness.verdict.results import Attempt, BootEnd, Stream
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from harness.vm.stream import StreamReader
 from tests.vm.support import NONCE, Guest
 

@@ -20,12 +20,11 @@ from harness.verdict.results import (
     Attempt,
     BootEnd,
     Expectation,
-    Family,
     KernelResult,
-    KernelVerdict,
     Stream,
     merge_capabilities,
 )
+from harness.verdict.verdicts import Family, KernelVerdict
 from harness.vm import stream as stream_module
 from harness.vm.stream import StreamReader
 from harness.vm.timeline import Mark, Timeline

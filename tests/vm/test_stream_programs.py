@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from guest import events
-from harness.verdict.results import Family, ProgramEnd, ProgramRun, Stream
+from harness.verdict.results import ProgramEnd, ProgramRun, Stream
+from harness.verdict.verdicts import Family
 from harness.vm.stream import StreamReader
 from tests.vm.support import NONCE, Guest
 

@@ -13,16 +13,14 @@ from harness.verdict import judge
 from harness.verdict.results import (
     Attempt,
     BootEnd,
-    CheckVerdict,
     CutRound,
     Expectation,
-    Family,
     Incident,
     IncidentKind,
-    KernelVerdict,
     Stream,
 )
 from harness.verdict.rounds import Repeat
+from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from harness.vm import stream as stream_module
 from harness.vm.stream import StreamReader
 from tests.replacing import substituted
