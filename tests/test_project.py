@@ -163,6 +163,34 @@ def test_the_guest_loads_no_expensive_module_in_a_vm() -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "without"),
+    [
+        (["--help"], {"harness.verdict.results", "dataclasses", "sqlite3", "pydantic"}),
+        (["runs"], {"harness.verdict.results", "harness.records.from_json", "pydantic"}),
+        (["history"], {"harness.verdict.results", "harness.verdict.comparison", "pydantic"}),
+        (["compare"], {"harness.run", "yaml", "pydantic"}),
+        (["list", "checks"], {"harness.run", "sqlite3", "pydantic", "yaml"}),
+    ],
+)
+def test_a_command_imports_what_it_needs(
+    command: list[str], without: set[str], tmp_path: Path
+) -> None:
+    """Each of these answers in a fraction of a second."""
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "harness", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+    )
+    loaded = set(re.findall(r"\| +([\w.]+)$", run.stderr, re.MULTILINE))
+    assert "harness.cli" in loaded
+    assert loaded & without == set()
+
+
+@pytest.mark.parametrize(
     "name", ["harness/__init__.py", "harness/errors.py", "harness/host/tools.py"]
 )
 def test_what_nox_imports_needs_nothing_installed(name: str) -> None:

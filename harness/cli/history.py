@@ -23,7 +23,7 @@ from harness.verdict.verdicts import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_OK
 
 if TYPE_CHECKING:
     from harness.verdict.comparison import Difference, RunDifference
-    from harness.verdict.results import KernelResult, RunResult
+    from harness.verdict.results import RunResult
 
 # Results, their comparison and what renders an answer are imported where they are needed.
 # Most queries read summaries only.
@@ -58,11 +58,11 @@ def run_compare(given: argparse.Namespace) -> int:
     if given.kernels:
         difference = _kernels(given.runs, *given.kernels)
         print(compare.render(difference, glyphs), end="", flush=True)
-        _write_json(given.json, {"schema": 1, **compare.to_json(difference)})
+        _write_json(given.json, lambda: {"schema": 1, **compare.to_json(difference)})
         return exit_status_of_kernels(difference)
     between = comparison.runs(*_runs(given.runs))
     print(compare.render_runs(between, glyphs), end="", flush=True)
-    _write_json(given.json, compare.runs_to_json(between))
+    _write_json(given.json, lambda: compare.runs_to_json(between))
     return exit_status(between)
 
 
@@ -129,7 +129,7 @@ def run_history(given: argparse.Namespace) -> int:
     print(history.render(lines, runs, terminal.glyphs_for(sys.stdout)), end="")
     if not lines and given.check is not None:
         print("no such check failed in any of these runs")
-    _write_json(given.json, history.to_json(lines, runs))
+    _write_json(given.json, lambda: history.to_json(lines, runs))
     return EXIT_OK
 
 
@@ -147,7 +147,7 @@ def run_runs(given: argparse.Namespace) -> int:
     check_writable(given.json)
     runs = stored_runs.summaries(stored_runs.store_file(), given.last, _matching(given.kernels))
     print(history.render_runs(runs, terminal.glyphs_for(sys.stdout)), end="")
-    _write_json(given.json, history.runs_to_json(runs))
+    _write_json(given.json, lambda: history.runs_to_json(runs))
     return EXIT_OK
 
 
@@ -168,18 +168,10 @@ def run_missing_fixes(given: argparse.Namespace) -> int:
     from harness.report import fixes
 
     check_writable(given.json)
-    wanted = globs(given.kernel)
-    kernels = _last_results(wanted)
+    kernels = stored_runs.last_results(stored_runs.store_file(), globs(given.kernel))
     print(fixes.render_fixes(kernels, terminal.glyphs_for(sys.stdout)), end="")
-    _write_json(given.json, fixes.fixes_to_json(kernels))
+    _write_json(given.json, lambda: fixes.fixes_to_json(kernels))
     return EXIT_OK
-
-
-def _last_results(wanted: list[str]) -> list[KernelResult]:
-    try:
-        return stored_runs.last_results(stored_runs.store_file(), wanted)
-    except UsageError as error:
-        raise UsageError(str(error)) from None
 
 
 def _add_kernels(command: argparse.ArgumentParser) -> None:
@@ -204,11 +196,11 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _write_json(path: Path | None, answer: dict[str, Any]) -> None:
+def _write_json(path: Path | None, answer: Callable[[], dict[str, Any]]) -> None:
     if path is not None:
         from harness.records import to_json
 
-        write("--json", path, json.dumps(to_json.clean(answer), indent=1) + "\n")
+        write("--json", path, json.dumps(to_json.clean(answer()), indent=1) + "\n")
 
 
 def _matching(pattern: str | None) -> Callable[[str], bool]:

@@ -4,30 +4,28 @@
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from guest import checks as guest_checks
-from harness import kernels
 from harness.cli import arguments
 from harness.cli.common import chosen, complain, say, sharded, stopping
 from harness.errors import KernelUnavailable
-from harness.kernels import Cache, kconfig
-from harness.manifest import kernels_yaml
-from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.fixes import FIXES
-from harness.manifest.kernels_yaml import (
-    DebSource,
-    ImageSource,
-    KernelEntry,
-    TreeSource,
-    UpstreamSource,
-)
-from harness.run import matrix
 from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
+
+if TYPE_CHECKING:
+    from harness.kernels import Cache
+    from harness.manifest.kernels_yaml import KernelEntry
+
+# Each function imports what it needs: `list checks` takes a fraction of what the manifest's schema
+# takes.
 
 
 def run_prepare(given: argparse.Namespace) -> int:
     """Fetch and unpack kernels without booting them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from harness.kernels import Cache
+    from harness.run import matrix
+
     cache = Cache(given.cache)
     entries = sharded(chosen(given, cache), given).entries
     with (
@@ -43,6 +41,8 @@ def run_prepare(given: argparse.Namespace) -> int:
 
 
 def _prepare(entry: KernelEntry, cache: Cache) -> bool:
+    from harness import kernels
+
     def tell(text: str) -> None:
         say(f"{entry.name}: {text}")
 
@@ -70,6 +70,10 @@ def run_list(given: argparse.Namespace) -> int:
 
 
 def _list_kernels(given: argparse.Namespace) -> None:
+    from harness import kernels
+    from harness.kernels import Cache
+    from harness.manifest import kernels_yaml
+
     cache = Cache(given.cache)
     for entry in kernels_yaml.load(given.manifest).entries:
         found = kernels.expand(entry, cache, complain) if given.expand else (entry,)
@@ -80,6 +84,8 @@ def _list_kernels(given: argparse.Namespace) -> None:
 
 def _source(entry: KernelEntry) -> str:
     """Where a kernel comes from, in the words of the manifest."""
+    from harness.manifest.kernels_yaml import DebSource, ImageSource, TreeSource, UpstreamSource
+
     match entry.source:
         case DebSource(suite=suite, package=package):
             return f"deb {suite} {package}"
@@ -92,6 +98,8 @@ def _source(entry: KernelEntry) -> str:
 
 
 def _list_checks(_: argparse.Namespace) -> None:
+    from guest import checks as guest_checks
+
     for check in guest_checks.all_checks():
         print(check.id)
         print(f"    {check.summary}")
@@ -106,12 +114,16 @@ def _list_checks(_: argparse.Namespace) -> None:
 
 
 def _list_capabilities(_: argparse.Namespace) -> None:
+    from harness.manifest.expectations import CAPABILITIES
+
     for spec in CAPABILITIES.values():
         since = f"mainline {spec.since[0]}.{spec.since[1]}" if spec.since else "always"
         print(f"{spec.name:20} {since:14} {spec.meaning}")
 
 
 def _list_fixes(_: argparse.Namespace) -> None:
+    from harness.manifest.fixes import FIXES
+
     for fix in FIXES:
         versions = ", ".join((fix.fixed, *fix.backports))
         since = f"; broken since {fix.since}" if fix.since else ""
@@ -138,12 +150,6 @@ def add_list(commands: arguments.Commands) -> None:
     arguments.add_manifest(command)
 
 
-CONFIG_HEADER = f"""\
-# For a kernel that mptcp-harness can test; in a kernel tree:
-#   {kconfig.REMEDY}
-"""
-
-
 def add_config(commands: arguments.Commands) -> None:
     command = arguments.command(commands, "config", run_config)
     command.add_argument(
@@ -161,7 +167,9 @@ def add_config(commands: arguments.Commands) -> None:
 
 def run_config(given: argparse.Namespace) -> int:
     """Print the configuration fragment."""
-    print(
-        CONFIG_HEADER + kconfig.fragment(modules=given.modules, debug_info=given.debug_info), end=""
-    )
+    from harness.kernels import kconfig
+
+    print("# For a kernel that mptcp-harness can test; in a kernel tree:")
+    print(f"#   {kconfig.REMEDY}")
+    print(kconfig.fragment(modules=given.modules, debug_info=given.debug_info), end="")
     return EXIT_OK

@@ -136,22 +136,23 @@ _CHECK = ("id", "phase", "side", "verdict", "detail")
 _CHECK_MORE = ("payload", "expected", "got", "raw", "known")
 
 
-def kernel_from_json(value: Any) -> KernelResult:
+def kernel_from_json(value: Any, *, checks: bool = True) -> KernelResult:
     """The result in ``value``, which was read from JSON. Raises :class:`Malformed`.
 
     JSON has only the errors of an attempt's stream, and not whether an incident is due to the
     environment; the rest is as in a new :class:`Stream` and :class:`Incident`.
     """
     try:
-        return _kernel(Fields("kernel", value))
+        return _kernel(Fields("kernel", value), checks)
     except RecursionError as error:
         raise Malformed("kernel: nested too deeply") from error
 
 
-def kernel_from_text(text: str) -> KernelResult:
-    """The result in the JSON ``text``. Raises :class:`Malformed`."""
+def kernel_from_text(text: str, *, checks: bool = True) -> KernelResult:
+    """The result in the JSON ``text``; without ``checks``, which take most of the time, its
+    families have none. Raises :class:`Malformed`."""
     try:
-        return kernel_from_json(json.loads(text))
+        return kernel_from_json(json.loads(text), checks=checks)
     except Malformed:
         raise
     except (ValueError, RecursionError) as error:
@@ -168,7 +169,7 @@ def run_from_text(text: str) -> RunResult:
         raise Malformed(f"no JSON: {error}") from error
 
 
-def _kernel(given: Fields) -> KernelResult:
+def _kernel(given: Fields, checks: bool) -> KernelResult:
     families = given.mapping("families", dict)
     result = KernelResult(
         name=given.text("name"),
@@ -180,7 +181,7 @@ def _kernel(given: Fields) -> KernelResult:
         image_sha256=given.text("image_sha256"),
         accel=given.text("accel"),
         capabilities=given.mapping("capabilities", bool),
-        families=dict(_family(name, value) for name, value in families.items()),
+        families=dict(_family(name, value, checks) for name, value in families.items()),
         incidents=given.each("incidents", _incident),
         attempts=given.each("attempts", _attempt),
         notes=given.texts("notes"),
@@ -286,7 +287,7 @@ def _cut(value: dict[str, Any] | None) -> CutRound | None:
     return cut
 
 
-def _family(name: str, value: Mapping[str, Any]) -> tuple[Family, FamilyResult]:
+def _family(name: str, value: Mapping[str, Any], checks: bool) -> tuple[Family, FamilyResult]:
     where = f"kernel.families.{name[:16]}"
     given = Fields(where, value)
     try:
@@ -294,9 +295,10 @@ def _family(name: str, value: Mapping[str, Any]) -> tuple[Family, FamilyResult]:
     except ValueError as error:
         raise Malformed(f"{where} is unknown") from error
     verdict = given.word("verdict", CheckVerdict)
-    checks = tuple(_check(where, family, check) for check in given.take("checks", list))
+    listed = given.take("checks", list)
     given.end()
-    return family, FamilyResult(verdict, checks)
+    found = tuple(_check(where, family, check) for check in listed) if checks else ()
+    return family, FamilyResult(verdict, found)
 
 
 def _check(where: str, family: Family, value: Any) -> CheckResult:

@@ -11,6 +11,7 @@ an older harness or from a damaged file, gets one when it is first asked for.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -280,11 +281,13 @@ def read(
         (runs[-1][0], runs[0][0]),
     )
     of_run = {number: run.kernels for number, run in found.items()}
-    # Twenty thousand times a year: one call for each row.
+    # Twenty thousand times a year, so without the named tuple's own constructor.
+    make: Callable[[tuple[object, ...]], Summary] = functools.partial(tuple.__new__, Summary)
     for run, kernel, verdict, build, flaky, boot_s, checks_s, total_s, outcome in rows:
         if kernel in kernels and run in of_run:
-            values = (kernel, _VERDICTS[verdict], builds[build], flaky)
-            of_run[run][kernel] = Summary(*values, boot_s, checks_s, total_s, outcomes[outcome])
+            times = (boot_s, checks_s, total_s)
+            values = (kernel, _VERDICTS[verdict], builds[build], flaky, *times, outcomes[outcome])
+            of_run[run][kernel] = make(values)
     return list(found.values())
 
 

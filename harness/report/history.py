@@ -117,7 +117,7 @@ class Line:
     def name(self) -> str:
         return f"{self.kernel} {self.check}" if self.check else self.kernel
 
-    @functools.cached_property
+    @property
     def kind(self) -> Letters:
         return CHECKS if self.check else KERNELS
 
@@ -154,7 +154,7 @@ class Line:
         told = self.letters.rstrip(self.kind.silent)
         return self.kind.words[told[-1]] if told else ""
 
-    @functools.cached_property
+    @property
     def flaky(self) -> bool:
         """Whether the same image was both good and bad, or boots of one run disagreed."""
         if not self.check and any(
@@ -231,19 +231,23 @@ def _text(lines: Sequence[Line], runs: Sequence[RunSummary], glyphs: Glyphs) -> 
         yield f"the last {len(runs)} runs, {ends}, oldest first"
     names = [glyphs.safe(line.name, 96) for line in lines]
     width = max(map(len, names), default=0)
+    unsteady = []
     for line, name in zip(lines, names, strict=True):
-        told = ["flaky"] if line.flaky else []
+        told = []
+        if line.flaky:
+            unsteady.append(name)
+            told.append("flaky")
         told += [_since(line, glyphs), *([str(line.rate)] if line.rate.bad else [])]
         yield f"{name:{width}}  {line.letters}  {'; '.join(told)}"
-    seen = {
-        letter: line.kind.words[letter] for line in lines for letter in set(line.letters) - {ABSENT}
-    }
+    seen: dict[str, str] = {}
+    for kind in (KERNELS, CHECKS):
+        letters = set().union(*(line.letters for line in lines if line.kind is kind)) - {ABSENT}
+        seen |= {letter: kind.words[letter] for letter in letters}
     if seen:
         legend = ", ".join(f"{letter} {word}" for letter, word in sorted(seen.items()))
         yield f"{legend}, {ABSENT} not in that run"
     if any(line.rate.bad for line in lines):
         yield "in brackets: the interval of the rate, with 95 % confidence"
-    unsteady = [name for line, name in zip(lines, names, strict=True) if line.flaky]
     if unsteady:
         yield f"flaky, good and bad with the same image: {', '.join(unsteady)}"
 

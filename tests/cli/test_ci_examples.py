@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,28 @@ def test_an_example_is_of_the_schema(text: str, schema: tuple[str, ...], tmp_pat
 )
 def test_the_schema_notices_a_mistake(text: str, schema: tuple[str, ...], tmp_path: Path) -> None:
     assert validate(text, schema, tmp_path)
+
+
+def actionlint(text: str, directory: Path) -> str:
+    """What actionlint says about a workflow of GitHub; "" if nothing is wrong."""
+    file = directory / "workflow.yml"
+    file.write_text(text)
+    program = Path(sysconfig.get_path("scripts")) / "actionlint"
+    done = subprocess.run(
+        [program, "-no-color", str(file)], capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_actionlint_finds_nothing(tmp_path: Path) -> None:
+    assert actionlint(GITHUB, tmp_path) == ""
+
+
+def test_actionlint_notices_what_the_schema_allows(tmp_path: Path) -> None:
+    """A function that does not exist, in an expression."""
+    wrong = replaced(GITHUB, "hashFiles('kernels.yaml')", "hashFile('kernels.yaml')")
+    assert validate(wrong, OF_GITHUB, tmp_path) == ""
+    assert "hashFile" in actionlint(wrong, tmp_path)
 
 
 def commands(text: str) -> list[list[str]]:
