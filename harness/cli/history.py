@@ -145,7 +145,8 @@ def run_runs(given: argparse.Namespace) -> int:
     from harness.report import history
 
     check_writable(given.json)
-    runs = stored_runs.summaries(stored_runs.store_file(), given.last, _matching(given.kernels))
+    place, wanted = stored_runs.store_file(), _matching(given.kernels)
+    runs = stored_runs.summaries(place, given.last, wanted, times=given.json is not None)
     print(history.render_runs(runs, terminal.glyphs_for(sys.stdout)), end="")
     _write_json(given.json, lambda: history.runs_to_json(runs))
     return EXIT_OK

@@ -69,7 +69,7 @@ def _up_to(run: RunResult, store: Path) -> Sequence[RunSummary]:
     """The last runs with the kernels of ``run``, up to ``run`` itself; none if it is not stored."""
     names = {kernel.name for kernel in run.kernels}
     try:
-        runs = stored_runs.summaries(store, MAX_SEARCHED, names.__contains__)
+        runs = stored_runs.summaries(store, MAX_SEARCHED, names.__contains__, times=True)
     except HarnessError:
         return ()
     ids = [found.id for found in runs]

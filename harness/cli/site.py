@@ -35,7 +35,8 @@ def write_site(directory: Path, store: Path) -> str:
     A page that is there stays, unless its run has got more results since. The page of a run that
     is no longer kept is removed. Raises HarnessError.
     """
-    runs = {run.id: run for run in reversed(stored_runs.summaries(store, MOST, lambda _: True))}
+    found = stored_runs.summaries(store, MOST, lambda _: True, times=True)
+    runs = {run.id: run for run in reversed(found)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         known = _known(directory)

@@ -224,7 +224,9 @@ class Store:
         statement = "SELECT DISTINCT kernel FROM results"
         return [name for (name,) in self._do(lambda d: d.execute(statement).fetchall())]
 
-    def summaries(self, limit: int, wanted: Callable[[str], bool]) -> list[RunSummary]:
+    def summaries(
+        self, limit: int, wanted: Callable[[str], bool], *, times: bool = False
+    ) -> list[RunSummary]:
         """The last ``limit`` runs with a result of a kernel that is ``wanted``, oldest first.
 
         They have the results of those kernels only.
@@ -233,7 +235,7 @@ class Store:
         missing = self._do(lambda database: summaries.missing(database, runs))
         if missing:
             self._commit(lambda database: summaries.fill(database, missing), durable=False)
-        return self._do(lambda database: summaries.read(database, runs, kernels))
+        return self._do(lambda database: summaries.read(database, runs, kernels, times=times))
 
     def in_circumstances(self, key: str, limit: int) -> list[StoredResult]:
         """The last results with the same circumstances, newest first."""

@@ -170,14 +170,16 @@ def _pair(store: Store, before: Run, after: Run) -> tuple[RunResult, RunResult]:
     return loaded(before), loaded(after)
 
 
-def summaries(place: Path, count: int, wanted: Callable[[str], bool]) -> tuple[RunSummary, ...]:
+def summaries(
+    place: Path, count: int, wanted: Callable[[str], bool], *, times: bool = False
+) -> tuple[RunSummary, ...]:
     """The last ``count`` runs that have a kernel whose name is ``wanted``, oldest first.
 
     They contain only those kernels; the order of kernels is that of the newest run that has each.
     Raises :class:`UsageError`, and HostError.
     """
     with _opened(place) as store:
-        found = store.summaries(count, wanted)
+        found = store.summaries(count, wanted, times=times)
         if found:
             return _in_order(store, found)
         if not store.kernels():
@@ -361,13 +363,13 @@ def durations(place: Path, names: Iterable[str]) -> dict[str, float]:
     if not place.exists():
         return found
     with Store(place) as store:
-        for run in reversed(store.summaries(RECENT, wanted.__contains__)):
+        for run in reversed(store.summaries(RECENT, wanted.__contains__, times=True)):
             head = store.run(run.id)
             if head is None or not head.finished or _shard_of(head):
                 continue
-            for name, kernel in run.kernels.items():
-                if kernel.total_s > 0:
-                    found.setdefault(name, kernel.total_s)
+            for name, took in run.times.items():
+                if took.total_s > 0:
+                    found.setdefault(name, took.total_s)
     return found
 
 

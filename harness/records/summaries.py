@@ -11,14 +11,13 @@ an older harness or from a damaged file, gets one when it is first asked for.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from harness.verdict.verdicts import CheckVerdict, KernelVerdict
@@ -102,16 +101,22 @@ class Build(NamedTuple):
         return " ".join(filter(None, [self.release, self.version]))
 
 
+class Times(NamedTuple):
+    """Seconds that one kernel took in one run."""
+
+    boot_s: float
+    checks_s: float
+    total_s: float
+
+
 class Summary(NamedTuple):
-    """One kernel in one run. A tuple, because a year has twenty thousand of them."""
+    """One kernel in one run. Most nights are like others, so a year of sixty kernels, twenty
+    thousand results, has a few thousand of these."""
 
     kernel: str
     verdict: KernelVerdict
     build: Build
     flaky: bool
-    boot_s: float
-    checks_s: float
-    total_s: float
     outcome: Outcome
 
 
@@ -121,17 +126,20 @@ class Digest:
     in nothing but build and times."""
 
     summary: Summary
+    times: Times
     content: str
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run. Times are ISO 8601 in UTC; ``finished`` is empty if it never ended."""
+    """One run. ``started`` and ``finished`` are ISO 8601 in UTC; the latter is empty if it never
+    ended. ``times`` has each of ``kernels`` if they were asked for."""
 
     id: str
     started: str
     finished: str
     kernels: dict[str, Summary]
+    times: dict[str, Times] = field(default_factory=dict)
 
 
 def of(kernel: KernelResult) -> Summary:
@@ -148,11 +156,13 @@ def of(kernel: KernelResult) -> Summary:
         kernel.verdict,
         Build(kernel.release, kernel.version, kernel.image_sha256),
         confirmed is not None and confirmed.bad < confirmed.boots,
-        kernel.timing.boot_s,
-        kernel.timing.checks_s,
-        kernel.timing.total_s,
         Outcome(tuple(ranks), "".join(map(_BY_RANK.__getitem__, ranks.values()))),
     )
+
+
+def times_of(kernel: KernelResult) -> Times:
+    """The times of ``kernel``."""
+    return Times(kernel.timing.boot_s, kernel.timing.checks_s, kernel.timing.total_s)
 
 
 def digest(kernel: KernelResult, record: str) -> Digest:
@@ -161,7 +171,7 @@ def digest(kernel: KernelResult, record: str) -> Digest:
     compared = record[record.find('"capabilities": ') : record.find('"attempts": ')]
     text = f"{kernel.verdict} {kernel.reason} {compared}"
     content = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
-    return Digest(of(kernel), content)
+    return Digest(of(kernel), times_of(kernel), content)
 
 
 def insert(database: sqlite3.Connection, run: int, digest: Digest) -> None:
@@ -171,11 +181,10 @@ def insert(database: sqlite3.Connection, run: int, digest: Digest) -> None:
     plan = _number(database, "plans", ("names",), (names,))
     outcome = _number(database, "outcomes", ("plan", "letters"), (plan, summary.outcome.letters))
     build = _number(database, "builds", Build._fields, summary.build)
-    times = (summary.boot_s, summary.checks_s, summary.total_s)
     database.execute(
         "INSERT OR REPLACE INTO summaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            *(run, summary.kernel, summary.verdict, build, summary.flaky, *times, outcome),
+            *(run, summary.kernel, summary.verdict, build, summary.flaky, *digest.times, outcome),
             digest.content,
         ),
     )
@@ -265,29 +274,39 @@ def _digest(kernel: str, verdict: str, packed: bytes) -> Digest:
 
 
 def read(
-    database: sqlite3.Connection, runs: Sequence[Head], kernels: Container[str]
+    database: sqlite3.Connection, runs: Sequence[Head], kernels: Container[str], *, times: bool
 ) -> list[RunSummary]:
-    """``runs``, which are newest first, with those of ``kernels`` that they have; oldest first."""
+    """``runs``, which are newest first, with those of ``kernels`` that they have; oldest first.
+
+    Reading the ``times`` as well takes twice as long.
+    """
     found = {
         number: RunSummary(id, started, finished, {})
         for number, id, started, finished in reversed(runs)
     }
     if not found:
         return []
+    span = (runs[-1][0], runs[0][0])
     builds, outcomes = _builds(database), _outcomes(database)
     rows = database.execute(
-        "SELECT run, kernel, verdict, build, flaky, boot_s, checks_s, total_s, outcome"
-        " FROM summaries WHERE run BETWEEN ? AND ?",
-        (runs[-1][0], runs[0][0]),
+        "SELECT kernel, verdict, build, flaky, outcome, group_concat(run) FROM summaries"
+        " WHERE run BETWEEN ? AND ? GROUP BY kernel, verdict, build, flaky, outcome",
+        span,
     )
-    of_run = {number: run.kernels for number, run in found.items()}
-    # Twenty thousand times a year, so without the named tuple's own constructor.
-    make: Callable[[tuple[object, ...]], Summary] = functools.partial(tuple.__new__, Summary)
-    for run, kernel, verdict, build, flaky, boot_s, checks_s, total_s, outcome in rows:
-        if kernel in kernels and run in of_run:
-            times = (boot_s, checks_s, total_s)
-            values = (kernel, _VERDICTS[verdict], builds[build], flaky, *times, outcomes[outcome])
-            of_run[run][kernel] = make(values)
+    for kernel, verdict, build, flaky, outcome, numbers in rows:
+        if kernel in kernels:
+            values = (kernel, _VERDICTS[verdict], builds[build], bool(flaky), outcomes[outcome])
+            summary = Summary(*values)
+            for number in map(int, numbers.split(",")):
+                if number in found:
+                    found[number].kernels[kernel] = summary
+    if times:
+        statement = (
+            "SELECT run, kernel, boot_s, checks_s, total_s FROM summaries WHERE run BETWEEN ? AND ?"
+        )
+        for number, kernel, *seconds in database.execute(statement, span):
+            if number in found and kernel in found[number].kernels:
+                found[number].times[kernel] = Times(*seconds)
     return list(found.values())
 
 

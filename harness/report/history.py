@@ -188,6 +188,7 @@ def check_lines(runs: Sequence[RunSummary], checks: Callable[[str], bool]) -> tu
     wanted = functools.cache(checks)
     all_runs = tuple(runs)
     lines = []
+    plans: dict[int, dict[str, int]] = {}  # where each check stands; outcomes share few plans
     for name in _names(runs):
         kernels = [run.kernels.get(name) for run in runs]
         # Most nights share an outcome, which is one object.
@@ -195,10 +196,13 @@ def check_lines(runs: Sequence[RunSummary], checks: Callable[[str], bool]) -> tu
         number = {key: index for index, key in enumerate(each, 1)}
         # A character for each run, the number of its outcome, from which a check's letter follows.
         sequence = "".join([chr(number[id(k.outcome)]) if k else "\0" for k in kernels])
-        letters = [dict(zip(o.names, o.letters, strict=True)) for o in each.values()]
+        for o in each.values():
+            if id(o.names) not in plans:
+                plans[id(o.names)] = {check: place for place, check in enumerate(o.names)}
+        letters = [(o.letters, plans[id(o.names)]) for o in each.values()]
         images = _images(kernels)
         for check in dict.fromkeys(x for o in each.values() for x in _failed(o) if wanted(x)):
-            table = [ABSENT, *(found.get(check, ABSENT) for found in letters)]
+            table = [ABSENT, *(text[at[check]] if check in at else ABSENT for text, at in letters)]
             lines.append(Line(name, check, all_runs, images, sequence.translate(table)))
     return tuple(lines)
 
@@ -329,7 +333,8 @@ def render_runs(runs: Sequence[RunSummary], glyphs: Glyphs) -> str:
 
 
 def runs_to_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
-    """The object of ``runs --json``, newest first; keys are added, never renamed."""
+    """The object of ``runs --json``, newest first; keys are added, never renamed. ``runs`` have
+    their times."""
     return {
         "schema": 1,
         "runs": [
@@ -344,8 +349,8 @@ def runs_to_json(runs: Sequence[RunSummary]) -> dict[str, Any]:
                         "verdict": kernel.verdict.value,
                         "release": kernel.build.release,
                         "image_sha256": kernel.build.image,
-                        "boot_s": kernel.boot_s,
-                        "checks_s": kernel.checks_s,
+                        "boot_s": run.times[name].boot_s,
+                        "checks_s": run.times[name].checks_s,
                     }
                     for name, kernel in run.kernels.items()
                 },

@@ -87,9 +87,9 @@ def _last_bad(line: Line) -> int:
 
 
 def _of_kernel(line: Line, runs: Sequence[RunSummary]) -> Trend:
-    booted = [run.kernels.get(line.name) for run in runs]
-    boot = curve([kernel.boot_s if kernel else None for kernel in booted])
-    checks = curve([kernel.checks_s if kernel else None for kernel in booted])
+    times = [run.times.get(line.name) for run in runs]
+    boot = curve([each.boot_s if each else None for each in times])
+    checks = curve([each.checks_s if each else None for each in times])
     plain = _trend(line)
     return Trend(plain.name, plain.squares, plain.rate, boot, checks)
 

@@ -58,7 +58,7 @@ def generated(before: RunResult, last: RunResult) -> list[RunSummary]:
     gets a new build at times."""
     nights = []
     for day in range(6, 27):
-        kernels = {}
+        kernels, times = {}, {}
         for place, kernel in enumerate(before.kernels):
             found = summaries.of(kernel)
             age = f"{(day + 3 * place) // 11}" if place else ""
@@ -66,13 +66,17 @@ def generated(before: RunResult, last: RunResult) -> list[RunSummary]:
             if kernel.name == "debian-6.12" and day in (12, 15, 20):
                 found = found._replace(verdict=KernelVerdict.HANG)
             kernels[kernel.name] = found._replace(
-                build=found.build._replace(image=found.build.image + age),
-                boot_s=found.boot_s * swing,
-                checks_s=found.checks_s * (1.3 - swing / 4),
+                build=found.build._replace(image=found.build.image + age)
             )
-        nights.append(RunSummary(f"day-{day}", f"2026-11-{day:02}T02:00:00+00:00", "", kernels))
+            took = summaries.times_of(kernel)
+            times[kernel.name] = took._replace(
+                boot_s=took.boot_s * swing, checks_s=took.checks_s * (1.3 - swing / 4)
+            )
+        started = f"2026-11-{day:02}T02:00:00+00:00"
+        nights.append(RunSummary(f"day-{day}", started, "", kernels, times))
     now = {kernel.name: summaries.of(kernel) for kernel in last.kernels}
-    return [*nights, RunSummary(last.id, last.started, last.finished, now)]
+    times = {kernel.name: summaries.times_of(kernel) for kernel in last.kernels}
+    return [*nights, RunSummary(last.id, last.started, last.finished, now, times)]
 
 
 @pytest.fixture

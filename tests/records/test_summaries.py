@@ -54,6 +54,17 @@ def test_a_check_has_the_letter_of_its_worst_place() -> None:
     assert outcome == summaries.Outcome(("mptcp_info.readable", "tcpinfo.one_subflow"), "FP")
 
 
+def test_times_are_read_if_they_are_asked_for(place: Path) -> None:
+    with Store(place) as kept:
+        for identity in ("1", "2"):
+            kept.begin(run(identity))
+            add(kept, identity, FAILING)
+        timed = kept.summaries(9, lambda _: True, times=True)
+        assert [each.times for each in timed] == 2 * [{FAILING.name: summaries.times_of(FAILING)}]
+        assert [each.kernels for each in timed] == 2 * [{FAILING.name: summaries.of(FAILING)}]
+        assert [each.times for each in kept.summaries(9, lambda _: True)] == [{}, {}]
+
+
 @pytest.mark.parametrize("digested", [True, False])
 def test_a_summary_comes_back_whole_also_if_it_is_made_late(place: Path, digested: bool) -> None:
     with Store(place) as kept:

@@ -26,6 +26,7 @@ def runs(*kernels: KernelResult | None) -> list[RunSummary]:
             f"2026-08-0{number}T00:00:00Z",
             f"2026-08-0{number}T00:01:00Z",
             {kernel.name: summaries.of(kernel)} if kernel else {},
+            {kernel.name: summaries.times_of(kernel)} if kernel else {},
         )
         for number, kernel in enumerate(kernels, 1)
     ]

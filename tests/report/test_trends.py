@@ -27,7 +27,13 @@ def kernel(verdict: CheckVerdict = PASS, image: str = "a", boot_s: float = 4.0) 
 
 def runs(*kernels: KernelResult) -> list[RunSummary]:
     return [
-        RunSummary(f"r{day}", f"2026-11-{day:02}T02:00:00Z", "", {one.name: summaries.of(one)})
+        RunSummary(
+            f"r{day}",
+            f"2026-11-{day:02}T02:00:00Z",
+            "",
+            {one.name: summaries.of(one)},
+            {one.name: summaries.times_of(one)},
+        )
         for day, one in enumerate(kernels, 1)
     ]
 
