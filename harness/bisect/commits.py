@@ -19,7 +19,7 @@ from harness.bisect.predicate import Checks, Predicate
 from harness.bisect.results import LogEntry
 from harness.errors import HostError, KernelUnavailable, Malformed
 from harness.host.files import touch
-from harness.kernels import apt, compression, deb
+from harness.kernels import apt, archive, compression, deb
 from harness.kernels.cache import Cache, digest
 from harness.kernels.debian import KernelPackages, Package, version_key
 from harness.manifest.kernels_yaml import DebSource, UpstreamSource
@@ -118,7 +118,7 @@ def _download(
             say(f"downloading {package.name} ({package.size / 1e6:.0f} MB) for its change log")
             try:
                 file = apt.download(suite, [package], directory, cache, say=say)[package.name]
-                for _, packed in deb.members(file, _is_log, cache.stop):
+                for _, packed in archive.members(file, _is_log, cache.stop):
                     if len(packed) > _PACKED_LIMIT:
                         raise KernelUnavailable(f"its change log has {len(packed)} bytes")
                     return packed
@@ -224,7 +224,7 @@ def entries_between(
     """
     older, newer = sorted((good, bad), key=lambda candidate: version_key(candidate.version))
     source = newer.entry.source
-    if not isinstance(source, DebSource) or not (older.version and newer.version):
+    if not isinstance(source, DebSource) or source.mirror or not (older.version and newer.version):
         raise HostError(
             f"{newer.entry.name} and {older.entry.name} are not both Debian packages, so there is "
             f"no change log between them; use `git log` in a kernel tree"

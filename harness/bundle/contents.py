@@ -17,14 +17,16 @@ from pydantic import ValidationError
 from harness.errors import Malformed
 from harness.manifest.kernels_yaml import (
     DebSource,
+    FileSource,
     ImageSource,
     KernelEntry,
     Source,
     TreeSource,
     UpstreamSource,
+    UrlSource,
 )
 from harness.manifest.plan import Plan, Profile
-from harness.manifest.schema import Abi, EntryModel
+from harness.manifest.schema import Abi, DebModel, EntryModel
 from harness.records.from_json import Fields, kernel_from_text
 from harness.verdict import rounds
 from harness.verdict.results import KernelResult
@@ -277,14 +279,23 @@ def _entry_to_json(entry: KernelEntry) -> dict[str, Any]:
 
 def _source_to_json(source: Source) -> dict[str, Any]:
     match source:
-        case DebSource(suite, package):
+        case DebSource(suite, package, mirror=None):
             return {"deb": {"suite": suite, "package": package}}
+        case FileSource(files=files):
+            return {"image": str(files[0])}
+        case DebSource() | UrlSource():
+            # Nothing is fetched from an archive or a server because a bundle says so.
+            return {"image": _ELSEWHERE}
         case ImageSource(image=image):
             return {"image": str(image)}
         case TreeSource(tree=tree):
             return {"tree": str(tree)}
         case UpstreamSource(tag):
             return {"upstream": tag}
+
+
+#: Stands for an image that is in no file of the host; its origin is in the result.
+_ELSEWHERE = "/dev/null"
 
 
 def _entry(given: dict[str, Any]) -> KernelEntry:
@@ -297,7 +308,7 @@ def _entry(given: dict[str, Any]) -> KernelEntry:
         raise Malformed("its entry is not that of one kernel with its machine")
     model = EntryModel.model_validate(rest)
     sources: list[Source] = [
-        *([DebSource(model.deb.suite, model.deb.package)] if model.deb else []),
+        *_of_archive(model.deb),
         *([UpstreamSource(model.upstream)] if model.upstream else []),
         *([ImageSource(Path(paths["image"]))] if "image" in paths else []),
         *([TreeSource(Path(paths["tree"]))] if "tree" in paths else []),
@@ -317,6 +328,12 @@ def _entry(given: dict[str, Any]) -> KernelEntry:
         expect=model.expect or {},
         abi=model.abi or Abi.NATIVE,
     )
+
+
+def _of_archive(deb: DebModel | None) -> tuple[Source, ...]:
+    if deb is None or deb.mirror or not (deb.suite and deb.package):
+        return ()
+    return (DebSource(deb.suite, deb.package),)
 
 
 _NEEDED = {"name", "cpus", "memory", "timeout"}

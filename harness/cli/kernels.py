@@ -84,11 +84,22 @@ def _list_kernels(given: argparse.Namespace) -> None:
 
 def _source(entry: KernelEntry) -> str:
     """Where a kernel comes from, in the words of the manifest."""
-    from harness.manifest.kernels_yaml import DebSource, ImageSource, TreeSource, UpstreamSource
+    from harness.manifest.kernels_yaml import (
+        DebSource,
+        FileSource,
+        ImageSource,
+        TreeSource,
+        UpstreamSource,
+        UrlSource,
+    )
 
     match entry.source:
-        case DebSource(suite=suite, package=package):
-            return f"deb {suite} {package}"
+        case DebSource(suite=suite, package=package, mirror=mirror):
+            return f"deb {suite} {package}" + (f" of {mirror}" if mirror else "")
+        case FileSource(format=kind, files=files):
+            return f"{kind} {' and '.join(map(str, files))}"
+        case UrlSource(image=address):
+            return f"url {address}"
         case ImageSource(image=image, modules=modules):
             return f"image {image}" + (f", modules {modules}" if modules else "")
         case TreeSource(tree=tree):

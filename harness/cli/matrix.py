@@ -216,7 +216,14 @@ def copy_record(record: Path, target: Path, more: str = "") -> None:
 
 def add_check(commands: arguments.Commands) -> None:
     command = arguments.command(commands, "check", run_check)
-    command.add_argument("image", type=Path, help="a bzImage or vmlinux")
+    command.add_argument(
+        "image",
+        type=Path,
+        nargs="?",
+        default=Path(),
+        help="a bzImage, vmlinux or UKI; a kernel's .deb, .rpm or tar archive; a built tree or the "
+        "directory of a build with O= (default: the current directory)",
+    )
     command.add_argument(
         "--modules",
         type=Path,
@@ -235,7 +242,7 @@ def add_check(commands: arguments.Commands) -> None:
 
 def run_check(given: argparse.Namespace) -> int:
     """Test one image."""
-    entry = kernels_yaml.for_image(given.image, given.modules)
+    entry = kernels.for_path(given.image, given.modules)
     cache = Cache(given.cache)
     if given.shell:
         return run_shell(entry, given, cache)
@@ -336,7 +343,7 @@ def resolve(word: str, entry: KernelEntry, file: Path | None, cache: Cache) -> R
         other = f"; not the file {path}, which is ./{path}" if path.is_file() else ""
         return Reference(f"the kernel {word} of {file}{other}", _apart(kernel, entry))
     if path.is_file() and path.suffix != ".json":
-        return Reference(f"the image {path}", _apart(kernels_yaml.for_image(path), entry))
+        return Reference(f"the image {path}", _apart(kernels.for_path(path), entry))
     return _of_run(word, entry, [kernel.name for kernel in entries], file)
 
 

@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import KernelUnavailable
-from harness.kernels import deb, image, upstream
+from harness.errors import KernelUnavailable, UsageError
+from harness.kernels import archive, built, deb, image, upstream
 from harness.kernels.cache import Cache
 from harness.kernels.kernel_image import PreparedKernel
+from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import (
     DebSource,
+    FileSource,
     ImageSource,
     KernelEntry,
     TreeSource,
     UpstreamSource,
+    UrlSource,
 )
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "PreparedKernel",
     "debug_images",
     "expand",
+    "for_path",
     "identify",
     "prepare",
 ]
@@ -59,6 +63,28 @@ def _prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Pr
             return image.prepare_tree(entry.name, source, cache, say)
         case UpstreamSource() as source:
             return upstream.prepare(entry.name, source, cache, say)
+        case FileSource() as source:
+            return built.prepare(entry.name, source, cache, say)
+        case UrlSource() as source:
+            return built.prepare_url(entry.name, source, cache, say)
+
+
+def for_path(path: Path, modules_of: Path | None = None) -> KernelEntry:
+    """An entry for what is at ``path``: a tree or the directory of a build, an archive, an image.
+
+    Raises UsageError if it is missing, or if it has its own modules and others are given.
+    """
+    if path.is_dir():
+        entry = kernels_yaml.of_command_line(path.resolve(), TreeSource(path.absolute()))
+    else:
+        entry = kernels_yaml.for_image(path, modules_of)
+        with contextlib.suppress(OSError):  # reported when it is opened as an image
+            kind = archive.format_of(path)
+            if kind is not None:
+                entry = replace(entry, source=FileSource(kind.value, (path.absolute(),)))
+    if modules_of is not None and not isinstance(entry.source, ImageSource):
+        raise UsageError(f"{path} has its own modules, so --modules has no effect; omit it")
+    return entry
 
 
 def expand(

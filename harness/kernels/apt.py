@@ -21,8 +21,8 @@ from pathlib import Path
 from harness.errors import Interrupted, KernelUnavailable
 from harness.host import files, programs, tools
 from harness.kernels import debian
-from harness.kernels.cache import Cache, file_sha256
-from harness.kernels.debian import Package
+from harness.kernels.cache import Cache, digest, file_sha256
+from harness.kernels.debian import Archive, Package
 
 #: Seconds before an index is read again, or a failed attempt repeated.
 FRESH = 3600
@@ -90,28 +90,38 @@ def index(
     *,
     refresh: bool = False,
     arch: str = AMD64,
+    archive: Archive | None = None,
 ) -> dict[str, Package]:
     """The kernel packages of ``suite`` by name, each in its newest version.
+
+    ``archive`` is None for Debian's.
 
     The index is read from the mirror unless that was done within FRESH seconds; ``refresh`` reads
     it in any case. Without a network, an older one is used, and ``say`` gets a message.
     """
     if refresh:
-        return _index_of(suite, arch, cache, say, refresh=True)
+        return _index_of(suite, arch, cache, say, refresh=True, archive=archive)
     # Each of sixty kernels needs this, and reading apt's configuration takes 20 ms.
     return cache.once(
-        f"index of {suite} {arch}", lambda: _index_of(suite, arch, cache, say, refresh=False)
+        f"index of {_state_name(suite, arch, archive)}",
+        lambda: _index_of(suite, arch, cache, say, refresh=False, archive=archive),
     )
 
 
 def _index_of(
-    suite: str, arch: str, cache: Cache, say: Callable[[str], None], *, refresh: bool
+    suite: str,
+    arch: str,
+    cache: Cache,
+    say: Callable[[str], None],
+    *,
+    refresh: bool,
+    archive: Archive | None,
 ) -> dict[str, Package]:
     if any(tools.locate(tool) is None for tool in tools.DEB_TOOLS):
         raise KernelUnavailable(f"this host lacks apt or dpkg, which deb: needs; {_INSTEAD}")
-    state = _state(suite, arch, cache)
-    with cache.lock(_lock_name(suite, arch), say) as lock:
-        found = _read(state) if _configure(state, suite, arch) else None
+    state = _state(suite, arch, cache, archive)
+    with cache.lock(f"apt-{state.name}", say) as lock:
+        found = _read(state) if _configure(state, suite, arch, archive) else None
         if found is not None and not refresh and _age(state / _INDEX) < FRESH:
             return found
         if found is not None and cache.is_read_only:
@@ -152,6 +162,7 @@ def download(
     cache: Cache,
     arch: str = AMD64,
     say: Callable[[str], None] = lambda _: None,
+    archive: Archive | None = None,
 ) -> dict[str, Path]:
     """Fetch ``packages`` of ``suite`` into ``directory``; returns their files by package name.
 
@@ -160,7 +171,7 @@ def download(
     Raises Gone if the mirror no longer has them, KernelUnavailable for any other failure.
     """
     wanted = [f"{package.name}={package.version}" for package in packages]
-    state = _state(suite, arch, cache)
+    state = _state(suite, arch, cache, archive)
     what = " and ".join(package.name for package in packages)
     size = sum(package.size for package in packages) / 1e6
 
@@ -191,16 +202,13 @@ def lookup(suite: str, name: str, version: str, cache: Cache) -> Package | None:
     return found if found is not None and found.version == version else None
 
 
-def _state(suite: str, arch: str, cache: Cache) -> Path:
-    return cache.directory("apt", _state_name(suite, arch))
+def _state(suite: str, arch: str, cache: Cache, archive: Archive | None = None) -> Path:
+    return cache.directory("apt", _state_name(suite, arch, archive))
 
 
-def _state_name(suite: str, arch: str) -> str:
-    return suite.replace("/", "_") + ("" if arch == AMD64 else f":{arch}")
-
-
-def _lock_name(suite: str, arch: str) -> str:
-    return "apt-" + _state_name(suite, arch)
+def _state_name(suite: str, arch: str, archive: Archive | None = None) -> str:
+    other = f"@{digest([archive.mirror, str(archive.signed_by)])}" if archive else ""
+    return suite.replace("/", "_") + ("" if arch == AMD64 else f":{arch}") + other
 
 
 def _age(path: Path) -> float:
@@ -226,9 +234,9 @@ def _read(state: Path) -> dict[str, Package] | None:
         return None
 
 
-def _configure(state: Path, suite: str, arch: str) -> bool:
+def _configure(state: Path, suite: str, arch: str, archive: Archive | None) -> bool:
     """Write the private configuration; returns whether it existed unchanged."""
-    line = _source_line(suite, arch)
+    line = _source_line_of(archive, suite, arch) if archive else _source_line(suite, arch)
     files = {"apt.conf": _CONFIG.format(state=state, arch=arch), "sources.list": line, "status": ""}
     unchanged = True
     for name, text in files.items():
@@ -239,6 +247,15 @@ def _configure(state: Path, suite: str, arch: str) -> bool:
     for name in ("lists/partial", "cache/archives/partial"):
         (state / name).mkdir(parents=True, exist_ok=True)
     return unchanged
+
+
+def _source_line_of(archive: Archive, suite: str, arch: str) -> str:
+    if re.search(r"[\s\[\]]", f"{archive.mirror}{archive.signed_by}"):
+        raise KernelUnavailable(
+            f"apt cannot use {archive.mirror} with {archive.signed_by}: no blanks and no brackets "
+            "are possible in them; move the keyring"
+        )
+    return f"deb [arch={arch} signed-by={archive.signed_by}] {archive.mirror} {suite} main\n"
 
 
 def _source_line(suite: str, arch: str) -> str:
@@ -340,8 +357,8 @@ def _failure(what: str, run: subprocess.CompletedProcess[str]) -> KernelUnavaila
         return KernelUnavailable(f"{what}: the disk is full; {_tail(run)}")
     if _BAD_SIGNATURE.search(run.stderr):
         return KernelUnavailable(
-            f"{what}: its signature does not verify with Debian's archive keys ({_tail(run)}); "
-            "update the package debian-archive-keyring"
+            f"{what}: its signature does not verify with the archive's keys ({_tail(run)}); "
+            "update the package debian-archive-keyring, or correct signed_by"
         )
     transient = _TRANSIENT.search(run.stderr) is not None
     hint = "; check the network and apt's proxy settings" if transient else ""

@@ -37,6 +37,14 @@ class Package:
 
 
 @dataclass(frozen=True)
+class Archive:
+    """An archive other than Debian's: the address of its ``mirror``, and its keyring."""
+
+    mirror: str
+    signed_by: Path
+
+
+@dataclass(frozen=True)
 class KernelPackages:
     """A kernel as ``name`` and ``version``, and the packages that hold it.
 
@@ -69,7 +77,7 @@ def resolve(index: Mapping[str, Package], name: str, suite: str) -> KernelPackag
         package = index[waiting.pop()]
         found[package.name] = package
         for other, version in _dependencies(package):
-            if other not in index or index[other].version != version:
+            if other not in index or version not in (index[other].version, ""):
                 absent[other] = None
             elif other not in found:
                 waiting.append(other)
@@ -136,12 +144,18 @@ def _part_key(part: str) -> tuple[tuple[tuple[int, ...], int], ...]:
 
 
 def _dependencies(package: Package) -> Iterator[tuple[str, str]]:
-    """Kernel packages on which ``package`` depends in exactly one version: (name, version)."""
+    """Kernel packages on which ``package`` depends in exactly one version: (name, version).
+
+    Ubuntu's depend on a release without a version (""): the name contains it.
+    """
     for alternatives in package.depends.split(","):
         for alternative in alternatives.split("|"):
             match = _DEPENDENCY.match(alternative.strip())
-            if match and match[2] == "=" and _META_OR_KERNEL.fullmatch(match[1]):
-                yield match[1], match[3]
+            if match is None:
+                continue
+            exact = match[2] == "=" and _META_OR_KERNEL.fullmatch(match[1])
+            if exact or (not match[2] and KERNEL_PACKAGE.fullmatch(match[1])):
+                yield match[1], match[3] or ""
                 break
 
 

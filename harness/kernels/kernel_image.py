@@ -22,6 +22,7 @@ _SIGNATURE = 0x202
 _HEADER_END = 0x268
 _SECTOR = 512
 _XLF_KERNEL_64 = 1
+_PE_HEADER = 24  # the signature and the COFF header
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,33 @@ def recognise(data: elf.Data, what: str) -> Image:
             return _image(what, ImageKind.BZIMAGE, header.banner, data, header.payload)
         if data[:4] == elf.MAGIC:
             return _vmlinux(data, what)
+        within = kernel_in_uki(data)
     except Malformed as error:
         raise KernelUnavailable(f"{what} cannot be booted: {error}{_INSTEAD}") from error
+    if within is not None and (is_bzimage(within) or within[:4] == elf.MAGIC):
+        return recognise(within, f"the kernel in {what}")
     raise KernelUnavailable(f"{what} {_misfit(data)}{_INSTEAD}")
+
+
+def kernel_in_uki(data: elf.Data) -> bytes | None:
+    """The kernel in a unified kernel image, a PE file with the section .linux; None if it is none.
+
+    Raises Malformed if the section is not in the file (uapi-group.org, "Unified Kernel Image").
+    """
+    if data[:2] != b"MZ" or len(data) < 0x40:
+        return None
+    start = struct.unpack_from("<I", data, 0x3C)[0]
+    if data[start : start + 4] != b"PE\0\0" or len(data) < start + _PE_HEADER:
+        return None
+    sections, optional = struct.unpack_from("<6xH12xH", data, start)
+    table = start + _PE_HEADER + optional
+    for at in range(table, min(table + 40 * sections, len(data) - 39), 40):
+        if data[at : at + 8].rstrip(b"\0") == b".linux":
+            virtual, stored, place = struct.unpack_from("<8xI4xII", data, at)
+            if not stored or place + stored > len(data):
+                raise Malformed("it is truncated: its section .linux is not in the file")
+            return bytes(data[place : place + (min(virtual, stored) or stored)])
+    return None
 
 
 def uncompressed(image: Image) -> elf.Data | None:
@@ -193,22 +218,17 @@ def _misfit(data: elf.Data) -> str:
         return "is an image for arm64 or another machine than x86-64"
     if start.startswith(b"!<arch>\n"):
         return (
-            "is a package (.deb); unpack it with `dpkg-deb -x FILE DIR` and give the image in "
-            "DIR/boot, or name it by its suite in a manifest (deb: {suite: …, package: …})"
+            "is a package (.deb); name it as such in a manifest (deb: {file: …}, or "
+            "deb: {suite: …, package: …})"
         )
     if start.startswith(b"\xed\xab\xee\xdb"):
-        return "is a package (.rpm); unpack it and give the image in it"
+        return "is a package (.rpm); name it as such in a manifest (rpm: {file: …})"
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
             return (
                 f"is compressed with {name}, but is not an x86-64 kernel; unpack an archive of "
                 f"modules with `tar -xf FILE -C DIR`, and give DIR as --modules"
             )
-    if start.startswith(b"MZ") and all(name in start for name in (b".linux\0", b".osrel\0")):
-        return (
-            "is a unified kernel image (UKI); extract the kernel with "
-            "`objcopy -O binary --only-section=.linux FILE vmlinuz`"
-        )
     if start.startswith(b"MZ"):
         return "starts like a kernel's EFI stub, but is truncated or no Linux kernel"
     if not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", start):

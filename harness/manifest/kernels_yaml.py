@@ -16,14 +16,25 @@ from typing import TypeAlias
 from harness.errors import UsageError
 from harness.manifest import positions, schema
 from harness.manifest.expectations import contradictions, expectations
-from harness.manifest.fingerprint import apart
+from harness.manifest.fingerprint import added, apart
 from harness.manifest.positions import Data, DataPath, Document, Problem, quoted, show_path
-from harness.manifest.schema import GLOB, SOURCES, Abi, Accel, DefaultsModel, EntryModel, PathKind
+from harness.manifest.schema import (
+    GLOB,
+    SOURCES,
+    Abi,
+    Accel,
+    ArchiveModel,
+    DebModel,
+    DefaultsModel,
+    EntryModel,
+    PathKind,
+)
 from harness.verdict.results import Expectation
 
 __all__ = [
     "Accel",
     "DebSource",
+    "FileSource",
     "ImageSource",
     "KernelEntry",
     "Manifest",
@@ -31,6 +42,7 @@ __all__ = [
     "Source",
     "TreeSource",
     "UpstreamSource",
+    "UrlSource",
     "for_image",
     "load",
 ]
@@ -45,11 +57,16 @@ DEFAULT_TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class DebSource:
-    """A package of a suite; in a series, ``package`` is a pattern of :mod:`fnmatch`."""
+    """A package of a suite; in a series, ``package`` is a pattern of :mod:`fnmatch`.
+
+    Without ``mirror``, the archive is Debian's; ``signed_by`` is the keyring of another one.
+    """
 
     suite: str
     package: str
     sha256: str | None = None
+    mirror: str | None = field(default=None, metadata=added())
+    signed_by: Path | None = field(default=None, metadata=added())
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,29 @@ class UpstreamSource:
     sha256: str | None = None
 
 
-Source: TypeAlias = DebSource | ImageSource | TreeSource | UpstreamSource
+@dataclass(frozen=True)
+class FileSource:
+    """The packages or archives that hold one kernel, in the ``format`` deb, rpm or tar."""
+
+    format: str
+    files: tuple[Path, ...]
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """Addresses of an image or archive, and of an archive of modules.
+
+    ``file_sha256`` is that of the first file, in lower case.
+    """
+
+    image: str
+    modules: str | None = None
+    file_sha256: str | None = None
+    sha256: str | None = None
+
+
+Source: TypeAlias = DebSource | FileSource | ImageSource | TreeSource | UpstreamSource | UrlSource
 
 
 @dataclass(frozen=True)
@@ -103,7 +142,8 @@ class KernelEntry:
 
     def expected(self, release: str) -> Mapping[str, Expectation]:
         """What the kernel with this ``release`` must support."""
-        return expectations(release, isinstance(self.source, DebSource), self.expect)
+        is_debian = isinstance(self.source, DebSource) and self.source.mirror is None
+        return expectations(release, is_debian, self.expect)
 
 
 @dataclass(frozen=True)
@@ -158,8 +198,12 @@ def for_image(image: Path, modules: Path | None = None) -> KernelEntry:
             errors.append(str(error))
     if errors:
         raise ManifestError(tuple(errors))
-    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", image.name).lstrip("._+-")[:80]
-    source = ImageSource(found[0] or image, found[1])
+    return of_command_line(image, ImageSource(found[0] or image, found[1]))
+
+
+def of_command_line(path: Path, source: Source) -> KernelEntry:
+    """An entry for ``source`` without a manifest, named after ``path``, with the defaults."""
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", path.name).lstrip("._+-")[:80]
     return KernelEntry(safe or "image", source, "the command line")
 
 
@@ -218,8 +262,18 @@ def _entry(entry: EntryModel, defaults: DefaultsModel, where: str) -> KernelEntr
 
 def _source(entry: EntryModel) -> Source:
     sha256 = entry.sha256.lower() if entry.sha256 else None
+    for name in ("deb", "rpm", "tar"):
+        given: DebModel | ArchiveModel | None = getattr(entry, name)
+        if given is not None and given.file:
+            return FileSource(name, given.file, sha256)
     if entry.deb is not None:
-        return DebSource(entry.deb.suite, entry.deb.package, sha256)
+        deb = entry.deb
+        assert deb.suite, "the cross-check wants both where there is no file"
+        assert deb.package
+        return DebSource(deb.suite, deb.package, sha256, deb.mirror, deb.signed_by)
+    if entry.url is not None:
+        file_sha256 = entry.url.sha256.lower() if entry.url.sha256 else None
+        return UrlSource(entry.url.image, entry.url.modules, file_sha256, sha256)
     if entry.image is not None:
         return ImageSource(entry.image, entry.modules, sha256)
     if entry.tree is not None:
@@ -244,6 +298,7 @@ def _cross_check(document: Document) -> Iterator[Problem]:
         path: DataPath = ("kernels", index)
         yield from _check_name(document, path, entry, lines)
         yield from _check_source(document, path, entry)
+        yield from _check_deb(document, (*path, "deb"), entry.get("deb"))
         yield from _check_series(document, path, entry)
         if "expect" in entry:
             yield from _contradictions(document, path, default_expect | _expect(entry))
@@ -282,10 +337,36 @@ def _check_source(document: Document, path: DataPath, entry: dict[str, Data]) ->
         yield _at_key(document, (*path, "modules"), text)
 
 
+def _check_deb(document: Document, path: DataPath, deb: Data | None) -> Iterator[Problem]:
+    """A package of an archive has a suite and a name; a file has neither."""
+    if not isinstance(deb, dict):
+        return
+    if "file" in deb:
+        for key in ("suite", "package", "mirror", "signed_by"):
+            if key in deb:
+                yield _at_key(
+                    document,
+                    (*path, key),
+                    "belongs to a package of an archive, not to a 'file'; remove one of the two",
+                )
+        return
+    for key in ("suite", "package"):
+        if key not in deb:
+            text = (
+                f"the key {key!r} is missing; expected a mapping such as {{suite: bookworm, "
+                "package: linux-image-amd64}, or {file: linux-image.deb}"
+            )
+            yield _at(document, path, text)
+    for key, other in (("mirror", "signed_by"), ("signed_by", "mirror")):
+        if key in deb and other not in deb:
+            text = f"the key {other!r} is missing; another archive has its own keyring"
+            yield _at_key(document, (*path, key), text)
+
+
 def _check_series(document: Document, path: DataPath, entry: dict[str, Data]) -> Iterator[Problem]:
     is_series = "series" in entry
-    for key in SOURCES[1:]:
-        if is_series and key in entry:
+    for key in SOURCES:
+        if is_series and key in entry and key != "deb":
             text = "a series takes its kernels from 'deb'; write 'name' instead of 'series'"
             yield _at_key(document, (*path, key), text)
     if is_series and "sha256" in entry:

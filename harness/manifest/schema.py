@@ -38,7 +38,7 @@ from harness.manifest.positions import (
     show_path,
 )
 
-SOURCES = ("deb", "image", "tree", "upstream")
+SOURCES = ("deb", "image", "rpm", "tar", "tree", "upstream", "url")
 GLOB = "*?["  # the characters that make a package name a pattern
 
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 64 * 1024
@@ -279,9 +279,45 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _files(value: object, info: ValidationInfo[Path]) -> tuple[Path, ...]:
+    """One path, or the list of the files that make up a kernel."""
+    given = value if isinstance(value, list) and value else [value]
+    texts = [_text(each, "the path of a file, or a list of paths") for each in given]
+    return tuple(locate(text, info.context, PathKind.FILE) for text in texts)
+
+
+def _address(value: object) -> str:
+    text = _text(value, "an address that begins with https://, http:// or file:///")
+    if not re.fullmatch(r"(?:https?://[^\s/]+|file://)/[!-~]*", text):
+        raise ValueError(
+            "expected an address such as https://example.org/bzImage or file:///boot/vmlinuz, "
+            f"found {quoted(text)}"
+        )
+    return text
+
+
+Address = Annotated[str, PlainValidator(_address)]
+Files = Annotated[tuple[Path, ...], PlainValidator(_files)]
+
+
 class DebModel(_Model):
-    suite: Suite
-    package: Package
+    """``file``, or ``suite`` and ``package``; see :data:`DEB_KEYS`."""
+
+    suite: Suite | None = None
+    package: Package | None = None
+    mirror: Address | None = None
+    signed_by: Annotated[Path, _path(PathKind.FILE)] | None = None
+    file: Files | None = None
+
+
+class ArchiveModel(_Model):
+    file: Files
+
+
+class UrlModel(_Model):
+    image: Address
+    modules: Address | None = None
+    sha256: Sha256 | None = None
 
 
 class DefaultsModel(_Model):
@@ -308,6 +344,9 @@ class EntryModel(DefaultsModel):
     sha256: Sha256 | None = None
     tree: Annotated[Path, _path(PathKind.DIRECTORY)] | None = None
     upstream: Tag | None = None
+    rpm: ArchiveModel | None = None
+    tar: ArchiveModel | None = None
+    url: UrlModel | None = None
 
 
 class FileModel(_Model):
@@ -320,6 +359,9 @@ _SHAPES = {
     "kernels": "a list, each item such as '- name: patched' with 'image: bzImage' under it",
     "defaults": "a mapping such as {cpus: 1, memory: 512M}",
     "deb": "a mapping such as {suite: bookworm, package: linux-image-amd64}",
+    "rpm": "a mapping such as {file: kernel-core.rpm}",
+    "tar": "a mapping such as {file: linux.tar.gz}",
+    "url": "a mapping such as {image: https://example.org/bzImage}",
     "expect": "a mapping such as {full_info: false}",
     "append": "kernel arguments as text or as a list of texts",
 }
@@ -384,11 +426,17 @@ def _known_place(document: Document, path: DataPath) -> tuple[DataPath, Position
 
 
 def _known_keys(path: DataPath) -> Iterable[str]:
-    model: type[BaseModel] = EntryModel
     if not path:
-        model = FileModel
-    elif path == ("defaults",):
-        model = DefaultsModel
-    elif path[-1] == "deb":
-        model = DebModel
-    return model.model_fields
+        return FileModel.model_fields
+    if path == ("defaults",):
+        return DefaultsModel.model_fields
+    return _MODELS.get(str(path[-1]), EntryModel).model_fields
+
+
+#: The models of the sources that are mappings.
+_MODELS: dict[str, type[BaseModel]] = {
+    "deb": DebModel,
+    "rpm": ArchiveModel,
+    "tar": ArchiveModel,
+    "url": UrlModel,
+}

@@ -25,7 +25,7 @@ from harness.errors import Malformed, UsageError
 from harness.host import files
 from harness.kernels import PreparedKernel
 from harness.manifest import fingerprint
-from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
+from harness.manifest.kernels_yaml import FileSource, ImageSource, KernelEntry, TreeSource
 from harness.manifest.known_issues import KnownIssues, digest
 from harness.manifest.plan import Plan
 from harness.records.from_json import kernel_from_text
@@ -228,6 +228,8 @@ def _users_images(entry: KernelEntry) -> tuple[Path, ...]:
             return (image,)
         case TreeSource(tree=built):
             return (built / "arch" / "x86" / "boot" / "bzImage", built / "vmlinux")
+        case FileSource(files=files_of_it):
+            return files_of_it
     return ()
 
 

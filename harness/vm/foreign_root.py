@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import HostError, KernelUnavailable
-from harness.kernels import apt, deb
+from harness.kernels import apt, archive
 from harness.kernels.cache import Cache
 from harness.kernels.debian import Package
 from harness.manifest.schema import Abi
@@ -106,7 +106,7 @@ def _members(debs: Mapping[str, Path], cache: Cache) -> Iterator[tuple[str, byte
         def is_wanted(name: str, kinds: Sequence[re.Pattern[str]] = kinds) -> bool:
             return any(kind.fullmatch(_plain(name)) for kind in kinds)
 
-        yield from deb.members(path, is_wanted, cache.stop)
+        yield from archive.members(path, is_wanted, cache.stop)
 
 
 def _plain(name: str) -> str:

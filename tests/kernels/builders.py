@@ -221,3 +221,58 @@ def kernel_deb(
             ("./usr/share/doc/linux/copyright", b"GPL"),
         ],
     )
+
+
+def uki(kernel: bytes) -> bytes:
+    """A unified kernel image with just the PE headers and the section .linux."""
+    start, table = 0x80, 0x80 + 24
+    data = bytearray(table + 40)
+    data[:2] = b"MZ"
+    struct.pack_into("<I", data, 0x3C, start)
+    struct.pack_into("<4sHH12xHH", data, start, b"PE\0\0", 0x8664, 1, 0, 0)
+    struct.pack_into("<8sIIII", data, table, b".linux", len(kernel), 0, len(kernel), len(data))
+    return bytes(data) + kernel
+
+
+#: Members of an archive: path and contents, or a mode in between for anything but a file.
+Member = tuple[str, bytes] | tuple[str, int, bytes]
+
+
+def cpio(members: Sequence[Member]) -> bytes:
+    """A cpio archive in the new ASCII format."""
+    data = b""
+    for name, *mode, content in (*members, ("TRAILER!!!", b"")):
+        raw = str(name).encode() + b"\0"
+        kind = mode[0] if mode else 0o100644
+        assert isinstance(content, bytes)
+        fields = (0, kind, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(raw), 0)
+        data += b"070701" + b"".join(b"%08x" % field for field in fields) + raw
+        data += bytes(-len(data) % 4) + content
+        data += bytes(-len(data) % 4)
+    return data
+
+
+def rpm(path: Path, payload: bytes) -> Path:
+    """An rpm with empty headers in front of its ``payload``."""
+    header = struct.pack(">4s4xII", b"\x8e\xad\xe8\x01", 1, 5) + bytes(16) + b"hello"
+    lead = b"\xed\xab\xee\xdb\3\0".ljust(96, b"\0")
+    path.write_bytes(lead + header + bytes(3) + header + payload)
+    return path
+
+
+def kernel_members(release: str = RELEASE) -> list[tuple[str, bytes]]:
+    """The files of a kernel's rpm, as `make binrpm-pkg` and Fedora lay them out."""
+    where = f"./lib/modules/{release}"
+    return [
+        (f"{where}/vmlinuz", bzimage(release=release)),
+        *((f"{where}/{name}", data) for name, data in module_files(release).items()),
+    ]
+
+
+def tar(path: Path, members: Sequence[tuple[str, bytes]], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import KernelUnavailable
-from harness.kernels import deb
+from harness.kernels import archive, deb
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource
@@ -125,7 +125,7 @@ def test_a_kernel_in_three_packages_becomes_one(tmp_path: Path) -> None:
     ]
     root = tmp_path / "root"
     root.mkdir()
-    built = deb.unpack(debs, root, "linux-image", threading.Event())
+    built = archive.unpack(debs, root, "linux-image", threading.Event())
     assert (built.release, built.boot_image) == (NEW, f"boot/vmlinux-{NEW}")
     module = root / "modules" / "virtio_console.ko"
     assert module.read_bytes() == builders.module("virtio_console", ("virtio", "virtio_ring"), NEW)
@@ -134,7 +134,7 @@ def test_a_kernel_in_three_packages_becomes_one(tmp_path: Path) -> None:
 def unpack(tmp_path: Path, path: Path) -> Path:
     root = tmp_path / "root"
     root.mkdir()
-    deb.unpack([path], root, "linux-image-x", threading.Event())
+    archive.unpack([path], root, "linux-image-x", threading.Event())
     return root
 
 
@@ -143,7 +143,7 @@ def test_a_stop_ends_the_unpacking(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(KernelUnavailable, match="interrupted"):
-        deb.unpack([path], tmp_path, "linux-image-x", stop)
+        archive.unpack([path], tmp_path, "linux-image-x", stop)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_package_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_package_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.deb").write_text("<html>your hotel's network</html>")
-    with pytest.raises(KernelUnavailable, match=r"x\.deb cannot be unpacked"):
+    with pytest.raises(KernelUnavailable, match=r"x\.deb is neither a \.deb"):
         unpack(tmp_path, tmp_path / "x.deb")
 
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import KernelUnavailable
-from harness.kernels import deb, modules
+from harness.kernels import archive, modules
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
 from tests.kernels.conftest import needs
@@ -33,7 +33,7 @@ IMAGE = (f"./boot/vmlinuz-{RELEASE}", builders.bzimage())
 def unpack(package: Path) -> Path:
     root = package.parent / "root"
     root.mkdir(exist_ok=True)
-    deb.unpack([package], root, "linux-image-x", threading.Event())
+    archive.unpack([package], root, "linux-image-x", threading.Event())
     return root
 
 
@@ -170,8 +170,8 @@ BOMBS: list[Callable[[], Iterator[bytes]]] = [
 def test_a_bomb_is_refused_before_it_goes_off(
     bomb: Callable[[], Iterator[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deb, "_MEMBERS_LIMIT", 2000)
-    monkeypatch.setattr(deb, "_WANTED_LIMIT", 64 << 20)
+    monkeypatch.setattr(archive, "_MEMBERS_LIMIT", 2000)
+    monkeypatch.setattr(archive, "_WANTED_LIMIT", 64 << 20)
     package = builders.package(tmp_path / "x.deb", gzipped(bomb()))
     started = time.process_time()
     with pytest.raises(KernelUnavailable, match=r"x\.deb (is not a kernel|cannot be unpacked)"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from harness.errors import KernelUnavailable
 from harness.kernels import elf
 from harness.kernels.kernel_image import ImageKind, recognise, uncompressed
+from tests.kernels import builders
 from tests.kernels.builders import COMPRESSIONS, PVH_NOTE, RELEASE, bzimage, vmlinux
 from tests.kernels.builders import elf as build_elf
 
@@ -134,13 +135,27 @@ def test_a_vmlinux_with_very_many_sections_is_read() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"MZ" + bytes(200) + b".osrel\0\0.cmdline\0.linux\0\0" + bytes(5000), "objcopy -O binary"),
-        (b"!<arch>\ndebian-binary   1410122664  0     0     100644  4", "dpkg-deb -x FILE DIR"),
-        (b"\xed\xab\xee\xdb\3\0" + bytes(100), r"is a package \(.rpm\); unpack it"),
+        (b"!<arch>\ndebian-binary   1410122664  0     0     100644  4", r"deb: \{file: …\}"),
+        (b"\xed\xab\xee\xdb\3\0" + bytes(100), r"rpm: \{file: …\}"),
         (lzma.compress(b"lib/modules/6.1/kernel/x.ko" * 50), "tar -xf FILE -C DIR"),
     ],
-    ids=["UKI", "deb", "rpm", "modules.tar.xz"],
+    ids=["deb", "rpm", "modules.tar.xz"],
 )
 def test_an_artefact_as_it_comes_is_refused_with_the_way_out(data: bytes, said: str) -> None:
     with pytest.raises(KernelUnavailable, match=said):
         recognise(data, "vmlinuz")
+
+
+def test_the_kernel_in_a_uki_is_taken() -> None:
+    found = recognise(builders.uki(bzimage()), "linux.efi")
+    assert (found.release, bytes(found.data)) == (RELEASE, bzimage())
+
+
+def test_a_uki_that_ends_within_its_kernel_is_refused() -> None:
+    with pytest.raises(KernelUnavailable, match=r"linux\.efi cannot be booted: it is truncated"):
+        recognise(builders.uki(bzimage())[:-1], "linux.efi")
+
+
+def test_a_uki_in_a_uki_is_no_kernel() -> None:
+    with pytest.raises(KernelUnavailable, match=r"linux\.efi starts like a kernel's EFI stub"):
+        recognise(builders.uki(builders.uki(bzimage())), "linux.efi")

@@ -10,7 +10,7 @@ import pytest
 
 from harness import kernels
 from harness.errors import KernelUnavailable
-from harness.kernels import Cache, apt, deb, image, upstream
+from harness.kernels import Cache, apt, archive, deb, image, upstream
 from harness.kernels.cache import Built
 from harness.manifest.kernels_yaml import (
     DebSource,
@@ -70,10 +70,11 @@ def sources(
         return builders.write(home / tag, {"boot/vmlinuz-x": builders.bzimage(), **files})
 
     def unpack(debs: object, root: Path, what: str, stop: object) -> Built:
-        return upstream.unpack(download(what, root.parent, stop), root, what)
+        name = what.removeprefix("the package ")
+        return upstream.unpack(download(name, root.parent, stop), root, name)
 
     monkeypatch.setattr(upstream, "download", download)
-    monkeypatch.setattr(deb, "unpack", unpack)
+    monkeypatch.setattr(archive, "unpack", unpack)
     monkeypatch.setattr(apt, "download", lambda *_, **__: {})
     return {
         "deb": DebSource("bookworm", "linux-image-amd64"),
