@@ -381,7 +381,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 #: What each command does, in the order of --help.
 SUMMARIES = {
     "matrix": "boot and check every kernel of a manifest",
-    "check": "boot and check one kernel image",
+    "check": "boot and check one kernel",
     "bisect": "find which of many prebuilt kernels broke something",
     "step": "build, boot and judge one commit, for git bisect run",
     "nightly": "selftest, matrix, comparison with the last run, and bisects",

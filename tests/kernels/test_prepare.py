@@ -10,7 +10,7 @@ import pytest
 
 from harness import kernels
 from harness.errors import KernelUnavailable
-from harness.kernels import Cache, apt, archive, deb, image, upstream
+from harness.kernels import Cache, apt, archive, image, upstream
 from harness.kernels.cache import Built
 from harness.manifest.kernels_yaml import (
     DebSource,

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import re
 from pathlib import Path
 
 import pytest
@@ -6,12 +7,15 @@ import pytest
 from harness.manifest.kernels_yaml import (
     Accel,
     DebSource,
+    FileSource,
     ImageSource,
     KernelEntry,
     Manifest,
+    ManifestError,
     Source,
     TreeSource,
     UpstreamSource,
+    UrlSource,
     for_image,
     load,
 )
@@ -227,3 +231,53 @@ def test_an_image_of_the_command_line_is_made_absolute(
     monkeypatch.chdir(tmp_path)
     Path("bzImage").touch()
     assert for_image(Path("bzImage")).source == ImageSource(tmp_path / "bzImage")
+
+
+def test_the_files_of_a_developer_are_sources(tmp_path: Path) -> None:
+    for name in ("a.deb", "core.rpm", "modules.rpm", "x.tgz"):
+        (tmp_path / name).touch()
+    entries = written(
+        tmp_path,
+        "kernels:\n"
+        "- {name: a, deb: {file: a.deb}}\n"
+        "- {name: b, rpm: {file: [core.rpm, modules.rpm]}}\n"
+        "- {name: c, tar: {file: x.tgz}}\n"
+        f"- {{name: d, url: {{image: 'https://x.org/b', sha256: {'A' * 64}}}}}\n",
+    ).entries
+    assert [entry.source for entry in entries] == [
+        FileSource("deb", (tmp_path / "a.deb",)),
+        FileSource("rpm", (tmp_path / "core.rpm", tmp_path / "modules.rpm")),
+        FileSource("tar", (tmp_path / "x.tgz",)),
+        UrlSource("https://x.org/b", None, "a" * 64),
+    ]
+
+
+def test_another_archive_has_a_mirror_and_keys(tmp_path: Path) -> None:
+    (tmp_path / "keys.gpg").touch()
+    deb = "mirror: 'http://x.org/ubuntu', suite: noble, package: linux-image-generic"
+    text = f"kernels: [{{name: u, deb: {{{deb}, signed_by: keys.gpg}}}}]"
+    source = written(tmp_path, text).entries[0].source
+    keys = tmp_path / "keys.gpg"
+    assert source == DebSource("noble", "linux-image-generic", None, "http://x.org/ubuntu", keys)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("deb: {file: keys, suite: trixie}", "belongs to a package of an archive"),
+        ("deb: {file: none.deb}", "no file 'none.deb'"),
+        ("rpm: {file: []}", "expected the path of a file"),
+        ("tar: {}", "the key 'file' is missing; expected a mapping such as {file: linux.tar.gz}"),
+        ("deb: {suite: a, package: bb, mirror: 'http://x.org/'}", "the key 'signed_by' is missing"),
+        ("deb: {suite: a, package: bb, mirror: 'ftp://x.org/'}", "expected an address"),
+        ("url: {image: bzImage}", "expected an address such as https://"),
+        ("url: {image: 'http://x.org/a b'}", "expected an address such as https://"),
+        ("url: {image: 'https://x.org/b', size: 3}", "unknown key"),
+    ],
+)
+def test_a_source_of_a_developer_with_a_fault_is_refused(
+    tmp_path: Path, source: str, said: str
+) -> None:
+    (tmp_path / "keys").touch()
+    with pytest.raises(ManifestError, match=re.escape(said)):
+        written(tmp_path, f"kernels: [{{name: x, {source}}}]")
