@@ -68,7 +68,7 @@ def tests(session: nox.Session) -> None:
     """Run all tests, those that boot kernels among them."""
     if not session.posargs:  # a selection may need no tool; a test that does says what is missing
         install_host_tools(session, host_tools.missing())
-    install(session, "-e", ".", *group("test"))
+    install(session, "-e", ".[fleet]", *group("test"))
     if session.posargs:
         session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
         return

@@ -118,7 +118,11 @@ class Booting:
                     listener(Progress("", Stage.DONE, trouble))
                 on_result(result)
 
-            Matrix(entries, options, self._cache, listener, keep, self._stop).run()
+            versions = session.about_run(self._workspace)
+            with session.executor_for(
+                options, entries, versions, self._store, self._cache, listener, self._stop
+            ) as executor:
+                Matrix(entries, options, self._cache, listener, keep, self._stop, executor).run()
 
     def finish(self) -> None:
         """All boots are done."""

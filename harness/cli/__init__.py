@@ -37,6 +37,7 @@ COMMANDS = {
     "config": ("kernels", "add_config"),
     "prepare": ("kernels", "add_prepare"),
     "list": ("kernels", "add_list"),
+    "fleet": ("fleet", "add_fleet"),
     "doctor": ("housekeeping", "add_doctor"),
     "selftest": ("housekeeping", "add_selftest"),
     "prune": ("housekeeping", "add_prune"),

@@ -122,6 +122,12 @@ def add_run_options(command: argparse.ArgumentParser, json_file: str | None = No
     from harness.manifest.schema import Abi
 
     add_resources(command)
+    add_fleet(command)
+    command.add_argument(
+        "--fleet-consoles",
+        action="store_true",
+        help="with --fleet: fetch consoles and events of good kernels as well",
+    )
     command.add_argument(
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
     )
@@ -272,6 +278,21 @@ def add_resources(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fleet(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fleet",
+        metavar="ADDRESS",
+        help="test on the workers of this Dask scheduler, such as tls://lab:8786, instead of on "
+        "this host (docs/fleet.md)",
+    )
+    command.add_argument(
+        "--fleet-certificates",
+        type=Path,
+        metavar="DIR",
+        help="the directory with ca.pem, client.pem and client-key.pem",
+    )
+
+
 def add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--output",
@@ -396,6 +417,7 @@ SUMMARIES = {
     "config": "print the kernel configuration that a build needs",
     "prepare": "fetch and unpack the kernels of a manifest without booting them",
     "list": "list kernels, checks, capabilities or fixes",
+    "fleet": "make the certificates of a fleet (docs/fleet.md)",
     "doctor": "show what this host lacks, and the command that installs it",
     "selftest": "prove on a real kernel that faults are detected",
     "prune": "remove kernels, results and runs that were not used for a long time",
@@ -409,6 +431,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("matrix --html report.html", "also a page to look at, in one file"),
         ("matrix --reuse", "only kernels for which something changed"),
         ("matrix --resume", "the kernels that an interrupted run did not reach"),
+        ("matrix --fleet tls://lab:8786 --fleet-certificates certs", "on the hosts of a lab"),
         ("matrix --shard 2/8 --durations none --json 2.json", "the second of eight machines"),
         ("matrix --list-shards 8 --json", "what each of eight shards would test, as JSON"),
     ),
@@ -479,7 +502,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("list capabilities", "the names that `expect` takes"),
         ("list fixes", "the fixes that the checks can detect"),
     ),
-    "doctor": (("doctor", "what this host lacks, and what is stored"),),
+    "doctor": (
+        ("doctor", "what this host lacks, and what is stored"),
+        ("doctor --fleet tls://lab:8786 --fleet-certificates certs", "what each worker can test"),
+    ),
+    "fleet": (
+        ("fleet certificates certs", "a CA of its own, and certificates for a fleet"),
+        ("fleet certificates certs --days 90", "that expire sooner"),
+    ),
     "selftest": (
         ("selftest", "every fault, on the newest good kernel"),
         ("selftest --only panic,hang --kernel debian-6.1", "two faults on one kernel"),

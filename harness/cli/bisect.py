@@ -24,6 +24,7 @@ from harness.cli.common import (
     check_writable,
     complain,
     families,
+    fleet_of,
     globs,
     listener,
     matching_checks,
@@ -73,6 +74,7 @@ def add_bisect(commands: arguments.Commands) -> None:
     )
     arguments.add_shard(command, "of the series, with --boundaries")
     arguments.add_resources(command)
+    arguments.add_fleet(command)
     command.add_argument(
         "--confirm",
         type=arguments.Number(0, 1000),
@@ -102,6 +104,7 @@ def run_bisect(given: argparse.Namespace) -> int:
         output=given.output,
         confirm=given.confirm,
         manifest=given.manifest,
+        fleet=fleet_of(given),
     )
     if given.shard is not None and not given.boundaries:
         raise UsageError(

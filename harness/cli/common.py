@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.kernels import Cache
     from harness.manifest.kernels_yaml import KernelEntry
     from harness.manifest.plan import Profile
-    from harness.run.request import Listener
+    from harness.run.request import Fleet, Listener
     from harness.run.shards import Part
     from harness.verdict.results import Shard
 
@@ -140,6 +140,21 @@ def divided(entries: list[KernelEntry], given: argparse.Namespace, of: int) -> l
     names = [entry.name for entry in entries]
     place = workspace.store_place(getattr(given, "output", None))
     return shards.parts(entries, shards.durations(given.durations, names, place), of)
+
+
+def fleet_of(given: argparse.Namespace) -> Fleet | None:
+    """The fleet of --fleet, checked before anything begins. Raises UsageError."""
+    consoles = getattr(given, "fleet_consoles", False)
+    if given.fleet is None:
+        if given.fleet_certificates is not None or consoles:
+            raise UsageError("--fleet-certificates and --fleet-consoles belong to --fleet ADDRESS")
+        return None
+    from harness.run import fleet
+    from harness.run.request import Fleet
+
+    wanted = Fleet(given.fleet, given.fleet_certificates, consoles)
+    fleet.security(wanted)
+    return wanted
 
 
 def check_fingerprint(text: str | None) -> None:

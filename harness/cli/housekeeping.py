@@ -4,21 +4,28 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import selftest
 from harness.cli import arguments
-from harness.cli.common import chosen, stopping
+from harness.cli.common import chosen, fleet_of, say, stopping
 from harness.errors import UsageError
 from harness.host import tools
 from harness.kernels import Cache
 from harness.records import prune
-from harness.run import workspace
+from harness.run import session, workspace
 from harness.selftest import faults
 from harness.step import toolchain
-from harness.text import printable
+from harness.text import plural, printable
 from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
 from harness.vm import process
+
+if TYPE_CHECKING:
+    from harness.run.fleet_worker import About
+    from harness.run.request import Fleet
 
 
 def run_doctor(given: argparse.Namespace) -> int:
@@ -26,6 +33,8 @@ def run_doctor(given: argparse.Namespace) -> int:
     cache = Cache(given.cache).root
     kept = prune.doctor(cache, workspace.runs_directory(), workspace.store_file())
     findings = (*tools.doctor(cache), process.doctor(), toolchain.doctor(), *kept)
+    if (wanted := fleet_of(given)) is not None:
+        findings = _of_fleet(wanted, Cache(given.cache))
     for finding in findings:
         what = " ".join(word for word in (finding.found, finding.version) if word)
         print(f"{finding.standing:8} {finding.subject:22} {printable(what)}")
@@ -33,6 +42,33 @@ def run_doctor(given: argparse.Namespace) -> int:
             print(f"{'':31} {printable(finding.remedy)}")
     lacking = any(finding.standing is tools.Standing.MISSING for finding in findings)
     return EXIT_INFRASTRUCTURE if lacking else EXIT_OK
+
+
+def _of_fleet(wanted: Fleet, cache: Cache) -> tuple[tools.Finding, ...]:
+    """A finding for each worker, compared with this host. Raises HostError."""
+    from harness.run import fleet
+
+    with tempfile.TemporaryDirectory() as place:
+        with workspace.opened(Path(place, "run"), cache, say=say) as found:
+            versions = session.about_run(found)
+        with stopping(cache.stop) as stop:
+            workers = fleet.survey(wanted, versions, stop)
+    if not workers:
+        remedy = "start `dask worker` with --resources vm=N"
+        missing = tools.Standing.MISSING
+        return (tools.Finding("fleet", missing, "no worker", remedy=remedy),)
+    return tuple(_of_worker(about, why) for about, why in workers)
+
+
+def _of_worker(about: About | None, why: str) -> tools.Finding:
+    if about is None:
+        return tools.Finding("worker", tools.Standing.MISSING, "no answer", remedy=why)
+    found = (
+        f"{about.host}: {plural(about.vms, 'VM')} at a time, {'KVM' if about.kvm else 'no KVM'}, "
+        f"{plural(about.processors, 'processor')}, {about.memory_mib} MiB free"
+    )
+    standing = tools.Standing.MISSING if why else tools.Standing.OK
+    return tools.Finding("worker", standing, found, remedy=why)
 
 
 def run_prune(given: argparse.Namespace) -> int:
@@ -56,7 +92,8 @@ def run_prune(given: argparse.Namespace) -> int:
 
 
 def add_doctor(commands: arguments.Commands) -> None:
-    arguments.command(commands, "doctor", run_doctor)
+    command = arguments.command(commands, "doctor", run_doctor)
+    arguments.add_fleet(command)
 
 
 def add_prune(commands: arguments.Commands) -> None:

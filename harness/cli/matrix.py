@@ -30,6 +30,7 @@ from harness.cli.common import (
     complain,
     divided,
     families,
+    fleet_of,
     listener,
     matching_checks,
     profile_of,
@@ -170,6 +171,7 @@ def run_tests(
         manifest=given.manifest,
         bundle_image=given.bundle_image,
         shard=shard,
+        fleet=fleet_of(given),
     )
     check_writable(given.json)
     check_writable(given.html, "--html")

@@ -68,10 +68,11 @@ class Answer:
 class Results:
     """The results in ``store``, for a run in ``setting``.
 
-    For a bisect, bad results are ``evidence`` too and also replace a boot.
+    Without a store, there is nothing to find. For a bisect, bad results are ``evidence`` too and
+    also replace a boot.
     """
 
-    def __init__(self, store: Store, setting: Setting, *, evidence: bool = False) -> None:
+    def __init__(self, store: Store | None, setting: Setting, *, evidence: bool = False) -> None:
         self._store = store
         self._setting = setting
         self._evidence = evidence
@@ -82,6 +83,8 @@ class Results:
 
         Raises HostError.
         """
+        if self._store is None:
+            return Answer()
         found = self._store.in_circumstances(self._key(entry, kernel, kvm=kvm), STEADY)
         if not found:
             return Answer()

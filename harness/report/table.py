@@ -31,6 +31,8 @@ MAX_CAPABILITIES = 16
 MAX_NAMES = 4
 #: Capabilities without a column of their own; one column counts them.
 MINOR = tuple(spec.name for spec in CAPABILITIES.values() if spec.minor)
+#: Kernels of one host that are named.
+FEW = 6
 
 
 def render(run: RunResult, *, width: int, colour: bool, unicode: bool) -> str:
@@ -80,6 +82,7 @@ def _report(run: RunResult, glyphs: Glyphs, console: Console) -> Iterator[Render
             yield ""
     for note in run.notes:
         yield Text(f"note: {glyphs.safe(note, 1024)}")
+    yield from _hosts(run, glyphs)
     yield _summary(run, glyphs)
     yield from _reused(run, glyphs)
     yield _setting(run, glyphs)
@@ -274,6 +277,19 @@ def _reused(run: RunResult, glyphs: Glyphs) -> Iterator[Text]:
         where = f", kept in {old.directory}" if old.directory else ""
         text = f"reused from run {old.run}: {which}; its seed was {old.seed}{where}"
         yield Text(glyphs.safe(text, 4096), no_wrap=True, overflow="ignore")
+
+
+def _hosts(run: RunResult, glyphs: Glyphs) -> Iterator[Text]:
+    """Where the kernels were tested, if not all on the run's own host."""
+    tested: dict[str, list[KernelResult]] = {}
+    for kernel in run.kernels:
+        if kernel.host:
+            tested.setdefault(kernel.host, []).append(kernel)
+    for host, kernels in sorted(tested.items()):
+        few = len(kernels) <= FEW
+        which = _names(kernels, glyphs) if few else plural(len(kernels), "kernel")
+        text = f"tested on {glyphs.safe(host, 200)}: {which}"
+        yield Text(text, no_wrap=True, overflow="ignore")
 
 
 def _names(kernels: Sequence[KernelResult], glyphs: Glyphs) -> str:

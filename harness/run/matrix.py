@@ -15,21 +15,19 @@ from typing import TypeVar
 from harness import kernels
 from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
-from harness.kernels import Cache, PreparedKernel
+from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.records.reuse import Answer
-from harness.run import attempts, workspace
-from harness.run.attempts import Attempts, Options
+from harness.run import attempts
+from harness.run.attempts import Options
+from harness.run.executor import QEMU_OVERHEAD, Executor, Local, Ready, Tested
 from harness.run.request import Listener, Progress, Stage
-from harness.run.workspace import Accelerators
 from harness.verdict.results import KernelResult, Phase
 
 _T = TypeVar("_T")
 
 #: Kernels that are prepared at the same time: one may wait for the network while another unpacks.
 PREPARING = 2
-#: MiB that QEMU needs in addition to the guest's memory.
-QEMU_OVERHEAD = 150
 
 
 def default_jobs(entries: Sequence[KernelEntry]) -> int:
@@ -57,6 +55,7 @@ class Matrix:
         listener: Listener,
         on_result: Callable[[KernelResult, str], None],
         stop: threading.Event,
+        executor: Executor | None = None,
     ) -> None:
         self._entries = entries
         self._options = options
@@ -65,9 +64,8 @@ class Matrix:
         self._on_result = on_result
         self._stop = stop
         self._trusting = cache.trusting()
-        self._gate = workspace.MemoryGate(tools.available_memory_mib)
-        remembered = cache.root / "kvm.json"
-        self._accelerators = Accelerators(options.qemu, remembered, listener, stop)
+        self._here = Local(options, cache, listener, stop)
+        self._executor = executor or self._here
 
     def run(self) -> tuple[KernelResult, ...]:
         """Test all kernels; the results are in the order of the entries."""
@@ -78,20 +76,22 @@ class Matrix:
             return booters.submit(self._finish, entry, prepared, time.monotonic() - started)
 
         with (
-            ThreadPoolExecutor(self._options.jobs, "boot") as booters,
+            ThreadPoolExecutor(self._executor.jobs, "boot") as booters,
             ThreadPoolExecutor(PREPARING, "prepare") as preparers,
         ):
-            under_way = [preparers.submit(prepare, entry) for entry in self._entries]
+            ordered = self._executor.in_order(self._entries)
+            under_way = {entry.name: preparers.submit(prepare, entry) for entry in ordered}
             try:
-                results = [prepared.result().result() for prepared in under_way]
+                results = {name: each.result().result() for name, each in under_way.items()}
             except BaseException:
                 self._stop.set()
                 raise
-        return tuple(result for result in results if result is not None)
+        found = (results[entry.name] for entry in self._entries)
+        return tuple(result for result in found if result is not None)
 
     # The steps for one kernel.
 
-    def _prepare(self, entry: KernelEntry) -> PreparedKernel | KernelResult | None:
+    def _prepare(self, entry: KernelEntry) -> Ready | KernelResult | None:
         """The kernel to boot, or a result without a boot; None if interrupted."""
         self._tell(entry, Stage.PREPARING)
 
@@ -105,7 +105,7 @@ class Matrix:
                 earlier = self._earlier(entry, say)
                 if earlier.result is not None:
                     return earlier.result
-                prepared = kernels.prepare(entry, self._cache, say)
+                prepared = self._executor.prepare(entry, say)
             except KernelUnavailable as error:
                 if not error.transient or pause is None:
                     return KernelResult.infrastructure(entry.name, str(error))
@@ -123,45 +123,31 @@ class Matrix:
             return Answer()
         kernel = kernels.prepare(entry, self._trusting, say)
         try:
-            kvm = self._accelerators.is_kvm(self._options.request.accel or entry.accel, kernel)
+            kvm = self._here.accelerators.is_kvm(self._options.request.accel or entry.accel, kernel)
         except HostError:
             return Answer()  # the kernel's own result will report it
         return self._options.results.find(entry, kernel, kvm=kvm)
 
     def _finish(
-        self, entry: KernelEntry, prepared: PreparedKernel | KernelResult | None, prepare_s: float
+        self, entry: KernelEntry, prepared: Ready | KernelResult | None, prepare_s: float
     ) -> KernelResult | None:
         if prepared is None or self._stop.is_set():
             return None
         if isinstance(prepared, KernelResult):
             result, key = prepared, ""
         else:
-            booted = self._safely(entry, lambda entry: self._boot(entry, prepared))
-            if booted is None:
+            tested = self._safely(entry, lambda entry: self._executor.test(entry, prepared))
+            if tested is None:
                 return None
-            result, key = booted, self._key(entry, prepared, booted)
+            if isinstance(tested, KernelResult):
+                tested = Tested(tested)
+            result, key = tested.result, tested.key
         result = _with_preparing(result, prepare_s)
         self._on_result(result, key)
         earlier = result.reused_from
         detail = f"reused from run {earlier.run}" if earlier else result.reason
         self._tell(entry, Stage.DONE, detail, verdict=result.verdict)
         return result
-
-    def _boot(self, entry: KernelEntry, kernel: PreparedKernel) -> KernelResult | None:
-        try:
-            kvm = self._accelerators.is_kvm(self._options.request.accel or entry.accel, kernel)
-        except HostError as error:
-            return attempts.unknown(entry, kernel, str(error))
-
-        def say(text: str) -> None:
-            self._listener(Progress("", Stage.WAITING, f"{entry.name}: {text}"))
-
-        with self._gate.wait(entry.memory_mib + QEMU_OVERHEAD, self._stop, say):
-            return Attempts(entry, kernel, kvm, self._options, self._listener, self._stop).run()
-
-    def _key(self, entry: KernelEntry, kernel: PreparedKernel, result: KernelResult) -> str:
-        results = self._options.results
-        return results.key(entry, kernel, result) if results is not None else ""
 
     def _safely(
         self, entry: KernelEntry, step: Callable[[KernelEntry], _T]
@@ -185,8 +171,9 @@ class Matrix:
 
 
 def _with_preparing(result: KernelResult, seconds: float) -> KernelResult:
-    timing, prepare_s = result.timing, round(seconds, 3)
-    phases = (Phase("prepare", prepare_s), *timing.phases) if timing.phases else ()
+    timing, prepare_s = result.timing, round(result.timing.prepare_s + seconds, 3)
+    booted = tuple(phase for phase in timing.phases if phase.name != "prepare")
+    phases = (Phase("prepare", prepare_s), *booted) if booted else ()
     return replace(result, timing=replace(timing, prepare_s=prepare_s, phases=phases))
 
 

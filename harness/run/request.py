@@ -16,6 +16,18 @@ from harness.verdict.results import Shard
 
 
 @dataclass(frozen=True)
+class Fleet:
+    """The Dask scheduler at ``address``, and the directory with the client's certificates, if any.
+
+    ``all_files`` asks for the consoles and events of good kernels as well.
+    """
+
+    address: str
+    certificates: Path | None = None
+    all_files: bool = False
+
+
+@dataclass(frozen=True)
 class RunRequest:
     """A ``plan`` and how it is carried out; None means that the harness chooses.
 
@@ -39,6 +51,9 @@ class RunRequest:
         default=False, metadata=apart("it only changes what is kept of a failure")
     )
 
+    fleet: Fleet | None = field(
+        default=None, metadata=apart("a kernel behaves alike wherever it is tested")
+    )
     shard: Shard | None = field(default=None, metadata=added())  # that the kernels are
 
     def settings(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -11,7 +12,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from harness.records import reuse, stored_runs, summaries, to_json
 from harness.records.store import Run, Store
 from harness.run import workspace as workspaces
 from harness.run.attempts import Options, unexpected
+from harness.run.executor import Executor
 from harness.run.matrix import Matrix, default_jobs
 from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.verdict.results import KernelResult, RunResult
@@ -143,9 +145,13 @@ class _Session:
     def run(self, cache: Cache, stop: threading.Event) -> RunResult:
         """Test the kernels without a result, and write the record."""
         missing = [entry for entry in self._entries if entry.name not in self._done]
-        matrix = Matrix(missing, self._options(missing), cache, self._listener, self._keep, stop)
-        startup = seconds_since_start()
-        results = {**self._done, **{result.name: result for result in matrix.run()}}
+        options, about = self._options(missing), self._about
+        with executor_for(
+            options, missing, about, self._store, cache, self._listener, stop
+        ) as executor:
+            matrix = Matrix(missing, options, cache, self._listener, self._keep, stop, executor)
+            startup = seconds_since_start()
+            results = {**self._done, **{result.name: result for result in matrix.run()}}
         return self._record(results, startup)
 
     def _options(self, missing: Sequence[KernelEntry]) -> Options:
@@ -288,15 +294,44 @@ def options_in(
     )
 
 
+@contextlib.contextmanager
+def executor_for(
+    options: Options,
+    entries: Sequence[KernelEntry],
+    versions: Mapping[str, str],
+    store: Store,
+    cache: Cache,
+    listener: Listener,
+    stop: threading.Event,
+) -> Iterator[Executor | None]:
+    """The fleet that the request names; None for this host. Raises UsageError, HostError."""
+    wanted = options.request.fleet
+    if wanted is None or not entries:
+        yield None
+        return
+    from harness.run import fleet  # it is only there with Dask
+
+    durations = stored_runs.durations(store.path, [entry.name for entry in entries])
+    with fleet.opened(
+        wanted, entries, options, versions, cache, listener, stop, durations
+    ) as executor:
+        yield executor
+
+
 def about_run(workspace: workspaces.Workspace) -> dict[str, str]:
     """What the store records about a run in ``workspace``."""
     return {
-        "harness": f"{__version__} {reuse.judging()[:CODE]}",
+        "harness": version(),
         "guest": workspace.base.stem,
         "QEMU": workspace.qemu_version,
         "virtme-ng": importlib.metadata.version("virtme-ng"),
         "host": f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors",
     }
+
+
+def version() -> str:
+    """The version of this harness, with a hash of the code that boots and judges."""
+    return f"{__version__} {reuse.judging()[:CODE]}"
 
 
 def new_run(asked: str, seed: int) -> Run:

@@ -24,7 +24,7 @@ from harness.manifest.fingerprint import apart, counting, members, text
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, Source, TreeSource
 from harness.manifest.plan import Plan, Profile
 from harness.records import reuse
-from harness.run.request import RunRequest
+from harness.run.request import Fleet, RunRequest
 from harness.verdict.results import Shard
 from harness.verdict.rounds import Repeat
 from harness.verdict.verdicts import Family
@@ -43,6 +43,7 @@ OTHERS: dict[Any, Any] = {
     Source: DebSource("trixie", "linux-image"),
     Plan: Plan(payload=5),
     Shard: Shard(1, 2),
+    Fleet: Fleet("tls://lab:8786"),
     tuple[Program, ...]: (Program(Path("/p"), "1" * 64),),
     tuple[Family, ...]: (Family.IPV6,),
     tuple[str, ...]: ("another",),
@@ -90,7 +91,7 @@ def differing(like: Any) -> dict[str, Any]:
 NO_PART = {
     Plan: set(),
     KernelEntry: {"where"},
-    RunRequest: {"jobs", "output", "store", "reuse", "resume", "confirm", "bundle_image"},
+    RunRequest: {"jobs", "output", "store", "reuse", "resume", "confirm", "bundle_image", "fleet"},
 }
 
 

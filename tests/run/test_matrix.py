@@ -33,7 +33,8 @@ from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text
 from harness.run import attempts, matrix, workspace
 from harness.run.attempts import Options
-from harness.run.matrix import QEMU_OVERHEAD, Matrix
+from harness.run.executor import QEMU_OVERHEAD
+from harness.run.matrix import Matrix
 from harness.run.request import Progress, RunRequest, Stage
 from harness.verdict.results import (
     Attempt,

@@ -1,0 +1,534 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The asking side of a fleet: Dask's scheduler places each kernel on a worker, which tests it.
+
+Each kernel is one task that takes one ``vm`` of a worker. There are never more tasks than VMs, so
+that a late worker gets its share, and nothing waits in the cluster. Results are handed on as they
+arrive; whatever happens to the cluster, they are stored here.
+
+Only workers that are like the asking side get tasks. A kernel whose worker is lost is tested
+elsewhere, by Dask; one that takes two workers with it is given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness import kernels
+from harness.errors import HostError, UsageError
+from harness.host.files import Stamp, stamp
+from harness.kernels import Cache, PreparedKernel
+from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
+from harness.run import fleet_worker
+from harness.run.attempts import Options
+from harness.run.executor import Elsewhere, Ready, Say, Tested
+from harness.run.fleet_worker import About, Moved, Task
+from harness.run.request import Fleet, Listener, Progress, Stage
+from harness.verdict.results import KernelResult
+
+#: Seconds without a worker after which the wait ends.
+ALONE_S = 600.0
+#: Seconds after which a worker that is silent counts as lost.
+TTL_S = 60
+#: How often a kernel may lose its worker: the second time it is given up.
+LOST = 1
+#: Kernels that are under way at a time, at most: each has a thread here.
+MOST = 256
+#: Seconds.
+CONNECT_S = 15
+ANSWER_S = 20.0
+PAUSE_S = 0.5
+INSTALL = "pip install 'mptcp-harness[fleet]'"
+
+
+def security(fleet: Fleet) -> Any:
+    """The certificates for ``fleet``; None for an address on this host. Raises UsageError."""
+    scheme, _, place = fleet.address.rpartition("://")
+    if scheme not in ("tcp", "tls") or ":" not in place:
+        raise UsageError(
+            f"--fleet {fleet.address}: not an address; give tls://HOST:PORT, as `dask scheduler` "
+            "prints it"
+        )
+    if scheme == "tcp":
+        if not _is_loopback(place.rpartition(":")[0].strip("[]")):
+            raise UsageError(
+                f"--fleet {fleet.address}: without TLS, whoever reaches a port of the fleet runs "
+                "programs on its hosts; make certificates (`mptcp-harness fleet certificates DIR`) "
+                "and give tls://…"
+            )
+        return None
+    directory = fleet.certificates
+    names = ("ca.pem", "client.pem", "client-key.pem")
+    if directory is None or not all((directory / name).is_file() for name in names):
+        raise UsageError(
+            f"--fleet {fleet.address}: --fleet-certificates must name a directory with "
+            f"{', '.join(names)}; `mptcp-harness fleet certificates DIR` makes one"
+        )
+    from distributed.security import Security
+
+    ca, cert, key = (str(directory / name) for name in names)
+    # The asking side is also a worker, which has the kernels' files.
+    return Security(
+        require_encryption=True,
+        tls_ca_file=ca,
+        tls_client_cert=cert,
+        tls_client_key=key,
+        tls_worker_cert=cert,
+        tls_worker_key=key,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def connected(fleet: Fleet) -> Iterator[Any]:
+    """A client of the fleet's scheduler. Raises UsageError, HostError."""
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError(f"--fleet needs Dask ({error}): {INSTALL}") from error
+    wanted = security(fleet)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would write into the table
+    quiet = {"distributed.worker.daemon": False, "distributed.comm.timeouts.connect": CONNECT_S}
+    with dask.config.set(quiet):
+        try:
+            client = Client(fleet.address, security=wanted, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, ValueError, RuntimeError) as error:  # TimeoutError is an OSError
+            raise HostError(
+                f"--fleet {fleet.address}: no scheduler answers ({error}); start `dask scheduler` "
+                "there, with certificates of the same CA, or correct the address"
+            ) from error
+        try:
+            yield client
+        finally:
+            with contextlib.suppress(Exception):
+                client.close(timeout=5)
+
+
+@dataclass
+class _Worker:
+    """A worker as the asking side knows it; ``about`` is None until it has answered."""
+
+    about: About | None = None
+    refused: str = ""
+
+    @property
+    def vms(self) -> int:
+        return self.about.vms if self.about is not None and not self.refused else 0
+
+
+def refusal(about: About, versions: Mapping[str, str], *, kvm: bool) -> str:
+    """Why a worker may not test anything for a run with these ``versions``; "" if it may."""
+    if about.trouble:
+        return about.trouble
+    for name in ("harness", "guest", "QEMU", "virtme-ng"):
+        if about.versions.get(name) != versions[name]:
+            found = about.versions.get(name, "none")
+            return (
+                f"it has {name} {found}, and this host {versions[name]}; results would not be "
+                "comparable: install the same"
+            )
+    if kvm and not about.kvm:
+        return "it has no usable /dev/kvm, and KVM is asked for; give it one, or omit --accel kvm"
+    if about.vms < 1:
+        return "it may run no VM; start `dask worker` with --resources vm=N"
+    return ""
+
+
+class Workers:
+    """The workers of ``client``, which are asked what they are as soon as they appear."""
+
+    def __init__(
+        self, client: Any, versions: Mapping[str, str], say: Say, *, kvm: bool, store: str
+    ) -> None:
+        self._client = client
+        self._versions = versions
+        self._say = say
+        self._kvm = kvm
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: dict[str, _Worker] = {}
+        self._alone_since = time.monotonic()
+
+    def look(self) -> None:
+        """Notice workers that came or went."""
+        present = self._client.scheduler_info(n_workers=-1)["workers"]
+        present = {address for address in present if address != self._store}
+        with self._lock:
+            new = present - self._known.keys()
+            gone = self._known.keys() - present
+            for address in new:
+                self._known[address] = _Worker()
+            lost = {address: self._known.pop(address) for address in gone}
+        for worker in lost.values():
+            if worker.vms and worker.about is not None:
+                self._say(f"worker {worker.about.host} is gone")
+        for address in new:
+            self._ask(address)
+        if self.usable():
+            self._alone_since = time.monotonic()
+
+    def _ask(self, address: str) -> None:
+        future = self._client.submit(
+            fleet_worker.about, workers=[address], pure=False, priority=1000
+        )
+        # The callback holds the future, which is otherwise cancelled.
+        future.add_done_callback(lambda done: self._answered(address, done))
+
+    def _answered(self, address: str, future: Any) -> None:
+        try:
+            about = future.result(timeout=CONNECT_S)
+        except Exception as error:
+            about = About(address, {}, trouble=f"it cannot run this harness ({error})")
+        why = refusal(about, self._versions, kvm=self._kvm)
+        with self._lock:
+            if address not in self._known:
+                return
+            self._known[address] = _Worker(about, why)
+        vms = f"{about.vms} VM{'s' * (about.vms != 1)}"
+        self._say(f"worker {about.host}: {f'refused: {why}' if why else vms}")
+
+    def usable(self) -> dict[str, int]:
+        """The VMs of each worker that may test, by address."""
+        with self._lock:
+            return {address: worker.vms for address, worker in self._known.items() if worker.vms}
+
+    def all(self) -> dict[str, _Worker]:
+        with self._lock:
+            return dict(self._known)
+
+    def host(self, address: str) -> str:
+        with self._lock:
+            worker = self._known.get(address)
+        return worker.about.host if worker is not None and worker.about is not None else address
+
+    def alone_s(self) -> float:
+        """Seconds since the last moment at which a worker could test."""
+        return time.monotonic() - self._alone_since
+
+
+class FleetExecutor:
+    """Tests kernels on a fleet. Made by :func:`opened`."""
+
+    def __init__(
+        self,
+        client: Any,
+        fleet: Fleet,
+        workers: Workers,
+        options: Options,
+        cache: Cache,
+        listener: Listener,
+        stop: threading.Event,
+        durations: Mapping[str, float],
+        run: str,
+        store: str,
+    ) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._workers = workers
+        self._options = options
+        self._cache = cache
+        self._listener = listener
+        self._stop = stop
+        self._durations = durations
+        self._run = run
+        self._store = store
+        self._room = threading.Condition()
+        self._under_way = 0
+        self._began: dict[str, list[str]] = {}
+        self._hashes: dict[tuple[Path, Stamp], str] = {}
+
+    @property
+    def jobs(self) -> int:
+        return MOST
+
+    def in_order(self, entries: Sequence[KernelEntry]) -> Sequence[KernelEntry]:
+        """The longest first; those of unknown duration before them, for they may be longer."""
+        unknown = max(self._durations.values(), default=0.0)
+        return sorted(entries, key=lambda e: -self._durations.get(e.name, unknown))
+
+    def prepare(self, entry: KernelEntry, say: Say) -> Ready:
+        source = entry.source
+        if isinstance(source, DebSource) and source.mirror is None:
+            return Elsewhere()  # each worker fetches and verifies packages of Debian itself
+        return kernels.prepare(entry, self._cache, say)
+
+    def test(self, entry: KernelEntry, ready: Ready) -> Tested | None:
+        task = self._task(entry, ready)
+        with self._place() as free:
+            if not free:
+                return None
+            tested = self._tested(task)
+        if tested is None:
+            return None
+        notes = (*ready.notes, *(n for n in tested.result.notes if n not in ready.notes))
+        return replace(tested, result=replace(tested.result, notes=notes))
+
+    # One kernel.
+
+    def _task(self, entry: KernelEntry, ready: Ready) -> Task:
+        request = replace(
+            self._options.request,
+            fleet=None,
+            output=None,
+            store=None,
+            reuse=False,
+            resume=False,
+        )
+        issues = entry.known_issues
+        return Task(
+            run=self._run,
+            entry=entry,
+            request=request,
+            seed=self._options.seed,
+            known=self._options.known,
+            issues=issues.read_bytes() if issues is not None else None,
+            kernel=self._moved(ready) if isinstance(ready, PreparedKernel) else None,
+            store=self._store,
+            all_files=self._fleet.all_files,
+        )
+
+    def _moved(self, kernel: PreparedKernel) -> Moved:
+        paths = (kernel.image, kernel.boot_image, *kernel.modules)
+        digests = tuple(map(self._sha256, paths))
+        fleet_worker.OFFERED.update(zip(digests, paths, strict=True))
+        return Moved(kernel, digests, tuple(path.stat().st_size for path in paths))
+
+    def _sha256(self, path: Path) -> str:
+        key = (path, stamp(path))
+        if key not in self._hashes:
+            self._hashes[key] = fleet_worker.sha256(path)
+        return self._hashes[key]
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[bool]:
+        """Wait until a VM of the fleet is free; False if it is interrupted. Raises HostError."""
+        with self._room:
+            while self._under_way >= sum(self._workers.usable().values()):
+                if self._stop.is_set():
+                    break
+                self._check_alive()
+                self._room.wait(PAUSE_S)
+            self._under_way += 1
+        try:
+            yield not self._stop.is_set()
+        finally:
+            with self._room:
+                self._under_way -= 1
+                self._room.notify()
+
+    def _check_alive(self) -> None:
+        if self._client.status not in ("running", "connecting"):
+            raise HostError(
+                f"--fleet {self._fleet.address}: the scheduler is gone; what was tested is stored: "
+                "start it again, and continue with --resume"
+            )
+        if self._workers.alone_s() > ALONE_S:
+            raise HostError(
+                f"--fleet {self._fleet.address}: no worker that may test for "
+                f"{ALONE_S / 60:.0f} minutes; what was tested is stored: start workers, and "
+                "continue with --resume"
+            )
+
+    def _tested(self, task: Task) -> Tested | None:
+        """The result of ``task``, from any worker; None if it was interrupted."""
+        name = task.entry.name
+        while not self._stop.is_set():
+            usable = list(self._workers.usable())
+            if not usable:
+                self._check_alive()
+                self._stop.wait(PAUSE_S)
+                continue
+            future = self._client.submit(
+                *(fleet_worker.test, task),
+                key=f"{self._run}-{name}-{time.monotonic_ns()}",
+                workers=usable,
+                resources={fleet_worker.VM: 1},
+                pure=False,
+                priority=int(self._durations.get(name, 0)),
+            )
+            try:
+                if not self._wait(future, usable):
+                    continue
+                if future.status == "finished":
+                    return self._arrived(task, future.result())
+                if tested := self._failed(task, future):
+                    return tested
+            finally:
+                future.cancel()
+        return None
+
+    def _wait(self, future: Any, usable: Sequence[str]) -> bool:
+        """Wait for ``future``; False if it is interrupted, or none of its workers is left."""
+        over = threading.Event()
+        future.add_done_callback(lambda _: over.set())
+        while not over.wait(PAUSE_S):
+            if self._stop.is_set():
+                return False
+            self._check_alive()
+            if not set(usable) & self._workers.usable().keys():
+                return False
+        return bool(future.status in ("finished", "error"))
+
+    def _arrived(self, task: Task, answer: fleet_worker.Answer) -> Tested:
+        directory = self._options.directory / "kernels" / task.entry.name
+        for name, content in answer.files.items():
+            target = directory / name
+            if not target.resolve().is_relative_to(directory.resolve()):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(zlib.decompress(content))
+        return answer.unpacked()
+
+    def _failed(self, task: Task, future: Any) -> Tested | None:
+        """The result of a task that failed; None if it may be tried again."""
+        from distributed.scheduler import KilledWorker
+
+        name, error = task.entry.name, future.exception()
+        if not isinstance(error, KilledWorker):
+            reason = f"the worker could not test it: {type(error).__name__}: {error}"
+            return Tested(KernelResult.infrastructure(name, reason))
+        # A kernel that only waited at a lost worker is not to blame.
+        began = [address for address in self._began.get(name, []) if address]
+        if len(began) <= LOST:
+            return None
+        hosts = ", ".join(dict.fromkeys(map(self._workers.host, began)))
+        reason = (
+            f"{len(began)} workers were lost while they tested it: {hosts}; test it alone on a "
+            "host that may crash, and see what becomes of its memory and disk"
+        )
+        return Tested(KernelResult.infrastructure(name, reason))
+
+    def heard(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Pass on what a worker reports."""
+        message = event[1]
+        name, stage, address = message["kernel"], Stage(message["stage"]), message["worker"]
+        if stage is Stage.PREPARING:
+            self._began.setdefault(name, []).append(address)
+        if stage not in (Stage.DONE, Stage.QUEUED):
+            detail = ", ".join(filter(None, (message["detail"], self._workers.host(address))))
+            done, planned = message["done"], message["planned"]
+            self._listener(Progress(name, stage, detail, done, planned))
+
+
+@contextlib.contextmanager
+def opened(
+    fleet: Fleet,
+    entries: Sequence[KernelEntry],
+    options: Options,
+    versions: Mapping[str, str],
+    cache: Cache,
+    listener: Listener,
+    stop: threading.Event,
+    durations: Mapping[str, float],
+) -> Iterator[FleetExecutor]:
+    """An executor on ``fleet``. Raises UsageError, HostError."""
+    if options.request.plan.programs:
+        raise UsageError("--cross-check runs a program of this host: omit --fleet")
+    accel = options.request.accel
+    kvm = accel is Accel.KVM or (accel is None and any(e.accel is Accel.KVM for e in entries))
+
+    def say(text: str) -> None:
+        listener(Progress("", Stage.WAITING, text))
+
+    run = options.directory.name
+    with connected(fleet) as client, _store(client, fleet) as store:
+        client.run_on_scheduler(_set_limits)
+        workers = Workers(client, versions, say, kvm=kvm, store=store)
+        executor = FleetExecutor(
+            *(client, fleet, workers, options, cache, listener, stop, durations, run, store)
+        )
+        client.subscribe_topic(fleet_worker.topic(run), executor.heard)
+        with _looking(workers.look):
+            yield executor
+
+
+def _set_limits(dask_scheduler: Any) -> None:
+    """On the scheduler: when a worker or a kernel is given up."""
+    dask_scheduler.allowed_failures = LOST
+    dask_scheduler.worker_ttl = TTL_S
+    check = dask_scheduler.periodic_callbacks.get("worker-ttl")
+    if check is not None and check.callback_time != 10_000:
+        check.stop()
+        check.callback_time = 10_000  # ms; by default, five minutes
+        check.start()
+
+
+@contextlib.contextmanager
+def _store(client: Any, fleet: Fleet) -> Iterator[str]:
+    """A worker of this process that has the kernels' files; its address."""
+    from distributed import Worker
+
+    async def start() -> Any:
+        return await Worker(
+            fleet.address,
+            nthreads=2,
+            name=f"files-{time.time_ns()}",
+            security=client.security,
+            memory_limit=0,
+            nanny=None,
+        )
+
+    worker = client.sync(start)
+    try:
+        yield worker.address
+    finally:
+        with contextlib.suppress(Exception):
+            client.sync(worker.close, timeout=5)
+
+
+@contextlib.contextmanager
+def _looking(look: Callable[[], None]) -> Iterator[None]:
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            with contextlib.suppress(Exception):  # the scheduler may be away for a moment
+                look()
+            over.wait(1.0)
+
+    thread = threading.Thread(target=watch, name="fleet", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=10)
+
+
+def survey(
+    fleet: Fleet, versions: Mapping[str, str], stop: threading.Event
+) -> list[tuple[About | None, str]]:
+    """Each worker of ``fleet``, if it answers, and why it may not test; "" if it may.
+
+    Raises UsageError, HostError.
+    """
+    with connected(fleet) as client:
+        workers = Workers(client, versions, lambda _: None, kvm=False, store="")
+        until = time.monotonic() + ANSWER_S
+        while not stop.wait(PAUSE_S) and time.monotonic() < until:
+            workers.look()
+            known = workers.all()
+            if known and all(worker.about is not None for worker in known.values()):
+                break
+        silent = f"it has not answered for {ANSWER_S:.0f} s; is it busy, or stopped?"
+        return [
+            (worker.about, worker.refused if worker.about is not None else f"{address}: {silent}")
+            for address, worker in workers.all().items()
+        ]
