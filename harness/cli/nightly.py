@@ -18,7 +18,16 @@ from harness import nightly
 from harness.bisect import bisection, candidates, commits
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments, ci
-from harness.cli.common import check_writable, chosen, complain, listener, say, stopping, width
+from harness.cli.common import (
+    check_writable,
+    chosen,
+    complain,
+    fleet_of,
+    listener,
+    say,
+    stopping,
+    width,
+)
 from harness.cli.matrix import copy_record
 from harness.errors import HostError, Interrupted, UsageError
 from harness.host import locks, mail, programs
@@ -73,6 +82,7 @@ def add(commands: arguments.Commands) -> None:
         help="boot a failing kernel N more times, and say whether it fails every time",
     )
     arguments.add_resources(command)
+    arguments.add_fleet(command)
     command.add_argument(
         "--json", type=Path, metavar="FILE", help="write the results of the matrix to FILE"
     )
@@ -172,6 +182,7 @@ def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, resul
         jobs=given.jobs,
         accel=given.accel,
         confirm=given.confirm,
+        fleet=fleet_of(given),
         output=given.output,
         selftest=not given.no_selftest,
         bisect=not given.no_bisect,
@@ -209,6 +220,7 @@ def _search(
             jobs=given.jobs,
             accel=given.accel,
             confirm=given.confirm,
+            fleet=fleet_of(given),
             manifest=given.manifest,
             output=given.output and given.output / "bisects" / ends.bad,
             store=results,

@@ -30,7 +30,7 @@ from harness.nightly.results import Compared, Night, RegressionBisect, Selftest
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store
 from harness.run import session
-from harness.run.request import Listener, RunRequest
+from harness.run.request import Fleet, Listener, RunRequest
 from harness.selftest import FAULTS
 from harness.selftest.faults import FaultRow, line
 from harness.verdict import comparison
@@ -266,6 +266,7 @@ class NightRequest:
     selftest: bool = True
     bisect: bool = True
     last_reported: LastReported | None = None
+    fleet: Fleet | None = None  # for the matrix and the bisects; the selftest is of this host
 
 
 def run(
@@ -287,6 +288,7 @@ def run(
         accel=request.accel,
         output=request.output and request.output / "matrix",
         confirm=request.confirm,
+        fleet=request.fleet,
         manifest=request.manifest,
         store=request.store,
     )

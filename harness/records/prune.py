@@ -37,6 +37,7 @@ KINDS = {
     "notes on images": "images",
     "change logs": "changelogs",
     "copies of kernel trees": "builds",
+    "kernels from a fleet": "fleet",
 }
 #: Kept by older harnesses in directories of the cache that are no longer used.
 LEFT = "results of an older version"

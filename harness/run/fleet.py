@@ -18,13 +18,14 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness import kernels
 from harness.errors import HostError, UsageError
-from harness.host.files import Stamp, stamp
+from harness.host.files import stamp
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
 from harness.run import fleet_worker
@@ -164,6 +165,7 @@ class Workers:
         self._store = store
         self._lock = threading.Lock()
         self._known: dict[str, _Worker] = {}
+        self._hosts: dict[str, str] = {}  # of all that ever answered
         self._alone_since = time.monotonic()
 
     def look(self) -> None:
@@ -201,6 +203,7 @@ class Workers:
             if address not in self._known:
                 return
             self._known[address] = _Worker(about, why)
+            self._hosts[address] = about.host
         vms = f"{about.vms} VM{'s' * (about.vms != 1)}"
         self._say(f"worker {about.host}: {f'refused: {why}' if why else vms}")
 
@@ -215,8 +218,7 @@ class Workers:
 
     def host(self, address: str) -> str:
         with self._lock:
-            worker = self._known.get(address)
-        return worker.about.host if worker is not None and worker.about is not None else address
+            return self._hosts.get(address, address)
 
     def alone_s(self) -> float:
         """Seconds since the last moment at which a worker could test."""
@@ -252,7 +254,7 @@ class FleetExecutor:
         self._room = threading.Condition()
         self._under_way = 0
         self._began: dict[str, list[str]] = {}
-        self._hashes: dict[tuple[Path, Stamp], str] = {}
+        self._hashes: dict[tuple[Path, tuple[int, ...]], str] = {}
 
     @property
     def jobs(self) -> int:
@@ -311,7 +313,7 @@ class FleetExecutor:
         return Moved(kernel, digests, tuple(path.stat().st_size for path in paths))
 
     def _sha256(self, path: Path) -> str:
-        key = (path, stamp(path))
+        key = (path, tuple(stamp(path)))
         if key not in self._hashes:
             self._hashes[key] = fleet_worker.sha256(path)
         return self._hashes[key]
@@ -348,31 +350,42 @@ class FleetExecutor:
 
     def _tested(self, task: Task) -> Tested | None:
         """The result of ``task``, from any worker; None if it was interrupted."""
-        name = task.entry.name
         while not self._stop.is_set():
             usable = list(self._workers.usable())
-            if not usable:
+            if not usable or self._client.status != "running":
                 self._check_alive()
                 self._stop.wait(PAUSE_S)
                 continue
-            future = self._client.submit(
-                *(fleet_worker.test, task),
-                key=f"{self._run}-{name}-{time.monotonic_ns()}",
-                workers=usable,
-                resources={fleet_worker.VM: 1},
-                pure=False,
-                priority=int(self._durations.get(name, 0)),
-            )
             try:
-                if not self._wait(future, usable):
-                    continue
-                if future.status == "finished":
-                    return self._arrived(task, future.result())
-                if tested := self._failed(task, future):
-                    return tested
-            finally:
-                future.cancel()
+                tested = self._once(task, usable)
+            except (OSError, RuntimeError, CancelledError):
+                if self._client.status == "running":
+                    raise
+                continue  # the scheduler went away meanwhile
+            if tested is not None:
+                return tested
         return None
+
+    def _once(self, task: Task, usable: Sequence[str]) -> Tested | None:
+        """The result of ``task`` on one of the workers; None if it must be tried again."""
+        name = task.entry.name
+        future = self._client.submit(
+            *(fleet_worker.test, task),
+            key=f"{self._run}-{name}-{time.monotonic_ns()}",
+            workers=usable,
+            resources={fleet_worker.VM: 1},
+            pure=False,
+            priority=int(self._durations.get(name, 0)),
+        )
+        try:
+            if not self._wait(future, usable):
+                return None
+            if future.status == "finished":
+                return self._arrived(task, future.result())
+            return self._failed(task, future)
+        finally:
+            with contextlib.suppress(OSError, RuntimeError):  # with the scheduler gone
+                future.cancel()
 
     def _wait(self, future: Any, usable: Sequence[str]) -> bool:
         """Wait for ``future``; False if it is interrupted, or none of its workers is left."""

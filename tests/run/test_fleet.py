@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.errors import HostError, UsageError
-from harness.manifest.kernels_yaml import DebSource
+from harness.manifest.kernels_yaml import DebSource, ImageSource
 from harness.run import fleet, fleet_worker
 from harness.run.fleet_worker import About
 from harness.run.request import Fleet, Progress, RunRequest, Stage
@@ -35,12 +35,12 @@ class Lab:
         self.outcomes = Outcomes(directory)
         self.heard: list[Progress] = []
         self.stop = threading.Event()
+        self.package: DebSource | ImageSource = DebSource("trixie", "linux-image-amd64")
 
     def run(self, count: int = 4, **settings: Any) -> RunResult:
         wanted = Fleet(self.cluster.scheduler_address, **settings)
         request = fake_boots.asking(seed=7, fleet=wanted)
-        package = DebSource("trixie", "linux-image-amd64")
-        entries = [replace(e, source=package) for e in fake_boots.entries(count)]
+        entries = [replace(e, source=self.package) for e in fake_boots.entries(count)]
         return fake_boots.run(self.directory, entries, self.heard.append, request, self.stop)
 
 
@@ -99,6 +99,28 @@ def test_files_of_a_bad_kernel_come_back_and_of_good_ones_on_request(
     assert [console.exists() for console in consoles] == [False, True]
     run = lab.run(1, all_files=True)
     assert Path(run.directory, "kernels/kernel-0/attempt-1/console.log").read_text() == "said"
+
+
+def test_an_image_is_moved_to_its_worker(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = lab.directory / "bzImage"
+    image.write_bytes(b"an image")
+
+    def prepare(*arguments: Any) -> Any:
+        return replace(Outcomes.prepare(lab.outcomes, *arguments), image=image, boot_image=image)
+
+    booted: list[Path] = []
+
+    def boot(plan: Any, *_: object) -> Any:
+        booted.append(plan.kernel.boot_image)
+        return Outcomes.boot(lab.outcomes, plan)
+
+    monkeypatch.setattr("harness.kernels.prepare", prepare)
+    monkeypatch.setattr("harness.vm.boot.boot", boot)
+    lab.package = ImageSource(image)
+    assert [kernel.verdict for kernel in lab.run(2).kernels] == [KernelVerdict.PASS] * 2
+    digest = fleet_worker.sha256(image)
+    assert booted == [lab.directory / "cache/mptcp-harness/fleet" / digest / "bzImage"] * 2
+    assert booted[0].read_bytes() == b"an image"
 
 
 def test_a_fault_of_the_harness_is_the_result_of_one_kernel(
