@@ -365,16 +365,20 @@ def test_without_a_run_to_resume_all_kernels_are_booted(project: Project) -> Non
 XDIST = ("-p", "xdist.plugin", "-n", "2")
 
 
-@pytest.mark.parametrize("dist", ["load", "loadgroup"])
-def test_xdist_gives_a_kernel_to_one_worker(project: Project, dist: str) -> None:
+def test_xdist_gives_a_kernel_to_one_worker(project: Project) -> None:
     project.manifest("good", "failing", "panicking")
-    result = project.processes("kernels.yaml", *TWO, *XDIST, f"--dist={dist}")
+    cached = ("-o", "addopts=")
+    result = project.processes("kernels.yaml", *TWO, *XDIST, *cached)
     assert sorted(project.booted) == ["failing", "good", "panicking"]
     outcomes = result.parseoutcomes()
     assert (outcomes["failed"], outcomes["errors"]) == (2, 3)
     lines = result.outlines
     for line in (f"failing: fail: {EXACT}: mptcpi_bytes_acked", "good: pass"):
         assert lines.count(line) == 1
+    (project.path / "boots").unlink()
+    result = project.pytest("kernels.yaml", QUICK, "--lf", *cached)
+    assert "passed" not in result.parseoutcomes()
+    assert sorted(project.booted) == ["failing", "panicking"]
 
 
 def test_each_distribution_of_xdist_keeps_a_kernel_together() -> None:
@@ -388,19 +392,9 @@ def test_each_distribution_of_xdist_keeps_a_kernel_together() -> None:
         assert (others[0] == others[1]) == (name == "loadscope")
 
 
-def test_last_failed_finds_what_failed_in_a_worker(project: Project) -> None:
-    project.manifest("good", "failing")
-    cached = ("-o", "addopts=")
-    project.processes("kernels.yaml", *TWO, *XDIST, *cached)
-    (project.path / "boots").unlink()
-    result = project.pytest("kernels.yaml", QUICK, "--lf", *cached)
-    assert "passed" not in result.parseoutcomes()
-    assert project.booted == ["failing"]
-
-
 def test_the_death_of_a_worker_does_not_lose_its_kernel(project: Project) -> None:
     project.manifest("deadly", "good")
-    result = project.processes("kernels.yaml", *TWO, *XDIST)
+    result = project.processes("kernels.yaml", *TWO, *XDIST, "--dist=loadgroup")
     assert sorted(set(project.booted)) == ["deadly", "good"]
     assert result.ret == 1
     assert "crashed while running" in result.stdout.str()
