@@ -80,8 +80,9 @@ def actionlint(text: str, directory: Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def test_actionlint_finds_nothing(tmp_path: Path) -> None:
-    assert actionlint(GITHUB, tmp_path) == ""
+@pytest.mark.parametrize("text", [GITHUB, GITHUB_SHARDS], ids=["one job", "shards"])
+def test_actionlint_finds_nothing(text: str, tmp_path: Path) -> None:
+    assert actionlint(text, tmp_path) == ""
 
 
 def test_actionlint_notices_what_the_schema_allows(tmp_path: Path) -> None:
