@@ -38,8 +38,8 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from bench import tools  # noqa: E402  (these need nothing but the standard library)
+from harness.host import toolchain  # noqa: E402
 from harness.host import tools as host_tools  # noqa: E402
-from harness.step import toolchain  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "tests"]

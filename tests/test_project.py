@@ -246,7 +246,7 @@ AT_ONCE = {
     "harness.host.tools",
     "harness.kernels.apt",  # apt-config
     "harness.manifest.cross_check",  # ldd
-    "harness.step.toolchain",  # gcc --version
+    "harness.host.toolchain",  # gcc --version
     "harness.vm.accelerator",  # qemu --version
     "harness.vm.foreign_root",  # compileall
     "harness.vm.initramfs",  # compileall, ldd

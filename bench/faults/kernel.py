@@ -14,11 +14,10 @@ from typing import IO
 
 from bench.faults import source
 from bench.faults.catalogue import DATA, Fault
-from harness.host import tools
+from harness.host import toolchain, tools
 from harness.kernels import apt, kconfig
 from harness.kernels.cache import Cache, digest
 from harness.kernels.debian import Package
-from harness.step import toolchain
 
 SUITE = "trixie-backports"
 _PACKAGE = re.compile(r"linux-source-(\d+)\.(\d+)")

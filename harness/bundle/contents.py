@@ -18,6 +18,7 @@ from harness.errors import Malformed
 from harness.manifest.kernels_yaml import (
     DebSource,
     FileSource,
+    GitSource,
     ImageSource,
     KernelEntry,
     Source,
@@ -283,7 +284,7 @@ def _source_to_json(source: Source) -> dict[str, Any]:
             return {"deb": {"suite": suite, "package": package}}
         case FileSource(files=files):
             return {"image": str(files[0])}
-        case DebSource() | UrlSource():
+        case DebSource() | GitSource() | UrlSource():
             # Nothing is fetched from an archive or a server because a bundle says so.
             return {"image": _ELSEWHERE}
         case ImageSource(image=image):

@@ -36,6 +36,7 @@ from harness.cli.common import (
 from harness.errors import Interrupted, KernelUnavailable, UsageError
 from harness.host import tools
 from harness.kernels import Cache, kconfig
+from harness.kernels.build import Recipe
 from harness.manifest import kernels_yaml
 from harness.manifest.plan import Plan, Profile
 from harness.report import bisect as report
@@ -43,7 +44,6 @@ from harness.report import terminal
 from harness.report.plain import PlainProgress
 from harness.run import shards
 from harness.run.request import RunRequest
-from harness.step.build import Recipe
 from harness.step.step import Step, StepAnswer, StepRequest
 from harness.text import printable
 from harness.verdict.verdicts import EXIT_INTERRUPTED, EXIT_OK, Family

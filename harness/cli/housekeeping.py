@@ -13,12 +13,11 @@ from harness import selftest
 from harness.cli import arguments
 from harness.cli.common import chosen, fleet_of, say, stopping
 from harness.errors import UsageError
-from harness.host import tools
+from harness.host import toolchain, tools
 from harness.kernels import Cache
 from harness.records import prune
 from harness.run import session, workspace
 from harness.selftest import faults
-from harness.step import toolchain
 from harness.text import plural, printable
 from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK
 from harness.vm import process

@@ -87,6 +87,7 @@ def _source(entry: KernelEntry) -> str:
     from harness.manifest.kernels_yaml import (
         DebSource,
         FileSource,
+        GitSource,
         ImageSource,
         TreeSource,
         UpstreamSource,
@@ -98,6 +99,8 @@ def _source(entry: KernelEntry) -> str:
             return f"deb {suite} {package}" + (f" of {mirror}" if mirror else "")
         case FileSource(format=kind, files=files):
             return f"{kind} {' and '.join(map(str, files))}"
+        case GitSource(repository=repository, ref=ref, config=config):
+            return " ".join([f"git {repository} {ref}", *config])
         case UrlSource(image=address):
             return f"url {address}"
         case ImageSource(image=image, modules=modules):

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import KernelUnavailable, UsageError
-from harness.kernels import archive, built, deb, image, upstream
+from harness.kernels import archive, deb, gitref, image, packaged, upstream
 from harness.kernels.cache import Cache
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest import kernels_yaml
 from harness.manifest.kernels_yaml import (
     DebSource,
     FileSource,
+    GitSource,
     ImageSource,
     KernelEntry,
     TreeSource,
@@ -64,9 +65,11 @@ def _prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Pr
         case UpstreamSource() as source:
             return upstream.prepare(entry.name, source, cache, say)
         case FileSource() as source:
-            return built.prepare(entry.name, source, cache, say)
+            return packaged.prepare(entry.name, source, cache, say)
+        case GitSource() as source:
+            return gitref.prepare(entry.name, source, cache, say)
         case UrlSource() as source:
-            return built.prepare_url(entry.name, source, cache, say)
+            return packaged.prepare_url(entry.name, source, cache, say)
 
 
 def for_path(path: Path, modules_of: Path | None = None) -> KernelEntry:
@@ -95,6 +98,18 @@ def expand(
     Any other entry is returned alone. Raises KernelUnavailable.
     """
     source = entry.source
+    if entry.is_series and isinstance(source, GitSource):
+        with _filesystem_errors(entry, cache):
+            matching = gitref.refs(source, cache, say)
+        return tuple(
+            replace(
+                entry,
+                name=f"{entry.name}-{_safe(ref)}",
+                is_series=False,
+                source=replace(source, ref=ref),
+            )
+            for ref in matching
+        )
     if not entry.is_series or not isinstance(source, DebSource):
         return (entry,)
     with _filesystem_errors(entry, cache):
@@ -128,6 +143,9 @@ def identify(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Id
             with _filesystem_errors(entry, cache):
                 found = deb.identify(source, cache, say)
             return Identity(found.release, found.version)
+        case GitSource() as source:
+            with _filesystem_errors(entry, cache):
+                return Identity(gitref.release(source, cache, say))
         case UpstreamSource(tag=tag):
             return Identity(tag.removeprefix("v"))
     return Identity(prepare(entry, cache, say).release)

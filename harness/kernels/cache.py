@@ -111,6 +111,8 @@ class Cache:
         self._opening = threading.Lock()
         self._opened = False
         self._found: dict[str, Any] | None = None
+        #: The clones that were fetched since the start, see harness.kernels.gitref.
+        self.fetched: set[str] = set()
 
     def trusting(self) -> Cache:
         """The same cache for decisions without a boot: files that look untouched are not read

@@ -25,9 +25,10 @@ from harness.manifest.schema import (
     Accel,
     ArchiveModel,
     DebModel,
-    DefaultsModel,
     EntryModel,
+    GitModel,
     PathKind,
+    SharedModel,
 )
 from harness.verdict.results import Expectation
 
@@ -35,6 +36,7 @@ __all__ = [
     "Accel",
     "DebSource",
     "FileSource",
+    "GitSource",
     "ImageSource",
     "KernelEntry",
     "Manifest",
@@ -50,6 +52,17 @@ __all__ = [
 DEFAULT_CPUS = 1
 DEFAULT_MEMORY_MIB = 512
 DEFAULT_TIMEOUT_S = 120
+#: The memory (MiB) and the seconds that configurations need by their names, unless an entry says
+#: otherwise: KASAN takes an eighth of the memory, and each makes a kernel several times slower.
+HEAVY = {
+    "debug": (2048, 600),
+    "debug.config": (2048, 600),
+    "kasan": (1536, 400),
+    "kcsan": (1536, 400),
+    "lockdep": (1024, 300),
+    "kmemleak": (1024, 300),
+    "gcov": (768, 240),
+}
 
 
 # ``sha256`` of a source is the expected hash of the kernel's image, in lower case.
@@ -104,6 +117,24 @@ class FileSource:
 
 
 @dataclass(frozen=True)
+class GitSource:
+    """A commit of the clone ``repository``, a path or an address; in a series, ``ref`` is a
+    pattern of :mod:`fnmatch`.
+
+    ``config`` names fragments: ours, absolute paths, or files of the tree. ``patches`` are files
+    and directories. ``compiler`` is gcc or clang. With ``fetch``, the clone is updated first.
+    """
+
+    repository: str
+    ref: str
+    config: tuple[str, ...] = ()
+    compiler: str = "gcc"
+    patches: tuple[Path, ...] = ()
+    fetch: bool = False
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class UrlSource:
     """Addresses of an image or archive, and of an archive of modules.
 
@@ -116,7 +147,9 @@ class UrlSource:
     sha256: str | None = None
 
 
-Source: TypeAlias = DebSource | FileSource | ImageSource | TreeSource | UpstreamSource | UrlSource
+Source: TypeAlias = (
+    DebSource | FileSource | GitSource | ImageSource | TreeSource | UpstreamSource | UrlSource
+)
 
 
 @dataclass(frozen=True)
@@ -240,27 +273,29 @@ def _error(path: Path, problems: list[Problem]) -> ManifestError:
     )
 
 
-def _entry(entry: EntryModel, defaults: DefaultsModel, where: str) -> KernelEntry:
+def _entry(entry: EntryModel, defaults: SharedModel, where: str) -> KernelEntry:
     """``entry`` with ``defaults`` applied: ``expect`` is merged by name, ``append`` follows
     theirs."""
     both = (defaults.append or []) + (entry.append or [])
+    needs = [HEAVY.get(name, (0, 0)) for name in (entry.git.config if entry.git else ())]
+    memory, timeout = (max(values) for values in zip((0, 0), *needs, strict=True))
     return KernelEntry(
         name=entry.name or entry.series or "",
-        source=_source(entry),
+        source=_source(entry, defaults),
         where=where,
         is_series=entry.series is not None,
         cpus=entry.cpus or defaults.cpus or DEFAULT_CPUS,
-        memory_mib=entry.memory or defaults.memory or DEFAULT_MEMORY_MIB,
+        memory_mib=entry.memory or max(defaults.memory or DEFAULT_MEMORY_MIB, memory),
         accel=entry.accel or defaults.accel or Accel.AUTO,
         abi=entry.abi or defaults.abi or Abi.NATIVE,
-        timeout_s=entry.timeout or defaults.timeout or DEFAULT_TIMEOUT_S,
+        timeout_s=entry.timeout or max(defaults.timeout or DEFAULT_TIMEOUT_S, timeout),
         append=tuple(argument for group in both for argument in group),
         expect={**(defaults.expect or {}), **(entry.expect or {})},
         known_issues=entry.known_issues or defaults.known_issues,
     )
 
 
-def _source(entry: EntryModel) -> Source:
+def _source(entry: EntryModel, defaults: SharedModel) -> Source:
     sha256 = entry.sha256.lower() if entry.sha256 else None
     for name in ("deb", "rpm", "tar"):
         given: DebModel | ArchiveModel | None = getattr(entry, name)
@@ -271,6 +306,8 @@ def _source(entry: EntryModel) -> Source:
         assert deb.suite, "the cross-check wants both where there is no file"
         assert deb.package
         return DebSource(deb.suite, deb.package, sha256, deb.mirror, deb.signed_by)
+    if entry.git is not None:
+        return _git_source(entry.git, defaults, sha256)
     if entry.url is not None:
         file_sha256 = entry.url.sha256.lower() if entry.url.sha256 else None
         return UrlSource(entry.url.image, entry.url.modules, file_sha256, sha256)
@@ -280,6 +317,13 @@ def _source(entry: EntryModel) -> Source:
         return TreeSource(entry.tree, sha256)
     assert entry.upstream is not None, "the cross-check lets no entry pass without a source"
     return UpstreamSource(entry.upstream, sha256)
+
+
+def _git_source(git: GitModel, defaults: SharedModel, sha256: str | None) -> GitSource:
+    repository, ref = git.repo or defaults.git, git.ref or git.refs
+    assert repository, "the cross-check wants both"
+    assert ref
+    return GitSource(repository, ref, git.config, git.toolchain, git.patches, git.fetch, sha256)
 
 
 def _cross_check(document: Document) -> Iterator[Problem]:
@@ -299,6 +343,7 @@ def _cross_check(document: Document) -> Iterator[Problem]:
         yield from _check_name(document, path, entry, lines)
         yield from _check_source(document, path, entry)
         yield from _check_deb(document, (*path, "deb"), entry.get("deb"))
+        yield from _check_git(document, path, entry, defaults)
         yield from _check_series(document, path, entry)
         if "expect" in entry:
             yield from _contradictions(document, path, default_expect | _expect(entry))
@@ -363,11 +408,33 @@ def _check_deb(document: Document, path: DataPath, deb: Data | None) -> Iterator
             yield _at_key(document, (*path, key), text)
 
 
+def _check_git(
+    document: Document, path: DataPath, entry: dict[str, Data], defaults: Data | None
+) -> Iterator[Problem]:
+    """A kernel from git has a clone; one kernel has a ref, a series a pattern of refs."""
+    git = entry.get("git")
+    if not isinstance(git, dict):
+        return
+    if "repo" not in git and not (isinstance(defaults, dict) and "git" in defaults):
+        text = "no clone; give its path or address as 'git' under 'defaults', or as 'repo' here"
+        yield _at(document, (*path, "git"), text)
+    wanted, other = ("refs", "ref") if "series" in entry else ("ref", "refs")
+    if other in git:
+        text = f"a series has 'refs', a pattern; a kernel has 'ref'; write {wanted!r}"
+        yield _at_key(document, (*path, "git", other), text)
+    elif wanted not in git:
+        example = "'v6.12.*'" if wanted == "refs" else "origin/export"
+        text = f"the key {wanted!r} is missing; expected one such as {example}"
+        yield _at(document, (*path, "git"), text)
+
+
 def _check_series(document: Document, path: DataPath, entry: dict[str, Data]) -> Iterator[Problem]:
     is_series = "series" in entry
     for key in SOURCES:
-        if is_series and key in entry and key != "deb":
-            text = "a series takes its kernels from 'deb'; write 'name' instead of 'series'"
+        if is_series and key in entry and key not in ("deb", "git"):
+            text = (
+                "a series takes its kernels from 'deb' or 'git'; write 'name' instead of 'series'"
+            )
             yield _at_key(document, (*path, key), text)
     if is_series and "sha256" in entry:
         text = "each kernel of a series has its own image and hash; remove it"

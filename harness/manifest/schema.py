@@ -38,7 +38,7 @@ from harness.manifest.positions import (
     show_path,
 )
 
-SOURCES = ("deb", "image", "rpm", "tar", "tree", "upstream", "url")
+SOURCES = ("deb", "git", "image", "rpm", "tar", "tree", "upstream", "url")
 GLOB = "*?["  # the characters that make a package name a pattern
 
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 64 * 1024
@@ -80,6 +80,7 @@ class PathKind(StrEnum):
     IMAGE = "kernel image"  # any file: whether it is an image shows in the kernel's result
     FILE = "file"
     DIRECTORY = "directory"
+    PATCH = "patch"  # or a directory of patches
 
 
 def locate(text: str, base: Path, wanted: PathKind) -> Path:
@@ -314,6 +315,55 @@ class ArchiveModel(_Model):
     file: Files
 
 
+def _clone(value: object, info: ValidationInfo[Path]) -> str:
+    """The path of a clone, made absolute, or an address."""
+    text = _text(value, "the path or the address of a git clone")
+    if re.fullmatch(r"(?:https?|git|ssh|file)://[!-~]+", text):
+        return text
+    return str(locate(text, info.context, PathKind.DIRECTORY))
+
+
+def _configurations(value: object, info: ValidationInfo[Path]) -> tuple[str, ...]:
+    """Names and paths of fragments; that of a file beside the manifest is made absolute."""
+    given = value if isinstance(value, list) else [value]
+    texts = [_text(each, "configurations, such as debug or [kasan, my.config]") for each in given]
+    found = []
+    for text in texts:
+        if not text.isprintable() or ".." in text.split("/")[1:]:
+            raise ValueError(f"{quoted(text)} is no name of a configuration; correct it")
+        path = info.context / Path(text).expanduser()
+        is_path = path.is_file() or text.startswith(("/", "~", "."))
+        found.append(str(locate(text, info.context, PathKind.FILE)) if is_path else text)
+    return tuple(found)
+
+
+def _patches(value: object, info: ValidationInfo[Path]) -> tuple[Path, ...]:
+    given = value if isinstance(value, list) and value else [value]
+    texts = [_text(each, "the path of a patch or of a directory of patches") for each in given]
+    return tuple(locate(text, info.context, PathKind.PATCH) for text in texts)
+
+
+_REF = r"[A-Za-z0-9][A-Za-z0-9._/+@^~{}-]{0,199}"
+Ref = Annotated[str, _matching(_REF, "a branch, tag or commit such as origin/export or v6.12.5")]
+Refs = Annotated[
+    str, _matching(r"[A-Za-z0-9*?\[][A-Za-z0-9._/+*?\[\]!-]{0,199}", "a pattern such as 'v6.12.*'")
+]
+Toolchain = Annotated[str, _matching(r"gcc|clang", "gcc or clang")]
+Clone = Annotated[str, PlainValidator(_clone)]
+
+
+class GitModel(_Model):
+    """``ref``, or in a series ``refs``."""
+
+    repo: Clone | None = None
+    ref: Ref | None = None
+    refs: Refs | None = None
+    config: Annotated[tuple[str, ...], PlainValidator(_configurations)] = ()
+    toolchain: Toolchain = "gcc"
+    patches: Annotated[tuple[Path, ...], PlainValidator(_patches)] = ()
+    fetch: Annotated[bool, PlainValidator(flag)] = False
+
+
 class UrlModel(_Model):
     image: Address
     modules: Address | None = None
@@ -342,6 +392,7 @@ class EntryModel(DefaultsModel):
     image: Annotated[Path, _path(PathKind.IMAGE)] | None = None
     modules: Annotated[Path, _path(PathKind.DIRECTORY)] | None = None
     sha256: Sha256 | None = None
+    git: GitModel | None = None
     tree: Annotated[Path, _path(PathKind.DIRECTORY)] | None = None
     upstream: Tag | None = None
     rpm: ArchiveModel | None = None
@@ -349,8 +400,14 @@ class EntryModel(DefaultsModel):
     url: UrlModel | None = None
 
 
+class SharedModel(DefaultsModel):
+    """The keys of ``defaults``. ``git`` is the clone of entries that name none."""
+
+    git: Clone | None = None
+
+
 class FileModel(_Model):
-    defaults: DefaultsModel = DefaultsModel()
+    defaults: SharedModel = SharedModel()
     kernels: Annotated[list[EntryModel], Field(min_length=1)]
 
 
@@ -359,6 +416,7 @@ _SHAPES = {
     "kernels": "a list, each item such as '- name: patched' with 'image: bzImage' under it",
     "defaults": "a mapping such as {cpus: 1, memory: 512M}",
     "deb": "a mapping such as {suite: bookworm, package: linux-image-amd64}",
+    "git": "a mapping such as {ref: origin/export, config: [debug]}",
     "rpm": "a mapping such as {file: kernel-core.rpm}",
     "tar": "a mapping such as {file: linux.tar.gz}",
     "url": "a mapping such as {image: https://example.org/bzImage}",
@@ -429,13 +487,14 @@ def _known_keys(path: DataPath) -> Iterable[str]:
     if not path:
         return FileModel.model_fields
     if path == ("defaults",):
-        return DefaultsModel.model_fields
+        return SharedModel.model_fields
     return _MODELS.get(str(path[-1]), EntryModel).model_fields
 
 
 #: The models of the sources that are mappings.
 _MODELS: dict[str, type[BaseModel]] = {
     "deb": DebModel,
+    "git": GitModel,
     "rpm": ArchiveModel,
     "tar": ArchiveModel,
     "url": UrlModel,

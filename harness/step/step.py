@@ -20,18 +20,18 @@ from pathlib import Path
 from harness import __version__
 from harness.bisect.predicate import Judged, Outcome, Predicate
 from harness.errors import HostError, Interrupted, Malformed
+from harness.host import toolchain
 from harness.host.files import recall, remember, touch, write_atomically
 from harness.kernels import Cache
+from harness.kernels.build import Build, Recipe
 from harness.kernels.cache import digest, file_sha256
+from harness.kernels.source import Commit, Copy, Source, Untestable
 from harness.manifest import fingerprint, kernels_yaml
 from harness.manifest.plan import Profile
 from harness.records import prune, reuse, to_json
 from harness.records.from_json import kernel_from_text
 from harness.run import session, workspace
 from harness.run.request import Listener, RunRequest
-from harness.step import toolchain
-from harness.step.build import Build, Recipe
-from harness.step.source import Commit, Copy, Source, Untestable
 from harness.verdict.results import KernelResult
 from harness.verdict.verdicts import KernelVerdict
 from harness.vm import initramfs

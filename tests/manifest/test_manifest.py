@@ -8,6 +8,7 @@ from harness.manifest.kernels_yaml import (
     Accel,
     DebSource,
     FileSource,
+    GitSource,
     ImageSource,
     KernelEntry,
     Manifest,
@@ -281,3 +282,60 @@ def test_a_source_of_a_developer_with_a_fault_is_refused(
     (tmp_path / "keys").touch()
     with pytest.raises(ManifestError, match=re.escape(said)):
         written(tmp_path, f"kernels: [{{name: x, {source}}}]")
+
+
+def test_a_kernel_from_git_has_a_clone_and_a_ref(tmp_path: Path) -> None:
+    (tmp_path / "my.config").touch()
+    (tmp_path / "linux").mkdir()
+    (tmp_path / "queue").mkdir()
+    git = "ref: origin/export, config: [debug, my.config, debug.config], patches: queue"
+    entries = written(
+        tmp_path,
+        "defaults: {git: linux}\n"
+        "kernels:\n"
+        f"- {{name: a, git: {{{git}, toolchain: clang}}}}\n"
+        "- {series: s, git: {refs: 'v6.12.*', repo: 'https://x.org/linux.git', fetch: true}}\n",
+    ).entries
+    config = ("debug", str(tmp_path / "my.config"), "debug.config")
+    clone, queue = str(tmp_path / "linux"), (tmp_path / "queue",)
+    assert [entry.source for entry in entries] == [
+        GitSource(clone, "origin/export", config, "clang", queue),
+        GitSource("https://x.org/linux.git", "v6.12.*", fetch=True),
+    ]
+    assert entries[1].is_series
+
+
+def test_a_debug_kernel_has_more_memory_and_time_unless_its_entry_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    entries = written(
+        tmp_path,
+        "defaults: {git: ., memory: 512M}\n"
+        "kernels:\n"
+        "- {name: a, git: {ref: x}}\n"
+        "- {name: b, git: {ref: x, config: [lockdep, kasan]}}\n"
+        "- {name: c, git: {ref: x, config: debug}, memory: 768M, timeout: 60}\n",
+    ).entries
+    found = [(entry.memory_mib, entry.timeout_s) for entry in entries]
+    assert found == [(512, 120), (1536, 400), (768, 60)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("name: x, git: {ref: a}", "no clone; give its path or address"),
+        ("name: x, git: {repo: ., refs: 'v6.*'}", "write 'ref'"),
+        ("series: x, git: {repo: ., ref: v6.1}", "write 'refs'"),
+        ("name: x, git: {repo: .}", "the key 'ref' is missing"),
+        ("name: x, git: {repo: none, ref: a}", "no directory 'none'"),
+        ("name: x, git: {repo: ., ref: -x}", "expected a branch, tag or commit"),
+        ("name: x, git: {repo: ., ref: a, toolchain: tcc}", "expected gcc or clang"),
+        ("name: x, git: {repo: ., ref: a, config: ./none}", "no file './none'"),
+        ("name: x, git: {repo: ., ref: a, config: a/../../b}", "is no name of a configuration"),
+        ("name: x, git: {repo: ., ref: a, patches: none}", "no patch 'none'"),
+        ("name: x, git: {repo: ., ref: a, fetch: yes}", "expected true or false"),
+    ],
+)
+def test_a_kernel_from_git_with_a_fault_is_refused(tmp_path: Path, entry: str, said: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(said)):
+        written(tmp_path, f"kernels: [{{{entry}}}]")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from tests.kernels.conftest import Said
 from tests.step.support import CHECK, GOOD, VNG, Boots, Tree, unsupervised
 
 
@@ -30,7 +31,7 @@ def tree(first_commit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     tree = Tree(tmp_path / "linux", tmp_path / "diary")
     tree.diary.mkdir()
     shutil.copytree(first_commit, tree.path)
-    monkeypatch.setattr("harness.step.source.programs.run", unsupervised)
+    monkeypatch.setattr("harness.kernels.source.programs.run", unsupervised)
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "vng").write_text(VNG)
@@ -59,3 +60,8 @@ def step(boots: Boots) -> Callable[..., int]:
         return cli.main(["step", "--check", CHECK, *arguments])
 
     return run
+
+
+@pytest.fixture
+def say() -> Said:
+    return Said()

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import cli
-from harness.host import programs, tools
+from harness.host import programs, toolchain, tools
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.plan import Plan
 from harness.run import session, workspace
 from harness.run.request import RunRequest
-from harness.step import step, toolchain
+from harness.step import step
 from harness.verdict.results import KernelResult, RunResult
 from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from harness.vm import initramfs

@@ -15,14 +15,13 @@ import pytest
 from harness import cli
 from harness.cli import bisect as command
 from harness.errors import HostError
-from harness.host import programs
+from harness.host import programs, toolchain
 from harness.kernels import kconfig
+from harness.kernels.build import Build
 from harness.manifest.plan import Profile
 from harness.records import reuse
 from harness.run import session, workspace
 from harness.step import step as step_module
-from harness.step import toolchain
-from harness.step.build import Build
 from harness.vm import initramfs
 from tests.replacing import replaced
 from tests.step.support import BAD, BROKEN, CODE, GOOD, PANIC, Boots, Tree

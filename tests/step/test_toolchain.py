@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.host import tools
+from harness.host import toolchain, tools
 from harness.host.tools import Standing, ToolsMissing
-from harness.step import toolchain
-from harness.step.build import complaints
+from harness.kernels.build import complaints
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_nox_can_ask_for_the_tools_before_anything_is_installed() -> None:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import harness.step.toolchain"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import harness.host.toolchain"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 
 
@@ -36,7 +35,7 @@ def test_a_missing_compiler_is_named_with_its_package(
 def test_the_doctor_tells_whether_kernels_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "find", lambda _: None)
     found = toolchain.doctor()
-    assert (found.standing, found.found) == (Standing.LIMITED, "for step only")
+    assert (found.standing, found.found) == (Standing.LIMITED, "for step and git: only")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from harness import kernels
 from harness.errors import KernelUnavailable, UsageError
 from harness.host import fetcher
-from harness.kernels import archive, built
+from harness.kernels import archive, packaged
 from harness.kernels.archive import Format
 from harness.kernels.cache import Cache
 from harness.manifest.kernels_yaml import FileSource, ImageSource, TreeSource, UrlSource
@@ -29,7 +29,7 @@ IMAGE = builders.bzimage()
 
 
 def prepare(cache: Cache, format: str, *files: Path) -> kernels.PreparedKernel:
-    return built.prepare("mine", FileSource(format, files), cache, lambda _: None)
+    return packaged.prepare("mine", FileSource(format, files), cache, lambda _: None)
 
 
 def refusal(cache: Cache, format: str, *files: Path) -> str:
@@ -230,12 +230,12 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert fetcher.main(address, str(target)) == 0
         return target
 
-    monkeypatch.setattr(built, "_download", download)
+    monkeypatch.setattr(packaged, "_download", download)
     return done
 
 
 def url(cache: Cache, source: UrlSource) -> kernels.PreparedKernel:
-    return built.prepare_url("remote", source, cache, lambda _: None)
+    return packaged.prepare_url("remote", source, cache, lambda _: None)
 
 
 def test_an_image_and_its_modules_are_downloaded(
@@ -271,7 +271,7 @@ def test_an_address_that_leads_nowhere_is_a_sentence(
 ) -> None:
     address = (tmp_path / "none").as_uri()
     with pytest.raises(KernelUnavailable, match=r"cannot be downloaded: .*No such file") as caught:
-        built.prepare_url("remote", UrlSource(address), cache, say)
+        packaged.prepare_url("remote", UrlSource(address), cache, say)
     assert not caught.value.transient
     assert "downloading none" in say
 

@@ -55,14 +55,24 @@ _FAILURES = (
 )
 
 
-def missing() -> tuple[Tool, ...]:
-    """The tools for building kernels that this host lacks."""
-    return tuple(tool for tool in TOOLS if tools.locate(tool) is None)
+#: In place of gcc and ld, for kernels that clang compiles.
+LLVM_TOOLS = (
+    Tool("clang", ("clang",), "compiles the kernel", "clang", "clang"),
+    Tool("ld.lld", ("ld.lld",), "links the kernel", "lld", "lld"),
+    Tool("llvm-objcopy", ("llvm-objcopy",), "makes the image", "llvm", "llvm"),
+)
+GCC, CLANG = "gcc", "clang"
 
 
-def check() -> None:
+def missing(compiler: str = GCC) -> tuple[Tool, ...]:
+    """The tools for building kernels with ``compiler`` that this host lacks."""
+    wanted = (*TOOLS, *(LLVM_TOOLS if compiler == CLANG else ()))
+    return tuple(tool for tool in wanted if tools.locate(tool) is None)
+
+
+def check(compiler: str = GCC) -> None:
     """Raise HostError with the command that installs what is missing."""
-    absent = missing()
+    absent = missing(compiler)
     if absent:
         raise tools.ToolsMissing(absent, "needed to build a kernel")
 
@@ -73,16 +83,16 @@ def doctor() -> Finding:
     if not absent:
         return Finding("kernel builds", Standing.OK, version())
     lacking = tools.ToolsMissing(absent)
-    return Finding("kernel builds", Standing.LIMITED, "for step only", "", str(lacking))
+    return Finding("kernel builds", Standing.LIMITED, "for step and git: only", "", str(lacking))
 
 
-def version() -> str:
+def version(compiler: str = GCC) -> str:
     """The version line of the compiler."""
-    run = subprocess.run(["gcc", "--version"], capture_output=True, text=True)
+    run = subprocess.run([compiler, "--version"], capture_output=True, text=True)
     return run.stdout.partition("\n")[0]
 
 
-def ccache(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+def ccache(environment: Mapping[str, str], compiler: str = GCC) -> tuple[list[str], dict[str, str]]:
     """The arguments for make(1) to compile through ccache, and the environment with its directory.
 
     Both are empty without ccache.
@@ -94,7 +104,7 @@ def ccache(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     asked = [str(program), "--get-config", "cache_dir"]
     run = subprocess.run(asked, capture_output=True, text=True, env=dict(environment))
     place = run.stdout.strip()
-    return (["CC=ccache gcc"], {"CCACHE_DIR": place}) if place else ([], {})
+    return ([f"CC=ccache {compiler}"], {"CCACHE_DIR": place}) if place else ([], {})
 
 
 def host_failure(lines: Sequence[str], place: Path) -> str | None:

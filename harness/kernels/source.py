@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from harness.errors import HarnessError, HostError
@@ -80,81 +81,75 @@ class Commit:
         return f"{self.id[:12]}{changed} ({self.subject})"
 
 
-class Source:
-    """The user's kernel tree that contains ``directory``; ``say`` gets a message for slow steps.
+class Repository:
+    """The git repository in ``top``, with or without a work tree; ``say`` gets a message for slow
+    steps.
 
     Raises HostError if there is none.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], None], stop: threading.Event) -> None:
+    def __init__(self, top: Path, say: Callable[[str], None], stop: threading.Event) -> None:
         self._say = say
         self._stop = stop
-        self.top = directory.absolute()
+        self.top = top.absolute()
         try:
-            said = self._users("rev-parse", "--show-toplevel")
+            self.git("rev-parse", "--git-dir")
         except GitFailed as error:
-            raise HostError(
-                f"{directory} is not in a git repository of a kernel ({error})"
-            ) from error
-        self.top = Path(said)
-        wanted = ("Kbuild", "Makefile", "arch/x86/Kconfig")
-        if not all((self.top / name).is_file() for name in wanted):
-            raise HostError(
-                f"{self.top} is not a kernel tree: it lacks some of {', '.join(wanted)}"
-            )
+            raise HostError(f"{top} is not in a git repository of a kernel ({error})") from error
 
     @property
     def key(self) -> str:
         """A name for the repository, from its path; the same for all its worktrees."""
-        common = (self.top / self._users("rev-parse", "--git-common-dir")).resolve()
+        common = (self.top / self.git("rev-parse", "--git-common-dir")).resolve()
         return hashlib.sha256(os.fsencode(common)).hexdigest()[:16]
 
     def open(self, place: Path) -> Copy:
         """The copy in the directory ``place``, created if necessary, but not yet checked out."""
-        objects = (self.top / self._users("rev-parse", "--git-path", "objects")).resolve()
+        objects = (self.top / self.git("rev-parse", "--git-path", "objects")).resolve()
         repository = place / "git"
         if not (repository / "HEAD").is_file():
             self._git(place, {}, "init", "--quiet", "--bare", str(repository))
         (place / "source").mkdir(exist_ok=True)
-        # Left by a killed step; this step holds the lock of the place.
+        # Left by a killed build; this one holds the lock of the place.
         for left in repository.glob("*.lock"):
             left.unlink()
         (repository / "objects/info/alternates").write_text(f"{objects}\n")
+        self._promise(repository)
         return Copy(place, objects, self._git)
 
-    def commit(self, copy: Copy) -> Commit:
-        """The checked-out state, including changes to tracked files, staged or not.
-
-        New files count once they are added to the index. Raises HostError in the middle of a merge.
-        """
+    def _promise(self, repository: Path) -> None:
+        """Let ``repository`` fetch the objects that a clone without contents of files lacks."""
         try:
-            head = self._users("log", "-1", "--format=%H %ct %T %s", "HEAD")
-            tree = self._tree(copy)
-        except (GitFailed, OSError) as error:
-            raise HostError(f"git cannot read {self.top} ({error})") from error
-        id, time, own, subject = head.split(" ", 3)
-        return Commit(id, subject, int(time), tree, tree != own)
+            promisor = self.git("config", "--get-regexp", r"^remote\..*\.promisor$", "true")
+        except GitFailed:
+            return
+        remote = promisor.splitlines()[0].split(".", 1)[1].rsplit(".", 1)[0]
+        settings = {
+            "core.repositoryFormatVersion": "1",
+            "extensions.partialClone": remote,
+            f"remote.{remote}.url": self.git("config", f"remote.{remote}.url"),
+            f"remote.{remote}.promisor": "true",
+            f"remote.{remote}.partialCloneFilter": "blob:none",
+        }
+        for name, value in settings.items():
+            self._git(repository, {"GIT_DIR": str(repository)}, "config", name, value)
 
-    def _tree(self, copy: Copy) -> str:
-        """A tree object of all tracked files in their current state, in the copy's repository.
-
-        Uses a copy of the user's index, because an editor or another git may have locked it.
-        """
-        index = self.top / self._users("rev-parse", "--git-path", "index")
-        with tempfile.TemporaryDirectory(prefix="index-", dir=copy.place) as directory:
-            ours = Path(directory, "index")
-            # With its times, by which git knows which files may have changed since it was written.
-            shutil.copy2(index, ours)
-            environment = {**copy.objects(), "GIT_INDEX_FILE": str(ours)}
-            if self._users("ls-files", "--unmerged", **environment):
-                raise HostError(f"a merge is in progress in {self.top}; finish or abort it")
-            self._users("add", "--update", "--", ":/", **environment)
-            return self._users("write-tree", **environment)
-
-    def _users(self, *arguments: str, **environment: str) -> str:
+    def git(self, *arguments: str, **environment: str) -> str:
+        """What git prints in the repository. Raises GitFailed and HostError."""
         return self._git(self.top, environment, *arguments)
 
     def _git(self, directory: Path, environment: Mapping[str, str], *arguments: str) -> str:
+        return self.run_git(directory, arguments, self._say, self._stop, environment)
+
+    @staticmethod
+    def run_git(
+        directory: Path,
+        arguments: Sequence[str],
+        say: Callable[[str], None],
+        stop: threading.Event,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """What git prints in ``directory``. Raises GitFailed, HostError and Interrupted."""
         try:
             run = programs.run(
                 ["git", *_PLAIN, *arguments],
@@ -164,10 +159,10 @@ class Source:
                     "LC_ALL": "C",
                     **environment,
                 },
-                stop=self._stop,
+                stop=stop,
                 timeout=_TIMEOUT,
                 directory=directory,
-                waiting=lambda seconds: self._say(f"git {arguments[0]}: {seconds:.0f} s so far"),
+                waiting=lambda seconds: say(f"git {arguments[0]}: {seconds:.0f} s so far"),
             )
         except OSError as error:
             raise HostError(
@@ -181,6 +176,57 @@ class Source:
             lines = [*run.stderr.strip().splitlines(), f"exit status {run.returncode}"]
             raise GitFailed(lines[0], run.returncode)
         return run.stdout.removesuffix("\n")
+
+
+class Source(Repository):
+    """The user's kernel tree that contains ``directory``; ``say`` gets a message for slow steps.
+
+    Raises HostError if there is none.
+    """
+
+    def __init__(self, directory: Path, say: Callable[[str], None], stop: threading.Event) -> None:
+        super().__init__(directory, say, stop)
+        try:
+            said = self.git("rev-parse", "--show-toplevel")
+        except GitFailed as error:
+            raise HostError(
+                f"{directory} is not in a git repository of a kernel ({error})"
+            ) from error
+        self.top = Path(said)
+        wanted = ("Kbuild", "Makefile", "arch/x86/Kconfig")
+        if not all((self.top / name).is_file() for name in wanted):
+            raise HostError(
+                f"{self.top} is not a kernel tree: it lacks some of {', '.join(wanted)}"
+            )
+
+    def commit(self, copy: Copy) -> Commit:
+        """The checked-out state, including changes to tracked files, staged or not.
+
+        New files count once they are added to the index. Raises HostError in the middle of a merge.
+        """
+        try:
+            head = self.git("log", "-1", "--format=%H %ct %T %s", "HEAD")
+            tree = self._tree(copy)
+        except (GitFailed, OSError) as error:
+            raise HostError(f"git cannot read {self.top} ({error})") from error
+        id, time, own, subject = head.split(" ", 3)
+        return Commit(id, subject, int(time), tree, tree != own)
+
+    def _tree(self, copy: Copy) -> str:
+        """A tree object of all tracked files in their current state, in the copy's repository.
+
+        Uses a copy of the user's index, because an editor or another git may have locked it.
+        """
+        index = self.top / self.git("rev-parse", "--git-path", "index")
+        with tempfile.TemporaryDirectory(prefix="index-", dir=copy.place) as directory:
+            ours = Path(directory, "index")
+            # With its times, by which git knows which files may have changed since it was written.
+            shutil.copy2(index, ours)
+            environment = {**copy.objects(), "GIT_INDEX_FILE": str(ours)}
+            if self.git("ls-files", "--unmerged", **environment):
+                raise HostError(f"a merge is in progress in {self.top}; finish or abort it")
+            self.git("add", "--update", "--", ":/", **environment)
+            return self.git("write-tree", **environment)
 
 
 class Copy:

@@ -15,15 +15,16 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from harness.errors import HostError
-from harness.host import programs, tools
+from harness.errors import HostError, KernelUnavailable
+from harness.host import programs, toolchain, tools
 from harness.host.files import recall, remember
-from harness.kernels import kconfig
+from harness.kernels import kconfig, kconfig_tree
 from harness.kernels.cache import digest
-from harness.step import toolchain
-from harness.step.source import Commit, Copy, Untestable, without_git
+from harness.kernels.kconfig_tree import Wanted
+from harness.kernels.source import Commit, Copy, Untestable, without_git
 from harness.text import plural
 
 IMAGE = Path("arch/x86/boot/bzImage")
@@ -46,12 +47,23 @@ _KILLED = 128
 _COMPLAINT = re.compile(r"\berror\b|\bError \d|\*\*\*|undefined reference|not found|FAILED", re.I)
 
 
+class Compiler(StrEnum):
+    GCC = toolchain.GCC
+    CLANG = toolchain.CLANG
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How kernels are built. ``fragments`` are configuration texts; later ones take precedence."""
+    """How kernels are built. ``fragments`` are configuration texts; later ones take precedence.
+
+    The options ``wanted`` come after virtme-ng's own, and the build fails without one of them.
+    """
 
     fragments: tuple[str, ...]
     jobs: int
+    wanted: tuple[Wanted, ...] = ()
+    compiler: Compiler = Compiler.GCC
+    nice: bool = False  # whether others on the host go first
 
     def key(self, tree: str) -> str:
         """The key of the image of ``tree``; contains everything that affects the image."""
@@ -87,21 +99,27 @@ class Build:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.write_text(f"# {commit}, tree {tree}\n")
         arguments, environment = self._environment(commit)
-        self._configure(tree, environment)
+        llvm = ["LLVM=1"] if self._recipe.compiler is Compiler.CLANG else []
+        arguments = [*arguments, *llvm]
+        self._configure(tree, environment, llvm)
         image = self._copy.directory / IMAGE
         image.unlink(missing_ok=True)  # a new image proves success
         self._say(f"building; log: {self._log}")
         jobs = ["-j", str(self._recipe.jobs)]
-        self._vng(environment, "--build", "--skip-modules", "--verbose", *jobs, *arguments)
+        build = ["vng", "--build", "--skip-modules", "--verbose", *jobs, *arguments]
+        self._run(environment, *(["nice"] if self._recipe.nice else []), *build)
         if not image.is_file():
             raise self._failure("the build left no image")
         return image
 
-    def _configure(self, tree: str, environment: dict[str, str]) -> None:
+    def _configure(self, tree: str, environment: dict[str, str], llvm: Sequence[str]) -> None:
         """Make .config, unless nothing that it depends on has changed."""
         known = self._place / "configured.json"
         names = [name for name in self._copy.names(tree) if _CONFIGURING.search(name)]
-        key = digest([names, self._recipe.fragments, toolchain.version()])
+        recipe = self._recipe
+        more = [[each.line for each in recipe.wanted], recipe.compiler] if recipe.wanted else []
+        version = toolchain.version(recipe.compiler)
+        key = digest([names, recipe.fragments, version, *more])
         config = self._copy.directory / ".config"
         found = recall(known)
         text = config.read_bytes() if config.is_file() else b""
@@ -110,16 +128,31 @@ class Build:
             return
         self._say("configuring it")
         fragment = self._place / "fragment"
-        fragment.write_text("\n".join(self._recipe.fragments) + "\n")
+        fragment.write_text("\n".join(recipe.fragments) + "\n")
         config.unlink(missing_ok=True)
-        self._vng(environment, "--kconfig", "--config", str(fragment))
+        self._run(environment, "vng", "--kconfig", "--config", str(fragment), *llvm)
         if not config.is_file():
             raise self._failure("the configuration left no .config")
+        if recipe.wanted:
+            self._want(config, environment, llvm)
         text = config.read_bytes()
         lacking, _ = kconfig.missing(kconfig.parse(text.decode("utf-8", "replace")))
         if lacking:
             raise Untestable(f"it cannot be configured with {kconfig.in_words(lacking)}")
         remember(known, {"key": key, "sha256": hashlib.sha256(text).hexdigest()})
+
+    def _want(self, config: Path, environment: dict[str, str], llvm: Sequence[str]) -> None:
+        """Add the wanted options to ``config``; the last line of an option counts."""
+        wanted = self._recipe.wanted
+        with config.open("a") as file:
+            file.write(kconfig_tree.text(wanted))
+        self._run(environment, "make", "olddefconfig", *llvm)
+        left = config.read_text(errors="replace")
+        try:
+            kconfig_tree.check(wanted, left, self._copy.directory)
+        except KernelUnavailable:
+            config.unlink()  # so that it is not taken for the configuration next time
+            raise
 
     def _environment(self, commit: Commit) -> tuple[list[str], dict[str, str]]:
         """Variables for make, and an environment that keeps the user's settings out of the
@@ -131,7 +164,7 @@ class Build:
         }
         home = self._place / "home"
         home.mkdir(exist_ok=True)  # a home without a virtme-ng configuration of the user
-        compiler, cached = toolchain.ccache(os.environ)
+        compiler, cached = toolchain.ccache(os.environ, self._recipe.compiler)
         return compiler, {
             **inherited,
             **cached,
@@ -146,11 +179,11 @@ class Build:
             "KBUILD_BUILD_VERSION": "1",
         }
 
-    def _vng(self, environment: dict[str, str], *arguments: str) -> None:
+    def _run(self, environment: dict[str, str], *command: str) -> None:
         with self._log.open("ab") as log:
             try:
                 with programs.Supervised(
-                    ["vng", *arguments],
+                    command,
                     environment,
                     output=log,
                     errors=subprocess.STDOUT,
@@ -166,7 +199,7 @@ class Build:
         if _KILLED < status <= _KILLED + signal.NSIG:
             raise HostError(f"the build was killed by signal {status - _KILLED}; log: {self._log}")
         if status != 0:
-            raise self._failure(f"vng {arguments[0]} ended with status {status}")
+            raise self._failure(f"{' '.join(command[:3])} ended with status {status}")
 
     def _progress(self, seconds: float) -> None:
         """Report the progress of a build: the number of files, and the last one."""

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Fragments of a kernel's configuration that a user wants, and whether a tree has taken them.
+
+kconfig silently drops an option whose dependencies are not met. So after ``make olddefconfig`` each
+wanted option is looked up, and one that did not survive is an error that names what it depends on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import KernelUnavailable
+
+_KASAN = """\
+CONFIG_DEBUG_KERNEL=y
+CONFIG_KASAN=y
+CONFIG_KASAN_GENERIC=y
+CONFIG_KASAN_INLINE=y
+CONFIG_KASAN_VMALLOC=y
+"""
+_LOCKDEP = """\
+CONFIG_EXPERT=y
+CONFIG_DEBUG_KERNEL=y
+CONFIG_PROVE_LOCKING=y
+CONFIG_PROVE_RCU=y
+CONFIG_DEBUG_ATOMIC_SLEEP=y
+CONFIG_RCU_EXPERT=y
+CONFIG_PROVE_RCU_LIST=y
+"""
+_KMEMLEAK = """\
+CONFIG_DEBUG_KERNEL=y
+CONFIG_DEBUG_FS=y
+CONFIG_DEBUG_FS_ALLOW_ALL=y
+CONFIG_DEBUG_KMEMLEAK=y
+# CONFIG_DEBUG_KMEMLEAK_AUTO_SCAN is not set
+# CONFIG_DEBUG_KMEMLEAK_DEFAULT_OFF is not set
+"""
+#: Configurations by our names. An option that the tree does not have is left out: they change with
+#: the kernel. ``debug`` is close to what the MPTCP project's CI uses.
+NAMED: Mapping[str, str] = {
+    "kasan": _KASAN,
+    "lockdep": _LOCKDEP,
+    "kmemleak": _KMEMLEAK,
+    "kcsan": """\
+CONFIG_DEBUG_KERNEL=y
+CONFIG_KCSAN=y
+CONFIG_KCSAN_REPORT_ONCE_IN_MS=3000
+""",
+    "gcov": """\
+CONFIG_DEBUG_KERNEL=y
+CONFIG_DEBUG_FS=y
+CONFIG_DEBUG_FS_ALLOW_ALL=y
+CONFIG_GCOV_KERNEL=y
+CONFIG_GCOV_PROFILE_ALL=y
+""",
+    "debug": _KASAN
+    + _LOCKDEP
+    + _KMEMLEAK
+    + """\
+CONFIG_UBSAN=y
+CONFIG_UBSAN_BOOL=y
+CONFIG_UBSAN_BOUNDS=y
+CONFIG_UBSAN_ENUM=y
+CONFIG_UBSAN_SHIFT=y
+# CONFIG_UBSAN_TRAP is not set
+CONFIG_DEBUG_OBJECTS=y
+CONFIG_DEBUG_OBJECTS_FREE=y
+CONFIG_DEBUG_OBJECTS_PERCPU_COUNTER=y
+CONFIG_DEBUG_OBJECTS_RCU_HEAD=y
+CONFIG_DEBUG_OBJECTS_TIMERS=y
+CONFIG_DEBUG_OBJECTS_WORK=y
+CONFIG_DEBUG_NET=y
+CONFIG_NET_DEV_REFCNT_TRACKER=y
+CONFIG_NET_NS_REFCNT_TRACKER=y
+CONFIG_DEBUG_VM=y
+CONFIG_DEBUG_LIST=y
+CONFIG_SCHED_STACK_END_CHECK=y
+CONFIG_SOFTLOCKUP_DETECTOR=y
+CONFIG_DETECT_HUNG_TASK=y
+""",
+}
+#: Where a tree has fragments; a name may leave these directories out.
+_PLACES = ("", "kernel/configs", "arch/x86/configs", "tools/testing")
+_SET = re.compile(r"(CONFIG_\w+)=(.*)")
+_UNSET = re.compile(r"# (CONFIG_\w+) is not set")
+_NO = "n"
+_ENTRY = re.compile(r"(?:menu)?config\s+(\w+)\s*")
+_DEPENDS = re.compile(r"\s+depends on\s+(.*)")
+#: Bytes; the largest Kconfig file has 0.1 MB.
+_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A wanted option: ``value`` as in a .config, "n" if it must not be set.
+
+    ``where`` names its fragment. One of the tree's own fragments, or of NAMED, may be unknown to
+    the tree (``is_optional``).
+    """
+
+    name: str
+    value: str
+    where: str
+    is_optional: bool
+
+    @property
+    def line(self) -> str:
+        return f"# {self.name} is not set" if self.value == _NO else f"{self.name}={self.value}"
+
+
+def wanted(config: Sequence[str], tree: Path) -> list[Wanted]:
+    """The options in the fragments that ``config`` names, each once; later ones take precedence.
+
+    A fragment is one of NAMED, an absolute path, or a file of ``tree``. Raises KernelUnavailable.
+    """
+    found: dict[str, Wanted] = {}
+    for item in config:
+        text, is_users = _fragment(item, tree)
+        own: dict[str, Wanted] = {}
+        for name, value in _options(text):
+            if name in own and own[name].value != value:
+                raise KernelUnavailable(
+                    f"the fragment {item} contradicts itself: {own[name].line} and "
+                    f"{Wanted(name, value, item, False).line}; keep one of them"
+                )
+            own[name] = Wanted(name, value, item, is_optional=not is_users)
+        found |= own
+    return list(found.values())
+
+
+def _fragment(item: str, tree: Path) -> tuple[str, bool]:
+    """The text of a fragment, and whether it is the user's own."""
+    if item in NAMED:
+        # The parts of `debug` have lines in common.
+        return "\n".join(dict.fromkeys(NAMED[item].splitlines())), False
+    if item.startswith("/"):
+        return _read(Path(item), item), True
+    for place in _PLACES:
+        for name in (item, f"{item}.config"):
+            path = tree / place / name
+            if path.is_file() and path.resolve().is_relative_to(tree.resolve()):
+                return _read(path, item), False
+    raise KernelUnavailable(
+        f"there is no configuration {item!r}: give {', '.join(NAMED)}, a file beside the manifest, "
+        "or one of the tree such as debug.config or selftests/net/mptcp/config"
+    )
+
+
+def _read(path: Path, item: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KernelUnavailable(f"the fragment {item} cannot be read: {error}") from error
+
+
+def _options(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        line = line.strip()
+        if match := _SET.fullmatch(line):
+            yield match[1], match[2]
+        elif match := _UNSET.fullmatch(line):
+            yield match[1], _NO
+
+
+def check(options: Sequence[Wanted], config: str, tree: Path) -> None:
+    """Raise KernelUnavailable with the options that are not in ``config``, the text of a .config,
+    as they are wanted."""
+    values = dict(_options(config))
+    lost = [option for option in options if not _is_met(option, values.get(option.name, _NO))]
+    if not lost:
+        return
+    known = _depends(tree, {option.name.removeprefix("CONFIG_") for option in lost})
+    sentences = [
+        _why(option, values, known.get(option.name.removeprefix("CONFIG_")))
+        for option in lost
+        if not (option.is_optional and option.name.removeprefix("CONFIG_") not in known)
+        # A choice of another default is no loss: fragments of the tree are for other kernels too.
+        and not (option.is_optional and option.value not in ("y", "m"))
+    ]
+    if sentences:
+        raise KernelUnavailable(
+            f"the configuration cannot be had: {'; '.join(sentences[:5])}; correct the fragment"
+        )
+
+
+def _is_met(option: Wanted, value: str) -> bool:
+    # Without modules, kconfig builds in what is wanted as a module.
+    return value == option.value or (option.value == "m" and value == "y")
+
+
+def _why(option: Wanted, values: Mapping[str, str], depends: Sequence[str] | None) -> str:
+    what = f"{option.line} of {option.where} did not survive olddefconfig"
+    if depends is None:
+        return f"{what}: this kernel has no such option"
+    if option.value == _NO:
+        return f"{what}: another option selects it"
+    if not depends:
+        return f"{what}: the kernel sets it to {values.get(option.name, _NO)}"
+    symbols = dict.fromkeys(re.findall(r"\b[A-Z][A-Z0-9_]*\b", " ".join(depends)))
+    now = [f"{name}={values.get(f'CONFIG_{name}', _NO)}" for name in symbols]
+    return f"{what}: it depends on {' && '.join(depends)} (now {', '.join(now)})"
+
+
+def _depends(tree: Path, names: set[str]) -> dict[str, list[str]]:
+    """What each of ``names`` depends on, as far as the Kconfig files of ``tree`` define it."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(tree.rglob("Kconfig*")):
+        # Of other architectures, options have other dependencies.
+        top, *below = path.relative_to(tree).parts
+        if top == "arch" and below[1:] and below[0] != "x86":
+            continue
+        if not path.is_file() or path.stat().st_size > _LIMIT:
+            continue
+        current: list[str] | None = None
+        for line in path.read_text(errors="replace").splitlines():
+            if match := _ENTRY.fullmatch(line):
+                current = found.setdefault(match[1], []) if match[1] in names else None
+            elif current is not None and (match := _DEPENDS.fullmatch(line)):
+                current.append(match[1].strip())
+            elif line[:1].isalpha():
+                current = None
+    return found
+
+
+def text(options: Sequence[Wanted]) -> str:
+    """The lines that set ``options``, and no debug information unless one of them asks for it.
+
+    virtme-ng turns it on with DEBUG_KERNEL, which triples the build's time and size.
+    """
+    lines = [option.line for option in options]
+    if not any(option.name.startswith("CONFIG_DEBUG_INFO") for option in options):
+        lines += [
+            "CONFIG_DEBUG_INFO_NONE=y",
+            "# CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT is not set",
+        ]
+    return "".join(f"{line}\n" for line in lines)
