@@ -26,6 +26,9 @@ PEAK_MIB = 150
 REUSE_S = 1.5
 COLD_S = 15
 KVM_S = 1.0
+START_S = 0.15
+#: By key of the figure.
+STARTS: Mapping[str, Sequence[str]] = {"help": ("--help",), "checks": ("list", "checks")}
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def planned(entries: Sequence[KernelEntry]) -> list[Planned]:
 
 def host_only() -> list[Planned]:
     """The figures that need neither kernel nor QEMU."""
-    return [query(name) for name in year.QUERIES]
+    return [*(query(name) for name in year.QUERIES), *(start(name) for name in STARTS)]
 
 
 def select(plans: Sequence[Planned], globs: Sequence[str]) -> list[Planned]:
@@ -136,9 +139,19 @@ def subjects(entries: Sequence[KernelEntry], times: Times) -> list[Subject]:
 def host_subjects(times: Times) -> list[Subject]:
     """The subjects of the figures of :func:`host_only`; a HostLab can run them."""
     return [
-        Subject(f"query.{name}", times.rounds, functools.partial(_query, name))
-        for name in year.QUERIES
+        *(
+            Subject(f"query.{name}", times.rounds, functools.partial(_query, name))
+            for name in year.QUERIES
+        ),
+        *(
+            Subject(f"start.{name}", times.rounds, functools.partial(_start, name))
+            for name in STARTS
+        ),
     ]
+
+
+def _start(name: str, lab: HostLab) -> Observation:
+    return lab.command(STARTS[name])
 
 
 def _query(name: str, lab: HostLab) -> Observation:
@@ -292,6 +305,13 @@ def kvm() -> Planned:
         return absolute(blank, [ours - theirs for ours, theirs in pairs])
 
     return Planned(blank, ("harness.kvm", "habit.kvm"), work_out)
+
+
+def start(name: str) -> Planned:
+    what = f"a command that only prints: {' '.join(STARTS[name])}"
+    blank = Figure(f"start.{name}", what, Unit.SECONDS, START_S)
+    subject = f"start.{name}"
+    return Planned(blank, (subject,), lambda seen: absolute(blank, seen.seconds(subject)))
 
 
 def query(name: str) -> Planned:
