@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from bench import tools  # noqa: E402  (these need nothing but the standard library)
-from harness.host import toolchain  # noqa: E402
+from harness.host import architectures, toolchain  # noqa: E402
 from harness.host import tools as host_tools  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
@@ -187,7 +187,9 @@ def types(session: nox.Session) -> None:
 
 def run_harness(session: nox.Session, command: str, meaning: Mapping[str, str]) -> None:
     """``mptcp-harness COMMAND``; ``meaning`` says in words what its exit status tells."""
-    install_host_tools(session, host_tools.missing())
+    given = [Path(word) for word in session.posargs if word.endswith((".yaml", ".yml"))]
+    archs = architectures.named_in(given[0] if given else ROOT / "kernels.yaml")
+    install_host_tools(session, host_tools.missing(archs))
     install(session, "-e", ".")
     try:
         session.run("mptcp-harness", command, *session.posargs, interrupt_timeout=PATIENCE)

@@ -8,11 +8,15 @@ numbers have native byte order.
 
 from __future__ import annotations
 
+import os
 import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, Optional, Sequence
+
+#: powerpc has some numbers of its own (asm/socket.h, asm/ioctls.h).
+POWERPC = os.uname().machine.startswith("ppc")
 
 IPPROTO_MPTCP = 262
 SOL_MPTCP = 284

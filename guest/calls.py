@@ -15,6 +15,7 @@ import os
 import struct
 import time
 
+from guest import abi
 from guest.checks import Failed, equal, errno_name
 
 TYPE_CHECKING = False
@@ -36,8 +37,9 @@ _EVENTS = (
     (POLLRDHUP, "POLLRDHUP"),
 )
 
-#: Of asm-generic/ioctls.h and linux/sockios.h. SIOCINQ is FIONREAD, SIOCOUTQ is TIOCOUTQ.
-SIOCINQ, SIOCOUTQ, SIOCOUTQNSD, SIOCATMARK = 0x541B, 0x5411, 0x894B, 0x8905
+#: Of asm/ioctls.h and linux/sockios.h. SIOCINQ is FIONREAD, SIOCOUTQ is TIOCOUTQ.
+SIOCINQ, SIOCOUTQ = (0x4004667F, 0x40047473) if abi.POWERPC else (0x541B, 0x5411)
+SIOCOUTQNSD, SIOCATMARK = 0x894B, 0x8905
 
 _POLLFD = struct.Struct("=ihh")
 _INT = struct.Struct("=i")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import _socket
 import struct
+import sys
 
 from guest import abi, netlink
 
@@ -223,7 +224,7 @@ class Record:
         mc_loop, transparent, mc_all, nodefrag; and bind_address_no_port, recverr_rfc4884,
         defer_connect, each a bit from the lowest on."""
         data = self.attributes.get(SOCKOPT)
-        return None if data is None else (data[0], data[1])
+        return None if data is None else (bit_field(data[0]), bit_field(data[1]))
 
     @property
     def ulp(self) -> Optional[Ulp]:
@@ -234,6 +235,14 @@ class Record:
     def is_subflow(self) -> bool:
         ulp = self.ulp
         return ulp is not None and ulp.name == "mptcp"
+
+
+def bit_field(byte: int, order: str = sys.byteorder) -> int:
+    """``byte`` with the first member of its bit-field in the lowest bit.
+
+    A big-endian compiler puts the first member into the highest bit.
+    """
+    return byte if order == "little" else int("{:08b}".format(byte)[::-1], 2)
 
 
 class Diag:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from guest import unsupported
+from guest import abi, unsupported
 from guest.option import (
     AF_INET,
     AF_INET6,
@@ -91,6 +91,8 @@ def _socket_options() -> list[Option]:
         )
 
     old = struct.calcsize("@ll")
+    # powerpc has these six in another order (asm/socket.h).
+    passcred, rcvlowat, rcvtimeo, sndtimeo = (20, 16, 18, 19) if abi.POWERPC else (16, 18, 20, 21)
     arrival = {"initial": "no packet ends at the MPTCP socket"}
     summed = {"initial": "the sum over the subflows, and grown when they connect"}
     ignored = [
@@ -98,7 +100,7 @@ def _socket_options() -> list[Option]:
         kept("BROADCAST", 6),
         kept("NO_CHECK", 11),
         kept("BSDCOMPAT", 14),
-        kept("PASSCRED", 16),
+        kept("PASSCRED", passcred),
         kept("PASSSEC", 34),
         kept("RXQ_OVFL", 40),
         kept("WIFI_STATUS", 41),
@@ -130,9 +132,9 @@ def _socket_options() -> list[Option]:
             undo=(_linger(1, 0),),
         ),
         kept("REUSEPORT", 15, 0, _BOOL, reads=_TRUE, when=UNCONNECTED),
-        kept("RCVLOWAT", 18, 1, (1000, 0, 1), reads={0: 1}),
-        timeout("RCVTIMEO", 20, _old_timeval, old),
-        timeout("SNDTIMEO", 21, _old_timeval, old),
+        kept("RCVLOWAT", rcvlowat, 1, (1000, 0, 1), reads={0: 1}),
+        timeout("RCVTIMEO", rcvtimeo, _old_timeval, old),
+        timeout("SNDTIMEO", sndtimeo, _old_timeval, old),
         kept(
             "BINDTODEVICE",
             25,

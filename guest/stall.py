@@ -15,6 +15,7 @@ import os
 import struct
 import sys
 
+from guest import abi
 from guest.calls import Worker, poll_fd
 from guest.checks import Failed, errno_name
 
@@ -35,7 +36,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _request(direction: int, number: int, size: int) -> int:
-    return direction << 30 | size << 16 | 0xAA << 8 | number
+    # powerpc: asm/ioctl.h; the direction has three bits, and writing is 4.
+    shift, direction = (29, 6) if abi.POWERPC else (30, direction)
+    return direction << shift | size << 16 | 0xAA << 8 | number
 
 
 UFFDIO_API = _request(3, 0x3F, _API.size)

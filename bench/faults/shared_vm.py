@@ -23,7 +23,7 @@ from bench.faults.kernel import NotBuilt
 from bench.faults.sweep import Scope, abis, sound_for
 from harness.host import tools
 from harness.kernels.cache import Cache
-from harness.manifest.schema import Abi
+from harness.manifest.schema import Abi, UserSpace
 from harness.vm import foreign_root, initramfs
 
 #: Seconds without a line after which the guest counts as hung.
@@ -74,7 +74,10 @@ class SharedBoots:
         # The native one in this directory: the sources of a sweep are kept apart from others'.
         self._bases = {
             abi: foreign_root.prepare(
-                abi, Cache(directory) if abi is Abi.NATIVE else Cache(), busybox, print
+                UserSpace(abi=abi),
+                Cache(directory) if abi is Abi.NATIVE else Cache(),
+                busybox,
+                print,
             )
             for abi in dict.fromkeys(abis.values())
         }

@@ -218,7 +218,10 @@ def in_workspace(
     first = session.new_run(asked, seed)
     with (
         workspaces.opened(
-            request.output, cache, first.id, abis={entry.abi for entry in entries}
+            request.output,
+            cache,
+            first.id,
+            user_spaces={entry.user_space for entry in entries},
         ) as workspace,
         Store(request.store or workspaces.store_place(request.output)) as store,
     ):

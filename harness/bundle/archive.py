@@ -147,7 +147,7 @@ def _config(entry: KernelEntry, kernel: PreparedKernel) -> str:
         case _:
             place = kernel.image
     try:
-        booted = recognise(kernel.boot_image.read_bytes(), str(kernel.boot_image))
+        booted = recognise(kernel.boot_image.read_bytes(), str(kernel.boot_image), kernel.arch)
     except (KernelUnavailable, OSError):
         return ""
     found = configuration_of(place, booted)

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import Malformed
+from harness.host.architectures import Arch
 from harness.manifest.kernels_yaml import (
     DebSource,
     FileSource,
@@ -271,6 +272,8 @@ def _entry_to_json(entry: KernelEntry) -> dict[str, Any]:
     }
     if entry.abi is not Abi.NATIVE:
         fields["abi"] = entry.abi.value
+    if entry.arch is not Arch.AMD64:
+        fields["arch"] = entry.arch.value
     if entry.append:
         fields["append"] = list(entry.append)
     if entry.expect:
@@ -328,6 +331,7 @@ def _entry(given: dict[str, Any]) -> KernelEntry:
         append=tuple(argument for group in model.append or [] for argument in group),
         expect=model.expect or {},
         abi=model.abi or Abi.NATIVE,
+        arch=model.arch or Arch.AMD64,
     )
 
 
@@ -338,4 +342,4 @@ def _of_archive(deb: DebModel | None) -> tuple[Source, ...]:
 
 
 _NEEDED = {"name", "cpus", "memory", "timeout"}
-_KEYS = _NEEDED | {"deb", "upstream", "append", "expect", "abi"}
+_KEYS = _NEEDED | {"deb", "upstream", "append", "expect", "abi", "arch"}

@@ -13,8 +13,10 @@ from harness import selftest
 from harness.cli import arguments
 from harness.cli.common import chosen, fleet_of, say, stopping
 from harness.errors import UsageError
-from harness.host import toolchain, tools
+from harness.host import architectures, toolchain, tools
+from harness.host.architectures import Arch
 from harness.kernels import Cache
+from harness.manifest import kernels_yaml
 from harness.records import prune
 from harness.run import session, workspace
 from harness.selftest import faults
@@ -31,7 +33,8 @@ def run_doctor(given: argparse.Namespace) -> int:
     """Show what this host lacks, and the command that installs it."""
     cache = Cache(given.cache).root
     kept = prune.doctor(cache, workspace.runs_directory(), workspace.store_file())
-    findings = (*tools.doctor(cache), process.doctor(), toolchain.doctor(), *kept)
+    host = tools.doctor(cache, _archs(given.manifest))
+    findings = (*host, process.doctor(), toolchain.doctor(), *kept)
     if (wanted := fleet_of(given)) is not None:
         findings = _of_fleet(wanted, Cache(given.cache))
     for finding in findings:
@@ -41,6 +44,13 @@ def run_doctor(given: argparse.Namespace) -> int:
             print(f"{'':31} {printable(finding.remedy)}")
     lacking = any(finding.standing is tools.Standing.MISSING for finding in findings)
     return EXIT_INFRASTRUCTURE if lacking else EXIT_OK
+
+
+def _archs(manifest: Path | None) -> frozenset[Arch]:
+    """The architectures of the manifest's kernels, or of ./kernels.yaml if there is one."""
+    if manifest is not None:
+        return frozenset(entry.arch for entry in kernels_yaml.load(manifest).entries)
+    return architectures.named_in(Path("kernels.yaml"))
 
 
 def _of_fleet(wanted: Fleet, cache: Cache) -> tuple[tools.Finding, ...]:
@@ -92,6 +102,12 @@ def run_prune(given: argparse.Namespace) -> int:
 
 def add_doctor(commands: arguments.Commands) -> None:
     command = arguments.command(commands, "doctor", run_doctor)
+    command.add_argument(
+        "manifest",
+        type=Path,
+        nargs="?",
+        help="also what its kernels of other architectures need (default: kernels.yaml, if any)",
+    )
     arguments.add_fleet(command)
 
 

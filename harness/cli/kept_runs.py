@@ -188,7 +188,9 @@ def run_replay(given: argparse.Namespace) -> int:
     say(_about(found))
     with (
         stopping(cache.stop) as stop,
-        workspace.opened(given.output, cache, abis=[found.entry.abi], say=say) as place,
+        workspace.opened(
+            given.output, cache, user_spaces=[found.entry.user_space], say=say
+        ) as place,
     ):
         tried = replay.run(
             *(found, request, place, cache, say),

@@ -41,10 +41,12 @@ from harness.cli.common import (
     write,
 )
 from harness.errors import HostError, UsageError
+from harness.host.architectures import ARCHITECTURES, HOST, Arch
 from harness.kernels import Cache
 from harness.manifest import cross_check, kernels_yaml
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.plan import Plan
+from harness.manifest.schema import Abi
 from harness.records import stored_runs, to_json
 from harness.records.from_json import COMPARISON
 from harness.report import compare as report
@@ -139,7 +141,20 @@ def _write_page(run: RunResult, given: argparse.Namespace) -> None:
 
 
 def with_abi(entries: Sequence[KernelEntry], given: argparse.Namespace) -> list[KernelEntry]:
-    """``entries`` with the user space of --abi."""
+    """``entries`` with the user space of --abi.
+
+    Raises UsageError for options that not all architectures have.
+    """
+    abi = {Abi.I386: "--abi i386 needs kernels for amd64"}.get(given.abi, "")
+    other = f"--cross-check runs a program of {ARCHITECTURES[HOST].name}" * bool(given.cross_check)
+    for entry in entries:
+        why = abi if entry.arch is not Arch.AMD64 else ""
+        why = why or (other if entry.arch is not HOST else "")
+        if why:
+            raise UsageError(
+                f"{why}, but {entry.name} is for {entry.arch}; omit the option, or choose kernels "
+                "with -k"
+            )
     return [replace(entry, abi=given.abi or entry.abi) for entry in entries]
 
 
@@ -232,6 +247,13 @@ def add_check(commands: arguments.Commands) -> None:
         metavar="DIR",
         help="a built tree, or a directory with lib/modules (default: found beside the image)",
     )
+    command.add_argument(
+        "--arch",
+        type=Arch,
+        choices=list(Arch),
+        default=HOST,
+        help="architecture of the image (default: %(default)s, this host's); others are emulated",
+    )
     _add_against(command)
     command.add_argument(
         "--shell",
@@ -244,7 +266,7 @@ def add_check(commands: arguments.Commands) -> None:
 
 def run_check(given: argparse.Namespace) -> int:
     """Test one image."""
-    entry = kernels.for_path(given.image, given.modules)
+    entry = kernels.for_path(given.image, given.modules, given.arch)
     cache = Cache(given.cache)
     if given.shell:
         return run_shell(entry, given, cache)
@@ -345,7 +367,8 @@ def resolve(word: str, entry: KernelEntry, file: Path | None, cache: Cache) -> R
         other = f"; not the file {path}, which is ./{path}" if path.is_file() else ""
         return Reference(f"the kernel {word} of {file}{other}", _apart(kernel, entry))
     if path.is_file() and path.suffix != ".json":
-        return Reference(f"the image {path}", _apart(kernels.for_path(path), entry))
+        image = kernels.for_path(path, arch=entry.arch)
+        return Reference(f"the image {path}", _apart(image, entry))
     return _of_run(word, entry, [kernel.name for kernel in entries], file)
 
 
@@ -436,7 +459,7 @@ def run_shell(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> in
 
 @contextlib.contextmanager
 def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.ShellPlan]:
-    entry = replace(entry, abi=given.abi or entry.abi)
+    [entry] = with_abi([entry], given)
     with workspace.machinery(entry, cache, given.accel, complain) as found:
         yield shell.ShellPlan(found.kernel, found.base, found.qemu, found.machine, HOW)
 

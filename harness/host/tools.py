@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.errors import HostError
+from harness.host.architectures import ARCHITECTURES, HOST, Arch
 
 #: Directories that are not in the PATH of Debian's ordinary users.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -57,16 +58,24 @@ class Tool:
     header: str = ""
 
 
+def qemu_of(arch: Arch) -> Tool:
+    """The QEMU that runs kernels of ``arch``."""
+    data = ARCHITECTURES[arch]
+    elsewhere = data.qemu if arch is not Arch.AMD64 else data.qemu_package
+    return Tool(
+        data.qemu,
+        (data.qemu,),
+        "runs the VMs" if arch is HOST else f"runs the VMs of {data.name}",
+        debian=data.qemu_package,
+        elsewhere=elsewhere,
+        # The first with a Cortex-A76 and with pseries' x-vof.
+        minimum=(6, 0) if arch is Arch.AMD64 else (7, 1),
+    )
+
+
 #: Without these, no kernel can be booted.
 TOOLS = (
-    Tool(
-        "qemu-system-x86_64",
-        ("qemu-system-x86_64",),
-        "runs the VMs",
-        debian="qemu-system-x86",
-        elsewhere="qemu-system-x86",
-        minimum=(6, 0),
-    ),
+    qemu_of(HOST),
     Tool(
         "busybox (statically linked)",
         ("busybox-static", "busybox.static", "busybox"),  # the order in which virtme-ng looks
@@ -159,9 +168,14 @@ def find_virtme_ng() -> Path | None:
     return Path(found) if found else None
 
 
-def missing() -> tuple[Tool, ...]:
-    """The tools for booting kernels that this host lacks."""
-    return tuple(tool for tool in TOOLS if locate(tool) is None)
+def missing(archs: Iterable[Arch] = ()) -> tuple[Tool, ...]:
+    """The tools for booting kernels, also of ``archs``, that this host lacks."""
+    return tuple(tool for tool in (*TOOLS, *others(archs)) if locate(tool) is None)
+
+
+def others(archs: Iterable[Arch]) -> tuple[Tool, ...]:
+    """The QEMUs of ``archs`` other than the host's own."""
+    return tuple(qemu_of(arch) for arch in Arch if arch in set(archs) and arch is not HOST)
 
 
 def install_command(tools: Iterable[Tool]) -> list[str] | None:
@@ -218,12 +232,18 @@ def apt_environment() -> dict[str, str]:
     return environment
 
 
-def doctor(cache: Path) -> tuple[Finding, ...]:
-    """The tools that this host has and lacks. ``cache`` is the directory of prepared kernels."""
+def doctor(cache: Path, archs: Iterable[Arch] = ()) -> tuple[Finding, ...]:
+    """The tools that this host has and lacks, for kernels of ``archs`` too.
+
+    ``cache`` is the directory of prepared kernels.
+    """
     return (
         *(_examine(tool, locate(tool), Standing.MISSING, _remedy([tool])) for tool in TOOLS),
         _examine(VIRTME_NG, find_virtme_ng(), Standing.MISSING, VIRTME_NG_REMEDY),
-        *(_examine(tool, locate(tool), Standing.LIMITED, _remedy([tool])) for tool in DEB_TOOLS),
+        *(
+            _examine(tool, locate(tool), Standing.LIMITED, _remedy([tool]))
+            for tool in (*DEB_TOOLS, *others(archs))
+        ),
         _machine(),
         _kvm(),
         _cpus(),
@@ -254,10 +274,10 @@ def _examine(tool: Tool, path: Path | None, when_absent: Standing, remedy: str) 
 
 def _machine() -> Finding:
     machine = os.uname().machine
-    if machine == "x86_64":
+    if machine in ("x86_64", "aarch64"):
         return Finding("processor", Standing.OK, machine)
     # The guest runs the host's Python.
-    remedy = "run this on x86-64: kernels for other machines cannot be tested yet"
+    remedy = "run this on x86-64 or arm64"
     return Finding("processor", Standing.MISSING, machine, "", remedy)
 
 
@@ -398,8 +418,8 @@ def _own_mptcp() -> Finding:
 
 
 def _is_static(program: Path) -> bool:
-    """Whether ``program`` is for x86-64 and needs no loader (elf(5): no PT_INTERP)."""
-    load, interpreter, x86_64 = 1, 3, 62
+    """Whether ``program`` is for this machine and needs no loader (elf(5): no PT_INTERP)."""
+    load, interpreter, own = 1, 3, ARCHITECTURES[HOST].elf_machine
     try:
         with program.open("rb") as file:
             header = file.read(64)
@@ -412,7 +432,7 @@ def _is_static(program: Path) -> bool:
             table = file.read(size * count)
     except (OSError, OverflowError):
         return False
-    if machine != x86_64 or size < 4 or len(table) < size * count:
+    if machine != own or size < 4 or len(table) < size * count:
         return False
     kinds = {struct.unpack_from("<I", table, index * size)[0] for index in range(count)}
     return load in kinds and interpreter not in kinds

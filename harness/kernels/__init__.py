@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import KernelUnavailable, UsageError
+from harness.host.architectures import HOST, Arch
 from harness.kernels import archive, deb, gitref, image, packaged, upstream
 from harness.kernels.cache import Cache
 from harness.kernels.kernel_image import PreparedKernel
@@ -44,7 +45,7 @@ def prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Pre
     Raises KernelUnavailable for any failure. May be called from several threads.
     """
     with _filesystem_errors(entry, cache):
-        found = _prepare(entry, cache, say)
+        found = replace(_prepare(entry, cache, say), arch=entry.arch)
     if entry.source.sha256 not in (None, found.image_sha256):
         raise KernelUnavailable(
             f"the image of {found.origin} has the SHA-256 {found.image_sha256}, but the manifest "
@@ -56,31 +57,31 @@ def prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Pre
 def _prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> PreparedKernel:
     match entry.source:
         case DebSource() as source:
-            return deb.prepare(entry.name, source, cache, say)
+            return deb.prepare(entry.name, source, cache, say, entry.arch)
         case ImageSource() as source:
             _check_reachable(source)
-            return image.prepare(entry.name, source, cache, say)
+            return image.prepare(entry.name, source, cache, say, entry.arch)
         case TreeSource() as source:
-            return image.prepare_tree(entry.name, source, cache, say)
+            return image.prepare_tree(entry.name, source, cache, say, entry.arch)
         case UpstreamSource() as source:
             return upstream.prepare(entry.name, source, cache, say)
         case FileSource() as source:
-            return packaged.prepare(entry.name, source, cache, say)
+            return packaged.prepare(entry.name, source, cache, say, entry.arch)
         case GitSource() as source:
             return gitref.prepare(entry.name, source, cache, say)
         case UrlSource() as source:
-            return packaged.prepare_url(entry.name, source, cache, say)
+            return packaged.prepare_url(entry.name, source, cache, say, entry.arch)
 
 
-def for_path(path: Path, modules_of: Path | None = None) -> KernelEntry:
+def for_path(path: Path, modules_of: Path | None = None, arch: Arch = HOST) -> KernelEntry:
     """An entry for what is at ``path``: a tree or the directory of a build, an archive, an image.
 
     Raises UsageError if it is missing, or if it has its own modules and others are given.
     """
     if path.is_dir():
-        entry = kernels_yaml.of_command_line(path.resolve(), TreeSource(path.absolute()))
+        entry = kernels_yaml.of_command_line(path.resolve(), TreeSource(path.absolute()), arch)
     else:
-        entry = kernels_yaml.for_image(path, modules_of)
+        entry = kernels_yaml.for_image(path, modules_of, arch)
         with contextlib.suppress(OSError):  # reported when it is opened as an image
             kind = archive.format_of(path)
             if kind is not None:
@@ -113,7 +114,7 @@ def expand(
     if not entry.is_series or not isinstance(source, DebSource):
         return (entry,)
     with _filesystem_errors(entry, cache):
-        found = deb.series(source, cache, say)
+        found = deb.series(source, cache, say, entry.arch)
     return tuple(
         replace(
             entry,
@@ -141,7 +142,7 @@ def identify(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Id
     match entry.source:
         case DebSource() as source:
             with _filesystem_errors(entry, cache):
-                found = deb.identify(source, cache, say)
+                found = deb.identify(source, cache, say, entry.arch)
             return Identity(found.release, found.version)
         case GitSource() as source:
             with _filesystem_errors(entry, cache):

@@ -30,6 +30,7 @@ from typing import IO, Self
 
 from harness.errors import Interrupted, KernelUnavailable
 from harness.host import tools
+from harness.host.architectures import Arch
 from harness.host.programs import Supervised
 from harness.kernels import modules
 from harness.kernels.cache import Built
@@ -52,7 +53,8 @@ class Format(StrEnum):
 
 
 _MODULES = rf"(?:\./|/)?(?:usr/)?lib/modules/{RELEASE}"
-_IMAGE = re.compile(rf"(?:\./|/)?boot/vmlinuz-{RELEASE}|{_MODULES}/vmlinuz")
+#: riscv64's and ppc64el's are not compressed, and so called vmlinux.
+_IMAGE = re.compile(rf"(?:\./|/)?boot/vmlinu[xz]-{RELEASE}|{_MODULES}/vmlinu[xz]")
 _MODULE = re.compile(rf"{_MODULES}/.+")
 _BUILTIN = re.compile(rf"{_MODULES}/{re.escape(modules.BUILTIN)}")
 # Bytes; every vmlinuz and every module that a boot needs is much smaller.
@@ -98,6 +100,7 @@ def unpack(
     what: str,
     stop: threading.Event,
     check: Callable[[Image, ModuleSet], tuple[str, ...]] = lambda _image, _modules: (),
+    arch: Arch = Arch.AMD64,
 ) -> Built:
     """Fill ``root`` from the ``archives`` of one kernel, called ``what`` in messages.
 
@@ -110,7 +113,7 @@ def unpack(
         raise KernelUnavailable(
             f"{what} holds {has}; give a package with one kernel, such as linux-image-amd64"
         )
-    image = recognise(images[0], f"the image in {what}")
+    image = recognise(images[0], f"the image in {what}", arch)
     modules.check_event_channel(found, what)
     notes = check(image, found)
     return replace(assemble(root, image, found), notes=notes)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import KernelUnavailable
+from harness.host.architectures import Arch
 from harness.kernels import apt, archive, debian
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.debian import Archive, KernelPackages, Package
@@ -21,11 +22,16 @@ _PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 
 
 def prepare(
-    name: str, source: DebSource, cache: Cache, say: Callable[[str], None]
+    name: str,
+    source: DebSource,
+    cache: Cache,
+    say: Callable[[str], None],
+    arch: Arch = Arch.AMD64,
 ) -> PreparedKernel:
     """The kernel that ``source`` names; a metapackage means the current kernel of its suite.
 
-    A cached kernel is found through the index; nothing is downloaded again.
+    A cached kernel is found through the index; nothing is downloaded again. If the mirror no longer
+    has the current kernel of a metapackage, this is the next older one that it has.
     """
     _check_suite(source.suite)
     if not _PACKAGE.fullmatch(source.package):
@@ -33,27 +39,56 @@ def prepare(
             f"{source.package!r} is not a valid name of a package; give one such as "
             "linux-image-amd64"
         )
-    index = apt.index(source.suite, cache, say, archive=other(source))
+    index = apt.index(source.suite, cache, say, arch=arch, archive=other(source))
     try:
-        return _prepare(name, source, index, cache, say)
+        return _prepare(name, source, index, cache, say, arch)
     except apt.Gone as gone:
         say(f"{gone}: reading the index again")
-        index = apt.index(source.suite, cache, say, refresh=True, archive=other(source))
-        return _prepare(name, source, index, cache, say)
+        index = apt.index(source.suite, cache, say, refresh=True, arch=arch, archive=other(source))
+    try:
+        return _prepare(name, source, index, cache, say, arch)
+    except apt.Gone as gone:
+        return _prepare_older(name, source, index, cache, say, arch, gone)
 
 
-def identify(source: DebSource, cache: Cache, say: Callable[[str], None]) -> KernelPackages:
+def _prepare_older(
+    name: str,
+    source: DebSource,
+    index: dict[str, Package],
+    cache: Cache,
+    say: Callable[[str], None],
+    arch: Arch,
+    gone: apt.Gone,
+) -> PreparedKernel:
+    """The newest older kernel of the metapackage ``source`` that the mirror has, or raise
+    ``gone``."""
+    current = debian.resolve(index, source.package, source.suite)
+    for older in debian.older(index, current) if source.package != current.name else ():
+        note = f"{current.name} of {source.suite} is gone from the mirror; this is {older.name}"
+        say(note)
+        try:
+            found = _prepare(name, replace(source, package=older.name), index, cache, say, arch)
+        except apt.Gone:
+            continue
+        return replace(found, notes=(note, *found.notes))
+    raise gone
+
+
+def identify(
+    source: DebSource, cache: Cache, say: Callable[[str], None], arch: Arch = Arch.AMD64
+) -> KernelPackages:
     """The kernel that ``source`` names, found through the index alone."""
     _check_suite(source.suite)
-    return debian.resolve(
-        apt.index(source.suite, cache, say, archive=other(source)), source.package, source.suite
-    )
+    index = apt.index(source.suite, cache, say, arch=arch, archive=other(source))
+    return debian.resolve(index, source.package, source.suite)
 
 
-def series(source: DebSource, cache: Cache, say: Callable[[str], None]) -> list[Package]:
+def series(
+    source: DebSource, cache: Cache, say: Callable[[str], None], arch: Arch = Arch.AMD64
+) -> list[Package]:
     """The kernels that the pattern in ``source`` matches, oldest first."""
     _check_suite(source.suite)
-    index = apt.index(source.suite, cache, say, archive=other(source))
+    index = apt.index(source.suite, cache, say, arch=arch, archive=other(source))
     return debian.matching(index, source.package, source.suite)
 
 
@@ -77,6 +112,7 @@ def _prepare(
     index: dict[str, Package],
     cache: Cache,
     say: Callable[[str], None],
+    arch: Arch,
 ) -> PreparedKernel:
     kernel = debian.resolve(index, source.package, source.suite)
     identity = [[part.name, part.version, part.sha256] for part in kernel.parts]
@@ -86,10 +122,11 @@ def _prepare(
             size = sum(part.size for part in kernel.parts) / 1e6
             say(f"downloading {kernel.name} ({size:.0f} MB)")
             files = apt.download(
-                source.suite, kernel.parts, directory, cache, say=say, archive=other(source)
+                *(source.suite, kernel.parts, directory, cache, arch, say), other(source)
             )
             say(f"unpacking {kernel.name}")
-            return archive.unpack(files.values(), root, f"the package {kernel.name}", cache.stop)
+            what = f"the package {kernel.name}"
+            return archive.unpack(files.values(), root, what, cache.stop, arch=arch)
 
     entry = cache.entry(f"deb-{kernel.release}-{digest(identity)}", build, say)
     origin = f"{source.suite} {kernel.name} {kernel.version}"

@@ -18,6 +18,8 @@ from harness.errors import KernelUnavailable
 #: image, ``modules`` the modules and ``base`` the list of built-in modules, and ``image`` is an
 #: empty package that depends on them.
 KERNEL_PACKAGE = re.compile(r"linux-(?P<part>image|binary|modules|base)-(?P<release>\d\S*)")
+#: linux-image-6.1.0-50-cloud-amd64 and linux-image-6.12.90+deb13.1-cloud-amd64 have one flavour.
+_FLAVOUR = re.compile(r"linux-(?:image|binary)-\d[\w.+~]*(?:-\d+)?-(?P<flavour>\D.*)")
 _META_OR_KERNEL = re.compile(r"linux-(image|binary|modules|base)-\S+")
 # Variants that a pattern must name explicitly: debug symbols, unsigned packages, other flavours of
 # the same version (a bisect must not alternate between them), signing templates.
@@ -116,6 +118,22 @@ def matching(index: Mapping[str, Package], pattern: str, suite: str) -> list[Pac
             f"no kernel package of {suite} matches {pattern!r}; it has {_some(index)}"
         )
     return sorted(found, key=lambda package: version_key(package.version))
+
+
+def older(index: Mapping[str, Package], kernel: KernelPackages) -> list[Package]:
+    """The kernels of ``index`` of the same flavour that are older than ``kernel``, newest first."""
+    flavour = _FLAVOUR.fullmatch(kernel.name)
+    if flavour is None:
+        return []
+    own = version_key(kernel.version)
+    found = [
+        package
+        for name, package in index.items()
+        if (match := _FLAVOUR.fullmatch(name)) is not None
+        and match["flavour"] == flavour["flavour"]
+        and version_key(package.version) < own
+    ]
+    return sorted(found, key=lambda package: version_key(package.version), reverse=True)
 
 
 def version_key(version: str) -> tuple[object, ...]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reads ELF64, little endian, as far as kernels and modules need it (elf(5)), and the layout of a
-kernel's structures from its BTF (https://docs.kernel.org/bpf/btf.html).
+"""Reads ELF64 of both byte orders as far as kernels and modules need it (elf(5)), the libraries
+that a program needs, and the layout of a kernel's structures from its BTF
+(https://docs.kernel.org/bpf/btf.html).
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ Data = bytes | mmap.mmap
 
 MAGIC = b"\x7fELF"
 EM_X86_64 = 62
-MACHINES = {3: "x86 (32 bit)", 8: "MIPS", 20: "PowerPC", 21: "64-bit PowerPC", 22: "s390"}
+MACHINES = {3: "x86 (32 bit)", 8: "MIPS", 20: "PowerPC", 21: "64-bit PowerPC", 22: "s390x"}
 MACHINES |= {40: "Arm (32 bit)", EM_X86_64: "x86-64", 183: "arm64", 243: "RISC-V"}
 MACHINES |= {258: "LoongArch"}
 
 _CLASS64 = 2
-_LITTLE_ENDIAN = 1
+#: By e_ident[EI_DATA].
+_ORDERS = {1: "<", 2: ">"}
 _PT_LOAD = 1
 _PT_NOTE = 4
 _SHT_NOBITS = 8
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_SEGMENT = struct.Struct("<IIQQQQQQ")
-_SECTION = struct.Struct("<IIQQQQIIQQ")
+_HEADER = "16sHHIQQQIHHHHHH"
+_HEADER_SIZE = 64
+_SEGMENT = "IIQQQQQQ"
+_SECTION = "IIQQQQIIQQ"
 
 # Xen's note that carries the PVH entry point, the one that QEMU looks for
 # (include/xen/interface/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY).
@@ -57,7 +60,7 @@ def machine(data: Data) -> str:
     """The name of the machine of ``data``. Raises :class:`Malformed`."""
     if len(data) < 20:
         raise Malformed("it ends within the ELF header")
-    order = ">" if data[5] == 2 else "<"
+    order = _ORDERS.get(data[5], "<")
     number = struct.unpack_from(order + "H", data, 18)[0]
     return MACHINES.get(number, f"a machine with ELF number {number}")
 
@@ -84,7 +87,9 @@ def has_pvh_entry(data: Data) -> bool:
         owner == _PVH_OWNER and kind == _PVH_TYPE
         for segment in _segments(data)
         if segment.type == _PT_NOTE
-        for owner, kind in _notes(data[segment.offset : segment.offset + segment.size])
+        for owner, kind in _notes(
+            data[segment.offset : segment.offset + segment.size], _order(data)
+        )
     )
 
 
@@ -106,30 +111,74 @@ def located_section(data: Data, name: bytes) -> tuple[int, bytes]:
     return 0, b""
 
 
+#: Types of dynamic entries (elf(5)).
+_DT_NULL, _DT_NEEDED = 0, 1
+_SHT_DYNAMIC = 6
+_HEADER_32, _SECTION_32 = "16sHHIIIIIHHHHHH", "10I"
+
+
+def needed_libraries(data: bytes) -> tuple[str, ...]:
+    """The names of the libraries that the program or library ``data`` needs (DT_NEEDED).
+
+    Of any machine, of 32 or 64 bits. Raises :class:`Malformed`.
+    """
+    try:
+        return tuple(_needed(data))
+    except (struct.error, KeyError, ValueError, IndexError) as error:
+        raise Malformed(f"it is a damaged ELF file ({error})") from error
+
+
+def _needed(data: bytes) -> Iterator[str]:
+    if data[:4] != MAGIC:
+        raise Malformed("it is not an ELF file")
+    order, wide = _ORDERS[data[5]], data[4] == _CLASS64
+    section = struct.Struct(order + (_SECTION if wide else _SECTION_32))
+    entry = struct.Struct(order + ("qQ" if wide else "iI"))
+    header = struct.unpack_from(order + (_HEADER if wide else _HEADER_32), data)
+    sections = [section.unpack_from(data, header[6] + i * section.size) for i in range(header[12])]
+    for fields in sections:
+        if fields[1] != _SHT_DYNAMIC:
+            continue
+        strings = sections[fields[6]][4]
+        for at in range(fields[4], fields[4] + fields[5], entry.size):
+            tag, value = entry.unpack_from(data, at)
+            if tag == _DT_NULL:
+                break
+            if tag == _DT_NEEDED:
+                start = strings + value
+                yield data[start : data.index(b"\0", start)].decode("ascii")
+
+
+def _order(data: Data) -> str:
+    """The byte order of ``data`` as :mod:`struct` writes it."""
+    return _ORDERS[data[5]]
+
+
 def _header(data: Data) -> tuple[int, ...]:
-    if len(data) < _HEADER.size:
+    if len(data) < _HEADER_SIZE:
         raise Malformed("it ends within the ELF header")
     if data[:4] != MAGIC:
         raise Malformed("it is not an ELF file")
-    if data[4] != _CLASS64 or data[5] != _LITTLE_ENDIAN:
-        raise Malformed("it is not a 64-bit little-endian ELF file")
-    return _HEADER.unpack_from(data)
+    if data[4] != _CLASS64 or data[5] not in _ORDERS:
+        raise Malformed("it is not a 64-bit ELF file")
+    return struct.unpack_from(_order(data) + _HEADER, data)
 
 
 def _sections(data: Data) -> list[_Section]:
     header = _header(data)
+    layout = struct.Struct(_order(data) + _SECTION)
     offset, size, count, names = header[6], header[11], header[12], header[13]
     if offset == 0:
         return []
-    if size != _SECTION.size or offset + size > len(data):
+    if size != layout.size or offset + size > len(data):
         raise Malformed("it is truncated: its section headers lie behind the file's end")
     # With 0xff00 sections or more, the count stands in the first one (elf(5), e_shnum).
-    count = count or _SECTION.unpack_from(data, offset)[5]
+    count = count or layout.unpack_from(data, offset)[5]
     if offset + count * size > len(data):
         raise Malformed("it is truncated: its section headers lie behind the file's end")
     sections = []
     for index in range(count):
-        fields = _SECTION.unpack_from(data, offset + index * size)
+        fields = layout.unpack_from(data, offset + index * size)
         sections.append(_Section(fields[0], fields[1], fields[3], fields[4], fields[5]))
     if names >= len(sections):
         raise Malformed("its section headers are damaged")
@@ -138,18 +187,19 @@ def _sections(data: Data) -> list[_Section]:
 
 def _segments(data: Data) -> Iterator[_Segment]:
     header = _header(data)
+    layout = struct.Struct(_order(data) + _SEGMENT)
     offset, size, count = header[5], header[9], header[10]
-    if count and (size != _SEGMENT.size or offset + count * size > len(data)):
+    if count and (size != layout.size or offset + count * size > len(data)):
         raise Malformed("it is truncated: its program headers lie behind the file's end")
     for index in range(count):
-        fields = _SEGMENT.unpack_from(data, offset + index * size)
+        fields = layout.unpack_from(data, offset + index * size)
         yield _Segment(fields[0], fields[2], fields[5], fields[6])
 
 
-def _notes(data: bytes) -> Iterator[tuple[bytes, int]]:
+def _notes(data: bytes, order: str) -> Iterator[tuple[bytes, int]]:
     position = 0
     while position + 12 <= len(data):
-        owner_size, size, kind = struct.unpack_from("<III", data, position)
+        owner_size, size, kind = struct.unpack_from(order + "III", data, position)
         position += 12
         yield data[position : position + owner_size], kind
         position += (owner_size + 3) // 4 * 4 + (size + 3) // 4 * 4
@@ -159,8 +209,8 @@ def _notes(data: bytes) -> Iterator[tuple[bytes, int]]:
 BTF_SECTION = b".BTF"
 
 _BTF_MAGIC = 0xEB9F
-_BTF_HEADER = struct.Struct("<HBBIIIII")
-_BTF_TYPE = struct.Struct("<III")
+_BTF_HEADER = "HBBIIIII"
+_BTF_TYPE = "III"
 #: Bytes behind a type's common part, by kind: fixed, and for each of its vlen members.
 _BTF_EXTRA = {
     1: (4, 0),  # INT
@@ -194,7 +244,10 @@ def btf_structures(btf: bytes, wanted: Set[str]) -> dict[str, Structure]:
 
 
 def _btf_structures(btf: bytes, wanted: Set[str]) -> dict[str, Structure]:
-    magic, _, _, header, type_at, type_length, names_at, names_length = _BTF_HEADER.unpack_from(btf)
+    order = ">" if btf[:2] == _BTF_MAGIC.to_bytes(2, "big") else "<"
+    magic, _, _, header, type_at, type_length, names_at, names_length = struct.unpack_from(
+        order + _BTF_HEADER, btf
+    )
     if magic != _BTF_MAGIC:
         raise ValueError(f"it starts with {magic:#x}")
     names = btf[header + names_at : header + names_at + names_length]
@@ -205,14 +258,14 @@ def _btf_structures(btf: bytes, wanted: Set[str]) -> dict[str, Structure]:
     found: dict[str, Structure] = {}
     at, end = header + type_at, header + type_at + type_length
     while at < end and len(found) < len(wanted):
-        name, info, size = _BTF_TYPE.unpack_from(btf, at)
-        at += _BTF_TYPE.size
+        name, info, size = struct.unpack_from(order + _BTF_TYPE, btf, at)
+        at += struct.calcsize(_BTF_TYPE)
         kind, members, flagged = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
         fixed, each = _BTF_EXTRA.get(kind, (0, 0))
         if kind == _BTF_STRUCT and text(name) in wanted and text(name) not in found:
             offsets = {}
             for i in range(members):
-                member, _, bits = struct.unpack_from("<III", btf, at + i * each)
+                member, _, bits = struct.unpack_from(order + "III", btf, at + i * each)
                 width, bits = (bits >> 24, bits & 0xFFFFFF) if flagged else (0, bits)
                 if member and not width:
                     offsets[text(member)] = bits // 8

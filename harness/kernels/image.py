@@ -21,6 +21,7 @@ from pathlib import Path
 
 from harness.errors import KernelUnavailable, Malformed
 from harness.host import files
+from harness.host.architectures import ARCHITECTURES, Arch
 from harness.kernels import compression, elf, kconfig, kernel_image, modules
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.elf import Data
@@ -41,7 +42,11 @@ FindModules = Callable[[str], ModuleSet]
 
 
 def prepare(
-    name: str, source: ImageSource, cache: Cache, say: Callable[[str], None]
+    name: str,
+    source: ImageSource,
+    cache: Cache,
+    say: Callable[[str], None],
+    arch: Arch = Arch.AMD64,
 ) -> PreparedKernel:
     """The kernel in ``source.image``.
 
@@ -54,7 +59,7 @@ def prepare(
             return modules.find(source.modules, release)
         return _beside(source.image, release)
 
-    return from_file(name, source.image, find, cache, say, sha256=source.sha256)
+    return from_file(name, source.image, find, cache, say, sha256=source.sha256, arch=arch)
 
 
 def from_file(
@@ -66,6 +71,7 @@ def from_file(
     *,
     origin: str = "",
     sha256: str | None = None,
+    arch: Arch = Arch.AMD64,
 ) -> PreparedKernel:
     """The kernel in the file ``image``, with the modules that ``find`` returns for its release.
 
@@ -87,7 +93,7 @@ def from_file(
                 f"{image} has the SHA-256 {actual}, but the manifest says {sha256}; correct the "
                 f"path or the sum"
             )
-        recognised = recognise(data, str(image))
+        recognised = recognise(data, str(image), arch)
         found = find(recognised.release)
         try:
             modules.check_event_channel(found, str(image))
@@ -182,26 +188,34 @@ def _beside(given: Path, release: str) -> ModuleSet:
 
 
 def prepare_tree(
-    name: str, source: TreeSource, cache: Cache, say: Callable[[str], None]
+    name: str,
+    source: TreeSource,
+    cache: Cache,
+    say: Callable[[str], None],
+    arch: Arch = Arch.AMD64,
 ) -> PreparedKernel:
     """The kernel last built in ``source.tree``, copied, because the tree may change afterwards."""
     tree = source.tree
     return from_file(
         name,
-        _newest_image(tree),
+        _newest_image(tree, arch),
         lambda _: modules.of_tree(tree),
         cache,
         say,
         origin=f"tree {tree}",
         sha256=source.sha256,
+        arch=arch,
     )
 
 
-def _newest_image(tree: Path) -> Path:
-    """The newer of bzImage and vmlinux: after ``make vmlinux``, bzImage is from an older build."""
+def _newest_image(tree: Path, arch: Arch) -> Path:
+    """The image of ``tree``. On x86-64 the newer of bzImage and vmlinux: after ``make vmlinux``,
+    bzImage is from an older build."""
     if not tree.is_dir():
         raise KernelUnavailable(f"{tree} is not a directory; give a built kernel tree")
-    images = (tree / "arch" / "x86" / "boot" / "bzImage", tree / "vmlinux")
+    wanted = ARCHITECTURES[arch]
+    names = (wanted.tree_image, *([Path("vmlinux")] if arch is Arch.AMD64 else []))
+    images = [tree / name for name in names]
     built = [path for path in images if path.is_file()]
     if built:
         return max(built, key=lambda path: path.stat().st_mtime_ns)
@@ -211,7 +225,7 @@ def _newest_image(tree: Path) -> Path:
     if not (tree / ".config").is_file():
         command = f"cd {tree} && {kconfig.REMEDY}"
     raise KernelUnavailable(
-        f"{tree} has no kernel for x86-64 (arch/x86/boot/bzImage or vmlinux); build it with: "
+        f"{tree} has no kernel for {wanted.name} ({' or '.join(map(str, names))}); build it with: "
         f"{command}"
     )
 
@@ -324,6 +338,8 @@ def _unpacked(image: Image) -> elf.Data | None:
     """The ELF file in ``image``; None if its compression is not supported."""
     if image.kind is ImageKind.VMLINUX:
         return image.data
+    if image.kind is ImageKind.RAW:
+        return None  # no ELF file
     try:
         return kernel_image.decompress_payload(image.data, image.payload)
     except Malformed:

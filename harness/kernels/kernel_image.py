@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from harness.errors import KernelUnavailable, Malformed
+from harness.host.architectures import ARCHITECTURES, Arch, Architecture
 from harness.kernels import compression, elf, modules
 from harness.kernels.cache import Built, CacheEntry
 from harness.kernels.elf import MAGIC as ELF_MAGIC
@@ -110,16 +111,19 @@ _COMPRESSED = {
     b"\x5d\0\0": "lzma",
 }
 _INSTEAD = "; give an x86-64 bzImage (arch/x86/boot/bzImage, vmlinuz-*) or vmlinux"
+#: What s390's decompressor says of the kernel in it (arch/s390/boot/version.c).
+_BANNER_S390 = re.compile(rb"(?<![\w.])(\d+\.\d+[^ \0\n]* \([^\0\n]{1,200}\) #\d[^\0\n]{2,200})\0")
 
 
 class ImageKind(Enum):
     BZIMAGE = "vmlinuz"
     VMLINUX = "vmlinux"
+    RAW = "Image"  # what other architectures boot: arm64's and riscv's Image, s390's bzImage
 
 
 @dataclass(frozen=True)
 class Image:
-    """A complete x86-64 kernel image. ``version`` is the rest of its banner behind the release."""
+    """A complete kernel image. ``version`` is the rest of its banner behind the release."""
 
     what: str  # for messages: "the image in linux-image-6.1.0-50-amd64", or its path
     kind: ImageKind
@@ -129,11 +133,14 @@ class Image:
     payload: slice  # in a bzImage: the compressed kernel
 
 
-def recognise(data: elf.Data, what: str) -> Image:
-    """The image in ``data``. Raises KernelUnavailable, with a sentence that begins with ``what``.
+def recognise(data: elf.Data, what: str, arch: Arch = Arch.AMD64) -> Image:
+    """The image for ``arch`` in ``data``. Raises KernelUnavailable, with a sentence that begins
+    with ``what``.
 
     No part of an image is executed on the host, and its bytes are not trusted.
     """
+    if arch is not Arch.AMD64:
+        return _recognise_other(data, what, arch)
     try:
         if is_bzimage(data):
             header = setup_header(data)
@@ -174,8 +181,8 @@ def uncompressed(image: Image) -> elf.Data | None:
 
     That saves 2.5 s of a 6.1 boot under TCG. Raises KernelUnavailable for a damaged image.
     """
-    if image.kind is ImageKind.VMLINUX:
-        return image.data
+    if image.kind is not ImageKind.BZIMAGE:
+        return image.data if image.kind is ImageKind.VMLINUX else None
     try:
         kernel = decompress_payload(image.data, image.payload)
         if kernel is None:
@@ -187,6 +194,64 @@ def uncompressed(image: Image) -> elf.Data | None:
         return kernel if named and elf.has_pvh_entry(kernel) else None
     except ValueError as error:
         raise KernelUnavailable(f"{image.what} is damaged: {error}") from error
+
+
+def _recognise_other(data: elf.Data, what: str, arch: Arch) -> Image:
+    """As :func:`recognise`, for an architecture other than x86-64."""
+    wanted = ARCHITECTURES[arch]
+    instead = f"; give {wanted.tree_image} of a build for {wanted.name}"
+    is_raw = _has_magic(data, wanted)
+    try:
+        if data[:4] == elf.MAGIC and wanted.magic is None:
+            machine = elf.machine(data)
+            if machine != elf.MACHINES[wanted.elf_machine]:
+                raise Malformed(f"it is an ELF file for {machine}, not for {wanted.name}")
+            elf.check_complete(data)
+    except Malformed as error:
+        raise KernelUnavailable(f"{what} cannot be booted: {error}{instead}") from error
+    if not is_raw and (data[:4] != elf.MAGIC or wanted.magic is not None):
+        raise KernelUnavailable(f"{what} {_other_misfit(data, wanted)}{instead}")
+    found = (_BANNER_S390 if arch is Arch.S390X else _BANNER).search(data)
+    if found is None:
+        raise KernelUnavailable(
+            f"{what} cannot be booted: it is truncated or no kernel, because it holds no Linux "
+            f"version{instead}"
+        )
+    kind = ImageKind.RAW if is_raw else ImageKind.VMLINUX
+    return _image(what, kind, found[1].decode("ascii", "replace"), data, slice(0, 0))
+
+
+def _has_magic(data: elf.Data, wanted: Architecture) -> bool:
+    if wanted.magic is None:
+        return False
+    at, magic = wanted.magic
+    return data[at : at + len(magic)] == magic
+
+
+def _other_misfit(data: elf.Data, wanted: Architecture) -> str:
+    """Why ``data`` is no image for ``wanted``, where it is one for another architecture."""
+    other = next((a.name for a in ARCHITECTURES.values() if _has_magic(data, a)), None)
+    if is_bzimage(data):
+        other = ARCHITECTURES[Arch.AMD64].name
+    if data[:4] == elf.MAGIC:
+        return "is an ELF file, which QEMU does not start on this architecture"
+    if other is not None:
+        return f"is an image for {other}, and this entry says arch: {wanted.name}"
+    if data[:2] == b"MZ" and data[4:8] == b"zimg":
+        return "is a compressed EFI image (CONFIG_EFI_ZBOOT)"
+    if data[:2] == b"\x1f\x8b":
+        return "is compressed with gzip"
+    return f"is not a kernel image for {wanted.name}" if data[:1] else "is empty"
+
+
+def loaded_size_of_raw(data: Data) -> int:
+    """The bytes of memory that arm64's or riscv's Image needs, by its header; 0 for others.
+
+    The start of the file is enough (Documentation/arch/arm64/booting.rst).
+    """
+    is_known = any(data[56:60] == a.magic[1] for a in ARCHITECTURES.values() if a.magic)
+    size: int = struct.unpack_from("<Q", data, 16)[0] if is_known else 0
+    return size
 
 
 def _vmlinux(data: elf.Data, what: str) -> Image:
@@ -215,7 +280,7 @@ def _misfit(data: elf.Data) -> str:
     if not start:
         return "is empty"
     if start[_ARM64_MAGIC] == b"ARM\x64" or start[4:8] == b"zimg":
-        return "is an image for arm64 or another machine than x86-64"
+        return "is an image for arm64 or another machine than x86-64 (set arch: arm64)"
     if start.startswith(b"!<arch>\n"):
         return (
             "is a package (.deb); name it as such in a manifest (deb: {file: …}, or "
@@ -255,6 +320,7 @@ class PreparedKernel:
     modules: tuple[Path, ...] = ()  # in the order in which insmod has to load them
     modules_sha256: tuple[str, ...] = ()  # of their bytes, in the same order
     notes: tuple[str, ...] = ()  # sentences for its result that are known before the boot
+    arch: Arch = Arch.AMD64
 
 
 def assemble(root: Path, image: Image, found: ModuleSet) -> Built:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from harness.errors import KernelUnavailable
+from harness.host.architectures import ARCHITECTURES
 from harness.kernels import compression, elf, kconfig
 
 #: The modules that the event channel needs, each with its configuration option.
@@ -195,7 +196,7 @@ def install(chosen: Iterable[Module], root: Path, release: str) -> tuple[str, ..
 
 
 #: Where a build leaves its images.
-_IMAGES = (PurePath("arch/x86/boot/bzImage"), PurePath("vmlinux"))
+_IMAGES = (*{data.tree_image for data in ARCHITECTURES.values()}, PurePath("vmlinux"))
 
 
 def is_tree(directory: Path) -> bool:

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from harness.errors import Interrupted, KernelUnavailable
 from harness.host import fetcher, files, programs, tools
+from harness.host.architectures import Arch
 from harness.kernels import archive, image, modules
 from harness.kernels.cache import Built, Cache, digest, file_sha256
 from harness.kernels.kernel_image import Image, PreparedKernel, assemble, prepared, recognise
@@ -27,7 +29,9 @@ Say = Callable[[str], None]
 _TIMEOUT = 3600
 
 
-def prepare(name: str, source: FileSource, cache: Cache, say: Say) -> PreparedKernel:
+def prepare(
+    name: str, source: FileSource, cache: Cache, say: Say, arch: Arch = Arch.AMD64
+) -> PreparedKernel:
     """The kernel in the files of ``source``. Raises KernelUnavailable."""
     for path in source.files:
         found = _format(path)
@@ -36,11 +40,11 @@ def prepare(name: str, source: FileSource, cache: Cache, say: Say) -> PreparedKe
             raise KernelUnavailable(
                 f"{path} is {is_really}" + ("" if found else f"; give a .{source.format} file")
             )
-    return _of_archives(name, source.files, " and ".join(map(str, source.files)), cache, say)
+    return _of_archives(name, source.files, cache, say, arch)
 
 
 def _of_archives(
-    name: str, paths: Sequence[Path], origin: str, cache: Cache, say: Say
+    name: str, paths: Sequence[Path], cache: Cache, say: Say, arch: Arch
 ) -> PreparedKernel:
     sums = [_sha256(path, cache) for path in paths]
     what = " and ".join(path.name for path in paths)
@@ -50,10 +54,17 @@ def _of_archives(
         return archive.unpack(
             *(paths, root, what, cache.stop),
             check=lambda found, chosen: image.check_configuration(paths[0], found, chosen),
+            arch=arch,
         )
 
-    entry = cache.entry(f"file-{_safe(paths[0].stem)}-{digest(sums)}", build, say)
-    return prepared(name, entry, origin=origin)
+    key = f"file-{_safe(paths[0].stem)}-{digest(_of_arch(sums, arch))}"
+    origin = " and ".join(map(str, paths))
+    return prepared(name, cache.entry(key, build, say), origin=origin)
+
+
+def _of_arch(identity: list[Any], arch: Arch) -> list[Any]:
+    """``identity`` for a key: what was accepted for one architecture is not for another."""
+    return identity if arch is Arch.AMD64 else [*identity, arch.value]
 
 
 def _format(path: Path) -> archive.Format | None:
@@ -79,21 +90,24 @@ def _sha256(path: Path, cache: Cache) -> str:
     return found
 
 
-def prepare_url(name: str, source: UrlSource, cache: Cache, say: Say) -> PreparedKernel:
+def prepare_url(
+    name: str, source: UrlSource, cache: Cache, say: Say, arch: Arch = Arch.AMD64
+) -> PreparedKernel:
     """The kernel at an address. With a SHA-256 it is downloaded once, else for each run."""
     wanted = source.file_sha256
     if wanted is not None:
 
         def build(root: Path) -> Built:
             with cache.scratch() as directory:
-                return _fill(root, source, _download_all(source, directory, cache, say), cache)
+                got = _download_all(source, directory, cache, say)
+                return _fill(root, source, got, cache, arch)
 
-        key = f"url-{digest([wanted, source.modules])}"
+        key = f"url-{digest(_of_arch([wanted, source.modules], arch))}"
         return prepared(name, cache.entry(key, build, say), origin=source.image)
     with cache.scratch() as directory:
         got = _download_all(source, directory, cache, say)
-        key = f"url-{digest([file_sha256(path) for path in got])}"
-        entry = cache.entry(key, lambda root: _fill(root, source, got, cache), say)
+        key = f"url-{digest(_of_arch([file_sha256(path) for path in got], arch))}"
+        entry = cache.entry(key, lambda root: _fill(root, source, got, cache, arch), say)
     return prepared(name, entry, origin=source.image)
 
 
@@ -110,7 +124,7 @@ def _download_all(source: UrlSource, directory: Path, cache: Cache, say: Say) ->
     return [path, _download(source.modules, directory / "modules", cache, say)]
 
 
-def _fill(root: Path, source: UrlSource, got: Sequence[Path], cache: Cache) -> Built:
+def _fill(root: Path, source: UrlSource, got: Sequence[Path], cache: Cache, arch: Arch) -> Built:
     """The kernel in the files ``got``: an image or an archive, and perhaps modules."""
     path, *more = got
     place = Path(_file_name(source.image))
@@ -119,8 +133,8 @@ def _fill(root: Path, source: UrlSource, got: Sequence[Path], cache: Cache) -> B
         return image.check_configuration(place, found, chosen)
 
     if _format(path) is not None:
-        return archive.unpack(got, root, source.image, cache.stop, check)
-    recognised = recognise(path.read_bytes(), source.image)
+        return archive.unpack(got, root, source.image, cache.stop, check, arch)
+    recognised = recognise(path.read_bytes(), source.image, arch)
     chosen = archive.module_set(more, cache.stop) if more else ModuleSet()
     modules.check_event_channel(chosen, source.image)
     notes = check(recognised, chosen)

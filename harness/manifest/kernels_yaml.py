@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from harness.errors import UsageError
+from harness.host.architectures import HOST, Arch
 from harness.manifest import positions, schema
 from harness.manifest.expectations import contradictions, expectations
 from harness.manifest.fingerprint import added, apart
@@ -29,6 +30,7 @@ from harness.manifest.schema import (
     GitModel,
     PathKind,
     SharedModel,
+    UserSpace,
 )
 from harness.verdict.results import Expectation
 
@@ -172,6 +174,12 @@ class KernelEntry:
     expect: Mapping[str, bool] = field(default_factory=dict)
     known_issues: Path | None = None
     abi: Abi = Abi.NATIVE  # of the guest's user space
+    # The host's own where the manifest names none; see for_image and _entry.
+    arch: Arch = field(default=Arch.AMD64, metadata=added())
+
+    @property
+    def user_space(self) -> UserSpace:
+        return UserSpace(self.arch, self.abi)
 
     def expected(self, release: str) -> Mapping[str, Expectation]:
         """What the kernel with this ``release`` must support."""
@@ -217,7 +225,7 @@ def load(path: Path) -> Manifest:
     return Manifest(path, tuple(entries))
 
 
-def for_image(image: Path, modules: Path | None = None) -> KernelEntry:
+def for_image(image: Path, modules: Path | None = None, arch: Arch = HOST) -> KernelEntry:
     """An entry for one ``image`` without a manifest, named after its file, with the defaults.
 
     Raises :class:`ManifestError` if the image or the directory ``modules`` is missing.
@@ -231,13 +239,13 @@ def for_image(image: Path, modules: Path | None = None) -> KernelEntry:
             errors.append(str(error))
     if errors:
         raise ManifestError(tuple(errors))
-    return of_command_line(image, ImageSource(found[0] or image, found[1]))
+    return of_command_line(image, ImageSource(found[0] or image, found[1]), arch)
 
 
-def of_command_line(path: Path, source: Source) -> KernelEntry:
+def of_command_line(path: Path, source: Source, arch: Arch = HOST) -> KernelEntry:
     """An entry for ``source`` without a manifest, named after ``path``, with the defaults."""
     safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", path.name).lstrip("._+-")[:80]
-    return KernelEntry(safe or "image", source, "the command line")
+    return KernelEntry(safe or "image", source, "the command line", arch=arch)
 
 
 def _read(path: Path) -> bytes:
@@ -288,6 +296,7 @@ def _entry(entry: EntryModel, defaults: SharedModel, where: str) -> KernelEntry:
         memory_mib=entry.memory or max(defaults.memory or DEFAULT_MEMORY_MIB, memory),
         accel=entry.accel or defaults.accel or Accel.AUTO,
         abi=entry.abi or defaults.abi or Abi.NATIVE,
+        arch=entry.arch or defaults.arch or HOST,
         timeout_s=entry.timeout or max(defaults.timeout or DEFAULT_TIMEOUT_S, timeout),
         append=tuple(argument for group in both for argument in group),
         expect={**(defaults.expect or {}), **(entry.expect or {})},
@@ -345,6 +354,7 @@ def _cross_check(document: Document) -> Iterator[Problem]:
         yield from _check_deb(document, (*path, "deb"), entry.get("deb"))
         yield from _check_git(document, path, entry, defaults)
         yield from _check_series(document, path, entry)
+        yield from _check_arch(document, path, entry, defaults)
         if "expect" in entry:
             yield from _contradictions(document, path, default_expect | _expect(entry))
 
@@ -454,6 +464,26 @@ def _check_series(document: Document, path: DataPath, entry: dict[str, Data]) ->
             "'linux-image-6.12.*-amd64', or write 'name' instead of 'series'"
         )
         yield _at(document, package_path, text)
+
+
+def _check_arch(
+    document: Document, path: DataPath, entry: dict[str, Data], defaults: Data | None
+) -> Iterator[Problem]:
+    """Keys that only some architectures have."""
+    shared = defaults if isinstance(defaults, dict) else {}
+    arch = entry.get("arch", shared.get("arch", HOST.value))
+    if arch not in tuple(Arch) or arch == Arch.AMD64:
+        return  # another error, or the architecture that has everything
+    if entry.get("abi", shared.get("abi")) == Abi.I386:
+        key = "abi" if "abi" in entry else "arch" if "arch" in entry else ""
+        text = f"abi: i386 needs a kernel for amd64, and this one is for {arch}; remove one of them"
+        yield _at(document, (*path, key) if key else path, text)
+    if "upstream" in entry:
+        text = f"virtme-ng downloads builds for amd64, not for {arch}; give 'deb' or 'image'"
+        yield _at_key(document, (*path, "upstream"), text)
+    if "git" in entry:
+        text = f"git refs are built for amd64, not for {arch}; build it yourself and give 'tree'"
+        yield _at_key(document, (*path, "git"), text)
 
 
 def _expect(holder: Data | None) -> dict[str, bool]:

@@ -11,6 +11,7 @@ import difflib
 import re
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from harness.host.architectures import HOST, Arch, of_machine
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes import FIXES
 from harness.manifest.positions import (
@@ -72,6 +74,14 @@ class Abi(StrEnum):
 
     NATIVE = "native"
     I386 = "i386"  # 32-bit programs on the 64-bit kernel
+
+
+@dataclass(frozen=True)
+class UserSpace:
+    """The user space of a guest, which decides its root."""
+
+    arch: Arch = HOST
+    abi: Abi = Abi.NATIVE
 
 
 class PathKind(StrEnum):
@@ -169,6 +179,16 @@ def _accel(value: object) -> Accel:
     if text not in tuple(Accel):
         raise ValueError(f"expected auto, kvm or tcg, found {quoted(text)}")
     return Accel(text)
+
+
+def _arch(value: object) -> Arch:
+    wanted = f"{', '.join(tuple(Arch)[:-1])} or {tuple(Arch)[-1]}"
+    text = _text(value, wanted)
+    if text in tuple(Arch):
+        return Arch(text)
+    meant = of_machine(text)
+    hint = f"; {quoted(text)} is called {meant} here" if meant else ""
+    raise ValueError(f"expected {wanted}, found {quoted(text)}{hint}")
 
 
 def _abi(value: object) -> Abi:
@@ -378,6 +398,7 @@ class DefaultsModel(_Model):
     timeout: Annotated[int, _number(10, 3600, "seconds")] | None = None
     accel: Annotated[Accel, PlainValidator(_accel)] | None = None
     abi: Annotated[Abi, PlainValidator(_abi)] | None = None
+    arch: Annotated[Arch, PlainValidator(_arch)] | None = None
     append: Arguments | None = None
     expect: Expect | None = None
     known_issues: Annotated[Path, _path(PathKind.FILE)] | None = None

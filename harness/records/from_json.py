@@ -193,6 +193,7 @@ def _kernel(given: Fields, checks: bool) -> KernelResult:
         cross_checks=given.each("cross_checks", _cross_check, since=True),
         abi=given.added("abi", str, "native"),
         host=given.added("host", str, ""),
+        arch=given.added("arch", str, "amd64"),
     )
     given.end()
     return result

@@ -28,6 +28,7 @@ from harness.manifest import fingerprint
 from harness.manifest.kernels_yaml import FileSource, ImageSource, KernelEntry, TreeSource
 from harness.manifest.known_issues import KnownIssues, digest
 from harness.manifest.plan import Plan
+from harness.manifest.schema import UserSpace
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store, StoredResult
 from harness.verdict.results import EarlierRun, KernelResult, Timing
@@ -55,6 +56,7 @@ class Setting:
     qemu: str
     virtme_ng: str
     known: KnownIssues = field(default_factory=KnownIssues)
+    others: Mapping[UserSpace, str] = field(default_factory=dict)  # roots and QEMUs of others
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def circumstances_of(
         "modules": list(kernel.modules_sha256),
         "base": setting.base,
         "qemu": setting.qemu,
+        "other": setting.others.get(entry.user_space, ""),
         "virtme_ng": setting.virtme_ng,
         "kernel": {name: settings[name] for name in settings.keys() - FOUND.keys()},
         "plan": fingerprint.members(setting.plan),

@@ -85,6 +85,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "cross_checks": [_cross_check(each) for each in kernel.cross_checks],
         "abi": kernel.abi,
         "host": kernel.host,
+        "arch": kernel.arch,
     }
 
 

@@ -80,6 +80,7 @@ def _with_modules(bundle: Bundle, file: Path, cache: Cache, say: Say) -> Prepare
         cache,
         say,
         origin=bundle.origin,
+        arch=bundle.entry.arch,
         sha256=bundle.image_sha256,
     )
     return replace(found, version=bundle.version)

@@ -12,6 +12,7 @@ from pathlib import Path
 from guest import events
 from harness.bundle import Bundle
 from harness.errors import UsageError
+from harness.host.architectures import ARCHITECTURES
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
@@ -50,15 +51,18 @@ def run(
     ``say`` gets each difference from the original boot, ``on_row`` each boot. Raises UsageError for
     wrong arguments and for the bundle's known issues, and KernelUnavailable.
     """
-    qemu = check_qemu(request.qemu) if request.qemu else None
-    kernel = image.find(bundle, request.image, cache, say)
-    machines = Machines(kernel, workspace.qemu, cache, say, stop)
+    name = ARCHITECTURES[bundle.entry.arch].qemu
+    qemu = check_qemu(request.qemu, name) if request.qemu else None
+    workspace.check(bundle.entry.user_space)
+    own = workspace.qemus.get(bundle.entry.arch, workspace.qemu)
+    kernel = replace(image.find(bundle, request.image, cache, say), arch=bundle.entry.arch)
+    machines = Machines(kernel, own, cache, say, stop)
     cpus = bundle.entry.cpus
     if request.vary:
-        other = qemu or another_qemu(workspace.qemu)
+        other = qemu or another_qemu(own)
         choices = tuple(machines.varied(bundle.kvm, cpus, other))
     else:
-        choices = (replace(machines, qemu=qemu or workspace.qemu).as_it_failed(bundle.kvm, cpus),)
+        choices = (replace(machines, qemu=qemu or own).as_it_failed(bundle.kvm, cpus),)
     replay = _Replay(bundle, kernel, workspace, _checker(bundle, workspace, say), say, stop)
     return tuple(replay.on(choice, request.times, on_row) for choice in choices)
 
@@ -126,7 +130,8 @@ class _Replay:
         )
 
     def _directory(self, choice: MachineChoice, number: int) -> Path:
-        other = "" if choice.qemu == self._workspace.qemu else "-other-qemu"
+        own = self._workspace.qemus.get(self._entry.arch, self._workspace.qemu)
+        other = "" if choice.qemu == own else "-other-qemu"
         name = f"{choice.machine.accel}-{choice.machine.cpus}{other}-{number}"
         return self._workspace.directory / name
 
@@ -136,6 +141,7 @@ class _Replay:
             directory=directory,
             roots=self._workspace.roots,
             qemu=choice.qemu,
+            qemus={self._entry.arch: choice.qemu},
             seed=asked.seed,
             jobs=1,
             request=RunRequest(asked.plan),
@@ -186,8 +192,6 @@ def _compare_expectations(bundle: Bundle, say: Say) -> None:
         say(f"this harness has different expectations of this kernel: {', '.join(changed)}")
 
 
-#: virtme-ng looks for QEMU under this name.
-NAME = "qemu-system-x86_64"
 #: Where a user may have installed one, besides PATH.
 PLACES = ("/usr/local/bin", "/usr/bin", "/opt/qemu/bin", "/usr/local/qemu/bin")
 
@@ -255,11 +259,11 @@ class Machines:
         return usable, choice.why.partition(" because ")[2] or choice.why
 
 
-def check_qemu(given: Path) -> Path:
+def check_qemu(given: Path, name: str) -> Path:
     """``given`` as an absolute path. Raises :class:`UsageError`."""
-    if given.name != NAME or not os.access(given, os.X_OK) or given.is_dir():
+    if given.name != name or not os.access(given, os.X_OK) or given.is_dir():
         raise UsageError(
-            f"--qemu {given}: it is not a program named {NAME}, under which virtme-ng looks for "
+            f"--qemu {given}: it is not a program named {name}, under which virtme-ng looks for "
             f"it; give one, or a symbolic link to it"
         )
     return given.absolute()
@@ -268,7 +272,7 @@ def check_qemu(given: Path) -> Path:
 def another_qemu(first: Path) -> Path | None:
     """Another QEMU on this host than ``first``."""
     for directory in (*os.get_exec_path(), *PLACES):
-        place = Path(directory, NAME)
+        place = Path(directory, first.name)
         if os.access(place, os.X_OK) and place.is_file() and not place.samefile(first):
             return place.absolute()
     return None

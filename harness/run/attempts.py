@@ -19,13 +19,14 @@ from pathlib import Path
 from harness import kernels
 from harness.errors import HostError
 from harness.host import tools
+from harness.host.architectures import Arch
 from harness.kernels import PreparedKernel
 from harness.manifest import cross_check, fixes, known_issues
 from harness.manifest.fixes import FIXES
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import PROGRAM_S
-from harness.manifest.schema import Abi
+from harness.manifest.schema import UserSpace
 from harness.records.reuse import Results
 from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.verdict import judge
@@ -58,8 +59,8 @@ class Options:
     """The settings of a run that all its kernels share."""
 
     directory: Path  # of the run; files of kernel NAME go to kernels/NAME
-    roots: Mapping[Abi, Path]  # archives of the guest's root, see harness.vm.initramfs
-    qemu: Path
+    roots: Mapping[UserSpace, Path]  # archives of the guest's root, see harness.vm.initramfs
+    qemu: Path  # of the host's architecture
     seed: int
     jobs: int
     request: RunRequest = field(default_factory=RunRequest)
@@ -68,6 +69,9 @@ class Options:
     extra: Mapping[str, bytes] = field(default_factory=dict)  # as in a BootPlan
     at_most: Deadlines | None = None  # upper bounds for the deadlines of a boot
     on_boot: Callable[[BootPlan], None] = lambda _: None  # called before each boot
+    qemus: Mapping[Arch, Path] = field(default_factory=dict)  # of other architectures
+    #: Why the kernels of a user space cannot be booted on this host.
+    obstacles: Mapping[UserSpace, str] = field(default_factory=dict)
 
 
 class Attempts:
@@ -186,9 +190,9 @@ class Attempts:
         program_s = max(1, min(PROGRAM_S, int(deadlines.total / 2)))
         return BootPlan(
             kernel=self._kernel,
-            base=options.roots[entry.abi],
-            qemu=options.qemu,
-            machine=Machine(entry.cpus, entry.memory_mib, entry.append, self._kvm),
+            base=options.roots[entry.user_space],
+            qemu=options.qemus.get(entry.arch, options.qemu),
+            machine=Machine(entry.cpus, entry.memory_mib, entry.append, self._kvm, entry.arch),
             request=Request(secrets.token_hex(16), options.seed, plan, program_s),
             deadlines=deadlines,
             directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
@@ -199,7 +203,7 @@ class Attempts:
     def _deadlines(self) -> Deadlines:
         entry, options = self._entry, self._options
         share = tools.share(options.jobs, entry.cpus)
-        deadlines = Deadlines.scaled(entry.timeout_s, kvm=self._kvm, share=share)
+        deadlines = Deadlines.scaled(entry.timeout_s, kvm=self._kvm, share=share, arch=entry.arch)
         return deadlines if options.at_most is None else deadlines.bounded(options.at_most)
 
     def _judge(self, attempt: Attempt) -> tuple[Attempt, KernelResult]:
@@ -243,6 +247,7 @@ class Attempts:
             missing_fixes=fixes.shown_missing(families, lacking),
             cross_checks=compared,
             abi=entry.abi.value,
+            arch=entry.arch.value,
         )
         return replace(attempt, verdict=verdict), result
 

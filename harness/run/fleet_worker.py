@@ -28,6 +28,7 @@ from harness.host.files import touch
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.known_issues import KnownIssues
+from harness.manifest.schema import UserSpace
 from harness.records import reuse
 from harness.run import session, workspace
 from harness.run.attempts import Options
@@ -111,7 +112,10 @@ def about() -> About:
         memory_mib=tools.available_memory_mib(),
     )
     try:
-        with tempfile.TemporaryDirectory() as place, _opened(Path(place) / "run", ()) as found:
+        with (
+            tempfile.TemporaryDirectory() as place,
+            _opened(Path(place) / "run", UserSpace()) as found,
+        ):
             return replace(this, versions=session.about_run(found))
     except (HostError, OSError) as error:
         return replace(this, trouble=str(error))
@@ -145,9 +149,9 @@ def _gate() -> workspace.MemoryGate:
 
 
 @contextlib.contextmanager
-def _opened(directory: Path, abis: Any) -> Iterator[workspace.Workspace]:
+def _opened(directory: Path, user_space: UserSpace) -> Iterator[workspace.Workspace]:
     cache = Cache(_cache().root)
-    with workspace.opened(directory, cache, abis=abis) as found:
+    with workspace.opened(directory, cache, user_spaces={user_space}) as found:
         yield found
 
 
@@ -158,7 +162,7 @@ def test(task: Task) -> Answer:
     with (
         _watched(stop),
         tempfile.TemporaryDirectory(prefix="mptcp-fleet-") as place,
-        _opened(Path(place) / "run", {task.entry.abi}) as found,
+        _opened(Path(place) / "run", task.entry.user_space) as found,
     ):
         tested = _tested(task, found, Path(place), listener, stop)
         if tested is None:
@@ -178,13 +182,16 @@ def _tested(
     cache.stop = stop
     versions = session.about_run(found)
     setting = reuse.Setting(
-        task.request.plan, versions["guest"], versions["QEMU"], versions["virtme-ng"], known
+        *(task.request.plan, versions["guest"], versions["QEMU"], versions["virtme-ng"], known),
+        others=found.identities,
     )
     bundles = Bundles(found.directory, [entry], versions, with_image=task.request.bundle_image)
     options = Options(
         directory=found.directory,
         roots=found.roots,
         qemu=found.qemu,
+        qemus=found.qemus,
+        obstacles=found.obstacles,
         seed=task.seed,
         jobs=max(1, _vms()),
         request=task.request,

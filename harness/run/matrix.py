@@ -98,6 +98,8 @@ class Matrix:
         def say(text: str) -> None:
             self._tell(entry, Stage.PREPARING, text)
 
+        if obstacle := self._options.obstacles.get(entry.user_space):
+            return KernelResult.infrastructure(entry.name, obstacle)
         for pause in (*attempts.BACK_OFF, None):
             if self._stop.is_set():
                 return None

@@ -68,7 +68,7 @@ def run(
             cache,
             begun.id,
             Path(old.directory) if old else None,
-            abis={entry.abi for entry in entries},
+            user_spaces={entry.user_space for entry in entries},
             say=lambda text: listener(Progress("", Stage.PREPARING, text)),
         ) as found,
         Store(place) as kept,
@@ -281,11 +281,16 @@ def options_in(
 ) -> Options:
     """The options for ``entries`` in ``workspace``; ``evidence`` is as in reuse.Results."""
     about = about_run(workspace)
-    setting = reuse.Setting(request.plan, about["guest"], about["QEMU"], about["virtme-ng"], known)
+    setting = reuse.Setting(
+        *(request.plan, about["guest"], about["QEMU"], about["virtme-ng"], known),
+        others=workspace.identities,
+    )
     return Options(
         directory=workspace.directory,
         roots=workspace.roots,
         qemu=workspace.qemu,
+        qemus=workspace.qemus,
+        obstacles=workspace.obstacles,
         seed=seed,
         jobs=request.jobs or default_jobs(entries),
         request=request,

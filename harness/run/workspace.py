@@ -11,15 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import kernels
 from harness.errors import Busy, HostError, UsageError
 from harness.host import tools
+from harness.host.architectures import HOST, Arch
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel, KernelEntry
-from harness.manifest.schema import Abi
+from harness.manifest.schema import UserSpace
 from harness.records import prune, store, stored_runs
 from harness.run.request import Listener, Progress, Stage
 from harness.vm import accelerator, foreign_root
@@ -32,14 +33,24 @@ class Workspace:
     """The tools, roots and directory that all boots of a run use."""
 
     directory: Path  # of the run
-    roots: Mapping[Abi, Path]  # archives of the guest's root; always has Abi.NATIVE
-    qemu: Path
+    roots: Mapping[UserSpace, Path]  # archives of the guest's root; always has the host's own
+    qemu: Path  # of the host's architecture
     qemu_version: str
+    qemus: Mapping[Arch, Path] = field(default_factory=dict)  # of other architectures
+    #: Why the kernels of a user space cannot be booted here.
+    obstacles: Mapping[UserSpace, str] = field(default_factory=dict)
+    #: What other user spaces bring with them, for reuse.Setting.
+    identities: Mapping[UserSpace, str] = field(default_factory=dict)
 
     @property
     def base(self) -> Path:
         """The root of the native user space."""
-        return self.roots[Abi.NATIVE]
+        return self.roots[UserSpace()]
+
+    def check(self, user_space: UserSpace) -> None:
+        """Raise HostError unless the kernels of ``user_space`` can be booted."""
+        if user_space in self.obstacles:
+            raise HostError(self.obstacles[user_space])
 
 
 @contextlib.contextmanager
@@ -48,21 +59,22 @@ def opened(
     cache: Cache,
     identity: str = "",
     resumed: Path | None = None,
-    abis: Iterable[Abi] = (),
+    user_spaces: Iterable[UserSpace] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Workspace]:
     """Find the tools, build the guest's root and make a directory; while open, nothing is pruned.
 
-    ``resumed`` is the directory of a resumed run; ``abis`` are those of its kernels. Raises
-    HostError, and UsageError for ``output``.
+    ``resumed`` is the directory of a resumed run; ``user_spaces`` are those of its kernels. What
+    one of them lacks is an obstacle to its kernels alone. Raises HostError, and UsageError for
+    ``output``.
     """
     qemu, busybox = find_tools()
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(cache.scratch())  # keeps `prune` from removing what is in use
-            roots = {
-                abi: foreign_root.prepare(abi, cache, busybox, say) for abi in {Abi.NATIVE, *abis}
-            }
+            native = UserSpace()
+            roots = {native: foreign_root.prepare(native, cache, busybox, say)}
+            others = _others({*user_spaces} - {native}, cache, busybox, say)
             directory = resumed or new_directory(output, identity or identity_of_now())
             held.enter_context(prune.in_use(directory))
         except Busy as error:
@@ -73,7 +85,53 @@ def opened(
                 f"it and its directory writable, free some space on the disk, or use another "
                 f"directory (--output, --cache, XDG_STATE_HOME)"
             ) from error
-        yield Workspace(directory, roots, qemu, qemu_version(qemu, cache))
+        yield Workspace(
+            directory,
+            {**roots, **others.roots},
+            qemu,
+            qemu_version(qemu, cache),
+            others.qemus,
+            others.obstacles,
+            others.identities,
+        )
+
+
+@dataclass(frozen=True)
+class _Others:
+    """What was found for user spaces other than the host's: see Workspace."""
+
+    roots: dict[UserSpace, Path] = field(default_factory=dict)
+    qemus: dict[Arch, Path] = field(default_factory=dict)
+    obstacles: dict[UserSpace, str] = field(default_factory=dict)
+    identities: dict[UserSpace, str] = field(default_factory=dict)
+
+
+def _others(
+    user_spaces: Iterable[UserSpace], cache: Cache, busybox: Path, say: Callable[[str], None]
+) -> _Others:
+    found = _Others()
+    for user_space in user_spaces:
+        version = ""
+        try:
+            if user_space.arch is not HOST:
+                qemu = find_qemu(user_space.arch)
+                found.qemus[user_space.arch] = qemu
+                version = qemu_version(qemu, cache)
+            root = foreign_root.prepare(user_space, cache, busybox, say)
+        except HostError as error:
+            found.obstacles[user_space] = str(error)
+            continue
+        found.roots[user_space] = root
+        found.identities[user_space] = f"{root.stem} {version}"
+    return found
+
+
+def find_qemu(arch: Arch) -> Path:
+    """The host's QEMU for ``arch``. Raises HostError, with the remedy."""
+    qemu = tools.locate(tools.qemu_of(arch))
+    if qemu is None:
+        raise tools.ToolsMissing([tools.qemu_of(arch)], f"for kernels with arch: {arch}")
+    return qemu
 
 
 def find_tools() -> tuple[Path, Path]:
@@ -83,7 +141,7 @@ def find_tools() -> tuple[Path, Path]:
         raise tools.ToolsMissing(missing)
     if tools.find_virtme_ng() is None:
         raise HostError(f"virtme-ng was not found; {tools.VIRTME_NG_REMEDY}")
-    qemu, busybox = tools.find("qemu-system-x86_64"), tools.find_static_busybox()
+    qemu, busybox = tools.locate(tools.qemu_of(HOST)), tools.find_static_busybox()
     assert qemu is not None, "host.missing() looked for it"
     assert busybox is not None, "host.missing() looked for it"
     return qemu, busybox
@@ -109,11 +167,13 @@ def machinery(
     """Prepare the kernel of ``entry``; while open, nothing of it is pruned. Raises HostError."""
     qemu, busybox = find_tools()
     with cache.scratch():  # keeps `prune` from removing what is in use
-        base = foreign_root.prepare(entry.abi, cache, busybox, say)
+        if entry.arch is not HOST:
+            qemu = find_qemu(entry.arch)
+        base = foreign_root.prepare(entry.user_space, cache, busybox, say)
         kernel = kernels.prepare(entry, cache, say)
         remembered = cache.root / "kvm.json"
         choice = accelerator.choose(accel or entry.accel, kernel, qemu, remembered, say, cache.stop)
-        machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm)
+        machine = Machine(entry.cpus, entry.memory_mib, entry.append, choice.kvm, entry.arch)
         yield Machinery(kernel, base, qemu, machine)
 
 

@@ -15,8 +15,9 @@ from importlib import resources
 from pathlib import Path
 
 from harness import kernels
-from harness.errors import HostError, KernelUnavailable
+from harness.errors import HostError, KernelUnavailable, UsageError
 from harness.host import tools
+from harness.host.architectures import Arch
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
@@ -77,8 +78,13 @@ def run(
     faults. Only the first row exists if the kernel does not pass; rows are missing once ``stop`` is
     set. Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
     """
-    abis = {entry.abi for entry in entries}
-    with workspaces.opened(request.output, cache, abis=abis, say=say) as workspace:
+    entries = [entry for entry in entries if entry.arch is Arch.AMD64]
+    if not entries:
+        raise UsageError(
+            "the selftest breaks kernels with a module of x86-64 code; choose a kernel for amd64"
+        )
+    wanted = {entry.user_space for entry in entries}
+    with workspaces.opened(request.output, cache, user_spaces=wanted, say=say) as workspace:
         try:
             subject, first = _good_kernel(entries, request, workspace, cache, say, stop)
             if first is None:
@@ -191,7 +197,7 @@ class _Subject:
         except module.NoModule as error:
             passed = KernelVerdict.PASS
             return FaultRow(fault.name, fault.expected, "-", passed, 0.0, impossible=str(error))
-        least = commandline.needed_mib(self.kernel, self.workspace.roots[self.entry.abi])
+        least = commandline.needed_mib(self.kernel, self.workspace.roots[self.entry.user_space])
         mib = max(fault.memory_mib or self.entry.memory_mib, least)
         entry = replace(self.entry, memory_mib=mib)
         attempts = Attempts(entry, self.kernel, self.kvm, options, lambda _: None, self.stop)

@@ -370,6 +370,7 @@ class KernelResult:
     cross_checks: tuple[CrossCheck, ...] = ()
     abi: str = "native"  # of the guest's user space
     host: str = ""  # that tested it, if not the run's
+    arch: str = "amd64"
 
     @property
     def is_unfinished(self) -> bool:

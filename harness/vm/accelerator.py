@@ -24,6 +24,7 @@ from pathlib import Path
 
 from harness.errors import HostError
 from harness.host import files, tools
+from harness.host.architectures import ARCHITECTURES, HOST
 from harness.host.files import write_atomically
 from harness.host.programs import TICK, RunningClock, Supervised
 from harness.kernels.cache import Cache
@@ -78,7 +79,7 @@ DEVICE = tools.KVM
 PATIENCE = 8.0
 #: Seconds until it must look for a root; the whole trial may take 15 s.
 LIMIT = 14.0
-#: The output of every x86 kernel once its console works.
+#: The output of every kernel once its console works.
 FIRST_WORDS = b"Linux version "
 #: Printed when the kernel looks for a root; by then, all of KVM was exercised.
 LAST_WORDS = (b"Kernel panic", b"VFS: ", b"Run /")
@@ -139,6 +140,11 @@ def choose(
     """
     if wanted is Accel.TCG:
         return Choice(False, "TCG was requested")
+    if kernel.arch is not HOST:
+        here = f"this host, {ARCHITECTURES[HOST].name}, has no KVM for {kernel.arch}"
+        if wanted is Accel.KVM:
+            raise HostError(f"accel is kvm, but {here}; use accel: auto or tcg for {kernel.name}")
+        return Choice(False, here, settled=False)
     obstacle = tools.kvm_obstacle(DEVICE)
     if obstacle is None:
         trial = _recall_or_try(kernel, qemu, remembered, say, stop or threading.Event())
@@ -215,11 +221,13 @@ def _circumstances(qemu: Path) -> str:
 
 def _try(kernel: PreparedKernel, qemu: Path, stop: threading.Event) -> Trial:
     """Boot ``kernel`` under KVM until it looks for a root."""
+    machine = ARCHITECTURES[kernel.arch]
     command = [
         *(str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-machine", "q35,accel=kvm", "-cpu", "host", "-m", "512M", "-serial", "stdio"),
+        *("-machine", f"{machine.kvm_machine},accel=kvm", "-cpu", "host", "-m", "512M"),
+        *("-serial", "stdio"),
         *("-kernel", str(kernel.boot_image)),
-        *("-append", "console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1"),
+        *("-append", f"{machine.kvm_console} panic=-1"),
     ]
     with work_directory() as work:
         console = work / "console"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from harness.host.architectures import ARCHITECTURES, HOST, Arch
 from harness.host.programs import RunningClock
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest import cross_check
@@ -55,12 +56,15 @@ class Deadlines:
     total: float  # for the first round of checks, and again for each further round or program
 
     @classmethod
-    def scaled(cls, timeout: float, *, kvm: bool, share: float = 1.0) -> Deadlines:
-        """The deadlines for a manifest's ``timeout``; four times as long under TCG.
+    def scaled(
+        cls, timeout: float, *, kvm: bool, share: float = 1.0, arch: Arch = HOST
+    ) -> Deadlines:
+        """The deadlines for a manifest's ``timeout``; four times as long under TCG, and longer for
+        an ``arch`` that is slow to emulate.
 
         ``share`` is the number of VMs for each processor, if above 1.
         """
-        factor = (1 if kvm else 4) * max(1.0, share)
+        factor = (1 if kvm else 4 * ARCHITECTURES[arch].factor) * max(1.0, share)
         return cls(
             boot=max(min(timeout, 30), timeout / 4) * factor,
             silence=max(min(timeout, 12), timeout / 10) * factor,

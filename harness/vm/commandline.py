@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import Malformed
+from harness.host.architectures import ARCHITECTURES, HOST, Arch
 from harness.kernels import elf, kernel_image
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.plan import PROGRAM_S, Plan
@@ -61,7 +62,8 @@ while [ $left -gt 0 ]; do
     case $option in
     -device|-chardev|-fsdev)
         case $2 in
-        virtio-9p-pci,*|local,*|virtserialport,name=virtme.*|virtio-serial-pci|i6300esb,*) ;;
+        virtio-9p-*|local,*|virtserialport,name=virtme.*|i6300esb,*|diag288,*) ;;
+        virtio-serial-pci|virtio-serial-device|virtio-serial-ccw) ;;
         {console}*,id=stdin,*|*,id=stdout,*|*,id=stderr,*|*,id=dev_std*|*,id=ret,*) ;;
         *) set -- "$@" "$option" "$2" ;;
         esac
@@ -106,6 +108,7 @@ class Machine:
     memory_mib: int = 512
     append: tuple[str, ...] = ()
     kvm: bool = False
+    arch: Arch = HOST
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,8 @@ def command(work: Path, machine: Machine, script: Sequence[str] = CHECK) -> list
         *("--name", "mptcp-harness"),
         "--disable-monitor",
     ]
+    if machine.arch is not HOST:
+        arguments += ["--arch", machine.arch.value]
     if not machine.kvm:
         arguments.append("--disable-kvm")
     for argument in machine.append:
@@ -196,12 +201,13 @@ def command(work: Path, machine: Machine, script: Sequence[str] = CHECK) -> list
 
 
 def _qemu_options(work: Path, machine: Machine) -> str:
+    data = ARCHITECTURES[machine.arch]
     options = [
         # Replaces virtme-ng's own initramfs, which would mount a root over 9p.
         *("-initrd", str(work / INITRAMFS)),
         # A separate event channel, because the script's output ports need udev in the guest.
         *("-chardev", f"socket,id=mptcp,path={work / EVENTS_SOCKET}"),
-        *("-device", "virtio-serial-pci,id=mptcpbus"),
+        *("-device", f"{data.port_bus},id=mptcpbus"),
         *("-device", f"virtserialport,bus=mptcpbus.0,chardev=mptcp,name={PORT}"),
         # Used only if the guest hangs: see harness.vm.hang.
         *("-qmp", f"unix:{work / MONITOR_SOCKET},server=on,wait=off"),
@@ -209,6 +215,8 @@ def _qemu_options(work: Path, machine: Machine) -> str:
     if machine.kvm:
         # virtme-ng asks for kvm:tcg, which falls back silently.
         options += ["-machine", "accel=kvm"]
+    else:
+        options += data.emulated
     return shlex.join(options)
 
 
@@ -238,6 +246,8 @@ REST_MIB = 64
 #: The kernel's struct page array takes 1/64 of the memory (64 bytes for 4096).
 PAGES = 1 / 64
 STEP_MIB = 16
+#: Unpacked, Debian's kernels for s390x take four times the memory of their image.
+RAW_GROWTH = 5
 
 #: ``mem=64M`` limits the memory that the kernel uses (kernel-parameters.txt).
 _MEM = re.compile(r"mem=(\d+)([KMGkmg]?)")
@@ -279,10 +289,10 @@ def _loaded_size(image: Path) -> int:
     with image.open("rb") as file:
         start = file.read(4096)
     try:
-        return (
-            kernel_image.loaded_size_of_bzimage(start)
-            if kernel_image.is_bzimage(start)
-            else elf.loaded_size(start)
-        )
+        if kernel_image.is_bzimage(start):
+            return kernel_image.loaded_size_of_bzimage(start)
+        if start.startswith(elf.MAGIC):
+            return elf.loaded_size(start)
+        return kernel_image.loaded_size_of_raw(start) or RAW_GROWTH * image.stat().st_size
     except Malformed:
         return 0  # damage is reported elsewhere

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Finds out what a hanging guest was doing before its VM is ended.
 
-QEMU reports the registers of every processor. A kernel that still handles its keyboard prints its
-blocked tasks, the backtraces of its processors, its memory and all tasks: sysrq w, l, m and t
+QEMU reports the registers of every processor. On x86-64, whose machine has a keyboard, a kernel
+that still handles it prints its blocked tasks, the backtraces of its processors, its memory and all
+tasks: sysrq w, l, m and t
 (Documentation/admin-guide/sysrq.rst), which :mod:`harness.vm.initramfs` allows.
 """
 
@@ -16,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from harness.host.architectures import ARCHITECTURES
 
 #: Seconds for everything together.
 LIMIT = 8.0
@@ -38,7 +41,8 @@ MAX_NOTES, MAX_FRAMES = 6, 6
 #: Reads the console for at most so many seconds.
 Pump = Callable[[float], None]
 
-_RIP = re.compile(r"^CPU#(\d+)$|\bRIP=([0-9a-f]{8,16})", re.MULTILINE)
+_COUNTERS = "|".join(data.program_counter for data in ARCHITECTURES.values())
+_COUNTER = re.compile(rf"^CPU#(\d+)$|\b({_COUNTERS})([0-9a-f]{{8,16}})\b", re.MULTILINE)
 #: The start of a task's backtrace, or of the interrupted task's on a processor.
 _TASK = re.compile(r"\btask:(\S+) +state:(\S)|(<TASK>)")
 _INSTRUCTION = re.compile(r"\bRIP: 0010:([A-Za-z_][\w.]*)\+0x")
@@ -137,11 +141,12 @@ def notes(text: str, file: str) -> tuple[str, ...]:
 def _processors(text: str) -> list[str]:
     registers = text.partition("(qemu) info registers -a\n")[2].partition("\nsysrq ")[0]
     number, found = "0", []
-    for match in _RIP.finditer(registers):
+    for match in _COUNTER.finditer(registers):
         if match[1]:
             number = match[1]
         else:
-            found.append(f"CPU {number} was at RIP {match[2]}")
+            name = re.match(r"\w+", match[2])
+            found.append(f"CPU {number} was at {name[0] if name else 'PC'} {match[3]}")
     return found
 
 

@@ -85,8 +85,8 @@ for name in sys.argv[2].split(","):
         if name[0] != "?":
             raise
 for name, module in sys.modules.items():
-    if not name.startswith("guest") and getattr(module, "__file__", None):
-        print(module.__file__, end="\\0")
+    if not name.startswith("guest"):
+        print(name, getattr(module, "__file__", None) or "", sep="=", end="\\0")
 """
 
 
@@ -293,12 +293,17 @@ def _install_python(root: Path, interpreter: Interpreter, checker: Path) -> None
         # A library beside an interpreter with its own prefix is found through $ORIGIN/../lib.
         if not library.is_relative_to("/usr") and not library.is_relative_to("/lib"):
             (root / "usr/lib" / library.name).symlink_to(library)
-    # Unchecked: nothing in the guest compares times.
+    compile_modules(interpreter.executable, root, f"usr/lib/python{interpreter.version}")
+
+
+def compile_modules(python: Path, root: Path, stdlib: str) -> None:
+    """Compile the modules in ``root`` with the host's ``python``, of the same version."""
     subprocess.run(
         [
-            *(str(interpreter.executable), "-I", "-S", "-m", "compileall", "-q"),
+            *(str(python), "-I", "-S", "-m", "compileall", "-q"),
+            # Unchecked: nothing in the guest compares times.
             *("--invalidation-mode", "unchecked-hash", "-s", str(root)),
-            *(str(stdlib), str(root / CHECKER)),
+            *(str(root / stdlib), str(root / CHECKER)),
         ],
         check=True,
         stdin=subprocess.DEVNULL,
@@ -307,9 +312,24 @@ def _install_python(root: Path, interpreter: Interpreter, checker: Path) -> None
 
 
 def _loaded_modules(interpreter: Interpreter, checker: Path) -> Iterator[Path]:
+    return _loaded_by(_modules_of(checker), interpreter, checker)
+
+
+def _modules_of(checker: Path) -> list[str]:
     names = [f"guest.{_module(source, checker)}" for source in _sources(checker)]
-    wanted = [name for name in names if not name.endswith(("__main__", ".cli", ".ktap"))]
-    return _loaded_by(wanted, interpreter, checker)
+    return [name for name in names if not name.endswith(("__main__", ".cli", ".ktap"))]
+
+
+def imported() -> Mapping[str, str]:
+    """The modules that the checker imports in the host's Python, each with its path below the
+    standard library; "" if it is built in or an extension."""
+    interpreter, checker = Interpreter.of_host(), Path(guest.__file__).parent
+    return {
+        name: ""
+        if file is None or not file.is_relative_to(interpreter.stdlib) or file.suffix != ".py"
+        else str(file.relative_to(interpreter.stdlib))
+        for name, file in _imports_of(_modules_of(checker), interpreter, checker)
+    }
 
 
 def for_a_person() -> dict[str, bytes]:
@@ -346,6 +366,16 @@ def standard_modules(names: Iterable[str]) -> dict[str, bytes]:
 
 
 def _loaded_by(wanted: Sequence[str], interpreter: Interpreter, checker: Path) -> Iterator[Path]:
+    """The files of the modules that importing ``wanted`` loads."""
+    for _, file in _imports_of(wanted, interpreter, checker):
+        if file is not None:
+            yield file
+
+
+def _imports_of(
+    wanted: Sequence[str], interpreter: Interpreter, checker: Path
+) -> Iterator[tuple[str, Path | None]]:
+    """The modules that importing ``wanted`` loads, each with its file unless it is built in."""
     answer = subprocess.run(
         [
             *(str(interpreter.executable), "-I", "-S", "-c", _CLOSURE),
@@ -356,8 +386,9 @@ def _loaded_by(wanted: Sequence[str], interpreter: Interpreter, checker: Path) -
         capture_output=True,
         text=True,
     )
-    for file in answer.stdout.split("\0")[:-1]:
-        yield Path(file)
+    for item in answer.stdout.split("\0")[:-1]:
+        name, _, file = item.partition("=")
+        yield name, Path(file) if file else None
 
 
 def _module(source: Path, checker: Path) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HostError
+from harness.host.architectures import ARCHITECTURES
 from harness.host.programs import TICK
 from harness.kernels.kernel_image import PreparedKernel
 from harness.vm import commandline, initramfs
@@ -38,7 +39,7 @@ chmod +x /bin/{checker}
 export HOME=/ PATH=/bin:/usr/bin ENV=/opt/profile TERM={term}
 cd /
 # Who leads a session gets the first terminal that it opens as its own, and job control with it.
-exec setsid sh -c 'exec sh -i < /dev/ttyS0 > /dev/ttyS0 2>&1'
+exec setsid sh -c 'exec sh -i < /dev/{console} > /dev/{console} 2>&1'
 """
 _PROFILE = """\
 stty rows {rows} columns {columns}
@@ -86,7 +87,7 @@ def run(plan: ShellPlan, terminal: Terminal, stop: threading.Event) -> None:
             plan.base,
             plan.kernel,
             (),
-            {**initramfs.for_a_person(), **_files(plan.greeting, terminal)},
+            {**initramfs.for_a_person(), **_files(plan, terminal)},
         )
         arguments = commandline.command(work, plan.machine, ["sh", "/opt/shell"])
         environment = commandline.environment(work)
@@ -104,11 +105,12 @@ def run(plan: ShellPlan, terminal: Terminal, stop: threading.Event) -> None:
                 raise HostError(f"QEMU ended with status {status}; {last_words(words)}")
 
 
-def _files(greeting: str, terminal: Terminal) -> dict[str, bytes]:
+def _files(plan: ShellPlan, terminal: Terminal) -> dict[str, bytes]:
     term = terminal.name if re.fullmatch("[A-Za-z0-9+-]+", terminal.name) else "vt100"
-    harmless = re.sub(r"[^A-Za-z0-9 ,.:;+()'/_-]", "?", greeting)
+    harmless = re.sub(r"[^A-Za-z0-9 ,.:;+()'/_-]", "?", plan.greeting)
     profile = _PROFILE.format(rows=terminal.rows, columns=terminal.columns, greeting=harmless)
-    script = _SCRIPT.format(checker=CHECKER, term=term)
+    console = ARCHITECTURES[plan.machine.arch].console
+    script = _SCRIPT.format(checker=CHECKER, term=term, console=console)
     return {"opt/shell": script.encode(), "opt/profile": profile.encode()}
 
 

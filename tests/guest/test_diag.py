@@ -108,3 +108,8 @@ def test_numbers_of_a_record_are_read_by_name() -> None:
     assert (found.mark, found.congestion, found.tos) == (12, "reno", None)
     with pytest.raises(abi.Truncated):
         _ = found.skmem.sndbuf
+
+
+def test_the_first_member_of_a_bit_field_is_the_lowest_bit_on_any_machine() -> None:
+    # recverr, is_icsk, freebind: on big endian from the highest bit down.
+    assert diag.bit_field(0b00000110, "little") == diag.bit_field(0b01100000, "big") == 0b110

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import KernelUnavailable
+from harness.host.architectures import ARCHITECTURES, Arch
 from harness.kernels import elf
 from harness.kernels.kernel_image import ImageKind, recognise, uncompressed
 from tests.kernels import builders
@@ -159,3 +160,44 @@ def test_a_uki_that_ends_within_its_kernel_is_refused() -> None:
 def test_a_uki_in_a_uki_is_no_kernel() -> None:
     with pytest.raises(KernelUnavailable, match=r"linux\.efi starts like a kernel's EFI stub"):
         recognise(builders.uki(builders.uki(bzimage())), "linux.efi")
+
+
+def raw(arch: Arch, banner: bytes = b"Linux version 6.12.1-x (builder@host) #1 SMP Tue\n") -> bytes:
+    """An image such as a build for ``arch`` leaves."""
+    at, magic = ARCHITECTURES[arch].magic or (0, b"")
+    if arch is Arch.S390X:
+        banner = b"@6.12.1-x (builder@host) #1 SMP Tue\0"
+    return bytes(at) + magic + bytes(64) + banner + b"\0"
+
+
+@pytest.mark.parametrize("arch", [Arch.ARM64, Arch.S390X, Arch.RISCV64])
+def test_a_raw_image_of_another_architecture_names_its_release(arch: Arch) -> None:
+    image = recognise(raw(arch), "x", arch)
+    assert (image.kind, image.release) == (ImageKind.RAW, "6.12.1-x")
+    assert image.version == "(builder@host) #1 SMP Tue"
+    assert uncompressed(image) is None
+
+
+def test_a_vmlinux_of_powerpc_needs_no_pvh() -> None:
+    image = recognise(vmlinux("6.12.1-x", pvh=False, machine=21), "x", Arch.PPC64EL)
+    assert (image.kind, image.release) == (ImageKind.VMLINUX, "6.12.1-x")
+
+
+@pytest.mark.parametrize(
+    ("data", "arch", "said"),
+    [
+        (raw(Arch.ARM64), Arch.S390X, "is an image for arm64, and this entry says arch: s390x"),
+        (bzimage(), Arch.RISCV64, "is an image for x86-64, and this entry says arch: riscv64"),
+        (vmlinux(), Arch.PPC64EL, "an ELF file for x86-64, not for ppc64el"),
+        (vmlinux(), Arch.ARM64, "an ELF file, which QEMU does not start"),
+        (b"\x1f\x8b" + bytes(99), Arch.ARM64, "is compressed with gzip"),
+        (b"", Arch.S390X, "is empty"),
+        (raw(Arch.ARM64, b""), Arch.ARM64, "truncated or no kernel"),
+    ],
+)
+def test_an_image_of_another_architecture_is_refused(data: bytes, arch: Arch, said: str) -> None:
+    with pytest.raises(KernelUnavailable) as caught:
+        recognise(data, "my/kernel", arch)
+    assert str(caught.value).startswith("my/kernel ")
+    assert said in str(caught.value)
+    assert str(ARCHITECTURES[arch].tree_image) in str(caught.value)

@@ -142,3 +142,20 @@ def test_versions_sort_as_dpkg_says(first: str, second: str) -> None:
     key = debian.version_key
     assert (key(first) < key(second)) == dpkg_says(first, "lt", second)
     assert (key(first) == key(second)) == dpkg_says(first, "eq", second)
+
+
+def test_older_kernels_of_the_same_flavour_come_newest_first() -> None:
+    versions = {
+        "linux-image-6.12.107+deb13-s390x": "6.12.107-1",
+        "linux-image-6.12.90+deb13.1-s390x": "6.12.90-2",
+        "linux-image-6.12.117+deb13-s390x": "6.12.117-1",
+        "linux-image-6.12.107+deb13-cloud-s390x": "6.12.107-1",
+        "linux-image-6.12.107+deb13-s390x-dbg": "6.12.107-1",
+        "linux-image-s390x": "6.12.117-1",
+    }
+    index = {name: Package(name, version, "", 1, "0" * 64) for name, version in versions.items()}
+    current = debian.resolve(index, "linux-image-6.12.117+deb13-s390x", "trixie")
+    assert [package.name for package in debian.older(index, current)] == [
+        "linux-image-6.12.107+deb13-s390x",
+        "linux-image-6.12.90+deb13.1-s390x",
+    ]

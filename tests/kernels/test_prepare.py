@@ -69,7 +69,7 @@ def sources(
         files = {f"lib/modules/{builders.RELEASE}/{name}": data for name, data in modules.items()}
         return builders.write(home / tag, {"boot/vmlinuz-x": builders.bzimage(), **files})
 
-    def unpack(debs: object, root: Path, what: str, stop: object) -> Built:
+    def unpack(debs: object, root: Path, what: str, stop: object, arch: object) -> Built:
         name = what.removeprefix("the package ")
         return upstream.unpack(download(name, root.parent, stop), root, name)
 

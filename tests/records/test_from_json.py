@@ -40,6 +40,7 @@ from tests.report.support import UNHURRIED
 OPEN = (("capabilities",), ("families",), ("rounds", "by_check"))
 OPTIONAL = (
     *("payload", "expected", "got", "raw", "rounds", "missing_fixes", "abi", "cross_checks"),
+    "arch",
     "host",
 )
 NULLABLE = ("check", "reused_from", "confirmed", "rounds", "cut", "agrees")

@@ -79,6 +79,7 @@ KERNEL_KEYS = {
     "cross_checks": list,
     "abi": str,
     "host": str,
+    "arch": str,
 }
 CHECK_KEYS = {"id": str, "phase": str, "side": str, "verdict": str, "detail": str}
 CHECK_KEYS_WHEN_PRESENT = {"payload", "expected", "got", "raw", "known"}
@@ -207,6 +208,7 @@ KERNELS = st.builds(
     confirmed=st.none() | st.builds(Confirmed, st.integers(1, 9), st.integers(1, 9)),
     rounds=st.none() | ROUNDS,
     abi=TEXT,
+    arch=TEXT,
     missing_fixes=st.lists(FIXES, max_size=2).map(tuple),
     cross_checks=st.lists(CROSS_CHECKS, max_size=2).map(tuple),
 )

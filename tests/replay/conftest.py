@@ -16,7 +16,7 @@ from harness.kernels.image import from_file
 from harness.kernels.modules import Module, ModuleSet
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.plan import Plan
-from harness.manifest.schema import Abi
+from harness.manifest.schema import UserSpace
 from harness.replay import ReplayRequest
 from harness.replay.replay import ReplayRow
 from harness.run import workspace
@@ -101,7 +101,7 @@ class Bench:
         directory.mkdir(exist_ok=True)
         qemu = self.directory / "qemu-system-x86_64"
         qemu.touch()
-        place = workspace.Workspace(directory, {Abi.NATIVE: Path("base.cpio")}, qemu, "7.2")
+        place = workspace.Workspace(directory, {UserSpace(): Path("base.cpio")}, qemu, "7.2")
         return replay.run(
             *(bundle or self.bundle(), ReplayRequest(**request), place, self.cache),  # type: ignore[arg-type]
             *(self.said.append, self.rows.append, threading.Event()),

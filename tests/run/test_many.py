@@ -17,7 +17,7 @@ from harness.kernels import Cache
 from harness.manifest.kernels_yaml import Accel, ImageSource, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan
-from harness.manifest.schema import Abi
+from harness.manifest.schema import UserSpace
 from harness.run import attempts
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix
@@ -105,7 +105,7 @@ def run(
         ]
         options = Options(
             directory=tmp_path / f"run of {count}",
-            roots={Abi.NATIVE: tmp_path / "base.cpio"},
+            roots={UserSpace(): tmp_path / "base.cpio"},
             qemu=Path("/bin/false"),
             seed=1,
             jobs=4,

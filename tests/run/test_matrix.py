@@ -27,7 +27,7 @@ from harness.manifest.kernels_yaml import (
 )
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan
-from harness.manifest.schema import Abi
+from harness.manifest.schema import UserSpace
 from harness.records.reuse import Results, Setting
 from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text
@@ -132,7 +132,7 @@ class Bench:
         plan = Plan((Family.IPV4,))
         options = Options(
             directory=self._directory / "run",
-            roots={Abi.NATIVE: self._directory},
+            roots={UserSpace(): self._directory},
             qemu=Path("/bin/false"),
             seed=1,
             jobs=jobs,

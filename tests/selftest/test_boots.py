@@ -18,7 +18,7 @@ from harness.errors import UsageError
 from harness.kernels import Cache, elf
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
-from harness.manifest.schema import Abi
+from harness.manifest.schema import UserSpace
 from harness.run.workspace import Workspace
 from harness.selftest import Fault, SelftestRequest, boots, faults, module
 from harness.selftest.faults import FaultRow
@@ -200,7 +200,7 @@ def test_a_kernel_that_no_fault_can_be_made_in_is_passed_over(
     monkeypatch.setattr(accelerator, "choose", lambda *_: accelerator.Choice(False, "no KVM"))
     monkeypatch.setattr(boots._Subject, "row", lambda *_: GOOD)
     said: list[str] = []
-    workspace = Workspace(tmp_path, {Abi.NATIVE: tmp_path}, tmp_path, "7.2")
+    workspace = Workspace(tmp_path, {UserSpace(): tmp_path}, tmp_path, "7.2")
     subject, _ = boots._good_kernel(
         [], SelftestRequest(), workspace, Cache(tmp_path / "cache"), said.append, threading.Event()
     )
@@ -335,7 +335,7 @@ class Bench:
         self.entry = KernelEntry("k", ImageSource(directory / "k"), "here", memory_mib=512)
         self.kernel = Outcomes(directory).prepare(self.entry)
         self.workspace = Workspace(
-            directory / "run", {Abi.NATIVE: directory}, Path("/bin/true"), "7.2"
+            directory / "run", {UserSpace(): directory}, Path("/bin/true"), "7.2"
         )
         self.plans: list[BootPlan] = []
         self.outcomes: list[Attempt] = []

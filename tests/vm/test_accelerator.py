@@ -18,6 +18,7 @@ import pytest
 
 from harness.errors import HostError
 from harness.host import tools
+from harness.host.architectures import HOST, Arch
 from harness.kernels.cache import Cache
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import Accel
@@ -309,3 +310,20 @@ def test_silent_kernels_that_take_turns_are_each_tried_once(tmp_path: Path) -> N
         choice = ask(tmp_path, HANGS, sha256=image * 64)
         assert not choice.kvm
     assert runs(tmp_path) == 2
+
+
+@pytest.mark.parametrize("wanted", [Accel.AUTO, Accel.KVM])
+def test_kvm_is_not_tried_for_another_architecture(tmp_path: Path, wanted: Accel) -> None:
+    image = tmp_path / "Image"
+    foreign = next(arch for arch in Arch if arch is not HOST)
+    kernel = PreparedKernel("k", "6.12", "", "", image, "0", tmp_path, image, arch=foreign)
+
+    def chosen() -> accelerator.Choice:
+        return choose(wanted, kernel, tmp_path / "qemu", tmp_path / "kvm.json", lambda _: None)
+
+    if wanted is Accel.KVM:
+        with pytest.raises(HostError, match=f"has no KVM for {foreign}; use accel: auto or tcg"):
+            chosen()
+    else:
+        assert not chosen().kvm
+        assert not chosen().settled  # it says nothing about kernels of the host's architecture

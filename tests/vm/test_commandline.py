@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.host.architectures import Arch
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.plan import Plan
 from harness.verdict.verdicts import Family
@@ -133,3 +134,30 @@ def test_file_answers_with_the_release(tmp_path: Path, work: Path, qemu: Path) -
     commandline.lay_out(work, kernel(tmp_path), qemu)
     answer = subprocess.run([work / "bin" / "file", "image"], capture_output=True, text=True)
     assert "version 6.12.1-amd64" in answer.stdout.split(", ")
+
+
+def test_another_architecture_is_virtme_ngs_to_boot(work: Path) -> None:
+    command = commandline.command(work, Machine(arch=Arch.S390X))
+    assert command[command.index("--arch") + 1] == "s390x"
+    # With it, QEMU 7.2 computes wrong checksums.
+    assert any("-cpu qemu,vx=off" in word for word in command)
+
+
+@pytest.mark.parametrize(
+    "dropped",
+    [
+        ("-device", "virtio-9p-ccw,fsdev=x"),
+        ("-device", "virtio-9p-device,fsdev=x"),
+        ("-device", "virtio-serial-ccw"),
+        ("-device", "virtio-serial-device"),
+        ("-device", "diag288,id=watchdog0"),
+    ],
+)
+def test_no_device_of_virtme_ngs_init_reaches_qemu_on_any_architecture(
+    tmp_path: Path, work: Path, qemu: Path, dropped: tuple[str, str]
+) -> None:
+    commandline.lay_out(work, kernel(tmp_path), qemu)
+    kept = ("-device", "sclpconsole,chardev=console", "-device", "virtio-serial-pci,id=mptcpbus")
+    subprocess.run([str(work / "bin" / qemu.name), *dropped, *kept], check=False)
+    words = (work / commandline.QEMU_COMMAND).read_text().split("\0")[1:-1]
+    assert words == list(kept)
