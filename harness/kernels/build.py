@@ -149,10 +149,12 @@ class Build:
         self._run(environment, "make", "olddefconfig", *llvm)
         left = config.read_text(errors="replace")
         try:
-            kconfig_tree.check(wanted, left, self._copy.directory)
+            lacking = kconfig_tree.check(wanted, left, self._copy.directory)
         except KernelUnavailable:
             config.unlink()  # so that it is not taken for the configuration next time
             raise
+        if lacking:
+            self._say(f"this kernel cannot have {lacking}")
 
     def _environment(self, commit: Commit) -> tuple[list[str], dict[str, str]]:
         """Variables for make, and an environment that keeps the user's settings out of the

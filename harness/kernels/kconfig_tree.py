@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from harness.errors import KernelUnavailable
@@ -93,18 +94,25 @@ _DEPENDS = re.compile(r"\s+depends on\s+(.*)")
 _LIMIT = 1 << 20
 
 
+class Origin(Enum):
+    """Where a fragment is from, and with it what follows if an option does not survive."""
+
+    USER = "an error"
+    OURS = "an error, unless the tree does not know the option"
+    TREE = "a message: such a fragment is for other architectures too"
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A wanted option: ``value`` as in a .config, "n" if it must not be set.
 
-    ``where`` names its fragment. One of the tree's own fragments, or of NAMED, may be unknown to
-    the tree (``is_optional``).
+    ``where`` names its fragment.
     """
 
     name: str
     value: str
     where: str
-    is_optional: bool
+    origin: Origin
 
     @property
     def line(self) -> str:
@@ -118,31 +126,31 @@ def wanted(config: Sequence[str], tree: Path) -> list[Wanted]:
     """
     found: dict[str, Wanted] = {}
     for item in config:
-        text, is_users = _fragment(item, tree)
+        text, origin = _fragment(item, tree)
         own: dict[str, Wanted] = {}
         for name, value in _options(text):
             if name in own and own[name].value != value:
                 raise KernelUnavailable(
                     f"the fragment {item} contradicts itself: {own[name].line} and "
-                    f"{Wanted(name, value, item, False).line}; keep one of them"
+                    f"{Wanted(name, value, item, origin).line}; keep one of them"
                 )
-            own[name] = Wanted(name, value, item, is_optional=not is_users)
+            own[name] = Wanted(name, value, item, origin)
         found |= own
     return list(found.values())
 
 
-def _fragment(item: str, tree: Path) -> tuple[str, bool]:
-    """The text of a fragment, and whether it is the user's own."""
+def _fragment(item: str, tree: Path) -> tuple[str, Origin]:
+    """The text of a fragment, and its origin."""
     if item in NAMED:
         # The parts of `debug` have lines in common.
-        return "\n".join(dict.fromkeys(NAMED[item].splitlines())), False
+        return "\n".join(dict.fromkeys(NAMED[item].splitlines())), Origin.OURS
     if item.startswith("/"):
-        return _read(Path(item), item), True
+        return _read(Path(item), item), Origin.USER
     for place in _PLACES:
         for name in (item, f"{item}.config"):
             path = tree / place / name
             if path.is_file() and path.resolve().is_relative_to(tree.resolve()):
-                return _read(path, item), False
+                return _read(path, item), Origin.TREE
     raise KernelUnavailable(
         f"there is no configuration {item!r}: give {', '.join(NAMED)}, a file beside the manifest, "
         "or one of the tree such as debug.config or selftests/net/mptcp/config"
@@ -160,35 +168,38 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
         line = line.strip()
         if match := _SET.fullmatch(line):
-            yield match[1], match[2]
+            # Without modules, kconfig drops "m".
+            yield match[1], "y" if match[2] == "m" else match[2]
         elif match := _UNSET.fullmatch(line):
             yield match[1], _NO
 
 
-def check(options: Sequence[Wanted], config: str, tree: Path) -> None:
-    """Raise KernelUnavailable with the options that are not in ``config``, the text of a .config,
-    as they are wanted."""
+def check(options: Sequence[Wanted], config: str, tree: Path) -> str:
+    """What the tree's own fragments want and ``config``, the text of a .config, lacks: for people.
+
+    Raises KernelUnavailable with the options of other fragments that it lacks.
+    """
     values = dict(_options(config))
-    lost = [option for option in options if not _is_met(option, values.get(option.name, _NO))]
+    lost = [option for option in options if values.get(option.name, _NO) != option.value]
     if not lost:
-        return
-    known = _depends(tree, {option.name.removeprefix("CONFIG_") for option in lost})
-    sentences = [
-        _why(option, values, known.get(option.name.removeprefix("CONFIG_")))
+        return ""
+    known = _depends(tree, {_symbol(option) for option in lost})
+    refused = [
+        _why(option, values, known.get(_symbol(option)))
         for option in lost
-        if not (option.is_optional and option.name.removeprefix("CONFIG_") not in known)
-        # A choice of another default is no loss: fragments of the tree are for other kernels too.
-        and not (option.is_optional and option.value not in ("y", "m"))
+        if option.origin is Origin.USER
+        or (option.origin is Origin.OURS and _symbol(option) in known)
     ]
-    if sentences:
+    if refused:
         raise KernelUnavailable(
-            f"the configuration cannot be had: {'; '.join(sentences[:5])}; correct the fragment"
+            f"the configuration cannot be had: {'; '.join(refused[:5])}; correct the fragment"
         )
+    trees = [option for option in lost if option.origin is Origin.TREE]
+    return ", ".join(f"{option.line} of {option.where}" for option in trees)
 
 
-def _is_met(option: Wanted, value: str) -> bool:
-    # Without modules, kconfig builds in what is wanted as a module.
-    return value == option.value or (option.value == "m" and value == "y")
+def _symbol(option: Wanted) -> str:
+    return option.name.removeprefix("CONFIG_")
 
 
 def _why(option: Wanted, values: Mapping[str, str], depends: Sequence[str] | None) -> str:
@@ -230,7 +241,8 @@ def text(options: Sequence[Wanted]) -> str:
 
     virtme-ng turns it on with DEBUG_KERNEL, which triples the build's time and size.
     """
-    lines = [option.line for option in options]
+    # The harness's own fragment turns it off, against debug information.
+    lines = ["CONFIG_DEBUG_KERNEL=y", *(option.line for option in options)]
     if not any(option.name.startswith("CONFIG_DEBUG_INFO") for option in options):
         lines += [
             "CONFIG_DEBUG_INFO_NONE=y",

@@ -219,14 +219,18 @@ def test_an_option_of_the_users_must_be_one_of_the_tree(tmp_path: Path) -> None:
 
 def test_later_fragments_take_precedence(tmp_path: Path) -> None:
     (tmp_path / "kernel/configs").mkdir(parents=True)
-    (tmp_path / "kernel/configs/debug.config").write_text("CONFIG_KASAN=y\nCONFIG_B=m\n")
+    (tmp_path / "kernel/configs/debug.config").write_text(
+        "CONFIG_KASAN=y\nCONFIG_B=m\nCONFIG_C=y\n"
+    )
     (tmp_path / "mine").write_text("# CONFIG_KASAN is not set\n")
     options = kconfig_tree.wanted(["debug.config", str(tmp_path / "mine")], tmp_path)
     assert {option.name: option.value for option in options} == {
         "CONFIG_KASAN": "n",
-        "CONFIG_B": "m",
+        "CONFIG_B": "y",  # there are no modules
+        "CONFIG_C": "y",
     }
-    kconfig_tree.check(options, "CONFIG_B=y\n", tmp_path)
+    lacking = kconfig_tree.check(options, "CONFIG_B=y\n", tmp_path)
+    assert lacking == "CONFIG_C=y of debug.config"  # which is for other architectures too
 
 
 def test_a_series_is_the_tags_that_match_oldest_first(linux: Tree, tmp_path: Path) -> None:
