@@ -29,7 +29,7 @@ from typing import Any
 from harness import kernels
 from harness.host import certificates
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.manifest.kernels_yaml import Accel, ImageSource, KernelEntry
 from harness.manifest.plan import Plan
 from harness.run import fleet_worker, session
 from harness.run.request import Fleet, RunRequest
@@ -145,7 +145,15 @@ def simulate(given: argparse.Namespace, place: Path) -> None:
     processes = []
     for number in range(given.processes):
         command = [sys.executable, "-m", "bench.fleet", str(given.attempt), "--wait"]
-        command += [str(given.wait), "--serve", address, "--workers", str(each), str(certs)]
+        command += [
+            str(given.wait),
+            "--serve",
+            address,
+            "--workers",
+            str(each),
+            "--certs",
+            str(certs),
+        ]
         environment = {**os.environ, "XDG_CACHE_HOME": str(place / f"cache-{number}")}
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
     try:
@@ -165,7 +173,7 @@ def simulate(given: argparse.Namespace, place: Path) -> None:
 
 def run(given: argparse.Namespace, place: Path, fleet: Fleet, images: Sequence[Path]) -> None:
     entries = [
-        KernelEntry(f"k{number:05}", ImageSource(images[number % IMAGES]), "bench")
+        KernelEntry(f"k{number:05}", ImageSource(images[number % IMAGES]), "bench", accel=Accel.TCG)
         for number in range(given.kernels)
     ]
     setattr(kernels, "prepare", prepared)  # noqa: B010  (mypy refuses the assignment)
@@ -193,7 +201,7 @@ def given_seed(given: argparse.Namespace) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("attempt", type=Path, help="the directory of a recorded boot")
-    parser.add_argument("certs", type=Path, nargs="?")
+    parser.add_argument("--certs", type=Path)
     parser.add_argument("--kernels", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=40)
     parser.add_argument("--processes", type=int, default=4)

@@ -170,8 +170,9 @@ class Workers:
 
     def look(self) -> None:
         """Notice workers that came or went."""
-        present = self._client.scheduler_info(n_workers=-1)["workers"]
-        present = {address for address in present if address != self._store}
+        # Not Client.scheduler_info(): the client itself replaces what that returns by the totals.
+        identity = self._client.sync(self._client.scheduler.identity, n_workers=-1)
+        present = {address for address in identity["workers"] if address != self._store}
         with self._lock:
             new = present - self._known.keys()
             gone = self._known.keys() - present

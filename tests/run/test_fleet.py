@@ -147,6 +147,14 @@ def test_without_workers_the_wait_ends_with_a_sentence(
         lab.run(1)
 
 
+def test_workers_are_seen_whenever_one_looks(cluster: Any) -> None:
+    with distributed.Client(cluster, set_as_default=False) as client:
+        workers = fleet.Workers(client, VERSIONS, lambda _: None, kvm=False, store="")
+        client._scheduler_identity["workers"] = {}  # as the client itself leaves it
+        workers.look()
+        assert len(workers.all()) == 2
+
+
 def test_a_file_is_moved_in_pieces_and_verified(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
