@@ -111,8 +111,10 @@ _COMPRESSED = {
     b"\x5d\0\0": "lzma",
 }
 _INSTEAD = "; give an x86-64 bzImage (arch/x86/boot/bzImage, vmlinuz-*) or vmlinux"
-#: What s390's decompressor says of the kernel in it (arch/s390/boot/version.c).
-_BANNER_S390 = re.compile(rb"(?<![\w.])(\d+\.\d+[^ \0\n]* \([^\0\n]{1,200}\) #\d[^\0\n]{2,200})\0")
+#: Where s390's image has the address of its version, big endian: kernel_version of struct parmarea
+#: (arch/s390/include/asm/setup.h). The image is loaded at 0.
+_S390_VERSION = 0x10428
+_S390_BANNER = re.compile(rb"(\d+\.[^\0\n]{2,500})")
 
 
 class ImageKind(Enum):
@@ -211,7 +213,7 @@ def _recognise_other(data: elf.Data, what: str, arch: Arch) -> Image:
         raise KernelUnavailable(f"{what} cannot be booted: {error}{instead}") from error
     if not is_raw and (data[:4] != elf.MAGIC or wanted.magic is not None):
         raise KernelUnavailable(f"{what} {_other_misfit(data, wanted)}{instead}")
-    found = (_BANNER_S390 if arch is Arch.S390X else _BANNER).search(data)
+    found = _banner_of_s390(data) if arch is Arch.S390X else _BANNER.search(data)
     if found is None:
         raise KernelUnavailable(
             f"{what} cannot be booted: it is truncated or no kernel, because it holds no Linux "
@@ -219,6 +221,13 @@ def _recognise_other(data: elf.Data, what: str, arch: Arch) -> Image:
         )
     kind = ImageKind.RAW if is_raw else ImageKind.VMLINUX
     return _image(what, kind, found[1].decode("ascii", "replace"), data, slice(0, 0))
+
+
+def _banner_of_s390(data: elf.Data) -> re.Match[bytes] | None:
+    if len(data) < _S390_VERSION + 8:
+        return None
+    (at,) = struct.unpack_from(">Q", data, _S390_VERSION)
+    return _S390_BANNER.match(bytes(data[at : at + 512])) if at < len(data) else None
 
 
 def _has_magic(data: elf.Data, wanted: Architecture) -> bool:

@@ -166,7 +166,10 @@ def raw(arch: Arch, banner: bytes = b"Linux version 6.12.1-x (builder@host) #1 S
     """An image such as a build for ``arch`` leaves."""
     at, magic = ARCHITECTURES[arch].magic or (0, b"")
     if arch is Arch.S390X:
-        banner = b"@6.12.1-x (builder@host) #1 SMP Tue\0"
+        # The bytes before it are compressed code, and may be letters or digits.
+        banner = b"976.12.1-x (builder@host) #1 SMP Tue"
+        start = (bytes(at) + magic).ljust(0x10428, b"\0") + struct.pack(">Q", 0x10500 + 2)
+        return start.ljust(0x10500, b"\0") + banner + b"\0"
     return bytes(at) + magic + bytes(64) + banner + b"\0"
 
 
@@ -193,6 +196,8 @@ def test_a_vmlinux_of_powerpc_needs_no_pvh() -> None:
         (b"\x1f\x8b" + bytes(99), Arch.ARM64, "is compressed with gzip"),
         (b"", Arch.S390X, "is empty"),
         (raw(Arch.ARM64, b""), Arch.ARM64, "truncated or no kernel"),
+        (raw(Arch.S390X)[:0x10010], Arch.S390X, "truncated or no kernel"),
+        (raw(Arch.S390X)[:0x10440], Arch.S390X, "truncated or no kernel"),
     ],
 )
 def test_an_image_of_another_architecture_is_refused(data: bytes, arch: Arch, said: str) -> None:
