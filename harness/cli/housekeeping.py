@@ -17,6 +17,7 @@ from harness.host import architectures, toolchain, tools
 from harness.host.architectures import Arch
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
+from harness.manifest.kernels_yaml import GitSource
 from harness.records import prune
 from harness.run import session, workspace
 from harness.selftest import faults
@@ -34,7 +35,8 @@ def run_doctor(given: argparse.Namespace) -> int:
     cache = Cache(given.cache).root
     kept = prune.doctor(cache, workspace.runs_directory(), workspace.store_file())
     host = tools.doctor(cache, _archs(given.manifest))
-    findings = (*host, process.doctor(), toolchain.doctor(), *kept)
+    builds = map(toolchain.doctor, _compilers(given.manifest))
+    findings = (*host, process.doctor(), *builds, *kept)
     if (wanted := fleet_of(given)) is not None:
         findings = _of_fleet(wanted, Cache(given.cache))
     for finding in findings:
@@ -51,6 +53,13 @@ def _archs(manifest: Path | None) -> frozenset[Arch]:
     if manifest is not None:
         return frozenset(entry.arch for entry in kernels_yaml.load(manifest).entries)
     return architectures.named_in(Path("kernels.yaml"))
+
+
+def _compilers(manifest: Path | None) -> list[str]:
+    """gcc, which `step` needs, and the other compilers of the manifest's kernels from git."""
+    entries = kernels_yaml.load(manifest).entries if manifest is not None else ()
+    named = {e.source.compiler for e in entries if isinstance(e.source, GitSource)}
+    return [toolchain.GCC, *sorted(named - {toolchain.GCC})]
 
 
 def _of_fleet(wanted: Fleet, cache: Cache) -> tuple[tools.Finding, ...]:
@@ -106,7 +115,8 @@ def add_doctor(commands: arguments.Commands) -> None:
         "manifest",
         type=Path,
         nargs="?",
-        help="also what its kernels of other architectures need (default: kernels.yaml, if any)",
+        help="also what its kernels of other architectures, and from git, need (default for the "
+        "architectures: kernels.yaml, if any)",
     )
     arguments.add_fleet(command)
 

@@ -77,13 +77,14 @@ def check(compiler: str = GCC) -> None:
         raise tools.ToolsMissing(absent, "needed to build a kernel")
 
 
-def doctor() -> Finding:
-    """Whether kernels can be built here, which only ``step`` needs."""
-    absent = missing()
+def doctor(compiler: str = GCC) -> Finding:
+    """Whether kernels can be built here with ``compiler``, which only ``step`` and ``git`` need."""
+    subject = "kernel builds" if compiler == GCC else f"kernel builds, {compiler}"
+    absent = missing(compiler)
     if not absent:
-        return Finding("kernel builds", Standing.OK, version())
+        return Finding(subject, Standing.OK, version(compiler))
     lacking = tools.ToolsMissing(absent)
-    return Finding("kernel builds", Standing.LIMITED, "for step and git: only", "", str(lacking))
+    return Finding(subject, Standing.LIMITED, "for step and git: only", "", str(lacking))
 
 
 def version(compiler: str = GCC) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import cli
 from harness.host import toolchain, tools
 from harness.host.tools import Standing, ToolsMissing
 from harness.kernels.build import complaints
@@ -36,6 +37,19 @@ def test_the_doctor_tells_whether_kernels_can_be_built(monkeypatch: pytest.Monke
     monkeypatch.setattr(tools, "find", lambda _: None)
     found = toolchain.doctor()
     assert (found.standing, found.found) == (Standing.LIMITED, "for step and git: only")
+
+
+def test_the_doctor_asks_for_clang_where_the_manifest_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "kernels.yaml"
+    git = "git: {repo: ., ref: v6.12, toolchain: clang}"
+    manifest.write_text(f"kernels: [{{name: a, {git}}}]")
+    monkeypatch.setattr(toolchain, "missing", lambda compiler: [*toolchain.LLVM_TOOLS])
+    cli.main(["doctor", str(manifest), "--cache", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "limited  kernel builds, clang" in shown
+    assert "lacks clang, ld.lld, llvm-objcopy" in shown
 
 
 @pytest.mark.parametrize(
