@@ -35,7 +35,7 @@ from harness.run.attempts import Options
 from harness.run.executor import Local, Preparing, Say, Tested
 from harness.run.matrix import Matrix
 from harness.run.request import Listener, Progress, RunRequest
-from harness.verdict.results import KernelResult
+from harness.verdict.results import CheckResult, KernelResult
 from harness.verdict.verdicts import KernelVerdict
 
 #: The resource of a worker that one VM takes.
@@ -85,7 +85,26 @@ class Answer:
     def unpacked(self) -> Tested:
         found = pickle.loads(zlib.decompress(self.tested))  # noqa: S301  (docs/fleet.md)
         assert isinstance(found, Tested)
-        return found
+        return replace(found, result=_lean(found.result))
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared(check: CheckResult) -> CheckResult:
+    """One object for equal checks: most are equal in all kernels, and a kernel has a thousand."""
+    return check
+
+
+def _lean(result: KernelResult) -> KernelResult:
+    """``result`` as it is kept here: thousands of them are, until the run ends."""
+    families = {
+        family: replace(each, checks=tuple(map(_shared, each.checks)))
+        for family, each in result.families.items()
+    }
+    attempts = tuple(
+        replace(a, stream=replace(a.stream, results=tuple(map(_shared, a.stream.results))))
+        for a in result.attempts
+    )
+    return replace(result, families=families, attempts=attempts)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from harness.run import fleet, fleet_worker
 from harness.run.fleet_worker import About
 from harness.run.request import Fleet, Progress, RunRequest, Stage
 from harness.verdict.results import BootEnd, RunResult
-from harness.verdict.verdicts import KernelVerdict
+from harness.verdict.verdicts import Family, KernelVerdict
 from tests import fake_boots
 from tests.fake_boots import GOOD, Outcomes
 
@@ -75,6 +75,13 @@ def test_a_fleet_gives_the_results_of_this_host(lab: Lab) -> None:
     ]
     assert not run.interrupted
     assert all(kernel.host for kernel in run.kernels), "the report says where each was tested"
+
+
+def test_equal_checks_of_all_kernels_are_one_object(lab: Lab) -> None:
+    first, second = lab.run(2).kernels
+    checks = [kernel.families[Family.IPV4].checks for kernel in (first, second)]
+    assert checks[0]
+    assert all(one is other for one, other in zip(*checks, strict=True))
 
 
 def test_progress_names_the_worker(lab: Lab) -> None:
