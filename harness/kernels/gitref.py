@@ -49,6 +49,8 @@ def prepare(name: str, source: GitSource, cache: Cache, say: Say) -> PreparedKer
         repository = _open(source, cache, say)
         commit = _resolve(repository, source)
         patches = _patches(source)
+        # The user's own fragments are read before minutes are spent on a check-out.
+        kconfig_tree.wanted([item for item in source.config if item.startswith("/")], cache.root)
         key = digest([commit.tree, *_inputs(source, patches)])
         place = f"{repository.key}-{digest([source.config, source.compiler])}"
 

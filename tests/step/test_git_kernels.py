@@ -195,10 +195,13 @@ def test_an_option_that_did_not_survive_is_named_with_what_it_depends_on(
     assert "KASAN" not in str(caught.value)
 
 
-def test_a_fragment_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+def test_a_fragment_that_contradicts_itself_is_refused_before_the_checkout(
+    prepare: Prepare, tmp_path: Path
+) -> None:
     (tmp_path / "f").write_text("CONFIG_A=y\n# CONFIG_A is not set\n")
     with pytest.raises(KernelUnavailable, match="contradicts itself: CONFIG_A=y and # CONFIG_A is"):
-        kconfig_tree.wanted([str(tmp_path / "f")], tmp_path)
+        prepare(config=(str(tmp_path / "f"),))
+    assert not (tmp_path / "cache/builds").exists()
 
 
 def test_an_option_of_a_named_configuration_may_be_unknown_to_the_tree(tmp_path: Path) -> None:
