@@ -53,8 +53,11 @@ class Format(StrEnum):
 
 
 _MODULES = rf"(?:\./|/)?(?:usr/)?lib/modules/{RELEASE}"
-#: riscv64's and ppc64el's are not compressed, and so called vmlinux.
-_IMAGE = re.compile(rf"(?:\./|/)?boot/vmlinu[xz]-{RELEASE}|{_MODULES}/vmlinu[xz]")
+_IMAGE = re.compile(rf"(?:\./|/)?boot/vmlinuz-{RELEASE}|{_MODULES}/vmlinuz")
+#: riscv64's and ppc64el's are not compressed, and so called vmlinux. An archive by make targz-pkg
+#: has both for x86-64, and the vmlinux is large.
+_PLAIN_IMAGE = re.compile(rf"(?:\./|/)?boot/vmlinu[xz]-{RELEASE}|{_MODULES}/vmlinu[xz]")
+_PLAIN = (Arch.RISCV64, Arch.PPC64EL)
 _MODULE = re.compile(rf"{_MODULES}/.+")
 _BUILTIN = re.compile(rf"{_MODULES}/{re.escape(modules.BUILTIN)}")
 # Bytes; every vmlinuz and every module that a boot needs is much smaller.
@@ -107,7 +110,7 @@ def unpack(
     ``check`` returns notes for the kernel's result. Raises KernelUnavailable, also once ``stop`` is
     set.
     """
-    images, found = _read(archives, stop)
+    images, found = _read(archives, stop, arch)
     if len(images) != 1:
         has = plural(len(images), "kernel image") if images else "no kernel images"
         raise KernelUnavailable(
@@ -124,16 +127,19 @@ def module_set(archives: Iterable[Path], stop: threading.Event) -> ModuleSet:
     return _read(archives, stop)[1]
 
 
-def _read(archives: Iterable[Path], stop: threading.Event) -> tuple[list[bytes], ModuleSet]:
+def _read(
+    archives: Iterable[Path], stop: threading.Event, arch: Arch = Arch.AMD64
+) -> tuple[list[bytes], ModuleSet]:
     """The images in ``archives``, and the modules for a boot."""
     archives = list(archives)
     images: dict[bytes, None] = {}  # some packages have the same image in two places
     builtin: list[bytes] = []
+    image = _PLAIN_IMAGE if arch in _PLAIN else _IMAGE
 
     def fetch(names: frozenset[str]) -> Iterator[Module]:
         for path in archives:
-            for name, data in members(path, lambda name: _is_wanted(name, names), stop):
-                if _IMAGE.fullmatch(name):
+            for name, data in members(path, lambda name: _is_wanted(name, names, image), stop):
+                if image.fullmatch(name):
                     images[data] = None
                 elif _BUILTIN.fullmatch(name):
                     builtin.append(data)
@@ -145,8 +151,8 @@ def _read(archives: Iterable[Path], stop: threading.Event) -> tuple[list[bytes],
     return list(images), ModuleSet(chosen, names)
 
 
-def _is_wanted(path: str, names: frozenset[str]) -> bool:
-    if _IMAGE.fullmatch(path) or _BUILTIN.fullmatch(path):
+def _is_wanted(path: str, names: frozenset[str], image: re.Pattern[str]) -> bool:
+    if image.fullmatch(path) or _BUILTIN.fullmatch(path):
         return True
     return _MODULE.fullmatch(path) is not None and modules.module_name(path) in names
 
