@@ -5,13 +5,16 @@ import hashlib
 import lzma
 import tarfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from harness.errors import KernelUnavailable
-from harness.kernels import archive, deb
-from harness.kernels.cache import Cache, file_sha256
+from harness.host.architectures import Arch
+from harness.kernels import apt, archive, deb
+from harness.kernels.cache import Built, Cache, file_sha256
+from harness.kernels.debian import Package
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource
 from tests.kernels import builders
@@ -239,3 +242,37 @@ def test_a_hostile_suite_of_a_series_never_reaches_apt(
     with pytest.raises(KernelUnavailable, match="is not a valid name of a suite"):
         deb.series(DebSource("a b", "linux-image-*"), cache, say)
     assert not (fake_apt.directory / "calls").exists()
+
+
+def test_the_next_older_kernel_serves_where_the_mirror_lacks_the_current(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {n: f"linux-image-6.12.{n}+deb13-s390x" for n in (90, 107, 117)}
+    packages = {name: Package(name, f"6.12.{n}-1", "", 1, f"{n:064}") for n, name in names.items()}
+    depends = f"{names[117]} (= 6.12.117-1)"
+    packages["linux-image-s390x"] = Package("linux-image-s390x", "6.12.117-1", depends, 1, "0" * 64)
+    monkeypatch.setattr(apt, "index", lambda *_, **__: packages)
+    tried: list[str] = []
+
+    def download(_: object, parts: Sequence[Package], *__: object) -> dict[str, Path]:
+        tried.extend(part.name for part in parts)
+        if parts[0].name != names[90]:
+            raise apt.Gone(f"the mirror no longer has {parts[0].name}")
+        return {}
+
+    def unpack(_: object, root: Path, *__: object, arch: Arch) -> Built:
+        assert arch is Arch.S390X
+        (root / "vmlinuz").write_bytes(b"x")
+        return Built("6.12.90+deb13-s390x", "", "vmlinuz", "vmlinuz")
+
+    monkeypatch.setattr(apt, "download", download)
+    monkeypatch.setattr(archive, "unpack", unpack)
+    source, said = DebSource("trixie", "linux-image-s390x"), list[str]()
+    found = deb.prepare("k", source, Cache(tmp_path / "cache"), said.append, Arch.S390X)
+    assert found.release == "6.12.90+deb13-s390x"
+    note = f"{names[117]} of trixie is gone from the mirror; this is {names[90]}"
+    assert found.notes == (note,)
+    assert note in said
+    assert tried == [names[117], names[117], names[107], names[90]]
+    with pytest.raises(apt.Gone):  # a kernel that is named itself is never replaced
+        deb.prepare("k", DebSource("trixie", names[107]), Cache(tmp_path / "c"), print, Arch.S390X)

@@ -16,6 +16,7 @@ import pytest
 from harness import kernels
 from harness.errors import KernelUnavailable, UsageError
 from harness.host import fetcher
+from harness.host.architectures import Arch
 from harness.kernels import archive, packaged
 from harness.kernels.archive import Format
 from harness.kernels.cache import Cache
@@ -70,6 +71,16 @@ def test_an_archive_by_make_targz_pkg_is_a_kernel(tmp_path: Path, cache: Cache, 
     members = [(f"boot/vmlinuz-{RELEASE}", IMAGE), (f"boot/vmlinux-{RELEASE}", b"x")]
     found = prepare(cache, "tar", builders.tar(tmp_path / "x.tar", members, mode))
     assert (found.release, found.modules) == (RELEASE, ())
+
+
+def test_an_uncompressed_image_counts_where_an_architecture_has_no_other(
+    tmp_path: Path, cache: Cache
+) -> None:
+    image = builders.vmlinux(RELEASE, pvh=False, machine=21)
+    path = builders.tar(tmp_path / "x.tar", [(f"boot/vmlinux-{RELEASE}", image)], "w")
+    source = FileSource("tar", (path,))
+    found = packaged.prepare("k", source, cache, lambda _: None, Arch.PPC64EL)
+    assert (found.release, found.boot_image.name) == (RELEASE, f"vmlinux-{RELEASE}")
 
 
 def test_an_unchanged_file_is_not_unpacked_again(
