@@ -76,11 +76,15 @@ class Layout:
         """A view of ``data``, which may be shorter or longer than the structure."""
         return View(self, bytes(data))
 
-    def read(self, data: bytes, field: str) -> object:
-        """The value of ``field``, or None if ``data`` ends before the end of the field."""
+    def read(self, data: bytes, field: str, order: str = "=") -> object:
+        """The value of ``field``, or None if ``data`` ends before the end of the field.
+
+        ``order`` is the byte order, as in :mod:`struct`.
+        """
         if self.end_of(field) > len(data):
             return None
-        return struct.unpack_from(self._codes[field], data, self.offsets[field])[0]
+        code = order + self._codes[field][1:]
+        return struct.unpack_from(code, data, self.offsets[field])[0]
 
 
 class View:
@@ -296,9 +300,9 @@ LAYOUTS = (
 )
 
 
-def family_of(sockaddr: bytes) -> int:
-    """``sa_family`` of a struct sockaddr of any kind."""
-    return int(struct.unpack_from("=H", sockaddr)[0])
+def family_of(sockaddr: bytes, order: str = "=") -> int:
+    """``sa_family`` of a struct sockaddr of any kind, in the byte ``order`` of :mod:`struct`."""
+    return int(struct.unpack_from(order + "H", sockaddr)[0])
 
 
 def advance(later: int, earlier: int) -> int:

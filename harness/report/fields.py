@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from guest import abi
+from harness.host.architectures import Arch
 
 #: The largest answer that is decoded: two subflows of MPTCP_FULL_INFO have about 1200 bytes.
 MAX_BYTES = 4096
@@ -60,80 +61,82 @@ class Structure:
         return len(self.fields) - len(self.values)
 
 
-def decode(check: str, detail: str, raw: str) -> tuple[Structure, ...]:
+def decode(check: str, detail: str, raw: str, arch: str = "") -> tuple[Structure, ...]:
     """The structures in the hexadecimal ``raw`` of a failed ``check``; none if unknown.
 
-    ``detail`` is what the check says it looked at, such as ``mptcpi_token``.
+    ``detail`` is what the check says it looked at, such as ``mptcpi_token``, and ``arch`` the
+    kernel's architecture.
     """
     if len(raw) > 2 * MAX_BYTES or not _HEX.fullmatch(raw):
         return ()
     data = bytes.fromhex(raw)
-    return tuple(_structures(check.partition(".")[0], detail, data))
+    order = ">" if arch == Arch.S390X else "<"
+    return tuple(_structures(check.partition(".")[0], detail, data, order))
 
 
-def _structures(option: str, detail: str, data: bytes) -> Iterator[Structure]:
+def _structures(option: str, detail: str, data: bytes, order: str) -> Iterator[Structure]:
     if re.search(r"\bmptcpi_|\bmptcp_info\b|\bMPTCP_INFO\b", detail) or option == "mptcp_info":
-        yield from _read(abi.MPTCP_INFO_LAYOUT, data)
-    elif option in ("tcpinfo", "subflow_addrs") and _has_header(data):
+        yield from _read(abi.MPTCP_INFO_LAYOUT, data, order)
+    elif option in ("tcpinfo", "subflow_addrs") and _has_header(data, order):
         element = abi.TCP_INFO_LAYOUT if option == "tcpinfo" else abi.SUBFLOW_ADDRS_LAYOUT
-        yield from _array(element, data)
+        yield from _array(element, data, order)
     elif re.search(r"\btcpi_", detail) or option == "tcpinfo":
-        yield from _read(abi.TCP_INFO_LAYOUT, data)
+        yield from _read(abi.TCP_INFO_LAYOUT, data, order)
     elif option == "full_info" and detail in ("id", "addrs"):
         short = len(data) == _SUBFLOW_INFO_32.size
-        yield from _read(_SUBFLOW_INFO_32 if short else abi.SUBFLOW_INFO_LAYOUT, data)
+        yield from _read(_SUBFLOW_INFO_32 if short else abi.SUBFLOW_INFO_LAYOUT, data, order)
     elif option == "full_info":
         start = abi.FULL_INFO_LAYOUT.offsets["mptcp_info"]
-        yield from _read(_FULL_INFO_HEAD, data[:start])
-        yield from _read(abi.MPTCP_INFO_LAYOUT, data[start:], start)
+        yield from _read(_FULL_INFO_HEAD, data[:start], order)
+        yield from _read(abi.MPTCP_INFO_LAYOUT, data[start:], order, start)
 
 
-def _has_header(data: bytes) -> bool:
+def _has_header(data: bytes, order: str) -> bool:
     """Whether ``data`` begins with mptcp_subflow_data: no state of TCP is its size."""
     header = abi.SUBFLOW_DATA_LAYOUT
-    return header.read(data, "size_subflow_data") == header.size
+    return header.read(data, "size_subflow_data", order) == header.size
 
 
-def _array(element: abi.Layout, data: bytes) -> Iterator[Structure]:
+def _array(element: abi.Layout, data: bytes, order: str) -> Iterator[Structure]:
     """The header, and as many elements as it says and ``data`` has."""
     header = abi.SUBFLOW_DATA_LAYOUT
-    yield from _read(header, data)
-    size, count = header.read(data, "size_user"), header.read(data, "num_subflows")
+    yield from _read(header, data, order)
+    size, count = (header.read(data, name, order) for name in ("size_user", "num_subflows"))
     if not isinstance(size, int) or not isinstance(count, int) or not size:
         return
     for number in range(min(count, (len(data) - header.size) // size)):
         start = header.size + number * size
-        yield from _read(element, data[start : start + size], start)
+        yield from _read(element, data[start : start + size], order, start)
 
 
-def _read(layout: abi.Layout, data: bytes, offset: int = 0) -> Iterator[Structure]:
+def _read(layout: abi.Layout, data: bytes, order: str, offset: int = 0) -> Iterator[Structure]:
     """``data`` as one structure; nothing if there is not a single field."""
     fields = tuple(
         Field(name, start, layout.end_of(name) - start) for name, start in layout.offsets.items()
     )
     values = []
     for field in fields:
-        value = layout.read(data, field.name)
+        value = layout.read(data, field.name, order)
         if value is None:
             break
-        values.append(_shown(value))
+        values.append(_shown(value, order))
     if values:
         yield Structure(layout.name, offset, fields, tuple(values))
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, order: str) -> str:
     """A number in decimal, as expected and got are; addresses as people write them."""
     if not isinstance(value, bytes):
         return str(value)
     half = abi.SOCKADDR_STORAGE_SIZE
     if len(value) == 2 * half:
-        return f"{_address(value[:half])}, {_address(value[half:])}"
-    return _address(value) if len(value) == half else value.hex()
+        return f"{_address(value[:half], order)}, {_address(value[half:], order)}"
+    return _address(value, order) if len(value) == half else value.hex()
 
 
-def _address(storage: bytes) -> str:
+def _address(storage: bytes, order: str) -> str:
     """A sockaddr_storage, such as ``AF_INET 127.0.0.1 port 40000``."""
-    family = abi.family_of(storage)
+    family = abi.family_of(storage, order)
     port = int.from_bytes(storage[2:4], "big")
     if family == socket.AF_INET:
         return f"AF_INET {socket.inet_ntop(family, storage[4:8])} port {port}"

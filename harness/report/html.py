@@ -192,7 +192,7 @@ def _shown_failures(kernel: KernelResult) -> list[Failure]:
     return _counting(kernel)[:MAX_FAILURES]
 
 
-def _shown_variants(failure: Failure) -> Iterator[tuple[str, Variant, Any]]:
+def _shown_variants(kernel: KernelResult, failure: Failure) -> Iterator[tuple[str, Variant, Any]]:
     """Where each variant was, the variant, and its bytes decoded."""
     for variant in failure.variants[:MAX_VARIANTS]:
         where = phrases(variant.places)
@@ -201,7 +201,7 @@ def _shown_variants(failure: Failure) -> Iterator[tuple[str, Variant, Any]]:
         yield (
             "; ".join(where[:MAX_PHRASES]) + more,
             variant,
-            decode(failure.check, first.detail, first.raw),
+            decode(failure.check, first.detail, first.raw, kernel.arch),
         )
 
 

@@ -180,6 +180,8 @@ def _section(kernel: KernelResult) -> list[str]:
     lines = ["", f"#### {code(kernel.name, 64)}: {kernel.verdict}", ""]
     if not kernel.verdict.as_expected:
         lines.append(code(kernel.reason))
+    if kernel.host:
+        lines.append(f"tested on {code(kernel.host, 200)}")
     found = failures(kernel)
     if found:
         lines.append("")

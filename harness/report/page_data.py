@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from harness.host.architectures import Arch
 from harness.report.details import rounds_summary
 from harness.report.fields import Structure, decode
 from harness.report.overview import Mark, Overview, mark_of, results, worst_mark
@@ -165,17 +166,17 @@ class _Page:
             failure.places,
             failure.planned,
             self._text(failure.known),
-            [self._variant(failure.check, variant) for variant in failure.variants],
+            [self._variant(failure.check, variant, kernel.arch) for variant in failure.variants],
         ]
 
-    def _variant(self, check: str, variant: Variant) -> list[Any]:
+    def _variant(self, check: str, variant: Variant, arch: str) -> list[Any]:
         where = phrases(variant.places)
         first = variant.first
         more = f"; … ({len(variant.places)} places)" if len(where) > MAX_PHRASES else ""
         return [
             self._text("; ".join(where[:MAX_PHRASES]) + more),
             *map(self._text, (first.detail, first.expected, first.got, first.raw)),
-            [self._structure(part) for part in decode(check, first.detail, first.raw)],
+            [self._structure(part) for part in decode(check, first.detail, first.raw, arch)],
         ]
 
     def _structure(self, part: Structure) -> list[Any]:
@@ -219,7 +220,9 @@ def about(run: RunResult, kernel: KernelResult) -> list[tuple[str, str]]:
         ("version", kernel.version),
         ("origin", kernel.origin),
         ("image", f"sha256 {kernel.image_sha256}" if kernel.image_sha256 else ""),
+        ("architecture", kernel.arch if kernel.arch != Arch.AMD64 else ""),
         ("user space", kernel.abi if kernel.abi != "native" else ""),
+        ("tested on", kernel.host),
         ("times", times if timing.boot_s else ""),
         ("confirmed", str(kernel.confirmed) if kernel.confirmed is not None else ""),
         ("rounds", rounds_summary(kernel.rounds) if kernel.rounds is not None else ""),

@@ -82,6 +82,19 @@ def test_the_addresses_of_a_32_bit_program_are_found() -> None:
     assert shown["addrs"] == "AF_INET 127.0.0.1 port 1, AF_INET 127.0.0.1 port 1"
 
 
+def test_bytes_of_a_big_endian_kernel_are_read_as_such() -> None:
+    """On a host that is not: mptcpi_token and an address of s390x."""
+    data = bytearray(abi.MPTCP_INFO_LAYOUT.size)
+    struct.pack_into(">I", data, abi.MPTCP_INFO_LAYOUT.offsets["mptcpi_token"], 7)
+    (part,) = fields.decode("mptcp_info.token", "mptcpi_token", data.hex(), "s390x")
+    assert {field.name: value for field, value in part.rows}["mptcpi_token"] == "7"
+    peer = storage(socket.AF_INET, "127.0.0.1", 443)
+    swapped = peer[1::-1] + peer[2:]
+    array = struct.pack(">4I", 16, 1, 256, 256) + 2 * swapped
+    _, addresses = fields.decode("subflow_addrs.local", "local", array.hex(), "s390x")
+    assert addresses.values[0] == "AF_INET 127.0.0.1 port 443"
+
+
 def test_bytes_of_an_unknown_structure_stay_as_they_are() -> None:
     assert fields.decode("inherit.mark", "SO_MARK of the subflow", "00" * 60) == ()
 

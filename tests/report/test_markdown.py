@@ -33,6 +33,11 @@ def test_a_failing_check_is_named_with_what_was_expected_and_came() -> None:
     assert "  - expected `96 bytes`\n  - got `104 bytes`\n" in text
 
 
+def test_the_host_of_a_bad_kernel_is_named() -> None:
+    bad = replace(factories.failing(factories.kernel()), host="lab-3 (one)")
+    assert "\ntested on `lab-3 (one)`\n" in markdown.to_markdown(factories.run(bad))
+
+
 def test_an_incident_is_shown_as_a_block_of_code() -> None:
     text = markdown.to_markdown(factories.run(factories.crashed(factories.kernel())))
     assert "\n```text\n[    4.102231] sysrq: Trigger a crash\n" in text
