@@ -56,7 +56,7 @@ class Layout:
             align = max(align, alignment)
             end += -end % alignment
             self.offsets[field] = end
-            self._codes[field] = "=" + code
+            self._codes[field] = code
             self._sizes[field] = size
             end += size
         self.size = end + -end % align
@@ -69,7 +69,7 @@ class Layout:
         """A structure of zeros with ``values`` in their fields."""
         data = bytearray(self.size)
         for field, value in values.items():
-            struct.pack_into(self._codes[field], data, self.offsets[field], value)
+            struct.pack_into("=" + self._codes[field], data, self.offsets[field], value)
         return data
 
     def view(self, data: bytes | bytearray) -> View:
@@ -83,8 +83,7 @@ class Layout:
         """
         if self.end_of(field) > len(data):
             return None
-        code = order + self._codes[field][1:]
-        return struct.unpack_from(code, data, self.offsets[field])[0]
+        return struct.unpack_from(order + self._codes[field], data, self.offsets[field])[0]
 
 
 class View:
