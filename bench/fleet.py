@@ -122,7 +122,7 @@ def rss_mib(pid: int) -> int:
 
 
 def moved_bytes() -> int:
-    """What was received on lo since it exists."""
+    """The bytes that lo has received since it was created."""
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, counters = line.partition(":")
         if name.strip() == "lo":

@@ -175,7 +175,7 @@ def _opened(directory: Path, user_space: UserSpace) -> Iterator[workspace.Worksp
 
 
 def test(task: Task) -> Answer:
-    """Test a kernel, unless the asking side loses interest meanwhile."""
+    """Test a kernel; stop if the asking side cancels it or is gone."""
     stop = threading.Event()
     listener = _reporting(task)
     with (

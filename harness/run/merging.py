@@ -96,7 +96,7 @@ def merge(
 
 
 def flaws(parts: Sequence[Part]) -> list[tuple[Flaw, str]]:
-    """What speaks against these runs being one, each with a sentence."""
+    """Why these runs cannot be merged: each reason, with a sentence."""
     return [
         *_differing(Flaw.HARNESS, "harness versions", parts, _version),
         *_differing(Flaw.SEED, "seeds", parts, lambda part: str(part.run.seed)),

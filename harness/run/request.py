@@ -62,7 +62,7 @@ class RunRequest:
         return {name: value for name, value in members(whole).items() if name != "plan"}
 
     def seed(self) -> int:
-        """The user's seed, or a random one; the shards of a list agree on one without a word."""
+        """The user's seed, or a random one; all shards derive one from their list."""
         if self.plan.seed is not None:
             return self.plan.seed
         return int(self.shard.manifest[:8], 16) if self.shard else secrets.randbits(32)
