@@ -50,6 +50,14 @@ CONFIG_DEBUG_KERNEL=y
 CONFIG_KCSAN=y
 CONFIG_KCSAN_REPORT_ONCE_IN_MS=3000
 """,
+    # The selftest makes its module from what BTF says of the kernel (harness/selftest/module.py).
+    "modules": """\
+CONFIG_MODULES=y
+CONFIG_DEBUG_KERNEL=y
+CONFIG_BPF_SYSCALL=y
+CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT=y
+CONFIG_DEBUG_INFO_BTF=y
+""",
     "gcov": """\
 CONFIG_DEBUG_KERNEL=y
 CONFIG_DEBUG_FS=y
