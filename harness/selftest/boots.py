@@ -19,7 +19,7 @@ from harness.errors import HostError, KernelUnavailable, UsageError
 from harness.host import tools
 from harness.host.architectures import Arch
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import Accel, KernelEntry
+from harness.manifest.kernels_yaml import DEFAULT_TIMEOUT_S, Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan, Profile
 from harness.run import workspace as workspaces
@@ -231,7 +231,7 @@ class _Subject:
         misbehaving = resources.files("guest").joinpath(initramfs.FAULTS).read_bytes()
         extra = {f"{initramfs.CHECKER}/__main__.py": misbehaving, FAULT: fault.name.encode()}
         if fault.code is not None:
-            layout = module.Layout.of(self.kernel.boot_image, self.kernel.release)
+            layout = module.Layout.of(self.kernel.boot_image, self.kernel.release, fault.code)
             extra[CODE] = module.build(fault.code, layout)
         return extra
 
@@ -241,7 +241,9 @@ class _Subject:
         if fault is not NONE:
             plan = Plan((FAMILY,), CHECKS, Profile.QUICK)
             known = KnownIssues(files=dict.fromkeys(known.files, ()))  # nothing excuses a fault
-        share = max(1.0, tools.share(self.jobs, self.entry.cpus))
+        # A kernel that takes longer for everything, such as one with KASAN, says so in its timeout.
+        slow = max(1.0, self.entry.timeout_s / DEFAULT_TIMEOUT_S)
+        share = slow * max(1.0, tools.share(self.jobs, self.entry.cpus))
         soon = Deadlines(
             boot=math.inf,
             silence=SILENCE[self.kvm] * share,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
-from harness.selftest.module import Code
+from harness.selftest.module import SOURCE, Code
 from harness.text import plural, printable
 from harness.verdict.results import Incident, IncidentKind
 from harness.verdict.verdicts import KernelVerdict
@@ -67,11 +67,23 @@ NONE = Fault("none", KernelVerdict.PASS)
 _SILENT = "fell silent"
 _NO_END = "without its closing event"
 
+
+def _detected(name: str, kind: IncidentKind, code: Code) -> Fault:
+    # UBSAN names the file of the code, and the others its function.
+    where = re.escape(SOURCE) if kind is IncidentKind.UBSAN else code.symbol
+    return Fault(name, KernelVerdict.WARNING, where, kind, code)
+
+
 #: In the order of the output.
 FAULTS = (
     Fault("panic", KernelVerdict.CRASH, "sysrq triggered crash", IncidentKind.PANIC),
     Fault("oops", KernelVerdict.CRASH, Code.OOPS.symbol, IncidentKind.OOPS, Code.OOPS),
     Fault("warning", KernelVerdict.WARNING, Code.WARN.symbol, IncidentKind.WARNING, Code.WARN),
+    # What only a kernel with the detector reports.
+    _detected("use-after-free", IncidentKind.KASAN, Code.READ_FREED),
+    _detected("lock-order", IncidentKind.LOCKDEP, Code.LOCK_ORDER),
+    _detected("leak", IncidentKind.KMEMLEAK, Code.LEAK),
+    _detected("out-of-bounds", IncidentKind.UBSAN, Code.OUT_OF_BOUNDS),
     Fault("hang", KernelVerdict.HANG, _SILENT, outlives=True),
     Fault("busy-hang", KernelVerdict.HANG, _SILENT, code=Code.SPIN, outlives=True, stalls=True),
     Fault("exit-255", KernelVerdict.BOOT_FAILURE, "ended with status 255"),
@@ -147,6 +159,6 @@ def summary(rows: Sequence[FaultRow], wanted: int, seconds: float) -> str:
     else:
         said = f"ok: {plural(len(rows) - 1 - len(impossible), 'fault')}, all detected correctly"
     if impossible:
-        names = ", ".join(row.fault for row in impossible)
-        said += f"; not possible in this kernel: {names} ({impossible[0].impossible})"
+        why = (f"{row.fault} ({row.impossible})" for row in impossible)
+        said += f"; not possible in this kernel: {', '.join(why)}"
     return f"selftest {printable(said)} ({seconds:.0f} s)"

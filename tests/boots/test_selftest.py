@@ -57,8 +57,11 @@ def test_every_fault_is_seen_in_time(run_selftest: Selftest) -> None:
     before = processor_s()
     done = run_selftest(ROOT / "kernels.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert rows(done.stdout) == dict.fromkeys([NONE, *(fault.name for fault in FAULTS)], "ok")
-    assert done.stdout.splitlines()[-1].startswith("selftest ok: 13 faults")
+    expected = dict.fromkeys([NONE, *(fault.name for fault in FAULTS)], "ok")
+    # What finds these faults is in kernels for debugging only.
+    assert rows(done.stdout) == expected | dict.fromkeys(UNSEEN, "possible")
+    assert done.stdout.splitlines()[-1].startswith("selftest ok: 14 faults")
+    assert "use-after-free (it is built without CONFIG_KASAN)" in done.stdout
     assert processor_s() - before < LIMIT
 
 
@@ -68,6 +71,8 @@ def processor_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+#: Faults that no kernel of Debian reports.
+UNSEEN = ("use-after-free", "lock-order", "leak")
 #: One for each piece of code that is put into the kernel.
 CODED = ("oops", "warning", "busy-hang")
 

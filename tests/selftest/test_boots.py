@@ -17,7 +17,7 @@ from harness import selftest
 from harness.errors import UsageError
 from harness.kernels import Cache, elf
 from harness.kernels.kernel_image import PreparedKernel
-from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.manifest.kernels_yaml import DEFAULT_TIMEOUT_S, ImageSource, KernelEntry
 from harness.manifest.schema import UserSpace
 from harness.run.workspace import Workspace
 from harness.selftest import Fault, SelftestRequest, boots, faults, module
@@ -137,6 +137,50 @@ def test_a_module_has_its_name_where_the_kernel_looks_for_it() -> None:
     assert this[24:].startswith(module.NAME.encode() + b"\0")
 
 
+def symbols(built: bytes) -> list[str]:
+    """The names in the symbol table, in its order."""
+    table, strings = elf.section(built, b".symtab"), elf.section(built, b".strtab")
+    offsets = [row[0] for row in struct.iter_unpack("<IBBHQQ", table)]
+    return [strings[offset:].split(b"\0", 1)[0].decode() for offset in offsets]
+
+
+@pytest.mark.parametrize("code", Code)
+def test_each_reference_of_the_code_is_relocated(code: Code) -> None:
+    built = module.build(code, LAYOUT)
+    names = symbols(built)
+    moves = struct.iter_unpack("<QIIq", elf.section(built, b".rela.text"))
+    found = {offset: (kind, names[symbol], addend) for offset, kind, symbol, addend in moves}
+    expected = {}
+    for offset, target in code.references.items():
+        name, _, distance = target.partition("+")
+        if name == ".text":  # the string behind the code
+            expected[offset] = (2, code.symbol, len(code.text) - 4)
+        elif name == ".data":
+            expected[offset] = (2, f"{code.symbol}_data", int(distance) - 4)
+        else:
+            expected[offset] = (2, name, -4)
+    assert found == expected
+
+
+def test_locks_are_taken_in_both_orders() -> None:
+    """Otherwise lockdep has nothing to report."""
+    targets = list(Code.LOCK_ORDER.references.values())
+    taken = [targets[i - 1] for i, name in enumerate(targets) if name == "_raw_spin_lock"]
+    assert taken == [".data+0", ".data+256", ".data+256", ".data+0"]
+
+
+def test_a_bad_index_is_described_to_ubsan() -> None:
+    """struct out_of_bounds_data of lib/ubsan.h: the file, and the types of array and index."""
+    built = module.build(Code.OUT_OF_BOUNDS, LAYOUT)
+    names, data = symbols(built), elf.section(built, b".data")
+    moves = struct.iter_unpack("<QIIq", elf.section(built, b".rela.data"))
+    pointers = {offset: (names[symbol], addend) for offset, _, symbol, addend in moves}
+    text = elf.section(built, b".text")
+    assert text[pointers[0][1] :] == module.SOURCE.encode() + b"\0"
+    assert data[pointers[16][1] + 4 :].startswith(b"'int [4]'\0")
+    assert data[pointers[24][1] :] == struct.pack("<HH", 0, 11) + b"'int'\0"
+
+
 def test_a_modules_init_is_relocated_to_its_code() -> None:
     moves = elf.section(module.build(Code.OOPS, LAYOUT), b".rela.gnu.linkonce.this_module")
     assert struct.unpack("<QIIq", moves) == (304, 1, 1, 0)  # R_X86_64_64, the only symbol
@@ -172,14 +216,14 @@ def test_an_image_that_tells_nothing_is_an_error(tmp_path: Path, content: bytes)
     image = tmp_path / "vmlinux"
     image.write_bytes(content)
     with pytest.raises(module.NoModule, match="vmlinux"):
-        Layout.of(image, "6.12.9")
+        Layout.of(image, "6.12.9", Code.OOPS)
 
 
 def test_an_image_without_btf_is_an_error(tmp_path: Path) -> None:
     image = tmp_path / "vmlinux"
     image.write_bytes(module.build(Code.OOPS, LAYOUT))  # an ELF file like any other
     with pytest.raises(module.NoModule, match="no BTF that describes them"):
-        Layout.of(image, "6.12.9")
+        Layout.of(image, "6.12.9", Code.OOPS)
 
 
 def test_a_kernel_that_no_fault_can_be_made_in_is_passed_over(
@@ -386,6 +430,15 @@ def test_a_fault_gets_its_memory_its_files_and_no_more_than_its_time(bench: Benc
     assert hang.machine.memory_mib == 512
 
 
+def test_a_kernel_with_a_longer_timeout_may_be_silent_for_longer(bench: Bench) -> None:
+    """Such as one with KASAN."""
+    bench.entry = replace(bench.entry, timeout_s=5 * DEFAULT_TIMEOUT_S)
+    bench.outcomes = [fake_boots.GOOD]
+    bench.row(*selftest.select("hang"))
+    (plan,) = bench.plans
+    assert plan.deadlines.silence == 5 * boots.SILENCE[False]
+
+
 def test_a_fault_that_passes_is_objected_to(bench: Bench) -> None:
     bench.outcomes = [fake_boots.GOOD]
     assert "expected hang" in bench.row(*selftest.select("hang")).objection
@@ -429,4 +482,4 @@ def test_a_module_is_made_for_a_kernel_however_it_is_compressed(
     image = tmp_path / "bzImage"
     image.write_bytes(builders.bzimage(compress=builders.COMPRESSIONS[name]))
     with pytest.raises(module.NoModule, match="no BTF that describes them"):
-        Layout.of(image, builders.RELEASE)
+        Layout.of(image, builders.RELEASE, Code.OOPS)
