@@ -16,7 +16,7 @@ from guest.connection import IO_DEADLINE
 from guest.flow import exchange
 from guest.lab import Pair, wait_until, write_sysctl
 from guest.scenarios import Scenario, declare
-from guest.sockopt import getsockopt
+from guest.setting import get_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,15 +26,13 @@ if TYPE_CHECKING:
 
 SCENARIO = declare(Scenario("blackhole", waits=True)).name
 NEEDS = ("syn_retrans", "tcp_is_mptcp")
-IPPROTO_TCP, TCP_IS_MPTCP = 6, 43
 #: A SYN is sent again after a second, and the host may be busy.
 PATIENCE_S = 20.0
 TRIES = 5
 
 
 def is_mptcp(sock: _socket.socket) -> bool:
-    answer = getsockopt(sock.fileno(), IPPROTO_TCP, TCP_IS_MPTCP, bytes(4))
-    return bool(answer.errno == 0 and answer.data[0])
+    return get_int(sock, "TCP_IS_MPTCP") != 0
 
 
 def _dropped() -> int:
