@@ -76,9 +76,15 @@ def _prepare(entry: KernelEntry, cache: Cache, say: Callable[[str], None]) -> Pr
 def for_path(path: Path, modules_of: Path | None = None, arch: Arch = HOST) -> KernelEntry:
     """An entry for what is at ``path``: a tree or the directory of a build, an archive, an image.
 
-    Raises UsageError if it is missing, or if it has its own modules and others are given.
+    Raises UsageError if it is missing or none of these, or if it has its own modules and others are
+    given.
     """
     if path.is_dir():
+        if not image.is_tree(path, arch):
+            raise UsageError(
+                f"{path.absolute()} is not a kernel tree: it has neither Kbuild nor .config; give "
+                "an image, a kernel's package, or a built tree"
+            )
         entry = kernels_yaml.of_command_line(path.resolve(), TreeSource(path.absolute()), arch)
     else:
         entry = kernels_yaml.for_image(path, modules_of, arch)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import hashlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from pathlib import Path
 from harness.errors import HarnessError, Interrupted, KernelUnavailable
 from harness.host import toolchain, tools
 from harness.host.files import touch
-from harness.kernels import image, kconfig, kconfig_tree
+from harness.kernels import image, kconfig, kconfig_tree, patch_files
 from harness.kernels.build import Build, Compiler, Recipe
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.debian import version_key
@@ -48,7 +47,7 @@ def prepare(name: str, source: GitSource, cache: Cache, say: Say) -> PreparedKer
         toolchain.check(source.compiler)
         repository = _open(source, cache, say)
         commit = _resolve(repository, source)
-        patches = _patches(source)
+        patches = patch_files.files(source.patches)
         # The user's own fragments are read before minutes are spent on a check-out.
         kconfig_tree.wanted([item for item in source.config if item.startswith("/")], cache.root)
         key = digest([commit.tree, *_inputs(source, patches)])
@@ -224,22 +223,3 @@ def _resolve(repository: Repository, source: GitSource) -> Commit:
 def _near(source: GitSource, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(source.ref, known, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-def _patches(source: GitSource) -> list[Path]:
-    """The patches in the order in which they are applied: of a directory, that of its names, or of
-    its file ``series`` (quilt(1))."""
-    found: list[Path] = []
-    for path in source.patches:
-        if not path.is_dir():
-            found.append(path)
-        elif (path / "series").is_file():
-            lines = (path / "series").read_text().splitlines()
-            names = [line.split("#")[0].strip() for line in lines]
-            found += [path / name for name in names if name]
-        else:
-            found += sorted(path.glob("*.patch"))
-    for path in found:
-        if not path.is_file() or not os.access(path, os.R_OK):
-            raise KernelUnavailable(f"the patch {path} cannot be read; correct the path")
-    return found

@@ -208,18 +208,28 @@ def prepare_tree(
     )
 
 
+def is_tree(directory: Path, arch: Arch) -> bool:
+    """Whether ``directory`` is a kernel's tree, built or not, or that of a build with O=."""
+    marks = (Path("Kbuild"), *_image_names(arch))
+    return any((directory / name).exists() for name in marks) or modules.is_tree(directory)
+
+
+def _image_names(arch: Arch) -> tuple[Path, ...]:
+    vmlinux = (Path("vmlinux"),) if arch is Arch.AMD64 else ()
+    return (ARCHITECTURES[arch].tree_image, *vmlinux)
+
+
 def _newest_image(tree: Path, arch: Arch) -> Path:
     """The image of ``tree``. On x86-64 the newer of bzImage and vmlinux: after ``make vmlinux``,
     bzImage is from an older build."""
     if not tree.is_dir():
         raise KernelUnavailable(f"{tree} is not a directory; give a built kernel tree")
     wanted = ARCHITECTURES[arch]
-    names = (wanted.tree_image, *([Path("vmlinux")] if arch is Arch.AMD64 else []))
-    images = [tree / name for name in names]
-    built = [path for path in images if path.is_file()]
+    names = _image_names(arch)
+    built = [path for path in (tree / name for name in names) if path.is_file()]
     if built:
         return max(built, key=lambda path: path.stat().st_mtime_ns)
-    if not (tree / "Kbuild").exists() and not modules.is_tree(tree):
+    if not is_tree(tree, arch):
         raise KernelUnavailable(f"{tree} is not a kernel tree: it has neither Kbuild nor .config")
     command = f"make -C {tree} -j$(nproc)"
     if not (tree / ".config").is_file():

@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from typing import Protocol
 
 from harness.errors import HarnessError, HostError
 from harness.host import programs
+from harness.kernels import patch_files
 
 #: Seconds; checking out a whole kernel from a slow disk takes minutes.
 _TIMEOUT = 3600
@@ -255,14 +256,39 @@ class Copy:
             return tree
         index = {"GIT_INDEX_FILE": str(self._repository / "patched")}
         self._own(index, "read-tree", tree)
-        for patch in patches:
-            try:
-                self._own(index, "apply", "--cached", "--whitespace=nowarn", str(patch))
-            except GitFailed as error:
-                if error.status != 1:  # git apply returns 1 for patches that do not apply
-                    raise HostError(f"the patch {patch} cannot be read: {error}") from error
-                raise Untestable(f"the patch {patch} does not apply ({error})") from error
+        with tempfile.TemporaryDirectory(prefix="patch-", dir=self.place) as directory:
+            for number, patch in enumerate(patches):
+                for what, file in self._changes(patch, Path(directory, str(number))):
+                    self._apply(index, what, file)
         return self._own(index, "write-tree")
+
+    def _changes(self, patch: Path, place: Path) -> Iterator[tuple[str, Path]]:
+        """What ``patch`` changes: files for git apply, in order, and what to call each.
+
+        ``place`` is a directory for those of a mailbox. Raises HostError.
+        """
+        try:
+            if not patch_files.is_mail(patch):
+                yield str(patch), patch
+                return
+            place.mkdir()
+            self._own({}, "mailsplit", f"-o{place}", str(patch))
+            for file in sorted(place.iterdir()):
+                mail = patch_files.read(file.read_bytes())
+                file.write_bytes(mail.changes)
+                yield f"{patch} ({mail.subject})" if mail.subject else str(patch), file
+        except (OSError, GitFailed) as error:
+            raise HostError(f"the patch {patch} cannot be read: {error}") from error
+
+    def _apply(self, index: Mapping[str, str], what: str, file: Path) -> None:
+        """Apply ``file`` in ``index``. Raises Untestable if it does not apply."""
+        try:
+            self._own(index, "apply", "--cached", "--whitespace=nowarn", str(file))
+        except GitFailed as error:
+            # git apply returns 1 for patches that do not apply, and 128 for what is no patch.
+            if error.status != 1:
+                raise HostError(f"the patch {what} cannot be read: {error}") from error
+            raise Untestable(f"the patch {what} does not apply ({error})") from error
 
     def check_out(self, tree: str) -> None:
         """Check out the files of ``tree`` in the copy; build results stay.

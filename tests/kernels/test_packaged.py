@@ -212,6 +212,9 @@ def test_check_takes_archives_trees_and_images(
         FileSource("rpm", (tmp_path / "k.rpm",)),
         ImageSource(tmp_path / "bzImage"),
     ]
+    with pytest.raises(UsageError, match="it has neither Kbuild nor"):
+        kernels.for_path(Path())
+    (tmp_path / "Kbuild").touch()
     here = kernels.for_path(Path())
     assert (here.name, here.source) == (tmp_path.name[:80], TreeSource(tmp_path))
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from harness import kernels
 from harness.errors import KernelUnavailable
 from harness.host import toolchain
-from harness.kernels import gitref, kconfig_tree
+from harness.kernels import gitref, kconfig_tree, patch_files
 from harness.kernels.cache import Cache
 from harness.manifest.kernels_yaml import GitSource, KernelEntry
 from tests.kernels import builders
@@ -126,6 +127,58 @@ def test_a_patch_is_applied_and_a_changed_one_is_built_again(
     linux.patch("otherwise", queue / "1.patch")
     prepare(patches=(queue,))
     assert linux.builds == 2
+
+
+def mailbox(tree: Tree, texts: list[str], to: Path) -> Path:
+    """As git format-patch(1) writes it, then in base64 and with carriage returns, as mails are."""
+    tree.git("checkout", "--quiet", "-b", "series")
+    for text in texts:
+        tree.commit(text)
+    mails = []
+    for mail in tree.git("format-patch", "--stdout", f"-{len(texts)}").split("\nFrom "):
+        head, _, body = mail.removeprefix("From ").partition("\n\n")
+        coded = base64.encodebytes(body.encode()).decode()
+        mails.append(f"From {head}\nContent-Transfer-Encoding: base64\n\n{coded}")
+    lines = "\n".join(mails).split("\n")
+    to.write_bytes("\r\n".join(lines).encode())
+    tree.git("checkout", "--quiet", "-")
+    return to
+
+
+def test_a_mailbox_is_applied_mail_by_mail(linux: Tree, prepare: Prepare, tmp_path: Path) -> None:
+    """Each mail changes what the one before it made."""
+    linux.commit("before")
+    prepare(patches=(mailbox(linux, ["first", "second"], tmp_path / "series.mbox"),))
+    copy = next((tmp_path / "cache" / "builds").glob("*/source/net/mptcp/code.c"))
+    assert copy.read_text() == "second\n"
+
+
+def test_the_mail_that_does_not_apply_is_named(
+    linux: Tree, prepare: Prepare, tmp_path: Path
+) -> None:
+    linux.commit("before")
+    patches = mailbox(linux, ["first", "second"], tmp_path / "series.mbox")
+    linux.commit("first")  # and then the first mail no longer applies
+    with pytest.raises(KernelUnavailable, match=r"series\.mbox \(\[PATCH 1/2\] .* does not apply"):
+        prepare(patches=(patches,))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"From 1234 Mon Sep 17 00:00:00 2001\n", True),
+        (b"From: A\nSubject: [PATCH] b:\n c\n\ndiff --git a/x b/x\n", True),
+        (b"Received: by x\r\nDate: now\r\n\r\n", True),
+        (b"diff --git a/x b/x\n--- a/x\n+++ b/x\n", False),
+        (b"Description: of quilt\n\n--- a/x\n+++ b/x\n", False),
+        (b"", False),
+    ],
+    ids=["mailbox", "mail", "carriage returns", "diff", "quilt", "empty"],
+)
+def test_a_mail_is_told_from_a_diff(tmp_path: Path, text: bytes, expected: bool) -> None:
+    path = tmp_path / "patch"
+    path.write_bytes(text)
+    assert patch_files.is_mail(path) is expected
 
 
 @pytest.mark.parametrize(
