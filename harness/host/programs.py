@@ -170,12 +170,14 @@ def run(
     stop: threading.Event,
     timeout: float,
     directory: Path | None = None,
+    removing: Path | None = None,
     pass_fds: Sequence[int] = (),
     waiting: Callable[[float], None] = lambda _: None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``command`` without input, and return its output.
 
-    ``waiting`` is called every SAY_EVERY seconds with the elapsed time.
+    ``waiting`` is called every SAY_EVERY seconds with the elapsed time. ``removing`` is as in
+    :class:`Supervised`.
 
     Raises :class:`Interrupted` once ``stop`` is set, subprocess.TimeoutExpired after ``timeout``
     seconds, after the command and all its children have ended.
@@ -187,6 +189,7 @@ def run(
             output=output,
             errors=errors,
             directory=directory,
+            removing=removing,
             pass_fds=pass_fds,
         ) as kept:
             status = kept.wait(stop, timeout, waiting)

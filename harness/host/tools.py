@@ -168,6 +168,17 @@ def find_virtme_ng() -> Path | None:
     return Path(found) if found else None
 
 
+def virtme_ng_version() -> str:
+    """The version of the installed virtme-ng, from the name of its metadata."""
+    suffix = ".dist-info"
+    found = [*Path(sysconfig.get_path("purelib")).glob(f"virtme_ng-*{suffix}")]
+    if len(found) == 1:
+        return found[0].name.removesuffix(suffix).partition("-")[2]
+    import importlib.metadata  # takes 25 ms
+
+    return importlib.metadata.version("virtme-ng")
+
+
 def missing(archs: Iterable[Arch] = ()) -> tuple[Tool, ...]:
     """The tools for booting kernels, also of ``archs``, that this host lacks."""
     return tuple(tool for tool in (*TOOLS, *others(archs)) if locate(tool) is None)

@@ -142,6 +142,7 @@ class _Replay:
             roots=self._workspace.roots,
             qemu=choice.qemu,
             qemus={self._entry.arch: choice.qemu},
+            machines=self._workspace.machines,
             seed=asked.seed,
             jobs=1,
             request=RunRequest(asked.plan),

@@ -47,6 +47,7 @@ from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
 from harness.vm import boot, commandline, traces
 from harness.vm.boot import BootPlan, Checking, Deadlines
 from harness.vm.commandline import Machine, Request, Unsafe
+from harness.vm.machines import Machines
 
 #: Seconds before the second and third attempt. Only infrastructure is retried.
 BACK_OFF = (1.0, 4.0)
@@ -70,6 +71,7 @@ class Options:
     at_most: Deadlines | None = None  # upper bounds for the deadlines of a boot
     on_boot: Callable[[BootPlan], None] = lambda _: None  # called before each boot
     qemus: Mapping[Arch, Path] = field(default_factory=dict)  # of other architectures
+    machines: Machines | None = None  # as in a BootPlan
     #: Why the kernels of a user space cannot be booted on this host.
     obstacles: Mapping[UserSpace, str] = field(default_factory=dict)
 
@@ -198,6 +200,7 @@ class Attempts:
             directory=options.directory / "kernels" / entry.name / f"attempt-{number}",
             number=number,
             extra={**options.extra, **cross_check.files(plan.programs, plan.families)},
+            machines=options.machines,
         )
 
     def _deadlines(self) -> Deadlines:

@@ -211,6 +211,7 @@ def _tested(
         qemu=found.qemu,
         qemus=found.qemus,
         obstacles=found.obstacles,
+        machines=found.machines,
         seed=task.seed,
         jobs=max(1, _vms()),
         request=task.request,

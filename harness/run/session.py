@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from pathlib import Path
 from harness import __version__
 from harness.bundle import Bundles
 from harness.errors import UsageError
+from harness.host import tools
 from harness.host.files import write_atomically
 from harness.kernels import Cache
 from harness.manifest.kernels_yaml import KernelEntry
@@ -291,6 +291,7 @@ def options_in(
         qemu=workspace.qemu,
         qemus=workspace.qemus,
         obstacles=workspace.obstacles,
+        machines=workspace.machines,
         seed=seed,
         jobs=request.jobs or default_jobs(entries),
         request=request,
@@ -329,7 +330,7 @@ def about_run(workspace: workspaces.Workspace) -> dict[str, str]:
         "harness": version(),
         "guest": workspace.base.stem,
         "QEMU": workspace.qemu_version,
-        "virtme-ng": importlib.metadata.version("virtme-ng"),
+        "virtme-ng": tools.virtme_ng_version(),
         "host": f"{platform.node()}, Linux {platform.release()}, {os.cpu_count()} processors",
     }
 

@@ -26,6 +26,7 @@ from harness.run.request import Listener, Progress, Stage
 from harness.vm import accelerator, foreign_root
 from harness.vm.accelerator import Choice, qemu_version
 from harness.vm.commandline import Machine
+from harness.vm.machines import MEMORY, Machines
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Workspace:
     roots: Mapping[UserSpace, Path]  # archives of the guest's root; always has the host's own
     qemu: Path  # of the host's architecture
     qemu_version: str
+    machines: Machines | None = None  # as in a BootPlan
     qemus: Mapping[Arch, Path] = field(default_factory=dict)  # of other architectures
     #: Why the kernels of a user space cannot be booted here.
     obstacles: Mapping[UserSpace, str] = field(default_factory=dict)
@@ -77,6 +79,8 @@ def opened(
             others = _others({*user_spaces} - {native}, cache, busybox, say)
             directory = resumed or new_directory(output, identity or identity_of_now())
             held.enter_context(prune.in_use(directory))
+            machines = Machines(cache.root / MEMORY, tools.virtme_ng_version(), cache.stop)
+            held.callback(machines.close)
         except Busy as error:
             raise UsageError(str(error)) from error
         except OSError as error:
@@ -90,6 +94,7 @@ def opened(
             {**roots, **others.roots},
             qemu,
             qemu_version(qemu, cache),
+            machines,
             others.qemus,
             others.obstacles,
             others.identities,

@@ -254,6 +254,7 @@ class _Subject:
             directory=self.workspace.directory / fault.name,
             roots=self.workspace.roots,
             qemu=self.workspace.qemu,
+            machines=self.workspace.machines,
             seed=secrets.randbits(32),
             jobs=self.jobs,
             request=RunRequest(plan=plan),

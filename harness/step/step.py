@@ -8,7 +8,6 @@ damaged file counts as absent."""
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import shutil
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from harness import __version__
 from harness.bisect.predicate import Judged, Outcome, Predicate
 from harness.errors import HostError, Interrupted, Malformed
-from harness.host import toolchain
+from harness.host import toolchain, tools
 from harness.host.files import recall, remember, touch, write_atomically
 from harness.kernels import Cache
 from harness.kernels.build import Build, Recipe
@@ -297,7 +296,7 @@ class Step:
         return [
             __version__,
             reuse.judging(),
-            importlib.metadata.version("virtme-ng"),
+            tools.virtme_ng_version(),
             initramfs.prepare(self._cache.root, busybox).stem,
             qemu_version(qemu, self._cache),
             fingerprint.canonical(boots),

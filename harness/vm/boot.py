@@ -18,6 +18,7 @@ from harness.manifest import cross_check
 from harness.verdict.results import Attempt, BootEnd, Incident
 from harness.vm import commandline, hang, incidents, initramfs
 from harness.vm.commandline import EVENTS_SOCKET, QEMU_COMMAND, QEMU_STATUS, Machine, Request
+from harness.vm.machines import Machines, Start
 from harness.vm.process import VmProcess, read_available, work_directory
 from harness.vm.stream import MAX_BYTES, StreamReader
 from harness.vm.timeline import Mark, Timeline
@@ -96,6 +97,7 @@ class BootPlan:
     directory: Path  # for the attempt's files
     number: int = 1
     extra: Mapping[str, bytes] = field(default_factory=dict)  # files in the guest's root
+    machines: Machines | None = None  # virtme-ng's command lines; None asks it for each boot
 
 
 class _Stage(Enum):
@@ -178,13 +180,16 @@ class _Boot:
             plan.extra,
         )
         arguments = commandline.command(work, plan.machine)
+        start = Start(arguments)
+        if plan.machines is not None:
+            start = plan.machines.start(work, plan.kernel, plan.qemu, plan.machine)
         environment = commandline.environment(work)
         self._started = self._timeline.reach(Mark.VIRTME_NG)
         self._begun = self._last_event = self._last_round = self._last_sign = self._clock.now()
         with (
             (plan.directory / CONSOLE).open("wb") as self._console_file,
             (plan.directory / EVENTS).open("wb") as self._events_file,
-            VmProcess(arguments, environment, work, EVENTS_SOCKET) as self._vm,
+            VmProcess(start.command, environment, work, EVENTS_SOCKET) as self._vm,
             selectors.DefaultSelector() as self._selector,
         ):
             self._selector.register(self._vm.console, selectors.EVENT_READ, self._read_console)
@@ -198,7 +203,12 @@ class _Boot:
             self._vm.kill()
             self._drain()
         _show_command(work / QEMU_COMMAND, plan.directory / QEMU_SHOWN)
-        return self._attempt(end, status, arguments, ended)
+        attempt = self._attempt(end, status, arguments, ended)
+        objection = start.objection()
+        if objection and attempt.end is not BootEnd.INTERRUPTED:
+            end = BootEnd.INTERRUPTED if self._stop.is_set() else BootEnd.LAUNCH_FAILED
+            return replace(attempt, end=end, detail=objection)
+        return attempt
 
     def _watch(self) -> BootEnd:
         """Read console and events until the VM ends or a limit is exceeded."""

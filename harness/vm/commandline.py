@@ -75,10 +75,11 @@ while [ $left -gt 0 ]; do
         left=$((left - 1)) ;;
     esac
 done
+printf '%s\\0' {qemu} "$@" > {command_file}
+{starting}
 trap '' XFSZ
 ulimit -f 65536
 ulimit -c 0
-printf '%s\\0' {qemu} "$@" > {command_file}
 {qemu} "$@"
 status=$?
 echo $status > {status_file}
@@ -135,10 +136,18 @@ def is_harmless(path: str) -> bool:
     return _HARMLESS_PATH.fullmatch(path) is not None
 
 
-def lay_out(work: Path, kernel: PreparedKernel, qemu: Path, *, console: Path | None = None) -> None:
+def lay_out(
+    work: Path,
+    kernel: PreparedKernel,
+    qemu: Path,
+    *,
+    console: Path | None = None,
+    starting: bool = True,
+) -> None:
     """Fill the empty directory ``work`` with a link to the kernel and virtme-ng's environment.
 
-    ``console`` is a socket to which the serial console is connected, both ways.
+    ``console`` is a socket to which the serial console is connected, both ways. Without
+    ``starting``, QEMU's command line is written and QEMU is not started.
     """
     if not is_harmless(str(work)):
         raise Unsafe(f"the work directory {str(work)!r} has characters that are special to a shell")
@@ -160,6 +169,7 @@ def lay_out(work: Path, kernel: PreparedKernel, qemu: Path, *, console: Path | N
         qemu=shlex.quote(str(qemu)),
         status_file=shlex.quote(str(work / QEMU_STATUS)),
         command_file=shlex.quote(str(work / QEMU_COMMAND)),
+        starting="" if starting else "exit 0",
         console="" if console is None else _CONSOLE.format(socket=console),
     )
     _script(programs / qemu.name, wrapper)

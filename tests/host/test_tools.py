@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import errno
+import importlib.metadata
 import os
 import shutil
 import struct
@@ -623,3 +624,18 @@ def test_a_machine_with_many_processors_does_not_stretch_its_deadlines_without_b
     assert tools.share(1, 64) == tools.MOST_SHARED
     assert tools.share(1, 1) == 0.5
     assert tools.share(6, 2) == 6
+
+
+@pytest.mark.parametrize("names", [(), ("virtme_ng-1.41.dist-info", "virtme_ng-1.42.dist-info")])
+def test_where_its_metadata_is_not_there_once_virtme_ng_is_asked_for_as_any_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"that of {name}")
+    assert tools.virtme_ng_version() == "that of virtme-ng"
+
+
+def test_the_version_of_virtme_ng_is_that_of_its_metadata() -> None:
+    assert tools.virtme_ng_version() == importlib.metadata.version("virtme-ng")

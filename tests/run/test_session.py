@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import random
@@ -20,6 +19,7 @@ import pytest
 
 from harness.bundle import Bundles
 from harness.errors import HostError, UsageError
+from harness.host import tools
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.records import prune, reuse, stored_runs
 from harness.records.store import FILE, Store
@@ -232,7 +232,7 @@ def test_an_image_that_was_built_again_makes_another_run(desk: Desk) -> None:
     [
         (workspace, "qemu_version", "QEMU"),
         (reuse, "judging", "harness"),
-        (importlib.metadata, "version", "virtme-ng"),
+        (tools, "virtme_ng_version", "virtme-ng"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -15,11 +15,13 @@ import pytest
 from harness.host.programs import RunningClock
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.plan import Plan
+from harness.verdict import judge
 from harness.verdict.results import Attempt, BootEnd
-from harness.verdict.verdicts import Family
+from harness.verdict.verdicts import Family, KernelVerdict
 from harness.vm import boot, commandline, hang
 from harness.vm.boot import BootPlan, Deadlines
 from harness.vm.commandline import Machine, Request
+from harness.vm.machines import Machines, Start
 from tests.vm.support import NONCE, sound
 
 LONG = Deadlines(boot=3600, silence=3600, power_off=3600, total=3600)
@@ -60,7 +62,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     prelude = PRELUDE.format(stream=str(tmp_path / "stream"), given=str(tmp_path / "given"))
     image = tmp_path / "vmlinux"
 
-    def boot_it(program: str, deadlines: Deadlines = LONG) -> Attempt:
+    def boot_it(
+        program: str, deadlines: Deadlines = LONG, machines: Machines | None = None
+    ) -> Attempt:
         command = [sys.executable, "-I", "-S", "-c", prelude + program]
         monkeypatch.setattr(commandline, "command", lambda *_: command)
         kernel = PreparedKernel("k", "6.12.1", "v", "o", image, "0" * 64, tmp_path, image)
@@ -68,6 +72,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         plan = BootPlan(
             *(kernel, tmp_path / "base", Path("/bin/true"), Machine(), request),
             *(deadlines, tmp_path / "attempt"),
+            machines=machines,
         )
         return boot.boot(plan, threading.Event(), lambda _: None)
 
@@ -82,6 +87,29 @@ def test_a_whole_run_is_read(run: Run) -> None:
     attempt = run(SAY_ALL + POWER_OFF)
     assert (attempt.end, attempt.stream.closed) == (BootEnd.POWERED_OFF, True)
     assert attempt.stopped_s == 0
+
+
+class Doubted(Machines):
+    """Starts what virtme-ng would have started, it seems."""
+
+    def __init__(self, objection: str) -> None:
+        self.objection = objection
+
+    def start(self, work: Path, *_: object) -> Start:
+        return Start(commandline.command(work, Machine()), lambda: self.objection)
+
+
+def test_a_boot_of_a_machine_that_is_not_virtme_ngs_teaches_nothing(run: Run) -> None:
+    attempt = run(SAY_ALL + POWER_OFF, machines=Doubted("it has changed"))
+    assert (attempt.end, attempt.detail) == (BootEnd.LAUNCH_FAILED, "it has changed")
+    verdict, reason = judge.kernel(attempt, {})
+    assert verdict is KernelVerdict.INFRASTRUCTURE
+    assert "it has changed" in reason
+
+
+def test_a_boot_of_the_machine_that_virtme_ng_confirms_counts(run: Run) -> None:
+    attempt = run(SAY_ALL + POWER_OFF, machines=Doubted(""))
+    assert attempt.end is BootEnd.POWERED_OFF
 
 
 def test_a_panic_before_the_command_line_was_read_ends_the_boot(
