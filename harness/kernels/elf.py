@@ -111,6 +111,68 @@ def located_section(data: Data, name: bytes) -> tuple[int, bytes]:
     return 0, b""
 
 
+@dataclass(frozen=True)
+class ObjectSection:
+    """A section of an object file, such as a module; ``content`` is empty for NOBITS."""
+
+    name: str
+    type: int
+    flags: int
+    content: bytes
+    align: int
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """What is set at ``offset`` of a section, and the name of the ``symbol`` that it refers to."""
+
+    offset: int
+    type: int
+    symbol: str
+
+
+def object_sections(data: bytes) -> dict[str, ObjectSection]:
+    """The sections of ``data`` by name; the first of each name. Raises :class:`Malformed`."""
+    check_complete(data)
+    layout = struct.Struct(_order(data) + _SECTION)
+    names = _sections(data)[_header(data)[13]]
+    found: dict[str, ObjectSection] = {}
+    for index, at in enumerate(_sections(data)):
+        fields = layout.unpack_from(data, _header(data)[6] + index * layout.size)
+        name = _text(data, names.offset + at.name)
+        content = b"" if at.type == _SHT_NOBITS else data[at.offset : at.offset + at.size]
+        found.setdefault(name, ObjectSection(name, at.type, fields[2], content, fields[8]))
+    return found
+
+
+def relocations(data: bytes, section: str) -> list[Relocation]:
+    """The relocations of ``section`` of an object file. Raises :class:`Malformed`."""
+    found = object_sections(data)
+    order = _order(data)
+    try:
+        symbols, strings = found[".symtab"].content, found[".strtab"].content
+        moves = struct.iter_unpack(order + "QQq", found[f".rela{section}"].content)
+        return [
+            Relocation(
+                offset,
+                info & 0xFFFFFFFF,
+                _text(strings, struct.unpack_from(order + "I", symbols, 24 * (info >> 32))[0]),
+            )
+            for offset, info, _ in moves
+        ]
+    except (KeyError, struct.error) as error:
+        raise Malformed(f"its relocations of {section} cannot be read ({error})") from error
+
+
+def _text(data: bytes, start: int) -> str:
+    return data[start : data.find(b"\0", start)].decode("ascii", "replace")
+
+
+def flags(data: bytes) -> int:
+    """``e_flags``: what the code of a file expects of its machine."""
+    return _header(data)[7]
+
+
 #: Types of dynamic entries (elf(5)).
 _DT_NULL, _DT_NEEDED = 0, 1
 _SHT_DYNAMIC = 6

@@ -15,9 +15,9 @@ from importlib import resources
 from pathlib import Path
 
 from harness import kernels
-from harness.errors import HostError, KernelUnavailable, UsageError
+from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
-from harness.host.architectures import Arch
+from harness.host.architectures import ARCHITECTURES, HOST
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import DEFAULT_TIMEOUT_S, Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
@@ -26,7 +26,7 @@ from harness.run import workspace as workspaces
 from harness.run.attempts import Attempts, Options
 from harness.run.matrix import default_jobs
 from harness.run.request import RunRequest
-from harness.selftest import module
+from harness.selftest import layout, module
 from harness.selftest.faults import FAULTS, NONE, Fault, FaultRow, describe
 from harness.verdict.verdicts import (
     EXIT_FAILED,
@@ -78,11 +78,9 @@ def run(
     faults. Only the first row exists if the kernel does not pass; rows are missing once ``stop`` is
     set. Raises as :func:`harness.run.session.run` does, and KernelUnavailable.
     """
-    entries = [entry for entry in entries if entry.arch is Arch.AMD64]
-    if not entries:
-        raise UsageError(
-            "the selftest breaks kernels with a module of x86-64 code; choose a kernel for amd64"
-        )
+    if not request.exact:
+        # An emulated machine of another architecture is no proof for kernels of the host's.
+        entries = [entry for entry in entries if entry.arch is HOST] or entries
     wanted = {entry.user_space for entry in entries}
     with workspaces.opened(request.output, cache, user_spaces=wanted, say=say) as workspace:
         try:
@@ -194,7 +192,7 @@ class _Subject:
         started = time.monotonic()
         try:
             options = self._options(fault)
-        except module.NoModule as error:
+        except layout.NoModule as error:
             passed = KernelVerdict.PASS
             return FaultRow(fault.name, fault.expected, "-", passed, 0.0, impossible=str(error))
         least = commandline.needed_mib(self.kernel, self.workspace.roots[self.entry.user_space])
@@ -220,7 +218,7 @@ class _Subject:
         coded = next((fault for fault in faults if fault.code is not None), NONE)
         try:
             self._files(coded)
-        except module.NoModule as error:
+        except layout.NoModule as error:
             return str(error)
         return ""
 
@@ -231,8 +229,7 @@ class _Subject:
         misbehaving = resources.files("guest").joinpath(initramfs.FAULTS).read_bytes()
         extra = {f"{initramfs.CHECKER}/__main__.py": misbehaving, FAULT: fault.name.encode()}
         if fault.code is not None:
-            layout = module.Layout.of(self.kernel.boot_image, self.kernel.release, fault.code)
-            extra[CODE] = module.build(fault.code, layout)
+            extra[CODE] = module.build(fault.code, layout.of(self.kernel, fault.code))
         return extra
 
     def _options(self, fault: Fault) -> Options:
@@ -243,6 +240,8 @@ class _Subject:
             known = KnownIssues(files=dict.fromkeys(known.files, ()))  # nothing excuses a fault
         # A kernel that takes longer for everything, such as one with KASAN, says so in its timeout.
         slow = max(1.0, self.entry.timeout_s / DEFAULT_TIMEOUT_S)
+        if not self.kvm:
+            slow *= ARCHITECTURES[self.entry.arch].factor
         share = slow * max(1.0, tools.share(self.jobs, self.entry.cpus))
         soon = Deadlines(
             boot=math.inf,
@@ -254,6 +253,7 @@ class _Subject:
             directory=self.workspace.directory / fault.name,
             roots=self.workspace.roots,
             qemu=self.workspace.qemu,
+            qemus=self.workspace.qemus,
             machines=self.workspace.machines,
             seed=secrets.randbits(32),
             jobs=self.jobs,

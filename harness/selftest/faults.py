@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
-from harness.selftest.module import SOURCE, Code
+from harness.selftest.code import SOURCE, Code
 from harness.text import plural, printable
 from harness.verdict.results import Incident, IncidentKind
 from harness.verdict.verdicts import KernelVerdict

@@ -6,6 +6,8 @@ from __future__ import annotations
 import struct
 import sys
 import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +17,17 @@ from guest import events
 from guest import faults as guest_faults
 from harness import selftest
 from harness.errors import UsageError
+from harness.host.architectures import ARCHITECTURES, Arch
 from harness.kernels import Cache, elf
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.kernels_yaml import DEFAULT_TIMEOUT_S, ImageSource, KernelEntry
 from harness.manifest.schema import UserSpace
 from harness.run.workspace import Workspace
 from harness.selftest import Fault, SelftestRequest, boots, faults, module
+from harness.selftest import layout as layouts
+from harness.selftest.code import LINE, SOURCE, Code
 from harness.selftest.faults import FaultRow
-from harness.selftest.module import Code, Layout
+from harness.selftest.layout import Layout, NoModule, of_image, of_modules
 from harness.verdict.results import Attempt, BootEnd, Incident, IncidentKind
 from harness.verdict.verdicts import (
     EXIT_FAILED,
@@ -36,6 +41,7 @@ from harness.vm.boot import BootPlan, Deadlines
 from tests import fake_boots
 from tests.fake_boots import Outcomes
 from tests.kernels import builders
+from tests.replacing import replaced
 
 PANIC = Fault("panic", KernelVerdict.CRASH, "sysrq triggered", IncidentKind.PANIC)
 EARLY_END = Fault("early-end", KernelVerdict.LOST, "without its closing event")
@@ -123,7 +129,9 @@ def test_a_module_is_whole(code: Code) -> None:
 
 @pytest.mark.parametrize("code", Code)
 def test_a_module_starts_with_its_code(code: Code) -> None:
-    assert elf.section(module.build(code, LAYOUT), b".text").startswith(code.text)
+    assert elf.section(module.build(code, LAYOUT), b".text").startswith(
+        code.assemblies[Arch.AMD64].text
+    )
 
 
 def test_a_module_says_that_it_is_of_the_kernel() -> None:
@@ -151,10 +159,10 @@ def test_each_reference_of_the_code_is_relocated(code: Code) -> None:
     moves = struct.iter_unpack("<QIIq", elf.section(built, b".rela.text"))
     found = {offset: (kind, names[symbol], addend) for offset, kind, symbol, addend in moves}
     expected = {}
-    for offset, target in code.references.items():
+    for offset, target in code.assemblies[Arch.AMD64].references.items():
         name, _, distance = target.partition("+")
         if name == ".text":  # the string behind the code
-            expected[offset] = (2, code.symbol, len(code.text) - 4)
+            expected[offset] = (2, code.symbol, len(code.assemblies[Arch.AMD64].text) - 4)
         elif name == ".data":
             expected[offset] = (2, f"{code.symbol}_data", int(distance) - 4)
         else:
@@ -164,7 +172,7 @@ def test_each_reference_of_the_code_is_relocated(code: Code) -> None:
 
 def test_locks_are_taken_in_both_orders() -> None:
     """Otherwise lockdep has nothing to report."""
-    targets = list(Code.LOCK_ORDER.references.values())
+    targets = list(Code.LOCK_ORDER.assemblies[Arch.AMD64].references.values())
     taken = [targets[i - 1] for i, name in enumerate(targets) if name == "_raw_spin_lock"]
     assert taken == [".data+0", ".data+256", ".data+256", ".data+0"]
 
@@ -176,7 +184,7 @@ def test_a_bad_index_is_described_to_ubsan() -> None:
     moves = struct.iter_unpack("<QIIq", elf.section(built, b".rela.data"))
     pointers = {offset: (names[symbol], addend) for offset, _, symbol, addend in moves}
     text = elf.section(built, b".text")
-    assert text[pointers[0][1] :] == module.SOURCE.encode() + b"\0"
+    assert text[pointers[0][1] :] == SOURCE.encode() + b"\0"
     assert data[pointers[16][1] + 4 :].startswith(b"'int [4]'\0")
     assert data[pointers[24][1] :] == struct.pack("<HH", 0, 11) + b"'int'\0"
 
@@ -188,7 +196,7 @@ def test_a_modules_init_is_relocated_to_its_code() -> None:
 
 def test_a_warning_is_an_entry_of_the_bug_table() -> None:
     table = elf.section(module.build(Code.WARN, LAYOUT), b"__bug_table")
-    assert struct.unpack("<iiHH", table) == (0, 0, module.LINE, 1)
+    assert struct.unpack("<iiHH", table) == (0, 0, LINE, 1)
 
 
 def test_the_entry_points_to_the_trap() -> None:
@@ -211,19 +219,72 @@ def test_only_a_kernel_that_checks_versions_is_given_them() -> None:
     assert b"__versions" not in module.build(Code.SPIN, LAYOUT)
 
 
+def of_a_module(layout: Layout) -> Layout:
+    """What a module that was made with ``layout`` says of its kernel."""
+    built = module.build(Code.WARN, layout)
+    # The kernel's own modules name their start so.
+    return of_modules([replaced(built, b"selftest_warn\0", b"init_module\0\0\0")], layout.arch)
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_a_module_of_the_kernel_says_how_one_is_laid_out(arch: Arch) -> None:
+    order = ">" if arch is Arch.S390X else "<"
+    layout = Layout(
+        vermagic=b"7.3-1 SMP mod_unload ",
+        module=elf.Structure(1536, {"name": 24, "init": 392}),
+        bug_entry=elf.Structure(12, {"bug_addr_disp": 0, "file_disp": 4, "line": 8, "flags": 10}),
+        versions=struct.pack(order + "Q56s", 0x12345678, b"module_layout"),
+        arch=arch,
+        stubs=(elf.ObjectSection(".plt", 1, 6, b"\0", 1),),
+        alignment=256,
+        flags=2,
+    )
+    assert of_a_module(layout) == layout
+
+
+def test_a_bug_entry_may_have_a_format() -> None:
+    """Since 6.19 on some architectures; the reference to it is the second of three."""
+    expected = {"bug_addr_disp": 0, "file_disp": 8, "line": 12, "flags": 14}
+    assert layouts._bug_entry([0, 4, 8, 16, 20, 24]) == elf.Structure(16, expected)
+    with pytest.raises(NoModule, match="names no files"):
+        layouts._bug_entry([0, 8, 16])
+
+
+def test_a_module_is_of_the_byte_order_and_the_machine() -> None:
+    built = module.build(Code.OOPS, replace(LAYOUT, arch=Arch.S390X))
+    assert (built[5], elf.machine(built)) == (2, "s390x")
+    assert elf.section(built, b".text").startswith(bytes.fromhex("a719f00050101000"))
+
+
+def test_what_other_architectures_lack_is_a_sentence(tmp_path: Path) -> None:
+    kernel = PreparedKernel(
+        *("k", "7.3", "", "", tmp_path, "", tmp_path, tmp_path), arch=Arch.S390X
+    )
+    with pytest.raises(NoModule, match="the selftest has no code for it on s390x"):
+        layouts.of(kernel, Code.LEAK)
+    with pytest.raises(NoModule, match="it has no module from which"):
+        layouts.of(kernel, Code.OOPS)
+    (tmp_path / "x.ko").write_bytes(module.build(Code.SPIN, replace(LAYOUT, arch=Arch.S390X)))
+    with pytest.raises(NoModule, match="none of its modules has a section __bug_table"):
+        layouts.of(replace(kernel, modules=(tmp_path / "x.ko",)), Code.OOPS)
+    (tmp_path / "x.ko").write_bytes(b"damaged")
+    with pytest.raises(NoModule, match="do not say how one is laid out"):
+        layouts.of(replace(kernel, modules=(tmp_path / "x.ko",)), Code.OOPS)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", bytes(4096)], ids=["empty", "cut", "zeros"])
 def test_an_image_that_tells_nothing_is_an_error(tmp_path: Path, content: bytes) -> None:
     image = tmp_path / "vmlinux"
     image.write_bytes(content)
-    with pytest.raises(module.NoModule, match="vmlinux"):
-        Layout.of(image, "6.12.9", Code.OOPS)
+    with pytest.raises(NoModule, match="vmlinux"):
+        of_image(image, "6.12.9", Code.OOPS)
 
 
 def test_an_image_without_btf_is_an_error(tmp_path: Path) -> None:
     image = tmp_path / "vmlinux"
     image.write_bytes(module.build(Code.OOPS, LAYOUT))  # an ELF file like any other
-    with pytest.raises(module.NoModule, match="no BTF that describes them"):
-        Layout.of(image, "6.12.9", Code.OOPS)
+    with pytest.raises(NoModule, match="no BTF that describes them"):
+        of_image(image, "6.12.9", Code.OOPS)
 
 
 def test_a_kernel_that_no_fault_can_be_made_in_is_passed_over(
@@ -439,6 +500,44 @@ def test_a_kernel_with_a_longer_timeout_may_be_silent_for_longer(bench: Bench) -
     assert plan.deadlines.silence == 5 * boots.SILENCE[False]
 
 
+def test_a_kernel_of_another_architecture_has_its_own_qemu_and_more_time(bench: Bench) -> None:
+    bench.entry = replace(bench.entry, arch=Arch.ARM64)
+    bench.workspace = replace(
+        bench.workspace,
+        roots={bench.entry.user_space: bench.kernel.root},
+        qemus={Arch.ARM64: Path("/bin/qemu-arm64")},
+    )
+    bench.outcomes = [fake_boots.GOOD]
+    bench.row(*selftest.select("early-end"))
+    bench.row(*selftest.select("hang"))
+    assert bench.plans[0].qemu == Path("/bin/qemu-arm64")
+    factor = ARCHITECTURES[Arch.ARM64].factor
+    assert bench.plans[-1].deadlines.silence == factor * boots.SILENCE[False] > 0
+
+
+def test_kernels_of_the_hosts_architecture_come_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(bench.entry, name="other", arch=Arch.S390X)
+    seen: list[str] = []
+
+    def prepare(entries: Sequence[KernelEntry], *_: object) -> list[object]:
+        seen.append(" ".join(entry.name for entry in entries))
+        return []
+
+    monkeypatch.setattr(boots, "_prepare", prepare)
+    monkeypatch.setattr(
+        "harness.run.workspace.opened", lambda *_, **__: nullcontext(bench.workspace)
+    )
+    for exact in (False, True):
+        with pytest.raises(AssertionError):  # no kernel is there
+            boots.run(
+                *([other, bench.entry], SelftestRequest(exact=exact), Cache(bench.kernel.root)),
+                *(lambda _: None, lambda _: None, threading.Event()),
+            )
+    assert seen == ["k", "other k"]
+
+
 def test_a_fault_that_passes_is_objected_to(bench: Bench) -> None:
     bench.outcomes = [fake_boots.GOOD]
     assert "expected hang" in bench.row(*selftest.select("hang")).objection
@@ -481,5 +580,5 @@ def test_a_module_is_made_for_a_kernel_however_it_is_compressed(
     """The layout is read: what is then missing is said of an uncompressed kernel."""
     image = tmp_path / "bzImage"
     image.write_bytes(builders.bzimage(compress=builders.COMPRESSIONS[name]))
-    with pytest.raises(module.NoModule, match="no BTF that describes them"):
-        Layout.of(image, builders.RELEASE, Code.OOPS)
+    with pytest.raises(NoModule, match="no BTF that describes them"):
+        of_image(image, builders.RELEASE, Code.OOPS)
