@@ -45,3 +45,7 @@ class KernelUnavailable(HostError):
     def __init__(self, message: str, *, transient: bool = False) -> None:
         super().__init__(message)
         self.transient = transient
+
+
+class Unbuildable(KernelUnavailable):
+    """A commit cannot be built, whatever the host does; others may be."""

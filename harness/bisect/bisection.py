@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from harness.bisect import commits, predicate, search, state, testing
+from harness.bisect import commit_search, commits, predicate, search, state, testing
 from harness.bisect.candidates import Candidate, Series
+from harness.bisect.commit_search import Onward
 from harness.bisect.predicate import Predicate
 from harness.bisect.results import Bisection, Ending, Kernel, KernelEvidence, LogEntry
 from harness.bisect.state import Evidence, Made
@@ -39,9 +40,10 @@ def bisect(
     stop: threading.Event,
     *,
     fresh: bool = False,
+    onward: Onward | None = None,
 ) -> Bisection:
     """Find where in ``series`` the ``wanted`` predicate changed; None: whatever differs between the
-    ends.
+    ends. With ``onward``, go on in git to the commit.
 
     Uses families, seed, jobs, accel, output and confirm of ``request``. Continues an interrupted
     bisect with the same question unless ``fresh``. Raises what :func:`harness.run.session.run`
@@ -61,7 +63,13 @@ def bisect(
         ) as booting,
     ):
         run = Bisect(series, wanted, booting, journal, booting.jobs, request.confirm, say, stop)
-        return replace(run.run(changes), directory=str(booting.directory))
+        found = replace(run.run(changes), directory=str(booting.directory))
+    if onward is None or run.neighbours is None or stop.is_set():
+        return found
+    good, bad = run.neighbours
+    asking = (run.sought, onward, request, cache, listening, say, stop)
+    in_git = commit_search.search(good, bad, *asking, reverse=series.reversed, fresh=fresh)
+    return replace(found, commits=in_git)
 
 
 class Bisect:
@@ -93,6 +101,14 @@ class Bisect:
         self._predicate = wanted or self._evidence.predicate
         self._earlier = self._evidence.booted
         self._round = self._evidence.rounds
+        #: The last good kernel and the first bad one, once they are found.
+        self.neighbours: tuple[Candidate, Candidate] | None = None
+
+    @property
+    def sought(self) -> Predicate:
+        """What is looked for; the ends must have been tested."""
+        assert self._predicate is not None, "the ends gave one"
+        return self._predicate
 
     def run(self, changes: Changes) -> Bisection:
         """Run the bisect; the state keeps all evidence, however it ends."""
@@ -270,9 +286,9 @@ class Bisect:
 
     def _found(self, step: search.Found, changes: Changes) -> Bisection:
         good, bad = self._order[step.last_good], self._order[step.first_bad]
-        assert self._predicate is not None, "the ends gave one"
-        listed, notes = changes(good, bad, self._predicate)
-        command = commits.git_bisect(good, bad, self._predicate, reverse=self._series.reversed)
+        self.neighbours = good, bad
+        listed, notes = changes(good, bad, self.sought)
+        command = commits.git_bisect(good, bad, self.sought, reverse=self._series.reversed)
         if step.is_flaky and step.confidence < 0.95:
             notes = (
                 *notes,

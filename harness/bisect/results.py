@@ -64,6 +64,78 @@ class LogEntry:
     text: str
 
 
+class CommitEnding(StrEnum):
+    FOUND = "found"  # a commit, or several if some cannot be tested
+    SAME_SOURCE = "same-source"  # both kernels are of one commit
+    NOT_IN_GIT = "not-in-git"  # built from git, an end does not behave as the kernel
+    UNTESTABLE = "untestable"  # an end could not be tested, or the host failed
+    OUT_OF_TIME = "out-of-time"
+    INTERRUPTED = "interrupted"
+
+
+_COMMIT_STATUS = {
+    CommitEnding.FOUND: EXIT_OK,
+    CommitEnding.SAME_SOURCE: EXIT_OK,
+    CommitEnding.UNTESTABLE: EXIT_INFRASTRUCTURE,
+    CommitEnding.OUT_OF_TIME: EXIT_INTERRUPTED,
+    CommitEnding.INTERRUPTED: EXIT_INTERRUPTED,
+}
+
+
+@dataclass(frozen=True)
+class GitCommit:
+    """A commit; ``id`` has all 40 digits, ``date`` is the author's, as 2026-11-27."""
+
+    id: str
+    subject: str = ""
+    author: str = ""
+    date: str = ""
+
+
+@dataclass(frozen=True)
+class CommitEvidence:
+    """The evidence on a commit, as that on a kernel; it ``builds`` or not."""
+
+    commit: GitCommit
+    good: int
+    bad: int
+    untestable: int
+    why: str
+    builds: bool = True
+    reused_from: str = ""
+
+
+@dataclass(frozen=True)
+class CommitSearch:
+    """The search in ``repository`` between the refs ``good`` and ``bad``.
+
+    If the ending is FOUND, the change came with ``first``, or with one of ``others``, which cannot
+    be tested; otherwise ``text`` says why not. ``fixed``: the commit repairs what was bad before.
+    ``commits`` is the number of commits between the ends, ``evidence`` is oldest first; ``boots``,
+    ``earlier`` and ``seconds`` are as in :class:`Bisection`.
+    """
+
+    ending: CommitEnding
+    repository: str
+    good: str
+    bad: str
+    text: str = ""
+    first: GitCommit | None = None
+    others: tuple[GitCommit, ...] = ()
+    fixed: bool = False
+    evidence: tuple[CommitEvidence, ...] = ()
+    commits: int = 0
+    boots: int = 0
+    earlier: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    directory: str = ""
+
+    @property
+    def exit_status(self) -> int:
+        return _COMMIT_STATUS.get(self.ending, EXIT_FAILED)
+
+
 @dataclass(frozen=True)
 class Bisection:
     """The result of a bisect for ``what``.
@@ -72,7 +144,8 @@ class Bisection:
     ``confidence`` (0 to 1) and ``failed`` of ``of`` boots of bad kernels are set if the ending is
     FOUND; otherwise ``text`` says why not. ``reversed``: the good kernels are the newer ones.
     ``evidence`` is oldest first. ``boots`` were made, ``earlier`` of them before an interruption;
-    ``seconds`` count from the start of this process.
+    ``seconds`` count from the start of this process. ``commits`` is the search that goes on in git,
+    if one was asked for and the ending is FOUND.
     """
 
     ending: Ending
@@ -95,9 +168,12 @@ class Bisection:
     git: str = ""
     notes: tuple[str, ...] = field(default=())
     directory: str = ""
+    commits: CommitSearch | None = None
 
     @property
     def exit_status(self) -> int:
+        if self.commits is not None:
+            return self.commits.exit_status
         return _STATUS.get(self.ending, EXIT_FAILED)
 
 

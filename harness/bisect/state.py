@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -131,7 +131,7 @@ def _damaged(path: Path, why: str) -> Damaged:
     return Damaged(f"{path}, the state of this bisect, is damaged: {why}; start again with --fresh")
 
 
-_BOOT, _PREDICATE = "boot", "predicate"
+_BOOT, _PREDICATE, _BUILD = "boot", "predicate", "build"
 #: The outcomes, the most informative first.
 _TELLING = (Outcome.BAD, Outcome.GOOD, Outcome.UNTESTABLE)
 
@@ -165,6 +165,7 @@ class Evidence:
         self._made: dict[str, list[Made]] = {name: [] for name in names}
         self.predicate: Predicate | None = None
         self.all: list[Made] = []
+        self.unbuildable: set[str] = set()
         for record in journal.records:
             self._recall(record)
 
@@ -178,10 +179,16 @@ class Evidence:
         self._journal.add({"e": _PREDICATE, "checks": found.globs})
         self.predicate = found
 
+    def add_unbuildable(self, kernel: str, why: str) -> None:
+        """Store that ``kernel`` cannot be built. Raises OSError."""
+        self._journal.add({"e": _BUILD, "kernel": kernel, "why": why})
+        self._note_unbuildable(kernel, why)
+
     @property
     def booted(self) -> int:
         """The number of boots of this bisect."""
-        return sum(1 for made in self.all if not made.reused_from and _was_booted(made))
+        booted = (made for made in self.all if made.kernel not in self.unbuildable)
+        return sum(1 for made in booted if not made.reused_from and _was_booted(made))
 
     @property
     def rounds(self) -> int:
@@ -222,9 +229,17 @@ class Evidence:
         if record["e"] == _PREDICATE:
             self.predicate = _checks(record)
             return
-        made = _made(record, self._names)
+        if record["e"] == _BUILD:
+            self._note_unbuildable(*_unbuildable(record, self._made))
+            return
+        made = _made(record, self._made)
         if made.verdict is not KernelVerdict.INFRASTRUCTURE:
             self._note(made)
+
+    def _note_unbuildable(self, kernel: str, why: str) -> None:
+        self.unbuildable.add(kernel)
+        verdict = KernelVerdict.BOOT_FAILURE
+        self._note(Made(kernel, Outcome.UNTESTABLE, why, verdict, self.rounds, 0.0))
 
     def _note(self, made: Made) -> None:
         self.all.append(made)
@@ -243,7 +258,14 @@ def _checks(record: Record) -> Checks:
     return Checks(tuple(globs))
 
 
-def _made(record: Record, names: Sequence[str]) -> Made:
+def _unbuildable(record: Record, names: Collection[str]) -> tuple[str, str]:
+    kernel, why = record.get("kernel"), record.get("why")
+    if not isinstance(kernel, str) or not isinstance(why, str) or kernel not in names:
+        raise _odd(record)
+    return kernel, why
+
+
+def _made(record: Record, names: Collection[str]) -> Made:
     """Parse ``record`` strictly; it must be of a kernel in ``names``."""
     told: dict[str, Any] = {name: value for name, value in record.items() if name != "e"}
     if record["e"] != _BOOT or told.keys() != {field.name for field in fields(Made)}:

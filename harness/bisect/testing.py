@@ -65,7 +65,7 @@ class Booting:
         stop: threading.Event,
         first: Run,
     ) -> None:
-        self._entries = entries
+        self._entries = list(entries)
         self._workspace = workspace
         self._store = store
         self._options = options
@@ -93,7 +93,8 @@ class Booting:
         *,
         stored: bool,
     ) -> None:
-        """As in :class:`Tester`. Raises HostError, OSError."""
+        """As in :class:`Tester`; ``entries`` may be new ones. Raises HostError, OSError."""
+        self._entries += [entry for entry in entries if entry not in self._entries]
         number = 1 + max(self._boots[entry.name] for entry in entries)
         self._boots.update({entry.name: number - self._boots[entry.name] for entry in entries})
         recorder = self._pass(number)

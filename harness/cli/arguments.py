@@ -391,6 +391,30 @@ def add_completion(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def words(
+    parser: argparse.ArgumentParser, given: argparse.Namespace, but: Sequence[str] = ()
+) -> list[str]:
+    """The arguments in ``given`` as the words of a command line, without options at their defaults.
+
+    Files become absolute; those named ``but`` are left out.
+    """
+    found: list[str] = []
+    for action in parser._actions:
+        value = getattr(given, action.dest, None)
+        is_default = value == parser.get_default(action.dest) and action.option_strings
+        if action.dest in but or is_default or value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        texts = [str(each.absolute() if isinstance(each, Path) else each) for each in values]
+        if not action.option_strings:
+            found += texts
+        elif action.nargs == 0:
+            found.append(action.option_strings[0])
+        else:
+            found += [word for text in texts for word in (action.option_strings[0], text)]
+    return found
+
+
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     for action in parser._actions:
         yield action
@@ -403,7 +427,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 SUMMARIES = {
     "matrix": "boot and check every kernel of a manifest",
     "check": "boot and check one kernel",
-    "bisect": "find which of many prebuilt kernels broke something",
+    "bisect": "find which of many prebuilt kernels, and which commit, broke something",
     "step": "build, boot and judge one commit, for git bisect run",
     "nightly": "selftest, matrix, comparison with the last run, and bisects",
     "replay": "boot a failed kernel again from its bundle",
@@ -450,6 +474,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "bisect": (
         ("bisect --good debian-6.12 --bad debian-newest", "what changed between the two"),
         ("bisect --good A --bad B --check 'so_linger.*'", "where one option changed"),
+        ("bisect --good A --bad B --repo ~/src/linux", "which commit changed it"),
+        ("bisect --resume", "continue the last one that did not end"),
         ("bisect --boundaries --from A --to B", "where anything changed"),
         ("bisect --boundaries --from A --to B --shard 1/4", "in the oldest quarter"),
     ),
@@ -460,6 +486,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "nightly": (
         ("nightly", "what is newly wrong, for a timer"),
         ("nightly --wait --notify ./tell-us", "tell-us gets the report and the status"),
+        ("nightly --bisect-time 90m", "in a clone, trace regressions to commits for so long"),
         ("nightly --mail me@example.org", "the report as a mail, with its HTML attached"),
     ),
     "replay": (
@@ -521,10 +548,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 #: Commands whose exit statuses differ from those in the top-level help.
 STATUSES = {
-    "bisect": "0 a kernel, a range or the map is found; 1 no answer: the ends do not differ, are "
-    "swapped, or the evidence contradicts itself; 2 wrong arguments or manifest; 3 an end could "
-    "not be tested, or another harness runs the same bisect; 130 interrupted, and the same "
-    "command continues",
+    "bisect": "0 a kernel, a range, the commit or the map is found; 1 no answer: the ends do not "
+    "differ, are swapped, or the evidence contradicts itself; 2 wrong arguments or manifest; 3 an "
+    "end could not be tested, or another harness runs the same bisect; 130 interrupted, and the "
+    "same command continues, as does --resume",
     "step": "as git bisect run reads it: 0 good; 1 bad; 125 this commit cannot be tested; 128 or "
     "more stop",
     "nightly": "0 no new failure, and everything was tested; 1 a new failure, or the selftest "

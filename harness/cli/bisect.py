@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import shlex
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from harness.bisect import bisection, candidates, commits, compatibility, predicate
 from harness.bisect.candidates import Series, between, whole
+from harness.bisect.commit_search import Onward
 from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.common import (
@@ -33,9 +35,10 @@ from harness.cli.common import (
     stopping,
     write,
 )
-from harness.errors import Interrupted, KernelUnavailable, UsageError
+from harness.errors import HostError, Interrupted, KernelUnavailable, UsageError
 from harness.host import tools
-from harness.kernels import Cache, kconfig
+from harness.host.files import write_atomically
+from harness.kernels import Cache, gitref, kconfig
 from harness.kernels.build import Recipe
 from harness.manifest import kernels_yaml
 from harness.manifest.plan import Plan, Profile
@@ -44,9 +47,10 @@ from harness.report import terminal
 from harness.report.plain import PlainProgress
 from harness.run import shards
 from harness.run.request import RunRequest
+from harness.run.workspace import store_place
 from harness.step.step import Step, StepAnswer, StepRequest
 from harness.text import printable
-from harness.verdict.verdicts import EXIT_INTERRUPTED, EXIT_OK, Family
+from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK, Family
 
 
 def add_bisect(commands: arguments.Commands) -> None:
@@ -72,6 +76,19 @@ def add_bisect(commands: arguments.Commands) -> None:
         action="store_true",
         help="find where each check and capability changed, along all kernels or between the two",
     )
+    command.add_argument(
+        "--repo",
+        type=_clone,
+        metavar="CLONE",
+        help="go on in git, from the two neighbouring kernels to the commit: a clone of Linux that "
+        "has the tags of their versions, which is only read, or an address that is cloned once",
+    )
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the last bisect that did not end; no other argument but -j, --json and "
+        "--output",
+    )
     arguments.add_shard(command, "of the series, with --boundaries")
     arguments.add_resources(command)
     arguments.add_fleet(command)
@@ -92,11 +109,19 @@ def add_bisect(commands: arguments.Commands) -> None:
     command.add_argument("--fresh", action="store_true", help="do not continue an earlier bisect")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
     arguments.add_output(command)
+    command.set_defaults(parser=command)
+
+
+def _clone(text: str) -> str:
+    """An address, or an absolute path."""
+    return text if "://" in text else str(Path(text).absolute())
 
 
 def run_bisect(given: argparse.Namespace) -> int:
     """Search, and print the answer."""
     check_writable(given.json)
+    if given.resume:
+        given = _resumed(given)
     request = RunRequest(
         plan=Plan(families(given), profile=profile_of(given), seed=given.seed),
         jobs=given.jobs,
@@ -113,12 +138,57 @@ def run_bisect(given: argparse.Namespace) -> int:
         )
     search = _boundaries if given.boundaries else _search
     text, data, status = search(given, request, Cache(given.cache))
+    if status not in (EXIT_INTERRUPTED, EXIT_INFRASTRUCTURE):
+        _unfinished(given).unlink(missing_ok=True)
     sys.stdout.write(text)
     sys.stdout.flush()
     if given.json is not None:
         remedy = "repeat the command with another file; it boots nothing again"
         write("--json", given.json, data, remedy)
     return status
+
+
+#: In the state directory: the arguments of the last bisect until it ends.
+UNFINISHED = "bisect.unfinished"
+#: Options that each command has for itself.
+_OWN = ("resume", "fresh", "json", "output")
+
+
+def _unfinished(given: argparse.Namespace) -> Path:
+    return store_place(given.output).with_name(UNFINISHED)
+
+
+def _begin(given: argparse.Namespace) -> None:
+    """Note the arguments for --resume; they were found to be right."""
+    note = _unfinished(given)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, json.dumps(arguments.words(given.parser, given, but=_OWN)))
+
+
+def _resumed(given: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of the unfinished bisect, with the jobs and outputs that are ``given``."""
+    defaults = given.parser.parse_args([])
+    but = (*_OWN, "jobs", "cache", *(["manifest"] if given.manifest == defaults.manifest else []))
+    extra = arguments.words(given.parser, given, but=but)
+    if extra:
+        raise UsageError(f"--resume repeats the arguments of the last bisect; omit {extra[0]}")
+    note = _unfinished(given)
+    try:
+        words = json.loads(note.read_text(encoding="utf-8"))
+        resumed: argparse.Namespace = given.parser.parse_args(words)
+    except FileNotFoundError:
+        raise UsageError(
+            "nothing to resume: the last bisect ended; omit --resume to start one"
+        ) from None
+    except (OSError, ValueError, TypeError, SystemExit) as error:
+        raise UsageError(
+            f"{note} cannot be read ({error}); repeat the command without --resume"
+        ) from error
+    for name in ("json", "output", "jobs", "cache"):
+        if getattr(given, name) != getattr(defaults, name):
+            setattr(resumed, name, getattr(given, name))
+    say(f"continuing: mptcp-harness bisect {shlex.join(words)}")
+    return resumed
 
 
 def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tuple[str, str, int]:
@@ -129,17 +199,30 @@ def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tup
     check_pattern(given.check, profile_of(given))
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
+    onward = _onward(given.repo, cache)
     changes = commits.teller(cache, say)
     with stopping(cache.stop) as stop:
         series = candidates.between(entries, given.good, given.bad, cache, say)
-        found = bisection.bisect(
-            series, wanted, request, cache, listener, say, changes, stop, fresh=given.fresh
-        )
+        _begin(given)
+        asking = (series, wanted, request, cache, listener, say, changes, stop)
+        found = bisection.bisect(*asking, fresh=given.fresh, onward=onward)
     return (
         report.render(found),
         json.dumps(report.to_json(found), indent=1) + "\n",
         found.exit_status,
     )
+
+
+def _onward(repo: str | None, cache: Cache) -> Onward | None:
+    """The clone that --repo names, which must be one of Linux before anything is booted."""
+    if repo is None:
+        return None
+    if "://" not in repo:
+        try:
+            gitref.check_clone(repo, cache, say)
+        except HostError as error:
+            raise UsageError(f"--repo {repo}: {error}") from error
+    return Onward(repo)
 
 
 def check_pattern(pattern: str | None, profile: Profile) -> None:
@@ -162,6 +245,11 @@ def _boundaries(
 
     Returns the text to print, the same as JSON, and the exit status.
     """
+    if given.repo is not None:
+        raise UsageError(
+            "--repo goes on to the commit of one change, and --boundaries looks for all of them; "
+            "omit one of the two"
+        )
     if given.any or given.incident is not None or given.confirm:
         raise UsageError(
             "--boundaries looks for all changes with one boot of each kernel; omit --any, "
@@ -176,6 +264,7 @@ def _boundaries(
             ours = tuple(shards.stretch(series.candidates, given.shard))
             say(f"shard {given.shard}: {ours[0].entry.name} to {ours[-1].entry.name}")
             series = replace(series, candidates=ours)
+        _begin(given)
         found = compatibility.draw(
             series.candidates,
             request,

@@ -11,11 +11,13 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness import nightly
-from harness.bisect import bisection, candidates, commits
+from harness.bisect import bisection, candidates, commit_search, commits
+from harness.bisect.commit_search import Onward
 from harness.bisect.predicate import Predicate
 from harness.cli import arguments, ci
 from harness.cli.common import (
@@ -34,9 +36,10 @@ from harness.host import locks, mail, programs
 from harness.host.files import write_atomically
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.kernels_yaml import GitSource, Manifest
 from harness.manifest.known_issues import KnownIssues
-from harness.nightly.night import Ends, LastReported, note_begin, note_end
+from harness.nightly.ends import Ends
+from harness.nightly.night import LastReported, note_begin, note_end
 from harness.nightly.results import Night
 from harness.records import stored_runs
 from harness.records.store import Store
@@ -54,6 +57,8 @@ LOCK = "nightly.lock"
 UNREPORTED = "nightly.unreported"
 #: In the run's directory, or in the directory given by --output.
 TEXT, MARKDOWN, HTML, MAIL = "nightly.txt", "nightly.md", "nightly.html", "nightly.eml"
+#: Seconds after which a night begins no further commit: the report must be there in the morning.
+BISECT_TIME = 4 * 3600
 #: Seconds that a notification may take: a mail server may be slow, but the night must end.
 NOTIFYING = 120.0
 
@@ -74,6 +79,14 @@ def add(commands: arguments.Commands) -> None:
     )
     command.add_argument("--no-selftest", action="store_true", help="skip the selftest")
     command.add_argument("--no-bisect", action="store_true", help="skip the bisects")
+    command.add_argument(
+        "--bisect-time",
+        type=arguments.span,
+        default=BISECT_TIME,
+        metavar="TIME",
+        help="build no further commit once the bisects have taken TIME, such as 90m or 8h "
+        "(default: 4h); only for kernels from git, or with `defaults: git:` in the manifest",
+    )
     command.add_argument(
         "--confirm",
         type=arguments.Number(0, 100),
@@ -171,12 +184,14 @@ def _command(text: str | None) -> list[str]:
 
 
 def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, results: Path) -> Night:
-    entries = kernels_yaml.load(given.manifest).entries
+    manifest = kernels_yaml.load(given.manifest)
+    entries = manifest.entries
     kernels = chosen(given, cache)
     KnownIssues.read(kernels)  # report an invalid file now, not after the selftest
     request = nightly.NightRequest(
         manifest=given.manifest,
         entries=entries,
+        clone=manifest.clone,
         chosen=kernels,
         store=results,
         jobs=given.jobs,
@@ -189,7 +204,7 @@ def _night(given: argparse.Namespace, cache: Cache, stop: threading.Event, resul
         last_reported=_begin(results),
     )
     names = [entry.name for entry in kernels]
-    search = _search(entries, given, cache, stop, results)
+    search = _search(manifest, given, cache, stop, results)
     return nightly.run(
         *(request, cache, lambda: listener(names), say, search),
         lambda night: _write(night, given, results),
@@ -207,15 +222,20 @@ def _begin(results: Path) -> LastReported:
 
 
 def _search(
-    entries: Sequence[KernelEntry],
+    manifest: Manifest,
     given: argparse.Namespace,
     cache: Cache,
     stop: threading.Event,
     results: Path,
 ) -> nightly.Search:
-    """A bisect like that of ``mptcp-harness bisect``; its answer goes into the report."""
+    """A bisect like that of ``mptcp-harness bisect --repo``; its answer goes into the report."""
+    began: list[float] = []
+
+    def is_late() -> bool:
+        return time.monotonic() > began[0] + float(given.bisect_time)
 
     def search(ends: Ends, sought: Predicate) -> Sequence[str]:
+        began.append(time.monotonic())
         request = RunRequest(
             jobs=given.jobs,
             accel=given.accel,
@@ -225,9 +245,20 @@ def _search(
             output=given.output and given.output / "bisects" / ends.bad,
             store=results,
         )
+        onward = Onward(manifest.clone, is_late)
+        if ends.commits is not None:
+            good, bad = ends.commits
+            asking = (sought, onward, request, cache, listener, say, stop)
+            return bisect_report.render_commits(
+                commit_search.search(good, bad, *asking)
+            ).splitlines()
         changes = commits.teller(cache, say)
-        series = candidates.between(entries, ends.good, ends.bad, cache, say)
-        found = bisection.bisect(series, sought, request, cache, listener, say, changes, stop)
+        series = candidates.between(manifest.entries, ends.good, ends.bad, cache, say)
+        from_git = isinstance(series.candidates[0].entry.source, GitSource)
+        found = bisection.bisect(
+            *(series, sought, request, cache, listener, say, changes, stop),
+            onward=onward if manifest.clone or from_git else None,
+        )
         return bisect_report.render(found).splitlines()
 
     return search

@@ -9,6 +9,7 @@ one at a time, so the boots beside it keep their pace.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import hashlib
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import HarnessError, Interrupted, KernelUnavailable
+from harness.errors import HarnessError, Interrupted, KernelUnavailable, Unbuildable
 from harness.host import toolchain, tools
 from harness.host.files import touch
 from harness.kernels import image, kconfig, kconfig_tree, patch_files
@@ -26,7 +27,7 @@ from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.debian import version_key
 from harness.kernels.kernel_image import PreparedKernel, assemble, prepared, recognise
 from harness.kernels.modules import ModuleSet
-from harness.kernels.source import Commit, GitFailed, Repository
+from harness.kernels.source import Commit, GitFailed, Repository, Untestable
 from harness.manifest.kernels_yaml import GitSource
 
 Say = Callable[[str], None]
@@ -41,12 +42,12 @@ _REFS = ("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remote
 def prepare(name: str, source: GitSource, cache: Cache, say: Say) -> PreparedKernel:
     """The kernel of ``source``, built unless the same content was built before.
 
-    Raises KernelUnavailable.
+    Raises KernelUnavailable, and Unbuildable if it is the commit's fault.
     """
     with _refusals():
         toolchain.check(source.compiler)
-        repository = _open(source, cache, say)
-        commit = _resolve(repository, source)
+        repository = opened(source, cache, say)
+        commit = resolve(repository, source)
         patches = patch_files.files(source.patches)
         # The user's own fragments are read before minutes are spent on a check-out.
         kconfig_tree.wanted([item for item in source.config if item.startswith("/")], cache.root)
@@ -66,13 +67,38 @@ def prepare(name: str, source: GitSource, cache: Cache, say: Say) -> PreparedKer
     return prepared(name, entry, origin=origin)
 
 
+def check_clone(path: str, cache: Cache, say: Say) -> None:
+    """Raise HostError unless ``path`` is a clone of Linux, as far as its HEAD shows."""
+    repository = opened(GitSource(path, "HEAD"), cache, say)
+    with contextlib.suppress(GitFailed):  # the HEAD of a bare clone may be of no branch
+        repository.git("rev-parse", "--verify", "--quiet", "HEAD")
+        resolve(repository, GitSource(path, "HEAD"))
+
+
+def recipe(source: GitSource) -> str:
+    """A digest of what an image of ``source`` depends on besides its commit.
+
+    Raises KernelUnavailable.
+    """
+    with _refusals():
+        return digest(_inputs(source, patch_files.files(source.patches)))
+
+
+def built_from(origin: str, source: GitSource) -> str:
+    """The commit of a kernel of ``source`` whose result has this ``origin``; "" if it is of another
+    ref or clone."""
+    rest = origin.removeprefix(f"{source.repository} {source.ref} ")
+    commit = rest.split(" ")[0]
+    return commit if rest != origin and re.fullmatch(r"[0-9a-f]{12}", commit) else ""
+
+
 def refs(source: GitSource, cache: Cache, say: Say) -> list[str]:
     """The branches and tags that the pattern in ``source`` matches, oldest version first.
 
     Raises KernelUnavailable if there are none.
     """
     with _refusals():
-        repository = _open(source, cache, say)
+        repository = opened(source, cache, say)
         known = repository.git(*_REFS).splitlines()
     found = [ref for ref in known if fnmatch.fnmatchcase(ref, source.ref)]
     if not found:
@@ -85,8 +111,8 @@ def refs(source: GitSource, cache: Cache, say: Say) -> list[str]:
 def release(source: GitSource, cache: Cache, say: Say) -> str:
     """The release that the Makefile of the commit names, such as 6.12.5, without building it."""
     with _refusals():
-        repository = _open(source, cache, say)
-        text = repository.git("show", f"{_resolve(repository, source).id}:Makefile")
+        repository = opened(source, cache, say)
+        text = repository.git("show", f"{resolve(repository, source).id}:Makefile")
     found: dict[str, str] = dict(
         re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) = ?(\S*)$", text, re.M)
     )
@@ -104,6 +130,8 @@ class _refusals:  # noqa: N801 - a context manager, used like a function
             return
         if isinstance(error, Interrupted):
             raise KernelUnavailable("interrupted") from error
+        if isinstance(error, Untestable):
+            raise Unbuildable(str(error)) from error
         if isinstance(error, HarnessError | GitFailed):
             raise KernelUnavailable(str(error)) from error
 
@@ -158,8 +186,8 @@ class _Job:
         return logs / f"{self.commit.id[:12]}-{key}.log"
 
 
-def _open(source: GitSource, cache: Cache, say: Say) -> Repository:
-    """The clone of ``source``, made or fetched if necessary."""
+def opened(source: GitSource, cache: Cache, say: Say) -> Repository:
+    """The clone of ``source``, made or fetched if necessary. Raises HostError."""
     if "://" not in source.repository:
         repository = Repository(Path(source.repository), say, cache.stop)
     else:
@@ -199,7 +227,7 @@ def _cloned(address: str, cache: Cache, say: Say) -> Repository:
     return Repository(place, say, cache.stop)
 
 
-def _resolve(repository: Repository, source: GitSource) -> Commit:
+def resolve(repository: Repository, source: GitSource) -> Commit:
     """The commit that ``source`` names. Raises KernelUnavailable if it is none of a kernel."""
     wanted = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{source.ref}^{{commit}}")
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from harness.errors import KernelUnavailable
+from harness.errors import KernelUnavailable, Unbuildable
 
 _KASAN = """\
 CONFIG_DEBUG_KERNEL=y
@@ -185,7 +185,7 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
 def check(options: Sequence[Wanted], config: str, tree: Path) -> str:
     """What the tree's own fragments want and ``config``, the text of a .config, lacks: for people.
 
-    Raises KernelUnavailable with the options of other fragments that it lacks.
+    Raises Unbuildable with the options of other fragments that it lacks.
     """
     values = dict(_options(config))
     lost = [option for option in options if values.get(option.name, _NO) != option.value]
@@ -199,7 +199,7 @@ def check(options: Sequence[Wanted], config: str, tree: Path) -> str:
         or (option.origin is Origin.OURS and _symbol(option) in known)
     ]
     if refused:
-        raise KernelUnavailable(
+        raise Unbuildable(
             f"the configuration cannot be had: {'; '.join(refused[:5])}; correct the fragment"
         )
     trees = [option for option in lost if option.origin is Origin.TREE]

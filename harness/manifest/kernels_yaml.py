@@ -189,10 +189,11 @@ class KernelEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The entries of the file ``path``, in its order."""
+    """The entries of the file ``path``, in its order. ``clone`` is the ``git`` of its defaults."""
 
     path: Path
     entries: tuple[KernelEntry, ...]
+    clone: str = ""
 
 
 class ManifestError(UsageError):
@@ -222,7 +223,7 @@ def load(path: Path) -> Manifest:
         place = document.values["kernels", index]
         where = f"{path}:{place.line}:{place.column}"
         entries.append(_entry(entry, model.defaults, where))
-    return Manifest(path, tuple(entries))
+    return Manifest(path, tuple(entries), model.defaults.git or "")
 
 
 def for_image(image: Path, modules: Path | None = None, arch: Arch = HOST) -> KernelEntry:

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import selftest
-from harness.bisect import predicate
-from harness.bisect.candidates import Candidate, age, everything
 from harness.bisect.predicate import Predicate
 from harness.errors import HarnessError, HostError
 from harness.host.files import write_atomically
@@ -26,6 +24,7 @@ from harness.kernels import Cache
 from harness.manifest.fingerprint import counting
 from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.plan import Plan
+from harness.nightly.ends import Ends, ends_of, predicate_of
 from harness.nightly.results import Compared, Night, RegressionBisect, Selftest
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store
@@ -34,7 +33,6 @@ from harness.run.request import Fleet, Listener, RunRequest
 from harness.selftest import FAULTS
 from harness.selftest.faults import FaultRow, line
 from harness.verdict import comparison
-from harness.verdict.comparison import CAPABILITY, ChangeKind, Difference
 from harness.verdict.results import KernelResult, RunResult
 from harness.verdict.verdicts import KernelVerdict
 
@@ -149,94 +147,6 @@ def note_end(note: Path) -> None:
     note.unlink(missing_ok=True)
 
 
-class NotBisected(HarnessError):
-    """A regression cannot be bisected; the text says why."""
-
-
-@dataclass(frozen=True)
-class Ends:
-    """The ends of a bisect, both in the series ``series``; ``note`` is for people."""
-
-    good: str
-    bad: str
-    series: str
-    note: str = ""
-
-
-def predicate_of(difference: Difference) -> Predicate:
-    """The predicate for a regression: newly failing checks, else a new incident, else anything."""
-    worse = [
-        c.check for c in difference.changes if c.kind in (ChangeKind.FAILING, ChangeKind.COUNTING)
-    ]
-    lost = [CAPABILITY + change.name for change in difference.capabilities if change.is_lost]
-    checks = list(dict.fromkeys([*lost, *worse]))
-    if checks:
-        found = predicate.of(check=",".join(checks))
-    elif difference.new_incidents:
-        found = predicate.of(incident=difference.new_incidents[0].fingerprint)
-    else:
-        found = predicate.of(anything=True)
-    assert found is not None, "one of the three was asked for"
-    return found
-
-
-def ends_of(
-    entries: Sequence[KernelEntry],
-    difference: Difference,
-    cache: Cache,
-    say: Callable[[str], None],
-) -> Ends:
-    """The kernels of a series in ``entries`` between which the regression is.
-
-    Raises :class:`NotBisected`.
-    """
-    before, after = difference.before, difference.after
-    if before.image_sha256 and before.image_sha256 == after.image_sha256:
-        raise NotBisected(
-            "the same kernel image was better before, so the environment changed, or the failure "
-            "is random; try `check --confirm` or `--repeat`"
-        )
-    problems: list[str] = []
-    for entry in entries:
-        if not entry.is_series:
-            continue
-        found, notes = everything([entry], cache, say)
-        problems += notes
-        members = sorted(found, key=age)
-        bad = _which(members, after)
-        if bad is not None:
-            return _ends(entry.name, members, bad, before)
-    why = "; ".join(problems) or f"no series of the manifest holds {after.release}"
-    raise NotBisected(f"{why}; to bisect it, add a series with it, as kernels.yaml explains")
-
-
-def _ends(series: str, members: Sequence[Candidate], bad: Candidate, before: KernelResult) -> Ends:
-    """The ends: from the kernel that was good, or from the nearest one if it is gone.
-
-    The good one is newer if the manifest went back to an older kernel.
-    """
-    exact = _which(members, before)
-    if exact is not None:
-        return Ends(exact.entry.name, bad.entry.name, series)
-    older = members[: members.index(bad)]
-    if not older:
-        raise NotBisected(
-            f"{bad.release} is the oldest kernel of {series}, so there is none to compare with"
-        )
-    like = Candidate(bad.entry, before.release, before.version)
-    elders = [candidate for candidate in older if age(candidate) < age(like)]
-    nearest = elders[-1] if elders else older[0]
-    note = f"{before.release}, which was good, is gone from {series}; using {nearest.release}"
-    return Ends(nearest.entry.name, bad.entry.name, series, note)
-
-
-def _which(members: Sequence[Candidate], result: KernelResult) -> Candidate | None:
-    for member in members:
-        if member.release == result.release and member.version in ("", result.version):
-            return member
-    return None
-
-
 Say = Callable[[str], None]
 #: Shows the progress of the matrix.
 Listening = Callable[[], contextlib.AbstractContextManager[Listener]]
@@ -250,7 +160,8 @@ Report = Callable[[Night], None]
 class NightRequest:
     """The settings of a night; None means that the harness chooses.
 
-    ``entries`` is the whole manifest; ``chosen`` are its kernels to test. ``store`` is the file
+    ``entries`` is the whole manifest, and ``clone`` its clone of Linux, if it names one; ``chosen``
+    are its kernels to test. ``store`` is the file
     with the results of all runs, including this night's. ``last_reported`` limits the runs to
     compare with; None: all earlier ones.
     """
@@ -266,6 +177,7 @@ class NightRequest:
     selftest: bool = True
     bisect: bool = True
     last_reported: LastReported | None = None
+    clone: str = ""
     fleet: Fleet | None = None  # for the matrix and the bisects; the selftest is of this host
 
 
@@ -376,7 +288,7 @@ def _bisected(
     name = found.kernel.name
     sought = predicate_of(found.difference)
     try:
-        ends = ends_of(request.entries, found.difference, cache, say)
+        ends = ends_of(request.entries, found.difference, cache, say, request.clone)
         say(f"{name}: bisecting {ends.series} from {ends.good} to {ends.bad} for {sought}")
         answer = search(ends, sought)
     except (HarnessError, OSError) as error:

@@ -13,8 +13,12 @@ from harness.bisect.results import (
     Bisection,
     Boundary,
     BoundaryKind,
+    CommitEnding,
+    CommitEvidence,
+    CommitSearch,
     CompatibilityMap,
     Ending,
+    GitCommit,
     Kernel,
     KernelEvidence,
     SeriesChange,
@@ -40,11 +44,55 @@ def render(found: Bisection) -> str:
     if len(found.changes) > SHOWN:
         lines.append(f"  and {len(found.changes) - SHOWN} more (see --json FILE)")
     lines += [f"note: {note}" for note in found.notes]
-    if found.git:
+    if found.commits is not None:
+        lines += ["", *_in_git(found.commits)]
+    if found.git and (found.commits is None or found.commits.first is None):
         lines += ["", "to continue in a kernel tree:", f"  {found.git}"]
     if found.directory:
         lines += ["", f"consoles and events: {found.directory}"]
     return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def render_commits(found: CommitSearch) -> str:
+    """The result of a search in git alone."""
+    return "".join(f"{printable(line)}\n" for line in _in_git(found))
+
+
+def _in_git(found: CommitSearch) -> Iterator[str]:
+    """The commit, or why there is none, and what was tested."""
+    where = f"in git ({found.repository}), from {found.good} to {found.bad}"
+    if found.first is None:
+        yield f"{where}: no commit ({found.ending}): {found.text}"
+    else:
+        others = f", or one of the {len(found.others)} below it" if found.others else ""
+        verb = "was fixed by" if found.fixed else "came with"
+        yield f"{where}: the fault {verb} commit {found.first.id}{others}"
+        yield f"  {_commit(found.first)}"
+        for other in found.others:
+            yield f"  or {_commit(other)}"
+    if found.evidence and found.ending is not CommitEnding.INTERRUPTED:
+        yield "commits tested, oldest first:"
+        yield from (_tested_commit(tested) for tested in found.evidence)
+    if found.evidence:
+        earlier = f" ({found.earlier} of them earlier)" if found.earlier else ""
+        yield (
+            f"{plural(found.commits, 'commit')}, {len(found.evidence)} tested, "
+            f"{plural(found.boots, 'boot')}{earlier}, {found.seconds:.0f} s"
+        )
+    yield from (f"note: {note}" for note in found.notes)
+    if found.directory:
+        yield f"their consoles and events: {found.directory}"
+
+
+def _commit(commit: GitCommit) -> str:
+    return f"{commit.id[:12]} {commit.subject} ({commit.author}, {commit.date})"
+
+
+def _tested_commit(tested: CommitEvidence) -> str:
+    said = _counted(tested) if tested.builds else "does not build"
+    why = tested.why.splitlines()[0] if tested.why else ""
+    source = f" [run {tested.reused_from}]" if tested.reused_from else ""
+    return f"  {tested.commit.id[:12]} {tested.commit.subject}: {said}: {why}{source}"
 
 
 def _answer(found: Bisection) -> Iterable[str]:
@@ -75,14 +123,19 @@ def _kernel(kernel: Kernel) -> str:
     return f"{kernel.name} ({kernel.release}{version})"
 
 
-def _tested(tested: KernelEvidence) -> str:
+def _counted(tested: KernelEvidence | CommitEvidence) -> str:
+    """``bad``, or ``1 of 3 good, 2 of 3 bad``."""
     counts = {"good": tested.good, "bad": tested.bad, "untestable": tested.untestable}
     total = sum(counts.values())
-    said = ", ".join(
+    return ", ".join(
         word if count == total == 1 else f"{count} of {total} {word}"
         for word, count in counts.items()
         if count
     )
+
+
+def _tested(tested: KernelEvidence) -> str:
+    said = _counted(tested)
     source = f" [run {tested.reused_from}]" if tested.reused_from else ""
     return f"  {tested.kernel.name:40} {said}: {tested.why}{source}"
 
@@ -100,7 +153,10 @@ def to_json(found: Bisection) -> dict[str, Any]:
     ``kernels``, ``rounds``, ``boots``, ``earlier``, ``seconds``, ``last_good`` and ``first_bad``
     {name, release, version} or null, ``skipped`` and ``evidence``: lists of {kernel, good, bad,
     untestable, why, reused_from}, ``confidence`` (0 to 1), ``failed``, ``of``, ``changes``: a list
-    of {version, text}, ``git``, ``notes``, ``directory``. Keys are added, never renamed."""
+    of {version, text}, ``git``, ``notes``, ``directory``, ``commits``: null without --repo, else
+    {ending, repository, good, bad, text, first and others {id, subject, author, date}, fixed,
+    evidence [{commit, good, bad, untestable, why, builds, reused_from}], commits, boots, earlier,
+    seconds, notes, directory}. Keys are added, never renamed."""
     return {"schema": SCHEMA, **asdict(found)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from harness import cli
 from harness.bisect import bisection, candidates
 from harness.bisect.predicate import Checks
 from harness.bisect.results import Bisection, Ending
+from harness.cli.bisect import UNFINISHED
 from harness.errors import Busy
 from harness.kernels import Cache
+from tests.bisect.histories import git, line, make
 from tests.bisect.simulated import SERIES
 
 MANIFEST = """\
@@ -31,9 +34,10 @@ Bisect = Callable[..., int]
 
 
 @pytest.fixture
-def bisect(tmp_path: Path) -> Bisect:
+def bisect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bisect:
     path = tmp_path / "kernels.yaml"
     path.write_text(MANIFEST)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return lambda *words: cli.main(["bisect", str(path), "--cache", str(tmp_path / "c"), *words])
 
 
@@ -42,8 +46,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the runner, which answers that nothing differs, was called with."""
     calls: list[Any] = []
 
-    def stand_in(*given: object, **_: object) -> Bisection:
-        calls.append(given)
+    def stand_in(*given: object, onward: object = None, **_: object) -> Bisection:
+        calls.append((*given, onward))
         return Bisection(Ending.NO_DIFFERENCE, "--any", False, 2, (), 0, 2, 0, 9.0, "both are good")
 
     monkeypatch.setattr(bisection, "bisect", stand_in)
@@ -125,3 +129,76 @@ def test_two_at_the_same_bisect_are_no_wrong_argument(
     monkeypatch.setattr(bisection, "bisect", busy)
     assert bisect(*ENDS, "--any") == 3
     assert "another harness" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    make(tmp_path / "linux", line("good", "bad"))
+    return tmp_path / "linux"
+
+
+def test_a_clone_is_gone_on_in(
+    bisect: Bisect, asked: list[Any], clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone.parent)
+    bisect(*ENDS, "--any", "--repo", "linux")
+    assert asked[0][-1].clone == str(clone)
+    bisect(*ENDS, "--any", "--repo", "https://example.org/linux.git")
+    assert asked[1][-1].clone == "https://example.org/linux.git"
+    bisect(*ENDS, "--any")
+    assert asked[2][-1] is None
+
+
+def test_what_is_no_clone_of_linux_is_refused_before_anything_is_booted(
+    bisect: Bisect, asked: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bisect(*ENDS, "--any", "--repo", str(tmp_path / "none")) == 2
+    assert f"--repo {tmp_path / 'none'}: " in capsys.readouterr().err
+    other = tmp_path / "other"
+    other.mkdir()
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        git(other, "-c", "user.name=x", "-c", "user.email=x@example.org", *words)
+    assert bisect(*ENDS, "--any", "--repo", str(other)) == 2
+    assert "is no kernel: it lacks Kbuild" in capsys.readouterr().err
+    assert bisect("--boundaries", "--repo", str(other)) == 2
+    assert asked == []
+
+
+def test_an_unfinished_bisect_is_continued_with_its_arguments(
+    bisect: Bisect,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fails if --resume forgets an argument, or goes on with a bisect that ended."""
+    calls: list[Any] = []
+    endings = [Ending.INTERRUPTED, Ending.NO_DIFFERENCE]
+
+    def stand_in(*given: object, **more: object) -> Bisection:
+        calls.append((given[:3], more))
+        return Bisection(endings[len(calls) - 1], "--any", False, 2, (), 0, 2, 0, 9.0, "x")
+
+    monkeypatch.setattr(bisection, "bisect", stand_in)
+    words = ("--check", "mptcp_info.*", "--confirm", "2", "--family", "ipv6", "-j", "3")
+    assert bisect(*ENDS, *words, "--repo", "https://example.org/l.git") == 130
+    monkeypatch.chdir(tmp_path.parent)
+    capsys.readouterr()
+    assert cli.main(["bisect", "--resume", "--cache", str(tmp_path / "c"), "-j", "1"]) == 1
+    assert "continuing: mptcp-harness bisect" in capsys.readouterr().out
+    (first, more), (second, resumed) = calls
+    assert first[:2] == second[:2]
+    assert replace(first[2], jobs=1) == second[2]
+    assert more == resumed
+    assert cli.main(["bisect", "--resume", "--cache", str(tmp_path / "c")]) == 2
+    assert "nothing to resume: the last bisect ended" in capsys.readouterr().err
+
+
+def test_resuming_takes_no_other_arguments(
+    bisect: Bisect, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["bisect", "--resume", "--good", "x"]) == 2
+    assert "omit --good" in capsys.readouterr().err
+    (tmp_path / "state/mptcp-harness").mkdir(parents=True)
+    (tmp_path / "state/mptcp-harness" / UNFINISHED).write_text('["--nonsense"]')
+    assert cli.main(["bisect", "--resume"]) == 2
+    assert "repeat the command without --resume" in capsys.readouterr().err

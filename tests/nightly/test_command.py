@@ -5,18 +5,30 @@ from __future__ import annotations
 
 import email
 import threading
+from collections.abc import Callable
 from email import policy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from harness import cli, nightly, selftest
+from harness.bisect import bisection, candidates, commit_search
+from harness.bisect.candidates import Candidate
+from harness.bisect.commit_search import Onward
+from harness.bisect.predicate import Checks
+from harness.bisect.results import Bisection, CommitEnding, CommitSearch, Ending
+from harness.cli.nightly import _search
 from harness.kernels import Cache
+from harness.manifest import kernels_yaml
 from harness.nightly import night
+from harness.nightly.ends import Ends
 from harness.nightly.results import Night
 from harness.records.store import FILE
 from harness.selftest.faults import FaultRow
 from harness.verdict.verdicts import KernelVerdict
+from tests.bisect.simulated import SERIES
 from tests.fake_boots import Outcomes
 from tests.replacing import replaced
 
@@ -187,3 +199,71 @@ def test_a_wrong_address_is_refused_before_the_night(
 ) -> None:
     assert cli.main(["nightly", str(manifest), "--mail=-x", "--smtp", "localhost"]) == 2
     assert "--mail '-x': give an address" in capsys.readouterr().err
+
+
+@pytest.fixture
+def search(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[nightly.Search, list[Any]]]:
+    """What a night bisects with, and how the stand-ins of the two searches were called."""
+    monkeypatch.setattr(candidates, "between", lambda *_: SERIES)
+
+    def of(*words: str) -> tuple[nightly.Search, list[Any]]:
+        calls: list[Any] = []
+
+        def packages(*_: object, onward: Onward | None) -> Bisection:
+            calls.append(onward)
+            return Bisection(Ending.NO_DIFFERENCE, "--any", False, 2, (), 0, 2, 0, 9.0, "no")
+
+        def commits(good: Candidate, bad: Candidate, *given: Any) -> CommitSearch:
+            calls.append((good, bad, given[1]))
+            return CommitSearch(CommitEnding.UNTESTABLE, CLONE, "v1", "v2", "no such tag")
+
+        monkeypatch.setattr(bisection, "bisect", packages)
+        monkeypatch.setattr(commit_search, "search", commits)
+        given = cli.parser(["nightly"]).parse_args(["nightly", str(manifest), *words])
+        loaded = kernels_yaml.load(manifest)
+        cache = Cache(tmp_path / "cache")
+        store = tmp_path / "state" / FILE
+        return _search(loaded, given, cache, threading.Event(), store), calls
+
+    return of
+
+
+CLONE = "https://example.org/linux.git"
+WANTED = Checks(("payload.arrives",))
+
+
+def test_where_the_manifest_names_a_clone_a_night_goes_on_to_the_commit(
+    manifest: Path, search: Callable[..., tuple[nightly.Search, list[Any]]]
+) -> None:
+    """Fails if the night stops at the packages although there is a clone."""
+    bisect, calls = search()
+    bisect(Ends("a", "b", "series"), WANTED)
+    assert calls == [None]
+    manifest.write_text(f"defaults: {{git: {CLONE}}}\n{MANIFEST}")
+    bisect, calls = search()
+    bisect(Ends("a", "b", "series"), WANTED)
+    assert calls[0].clone == CLONE
+
+
+def test_commits_are_searched_without_packages_until_it_is_late(
+    manifest: Path,
+    search: Callable[..., tuple[nightly.Search, list[Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manifest.write_text(f"defaults: {{git: {CLONE}}}\n{MANIFEST}")
+    bisect, calls = search("--bisect-time", "2h")
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("harness.cli.nightly.time", clock)
+    ends = SERIES.candidates[0], SERIES.candidates[1]
+    lines = bisect(Ends("a", "b", CLONE, commits=ends), WANTED)
+    assert lines[0].startswith(f"in git ({CLONE}), from v1 to v2: no commit (untestable)")
+    ((good, bad, onward),) = calls
+    assert (good, bad) == ends
+    assert not onward.is_late()
+    now[0] = 7201
+    assert onward.is_late()
+    bisect(Ends("a", "b", CLONE, commits=ends), WANTED)
+    assert calls[1][2].is_late()  # the time is for all bisects of the night

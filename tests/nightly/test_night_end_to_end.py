@@ -14,21 +14,37 @@ import pytest
 
 from harness import nightly
 from harness.bisect.candidates import Candidate
+from harness.bisect.commits import tag
 from harness.bisect.predicate import Predicate
 from harness.errors import HostError
 from harness.kernels import Cache
-from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry, ManifestError
-from harness.nightly import night
-from harness.nightly.night import Ends, LastReported, NotBisected
+from harness.manifest.kernels_yaml import (
+    DebSource,
+    GitSource,
+    ImageSource,
+    KernelEntry,
+    ManifestError,
+)
+from harness.nightly import ends
+from harness.nightly.ends import Ends, NotBisected
+from harness.nightly.night import LastReported
 from harness.nightly.results import Night
 from harness.records.store import FILE, Store
 from harness.report import nightly as report
 from harness.report.terminal import ASCII
 from harness.run import session
 from harness.run.request import Listener
-from harness.verdict.results import Attempt, BootEnd, CheckKey, CheckResult, Stream
+from harness.verdict import comparison
+from harness.verdict.results import (
+    Attempt,
+    BootEnd,
+    CheckKey,
+    CheckResult,
+    KernelResult,
+    Stream,
+)
 from harness.verdict.verdicts import CheckVerdict, Family
-from tests import fake_boots
+from tests import factories, fake_boots
 from tests.fake_boots import Outcomes
 
 KERNEL = KernelEntry("stable", ImageSource(Path("/src/bzImage")), "the tests")
@@ -103,8 +119,8 @@ def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
     made = Nights(tmp_path)
     made.outcomes.install(monkeypatch.setattr)
     members = [member("6.12.8", "6.12.8-1"), member("4.19.0", "v")]
-    monkeypatch.setattr(night, "everything", lambda *_: (members, ()))
-    monkeypatch.setattr(night, "age", members.index)
+    monkeypatch.setattr(ends, "everything", lambda *_: (members, ()))
+    monkeypatch.setattr(ends, "age", members.index)
     return made
 
 
@@ -238,8 +254,8 @@ def test_who_went_back_to_an_older_kernel_has_it_bisected_the_other_way(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = [member("4.19.0", "v"), member("6.12.8", "6.12.8-1")]
-    monkeypatch.setattr(night, "everything", lambda *_: (members, ()))
-    monkeypatch.setattr(night, "age", members.index)
+    monkeypatch.setattr(ends, "everything", lambda *_: (members, ()))
+    monkeypatch.setattr(ends, "age", members.index)
     rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
     nights.night(FAILS)
     assert nights.searched[0][0] == Ends("series-6.12.8", "series-4.19.0", "series")
@@ -250,7 +266,7 @@ def test_where_the_good_kernel_is_gone_its_nearest_elder_is_taken(
 ) -> None:
     rebuilt(nights, monkeypatch, "6.12.7", "6.12.7-1")
     order = {"6.12.8": 3, "6.12.7": 2, "4.19.0": 4}
-    monkeypatch.setattr(night, "age", lambda candidate: order[candidate.release])
+    monkeypatch.setattr(ends, "age", lambda candidate: order[candidate.release])
     found = nights.night(FAILS)
     assert nights.searched[0][0].good == "series-6.12.8"
     assert "6.12.7, which was good, is gone from series; using 6.12.8" in text(found)
@@ -268,9 +284,55 @@ def test_a_kernel_of_no_series_is_not_bisected_and_the_report_says_what_to_add(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rebuilt(nights, monkeypatch, "6.12.8", "6.12.8-1")
-    monkeypatch.setattr(night, "everything", lambda *_: ([], ()))
+    monkeypatch.setattr(ends, "everything", lambda *_: ([], ()))
     found = nights.night(FAILS)
     assert "no series of the manifest holds 4.19.0; to bisect it, add" in text(found)
+
+
+CLONE = "/src/linux"
+DEBIAN = DebSource("trixie", "linux-image-amd64")
+
+
+def result(entry: KernelEntry, version: str, commit: str = "") -> KernelResult:
+    origin = f"/src/linux origin/export {commit} debug" if commit else "here"
+    image = f"{version}{commit}"
+    return replace(factories.kernel(entry.name), version=version, origin=origin, image_sha256=image)
+
+
+def ends_between(
+    entry: KernelEntry, before: KernelResult, after: KernelResult, clone: str = CLONE
+) -> Ends:
+    difference = comparison.kernels(before, after)
+    return ends.ends_of([entry], difference, Cache(Path("/none")), lambda _: None, clone)
+
+
+def test_of_a_ref_the_commits_of_both_nights_are_the_ends() -> None:
+    """Fails if a regression of a kernel from git is only one of a series."""
+    source = GitSource(CLONE, "origin/export", ("debug",))
+    entry = KernelEntry("export", source, "the tests")
+    nights = result(entry, "v", "0123456789ab"), result(entry, "v", "ba9876543210")
+    found = ends_between(entry, *nights, clone="")
+    assert (found.good, found.bad) == ("0123456789ab", "ba9876543210")
+    assert found.commits is not None
+    assert [candidate.entry.source for candidate in found.commits] == [
+        replace(source, ref="0123456789ab"),
+        replace(source, ref="ba9876543210"),
+    ]
+    renamed = replace(entry, source=replace(source, ref="origin/net"))
+    with pytest.raises(NotBisected, match="do not say from which commits of origin/net"):
+        ends_between(renamed, *nights)
+
+
+def test_of_a_package_without_a_series_the_versions_are_the_ends_in_a_clone() -> None:
+    entry = KernelEntry("stable", DEBIAN, "the tests")
+    versions = result(entry, "6.12.115-1"), result(entry, "6.12.117-1")
+    found = ends_between(entry, *versions)
+    assert (found.good, found.bad, found.series) == ("6.12.115-1", "6.12.117-1", CLONE)
+    assert found.commits is not None
+    assert [tag(candidate) for candidate in found.commits] == ["v6.12.115", "v6.12.117"]
+    assert "no series of the manifest holds" in found.note
+    with pytest.raises(NotBisected, match="no series of the manifest holds"):
+        ends_between(entry, *versions, clone="")
 
 
 def test_a_bisect_that_fails_leaves_a_report(

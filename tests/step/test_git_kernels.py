@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import kernels
-from harness.errors import KernelUnavailable
+from harness.errors import HostError, KernelUnavailable, Unbuildable
 from harness.host import toolchain
 from harness.kernels import gitref, kconfig_tree, patch_files
 from harness.kernels.cache import Cache
@@ -227,8 +227,38 @@ def test_a_clone_that_is_no_kernel_is_a_sentence(
 
 def test_a_build_that_fails_is_a_sentence(linux: Tree, prepare: Prepare) -> None:
     linux.commit(BROKEN)
-    with pytest.raises(KernelUnavailable, match="expected ';' before 'x'"):
+    with pytest.raises(Unbuildable, match="expected ';' before 'x'"):
         prepare()
+
+
+def test_a_build_that_fails_for_the_hosts_sake_is_no_fault_of_the_commit(
+    linux: Tree, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a bisect skips commits because the disk is full."""
+
+    def full(*_: object) -> None:
+        raise HostError("the disk is full")
+
+    monkeypatch.setattr(gitref, "assemble", full)
+    with pytest.raises(KernelUnavailable, match="the disk is full") as caught:
+        prepare()
+    assert not isinstance(caught.value, Unbuildable)
+
+
+def test_a_result_says_from_which_commit_it_is(linux: Tree, prepare: Prepare) -> None:
+    linux.git("branch", "export")
+    origin = prepare("export", config=("kasan",)).origin
+    commit = linux.git("rev-parse", "HEAD")[:12]
+    source = GitSource(str(linux.path), "export", ("kasan",))
+    assert gitref.built_from(origin, source) == commit
+    assert gitref.built_from(origin, replace(source, ref="other")) == ""
+    assert gitref.built_from("", source) == ""
+
+
+def test_the_recipe_is_of_all_but_the_commit(linux: Tree, tmp_path: Path) -> None:
+    source = GitSource(str(linux.path), "HEAD")
+    assert gitref.recipe(source) == gitref.recipe(replace(source, ref="v1"))
+    assert gitref.recipe(source) != gitref.recipe(replace(source, config=("kasan",)))
 
 
 def test_an_option_that_did_not_survive_is_named_with_what_it_depends_on(
