@@ -29,3 +29,8 @@ def plural(count: int, noun: str) -> str:
     if count == 1:
         return f"{count} {noun}"
     return f"{count} {noun}{'es' if noun.endswith(('x', 's', 'ch', 'sh')) else 's'}"
+
+
+def quoted(text: str) -> str:
+    """``text`` in quotes on one line, cut if long, and escaped for a terminal."""
+    return repr(text) if len(text) <= 60 else f"{text[:57]!r}…"

@@ -170,6 +170,13 @@ def test_the_guest_loads_no_expensive_module_in_a_vm() -> None:
         (["history"], {"harness.verdict.results", "harness.verdict.comparison", "pydantic"}),
         (["compare"], {"harness.run", "yaml", "pydantic"}),
         (["list", "checks"], {"harness.run", "sqlite3", "pydantic", "yaml"}),
+        (
+            ["check", "--help"],
+            {
+                *("pydantic", "yaml", "rich", "harness.report.table", "harness.kernels.apt"),
+                *("harness.kernels.archive", "harness.verdict.comparison", "importlib.metadata"),
+            },
+        ),
     ],
 )
 def test_a_command_imports_what_it_needs(

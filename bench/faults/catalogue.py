@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.manifest.schema import Abi
+from harness.manifest.entries import Abi
 
 DATA = Path(__file__).resolve().parent / "data"
 GROUPS = (

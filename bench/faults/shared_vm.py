@@ -23,7 +23,7 @@ from bench.faults.kernel import NotBuilt
 from bench.faults.sweep import Scope, abis, sound_for
 from harness.host import tools
 from harness.kernels.cache import Cache
-from harness.manifest.schema import Abi, UserSpace
+from harness.manifest.entries import Abi, UserSpace
 from harness.vm import foreign_root, initramfs
 
 #: Seconds without a line after which the guest counts as hung.

@@ -18,7 +18,7 @@ from bench.faults.catalogue import Fault
 from bench.faults.kernel import FaultKernel
 from harness.host.files import write_atomically
 from harness.kernels.cache import digest
-from harness.manifest.schema import Abi
+from harness.manifest.entries import Abi
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: The boot with no fault, which must pass: what fails in it is caught by nothing.

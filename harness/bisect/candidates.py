@@ -12,7 +12,7 @@ from harness import kernels
 from harness.errors import KernelUnavailable, UsageError
 from harness.kernels import Cache
 from harness.kernels.debian import version_key
-from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from harness.manifest.entries import DebSource, KernelEntry
 
 #: Entries of the manifest that are not available, and why.
 _Failed = list[tuple[KernelEntry, KernelUnavailable]]

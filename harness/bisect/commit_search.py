@@ -29,7 +29,7 @@ from harness.bisect.state import Evidence, Journal, Made
 from harness.bisect.testing import Listening, Tester
 from harness.errors import HostError, Interrupted, KernelUnavailable, Unbuildable
 from harness.kernels import Cache, gitref
-from harness.manifest.kernels_yaml import GitSource, KernelEntry
+from harness.manifest.entries import GitSource, KernelEntry
 from harness.run.request import RunRequest
 from harness.run.workspace import store_place
 from harness.text import plural

@@ -22,7 +22,7 @@ from harness.host.files import touch
 from harness.kernels import apt, archive, compression, deb
 from harness.kernels.cache import Cache, digest
 from harness.kernels.debian import KernelPackages, Package, version_key
-from harness.manifest.kernels_yaml import DebSource, UpstreamSource
+from harness.manifest.entries import DebSource, UpstreamSource
 from harness.verdict.judge import CAPABILITY
 
 #: The directory of the cache for change logs, one for each package.

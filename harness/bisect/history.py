@@ -18,7 +18,7 @@ from harness.host.architectures import Arch
 from harness.kernels import gitref
 from harness.kernels.cache import Cache
 from harness.kernels.source import GitFailed, Repository
-from harness.manifest.kernels_yaml import DebSource, GitSource
+from harness.manifest.entries import DebSource, GitSource
 
 #: Where the tags of stable kernels, and those of release candidates, are fetched from.
 _STABLE = "https://git.kernel.org/pub/scm/linux/kernel/git/stable/linux.git"

@@ -17,7 +17,7 @@ from harness.bisect.candidates import Candidate
 from harness.bundle import Bundles
 from harness.errors import HostError
 from harness.kernels import Cache
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.entries import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records import reuse
 from harness.records.store import Run, Store

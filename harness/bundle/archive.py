@@ -36,7 +36,7 @@ from harness.errors import Damaged, KernelUnavailable, Malformed
 from harness.kernels import PreparedKernel, compression
 from harness.kernels.image import configuration_of
 from harness.kernels.kernel_image import recognise
-from harness.manifest.kernels_yaml import ImageSource, KernelEntry, TreeSource
+from harness.manifest.entries import ImageSource, KernelEntry, TreeSource
 from harness.records import to_json
 from harness.verdict.results import Attempt, KernelResult
 from harness.verdict.verdicts import KernelVerdict

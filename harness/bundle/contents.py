@@ -10,13 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import Malformed
 from harness.host.architectures import Arch
-from harness.manifest.kernels_yaml import (
+from harness.manifest.entries import (
+    Abi,
     DebSource,
     FileSource,
     GitSource,
@@ -28,12 +27,19 @@ from harness.manifest.kernels_yaml import (
     UrlSource,
 )
 from harness.manifest.plan import Plan, Profile
-from harness.manifest.schema import Abi, DebModel, EntryModel
-from harness.records.from_json import Fields, kernel_from_text
 from harness.verdict import rounds
 from harness.verdict.results import KernelResult
 from harness.verdict.rounds import Repeat
 from harness.verdict.verdicts import Family, KernelVerdict
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from harness.manifest.schema import DebModel
+    from harness.records.from_json import Fields
+
+# What only reading a bundle needs is imported where one is read: pydantic takes 0.1 s, and most
+# runs make no bundle and read none.
 
 SCHEMA = 1
 #: Members of every bundle, besides the checker's.
@@ -125,6 +131,8 @@ def to_json(bundle: Bundle, members: Mapping[str, bytes]) -> bytes:
 
 def parse(members: Mapping[str, bytes]) -> Bundle:
     """The bundle with these ``members``. Raises :class:`Malformed`, which says what is wrong."""
+    from pydantic import ValidationError
+
     try:
         return _bundle(members)
     except ValidationError as error:
@@ -142,6 +150,8 @@ def _first(error: ValidationError) -> str:
 
 
 def _bundle(members: Mapping[str, bytes]) -> Bundle:
+    from harness.records.from_json import Fields
+
     if MANIFEST not in members:
         raise Malformed(f"it has no {MANIFEST}")
     given = Fields("bundle", json.loads(_text(members, MANIFEST)))
@@ -225,6 +235,8 @@ def _checker(members: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _result(members: Mapping[str, bytes]) -> KernelResult:
+    from harness.records.from_json import kernel_from_text
+
     if RESULT not in members:
         raise Malformed(f"it has no {RESULT}")
     result = kernel_from_text(_text(members, RESULT))
@@ -304,6 +316,8 @@ _ELSEWHERE = "/dev/null"
 
 def _entry(given: dict[str, Any]) -> KernelEntry:
     """The entry; the paths of its source need not exist. Raises ValidationError."""
+    from harness.manifest.schema import EntryModel
+
     paths = {name: given[name] for name in ("image", "tree") if name in given}
     if not all(type(path) is str and path.startswith("/") for path in paths.values()):
         raise Malformed("the path of its entry is none")

@@ -119,7 +119,7 @@ def add_durations(command: argparse.ArgumentParser) -> None:
 
 def add_run_options(command: argparse.ArgumentParser, json_file: str | None = None) -> None:
     # Imported only here: pydantic takes longer than `history` and `runs` may.
-    from harness.manifest.schema import Abi
+    from harness.manifest.entries import Abi
 
     add_resources(command)
     add_fleet(command)
@@ -261,7 +261,7 @@ def _add_repeat(command: argparse.ArgumentParser) -> None:
 
 def add_resources(command: argparse.ArgumentParser) -> None:
     # Imported only here: pydantic takes longer than `history` and `runs` may.
-    from harness.manifest.kernels_yaml import Accel
+    from harness.manifest.entries import Accel
 
     command.add_argument(
         "-j",

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.common import complain
-from harness.report import github, markdown
-from harness.report.github import Problem
-from harness.verdict.results import RunResult
 
 if TYPE_CHECKING:
     from harness.nightly.results import Night
+    from harness.report.github import Problem
+    from harness.verdict.results import RunResult
+
+# The reports are imported where there is something to write to.
 
 #: GitHub refuses a summary that is larger; it has the bytes of all commands of the step.
 MAX_SUMMARY = 1024 * 1024
@@ -40,21 +41,35 @@ def no_commands() -> Iterator[None]:
 
 def report_run(run: RunResult) -> None:
     """Add ``run`` to the step's summary, and annotate what is wrong."""
-    _summarise(lambda most: markdown.to_summary(run, most))
-    _annotate(github.of_run(run))
+
+    def summary(most: int) -> str:
+        from harness.report import markdown
+
+        return markdown.to_summary(run, most)
+
+    def problems() -> Sequence[Problem]:
+        from harness.report import github
+
+        return github.of_run(run)
+
+    _summarise(summary)
+    _annotate(problems)
 
 
 def report_night(night: Night) -> None:
     """Add ``night`` to the step's summary, and annotate what is newly wrong."""
+    from harness.report import github
     from harness.report import nightly as nightly_report
 
     _summarise(lambda _: nightly_report.to_markdown(night))
-    _annotate(github.of_night(night))
+    _annotate(lambda: github.of_night(night))
 
 
-def _annotate(problems: Sequence[Problem]) -> None:
+def _annotate(problems: Callable[[], Sequence[Problem]]) -> None:
     if _in_actions():
-        print(github.error_commands(problems), end="", flush=True)
+        from harness.report import github
+
+        print(github.error_commands(problems()), end="", flush=True)
 
 
 def _in_actions() -> bool:

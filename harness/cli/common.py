@@ -22,7 +22,7 @@ from harness.verdict.verdicts import Family
 
 if TYPE_CHECKING:
     from harness.kernels import Cache
-    from harness.manifest.kernels_yaml import KernelEntry
+    from harness.manifest.entries import KernelEntry
     from harness.manifest.plan import Profile
     from harness.run.request import Fleet, Listener
     from harness.run.shards import Part

@@ -17,7 +17,7 @@ from harness.host import architectures, toolchain, tools
 from harness.host.architectures import Arch
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
-from harness.manifest.kernels_yaml import GitSource
+from harness.manifest.entries import GitSource
 from harness.records import prune
 from harness.run import session, workspace
 from harness.selftest import faults

@@ -13,7 +13,7 @@ from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT
 
 if TYPE_CHECKING:
     from harness.kernels import Cache
-    from harness.manifest.kernels_yaml import KernelEntry
+    from harness.manifest.entries import KernelEntry
 
 # Each function imports what it needs: `list checks` takes a fraction of what the manifest's schema
 # takes.
@@ -84,7 +84,7 @@ def _list_kernels(given: argparse.Namespace) -> None:
 
 def _source(entry: KernelEntry) -> str:
     """Where a kernel comes from, in the words of the manifest."""
-    from harness.manifest.kernels_yaml import (
+    from harness.manifest.entries import (
         DebSource,
         FileSource,
         GitSource,

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``matrix``: the kernels of a manifest. ``check``: one image, alone or compared with another
-kernel; or a shell in its guest.
+kernel (against.py); or a shell in its guest (shell.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import difflib
+import importlib
 import json
-import os
 import shlex
-import shutil
 import sys
-import termios
-import tty
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness import bundle, kernels
@@ -27,7 +23,6 @@ from harness.cli.common import (
     check_writable,
     chosen,
     colourful,
-    complain,
     divided,
     families,
     fleet_of,
@@ -40,33 +35,22 @@ from harness.cli.common import (
     width,
     write,
 )
-from harness.errors import HostError, UsageError
+from harness.errors import UsageError
 from harness.host.architectures import ARCHITECTURES, HOST, Arch
 from harness.kernels import Cache
-from harness.manifest import cross_check, kernels_yaml
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest import cross_check
+from harness.manifest.entries import Abi, KernelEntry
 from harness.manifest.plan import Plan
-from harness.manifest.schema import Abi
-from harness.records import stored_runs, to_json
-from harness.records.from_json import COMPARISON
-from harness.report import compare as report
-from harness.report import table, terminal
+from harness.records import stored_runs
 from harness.run import session, workspace
-from harness.run.request import RunRequest
+from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.text import printable
-from harness.verdict import comparison
-from harness.verdict.comparison import Difference
-from harness.verdict.results import KernelResult, RunResult, Shard, exit_status
+from harness.verdict.results import RunResult, Shard, exit_status
 from harness.verdict.rounds import MOST, Repeat
-from harness.verdict.verdicts import (
-    EXIT_FAILED,
-    EXIT_INFRASTRUCTURE,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    KernelVerdict,
-)
-from harness.vm import shell
-from harness.vm.commandline import Unsafe
+from harness.verdict.verdicts import EXIT_OK
+
+#: The module of the table, which brings rich: 0.06 s that a user would wait for at the end.
+_TABLE = "harness.report.table"
 
 
 def add_matrix(commands: arguments.Commands) -> None:
@@ -128,12 +112,12 @@ def test(chosen: Sharded, given: argparse.Namespace, cache: Cache) -> int:
 
 def finish(run: RunResult, given: argparse.Namespace) -> int:
     """Write what is asked for beside the table of ``run``; returns the exit status."""
-    _write_page(run, given)
+    write_page(run, given)
     ci.report_run(run)
     return exit_status(run)
 
 
-def _write_page(run: RunResult, given: argparse.Namespace) -> None:
+def write_page(run: RunResult, given: argparse.Namespace) -> None:
     if given.html is not None:
         from harness.cli import pages  # not for every run: it takes 0.1 s
 
@@ -192,7 +176,20 @@ def run_tests(
     check_writable(given.html, "--html")
     names = [entry.name for entry in entries]
     with stopping(cache.stop) as stop, listener(names) as listening:
-        return session.run(entries, request, cache, listening, stop)
+        return session.run(entries, request, cache, _importing(listening), stop)
+
+
+def _importing(listening: Listener) -> Listener:
+    """``listening``, which imports what shows the results while the first VM runs."""
+    begun = threading.Event()
+
+    def listen(progress: Progress) -> None:
+        if progress.stage is Stage.CHECKING and not begun.is_set():
+            begun.set()
+            threading.Thread(target=importlib.import_module, args=[_TABLE]).start()
+        listening(progress)
+
+    return listen
 
 
 def _repeat(given: argparse.Namespace) -> Repeat:
@@ -204,6 +201,8 @@ def _repeat(given: argparse.Namespace) -> Repeat:
 
 
 def show(run: RunResult, json_file: Path | None) -> None:
+    from harness.report import table, terminal  # not before the boots, for they bring rich
+
     glyphs = terminal.glyphs_for(sys.stdout)
     text = table.render(run, width=width(), colour=colourful(), unicode=glyphs.unicode)
     try:
@@ -269,22 +268,14 @@ def run_check(given: argparse.Namespace) -> int:
     entry = kernels.for_path(given.image, given.modules, given.arch)
     cache = Cache(given.cache)
     if given.shell:
-        return run_shell(entry, given, cache)
+        from harness.cli import shell  # each of them has its own modules
+
+        return shell.run(entry, given, cache)
     if given.against is not None:
-        return run_against(entry, given, cache)
+        from harness.cli import against
+
+        return against.run_against(entry, given, cache)
     return test(Sharded([entry]), given, cache)
-
-
-DEFAULT_MANIFEST = Path("kernels.yaml")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the image is compared with: a ``kernel`` tested beside it, or a stored ``result``."""
-
-    what: str  # for people
-    kernel: KernelEntry | None = None
-    result: KernelResult | None = None
 
 
 def _add_against(command: argparse.ArgumentParser) -> None:
@@ -301,182 +292,3 @@ def _add_against(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="manifest with kernels for --against (default: ./kernels.yaml, if it exists)",
     )
-
-
-def run_against(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
-    """Test ``entry``, and what it is compared with unless that is stored."""
-    with ci.no_commands():
-        status, run = _run_against(entry, given, cache)
-    ci.report_run(run)
-    return status
-
-
-def _run_against(
-    entry: KernelEntry, given: argparse.Namespace, cache: Cache
-) -> tuple[int, RunResult]:
-    reference = resolve(given.against, entry, given.kernels_of, cache)
-    print(f"against {printable(reference.what)}", flush=True)
-    entries = [entry] if reference.kernel is None else [reference.kernel, entry]
-    run = run_tests(entries, given, cache)
-    found = {kernel.name: kernel for kernel in run.kernels}
-    before = reference.result
-    if reference.kernel is not None:
-        before = found.get(reference.kernel.name)
-    after = found.get(entry.name)
-    if before is None or after is None:
-        show(run, given.json)
-        complain("interrupted before both kernels were tested; nothing was compared")
-        return EXIT_INTERRUPTED, run
-    difference = comparison.kernels(before, after)
-    _show_difference(run, difference)
-    if given.json is not None:
-        more = json.dumps({COMPARISON: to_json.clean(report.to_json(difference))})[1:-1]
-        copy_record(Path(run.directory, stored_runs.RECORD), given.json, more)
-    _write_page(run, given)
-    return EXIT_INTERRUPTED if run.interrupted else difference_status(difference), run
-
-
-def difference_status(difference: Difference) -> int:
-    """The exit status; the image's own verdict outweighs that it could not be compared."""
-    after = difference.after.verdict
-    if after is KernelVerdict.INFRASTRUCTURE:
-        return EXIT_INFRASTRUCTURE
-    if difference.is_worse or not after.as_expected:
-        return EXIT_FAILED
-    return EXIT_INFRASTRUCTURE if difference.cannot else EXIT_OK
-
-
-def _show_difference(run: RunResult, difference: Difference) -> None:
-    glyphs = terminal.glyphs_for(sys.stdout)
-    if difference.cannot:
-        show(run, None)  # the table's details say what went wrong
-    print(report.render(difference, glyphs), end="")
-    if not difference.cannot:
-        for note in run.notes:
-            print(f"note: {glyphs.safe(note, 1024)}")
-        print(f"seed {run.seed}, results in {glyphs.safe(run.directory, 4096)}", flush=True)
-
-
-def resolve(word: str, entry: KernelEntry, file: Path | None, cache: Cache) -> Reference:
-    """What ``word`` names: a kernel of the manifest, else a path, else a stored run."""
-    if file is None and DEFAULT_MANIFEST.is_file():
-        file = DEFAULT_MANIFEST
-    entries = kernels_yaml.load(file).entries if file is not None else ()
-    path = Path(word)
-    if (kernel := _of_manifest(word, entries, cache)) is not None:
-        other = f"; not the file {path}, which is ./{path}" if path.is_file() else ""
-        return Reference(f"the kernel {word} of {file}{other}", _apart(kernel, entry))
-    if path.is_file() and path.suffix != ".json":
-        image = kernels.for_path(path, arch=entry.arch)
-        return Reference(f"the image {path}", _apart(image, entry))
-    return _of_run(word, entry, [kernel.name for kernel in entries], file)
-
-
-def _of_manifest(word: str, entries: Sequence[KernelEntry], cache: Cache) -> KernelEntry | None:
-    for kernel in entries:
-        if kernel.name == word and kernel.is_series:
-            raise UsageError(
-                f"--against {word}: this is a series of kernels; name one of them (`mptcp-harness "
-                f"list kernels --expand` shows them), or an image"
-            )
-        if kernel.name == word:
-            return kernel
-    for series in entries:
-        if series.is_series and word.startswith(f"{series.name}-"):
-            for kernel in kernels.expand(series, cache):
-                if kernel.name == word:
-                    return kernel
-    return None
-
-
-def _apart(kernel: KernelEntry, entry: KernelEntry) -> KernelEntry:
-    """``kernel`` under a name that differs from that of ``entry``."""
-    return replace(kernel, name=f"{kernel.name}-before") if kernel.name == entry.name else kernel
-
-
-def _of_run(word: str, entry: KernelEntry, names: Sequence[str], file: Path | None) -> Reference:
-    name, wanted = word, ""
-    if ":" in word and not Path(word).exists():
-        name, _, wanted = word.rpartition(":")
-    try:
-        run = stored_runs.find(name, workspace.store_file())
-    except UsageError as error:
-        if Path(name).exists():
-            raise UsageError(f"--against {word}: {error}") from None
-        raise UsageError(_unknown(word, names, file, str(error))) from None
-    kept = {kernel.name: kernel for kernel in run.kernels}
-    if not wanted and len(kept) == 1:
-        wanted = next(iter(kept))
-    elif not wanted and entry.name in kept:
-        wanted = entry.name
-    if wanted not in kept:
-        which = f"no kernel {wanted!r}" if wanted else f"{len(kept)} kernels"
-        raise UsageError(
-            f"--against {word}: run {run.id} has {which}; name one as {name}:KERNEL, of "
-            f"{', '.join(list(kept)[:20]) or 'none, for it has no result'}"
-        )
-    return Reference(f"{wanted} as kept of run {run.id}, {run.started}", result=kept[wanted])
-
-
-def _unknown(word: str, names: Sequence[str], file: Path | None, why: str) -> str:
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.4)
-    of = (
-        f"no kernel of {file}" if file else "no kernel, for there is no ./kernels.yaml (--manifest)"
-    )
-    like = f"; kernels of like name: {', '.join(near)}" if near else ""
-    has = f"; it has {', '.join(names)}" if names and not near else ""
-    return f"--against {word}: {of}, no file, and {why}{like}{has}"
-
-
-#: Options of `check` that have no effect with --shell.
-_OF_CHECKS = (
-    *("against", "repeat", "until_fail", "duration", "check", "family", "seed", "payload"),
-    *("confirm", "reuse", "cross_check", "bundle_image", "json", "html", "output"),
-)
-HOW = f"run the checker with: {shell.CHECKER} (see {shell.CHECKER} --help); leave with: exit"
-
-
-def run_shell(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> int:
-    """Boot ``entry`` and give the user its console; returns the exit status."""
-    idle = [name for name in _OF_CHECKS if getattr(given, name, None) not in (None, False, [])]
-    if idle:
-        option = {"duration": "for"}.get(idle[0], idle[0].replace("_", "-"))
-        raise UsageError(
-            f"--shell runs no checks, so --{option} has no effect; omit one of the two"
-        )
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("--shell needs a terminal; start it from one")
-    with stopping(cache.stop) as stop, _plan(entry, given, cache) as plan:
-        complain(f"{plan.kernel.release}: {plan.greeting}, poweroff or Ctrl-A x")
-        try:
-            with _raw(sys.stdin.fileno()):
-                shell.run(plan, _terminal(), stop)
-        except (HostError, Unsafe) as error:
-            complain(f"no shell: {error}")
-            return EXIT_INFRASTRUCTURE
-        return EXIT_INTERRUPTED if stop.is_set() else EXIT_OK
-
-
-@contextlib.contextmanager
-def _plan(entry: KernelEntry, given: argparse.Namespace, cache: Cache) -> Iterator[shell.ShellPlan]:
-    [entry] = with_abi([entry], given)
-    with workspace.machinery(entry, cache, given.accel, complain) as found:
-        yield shell.ShellPlan(found.kernel, found.base, found.qemu, found.machine, HOW)
-
-
-def _terminal() -> shell.Terminal:
-    columns, rows = shutil.get_terminal_size((80, 24))
-    name = os.environ.get("TERM", "vt100")
-    return shell.Terminal(sys.stdin.fileno(), sys.stdout.fileno(), rows, columns, name)
-
-
-@contextlib.contextmanager
-def _raw(descriptor: int) -> Iterator[None]:
-    """Put the terminal into raw mode, and restore it at the end."""
-    before = termios.tcgetattr(descriptor)
-    try:
-        tty.setraw(descriptor)
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-        sys.stdout.write("\n")

@@ -36,7 +36,8 @@ from harness.host import locks, mail, programs
 from harness.host.files import write_atomically
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
-from harness.manifest.kernels_yaml import GitSource, Manifest
+from harness.manifest.entries import GitSource
+from harness.manifest.kernels_yaml import Manifest
 from harness.manifest.known_issues import KnownIssues
 from harness.nightly.ends import Ends
 from harness.nightly.night import LastReported, note_begin, note_end

@@ -14,7 +14,7 @@ from harness.kernels import apt, archive, debian
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.debian import Archive, KernelPackages, Package
 from harness.kernels.kernel_image import PreparedKernel, prepared
-from harness.manifest.kernels_yaml import DebSource
+from harness.manifest.entries import DebSource
 
 # Suites and packages become part of apt's configuration and command line.
 _SUITE = re.compile(r"[a-z0-9][A-Za-z0-9.+~/-]*")

@@ -28,7 +28,7 @@ from harness.kernels.debian import version_key
 from harness.kernels.kernel_image import PreparedKernel, assemble, prepared, recognise
 from harness.kernels.modules import ModuleSet
 from harness.kernels.source import Commit, GitFailed, Repository, Untestable
-from harness.manifest.kernels_yaml import GitSource
+from harness.manifest.entries import GitSource
 
 Say = Callable[[str], None]
 #: Below the cache: a directory for each copy, and for each clone of an address.

@@ -34,7 +34,7 @@ from harness.kernels.kernel_image import (
     recognise,
 )
 from harness.kernels.modules import ModuleSet
-from harness.manifest.kernels_yaml import ImageSource, TreeSource
+from harness.manifest.entries import ImageSource, TreeSource
 from harness.text import plural
 
 #: Finds the modules of a release.

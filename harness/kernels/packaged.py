@@ -22,7 +22,7 @@ from harness.kernels import archive, image, modules
 from harness.kernels.cache import Built, Cache, digest, file_sha256
 from harness.kernels.kernel_image import Image, PreparedKernel, assemble, prepared, recognise
 from harness.kernels.modules import ModuleSet
-from harness.manifest.kernels_yaml import FileSource, UrlSource
+from harness.manifest.entries import FileSource, UrlSource
 
 Say = Callable[[str], None]
 #: Seconds for a download.

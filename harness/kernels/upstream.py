@@ -15,7 +15,7 @@ from harness.host import files, programs, tools
 from harness.kernels import modules
 from harness.kernels.cache import Built, Cache, digest
 from harness.kernels.kernel_image import PreparedKernel, assemble, prepared, recognise
-from harness.manifest.kernels_yaml import UpstreamSource
+from harness.manifest.entries import UpstreamSource
 
 # The form that virtme-ng recognises (virtme_ng/run.py); it takes anything else for a file.
 _TAG = re.compile(r"v\d+(\.\d+)*(-rc\d+)?")

@@ -7,34 +7,39 @@ type of each key. This module has the rules between the keys of an entry.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-from harness.errors import UsageError
 from harness.host.architectures import HOST, Arch
 from harness.manifest import positions, schema
-from harness.manifest.expectations import contradictions, expectations
-from harness.manifest.fingerprint import added, apart
-from harness.manifest.positions import Data, DataPath, Document, Problem, quoted, show_path
-from harness.manifest.schema import (
+from harness.manifest.entries import (
+    DEFAULT_CPUS,
+    DEFAULT_MEMORY_MIB,
+    DEFAULT_TIMEOUT_S,
     GLOB,
     SOURCES,
     Abi,
     Accel,
-    ArchiveModel,
-    DebModel,
-    EntryModel,
-    GitModel,
-    PathKind,
-    SharedModel,
-    UserSpace,
+    DebSource,
+    FileSource,
+    GitSource,
+    ImageSource,
+    KernelEntry,
+    ManifestError,
+    Source,
+    TreeSource,
+    UpstreamSource,
+    UrlSource,
+    for_image,
 )
-from harness.verdict.results import Expectation
+from harness.manifest.expectations import contradictions
+from harness.manifest.positions import Data, DataPath, Document, Problem, show_path
+from harness.manifest.schema import ArchiveModel, DebModel, EntryModel, GitModel, SharedModel
+from harness.text import quoted
 
 __all__ = [
+    "DEFAULT_TIMEOUT_S",
     "Accel",
     "DebSource",
     "FileSource",
@@ -51,9 +56,6 @@ __all__ = [
     "load",
 ]
 
-DEFAULT_CPUS = 1
-DEFAULT_MEMORY_MIB = 512
-DEFAULT_TIMEOUT_S = 120
 #: The memory (MiB) and the seconds that configurations need by their names, unless an entry says
 #: otherwise: KASAN takes an eighth of the memory, and each makes a kernel several times slower.
 HEAVY = {
@@ -67,126 +69,6 @@ HEAVY = {
 }
 
 
-# ``sha256`` of a source is the expected hash of the kernel's image, in lower case.
-
-
-@dataclass(frozen=True)
-class DebSource:
-    """A package of a suite; in a series, ``package`` is a pattern of :mod:`fnmatch`.
-
-    Without ``mirror``, the archive is Debian's; ``signed_by`` is the keyring of another one.
-    """
-
-    suite: str
-    package: str
-    sha256: str | None = None
-    mirror: str | None = field(default=None, metadata=added())
-    signed_by: Path | None = field(default=None, metadata=added())
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """A bzImage or vmlinux. ``image`` exists, but its content was not checked."""
-
-    image: Path
-    modules: Path | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class TreeSource:
-    """A built kernel tree."""
-
-    tree: Path
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class UpstreamSource:
-    """A mainline or stable ``tag`` such as ``v6.6``, whose build virtme-ng downloads."""
-
-    tag: str
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class FileSource:
-    """The packages or archives that hold one kernel, in the ``format`` deb, rpm or tar."""
-
-    format: str
-    files: tuple[Path, ...]
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class GitSource:
-    """A commit of the clone ``repository``, a path or an address; in a series, ``ref`` is a
-    pattern of :mod:`fnmatch`.
-
-    ``config`` names fragments: ours, absolute paths, or files of the tree. ``patches`` are files
-    and directories. ``compiler`` is gcc or clang. With ``fetch``, the clone is updated first.
-    """
-
-    repository: str
-    ref: str
-    config: tuple[str, ...] = ()
-    compiler: str = "gcc"
-    patches: tuple[Path, ...] = ()
-    fetch: bool = False
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class UrlSource:
-    """Addresses of an image or archive, and of an archive of modules.
-
-    ``file_sha256`` is that of the first file, in lower case.
-    """
-
-    image: str
-    modules: str | None = None
-    file_sha256: str | None = None
-    sha256: str | None = None
-
-
-Source: TypeAlias = (
-    DebSource | FileSource | GitSource | ImageSource | TreeSource | UpstreamSource | UrlSource
-)
-
-
-@dataclass(frozen=True)
-class KernelEntry:
-    """One entry with the defaults applied. Paths are absolute.
-
-    ``name`` is unique in its manifest and safe as a file name. ``append`` holds one kernel
-    argument each. ``where`` is ``file:line:column``, for messages.
-    """
-
-    name: str
-    source: Source
-    where: str = field(metadata=apart("a position in a file decides nothing"))
-    is_series: bool = False
-    cpus: int = DEFAULT_CPUS
-    memory_mib: int = DEFAULT_MEMORY_MIB
-    accel: Accel = Accel.AUTO
-    timeout_s: int = DEFAULT_TIMEOUT_S
-    append: tuple[str, ...] = ()
-    expect: Mapping[str, bool] = field(default_factory=dict)
-    known_issues: Path | None = None
-    abi: Abi = Abi.NATIVE  # of the guest's user space
-    # The host's own where the manifest names none; see for_image and _entry.
-    arch: Arch = field(default=Arch.AMD64, metadata=added())
-
-    @property
-    def user_space(self) -> UserSpace:
-        return UserSpace(self.arch, self.abi)
-
-    def expected(self, release: str) -> Mapping[str, Expectation]:
-        """What the kernel with this ``release`` must support."""
-        is_debian = isinstance(self.source, DebSource) and self.source.mirror is None
-        return expectations(release, is_debian, self.expect)
-
-
 @dataclass(frozen=True)
 class Manifest:
     """The entries of the file ``path``, in its order. ``clone`` is the ``git`` of its defaults."""
@@ -194,14 +76,6 @@ class Manifest:
     path: Path
     entries: tuple[KernelEntry, ...]
     clone: str = ""
-
-
-class ManifestError(UsageError):
-    """The ``errors`` of a manifest in the file's order, one line each."""
-
-    def __init__(self, errors: tuple[str, ...]) -> None:
-        super().__init__("\n".join(errors))
-        self.errors = errors
 
 
 def load(path: Path) -> Manifest:
@@ -224,29 +98,6 @@ def load(path: Path) -> Manifest:
         where = f"{path}:{place.line}:{place.column}"
         entries.append(_entry(entry, model.defaults, where))
     return Manifest(path, tuple(entries), model.defaults.git or "")
-
-
-def for_image(image: Path, modules: Path | None = None, arch: Arch = HOST) -> KernelEntry:
-    """An entry for one ``image`` without a manifest, named after its file, with the defaults.
-
-    Raises :class:`ManifestError` if the image or the directory ``modules`` is missing.
-    """
-    errors, found = [], []
-    for path, kind in ((image, PathKind.IMAGE), (modules, PathKind.DIRECTORY)):
-        try:
-            here = Path.cwd()
-            found.append(path and schema.locate(str(here / path), here, kind))
-        except ValueError as error:
-            errors.append(str(error))
-    if errors:
-        raise ManifestError(tuple(errors))
-    return of_command_line(image, ImageSource(found[0] or image, found[1]), arch)
-
-
-def of_command_line(path: Path, source: Source, arch: Arch = HOST) -> KernelEntry:
-    """An entry for ``source`` without a manifest, named after ``path``, with the defaults."""
-    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", path.name).lstrip("._+-")[:80]
-    return KernelEntry(safe or "image", source, "the command line", arch=arch)
 
 
 def _read(path: Path) -> bytes:

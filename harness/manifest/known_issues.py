@@ -16,17 +16,16 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from guest import checks as guest_checks
-from harness.manifest import known_issues_schema, positions
+from harness.manifest.entries import KernelEntry, ManifestError
 from harness.manifest.fixes import kernel_version
-from harness.manifest.kernels_yaml import KernelEntry, ManifestError
-from harness.manifest.known_issues_schema import KEY
-from harness.manifest.positions import Problem, show_path
 from harness.verdict import judge
 from harness.verdict.results import MAX_INCIDENTS, CheckResult, FamilyResult, Incident, KernelResult
 from harness.verdict.verdicts import CheckVerdict, Family, KernelVerdict
+
+if TYPE_CHECKING:
+    from harness.manifest.positions import Problem
 
 #: The newest kernel in which the bugs of all kernels were seen. They do not all have the same age.
 SEEN_IN = (7, 3, 4)
@@ -86,7 +85,7 @@ class KnownIssue:
             return bool(self.fingerprint) and (
                 same or fnmatchcase(found.fingerprint, self.fingerprint)
             )
-        return found.verdict is CheckVerdict.FAIL and self.names(found)
+        return _failed(found) and self.names(found)
 
     def names(self, result: CheckResult) -> bool:
         """Whether the issue is about the check and the family of ``result``."""
@@ -101,6 +100,16 @@ class Applied:
     families: Mapping[Family, FamilyResult]
     incidents: tuple[Incident, ...]
     notes: tuple[str, ...]
+
+
+def may_apply(families: Mapping[Family, FamilyResult], incidents: Sequence[Incident]) -> bool:
+    """Whether anything could be known: otherwise the issues need not be found out."""
+    failed = any(_failed(check) for result in families.values() for check in result.checks)
+    return failed or bool(incidents)
+
+
+def _failed(check: CheckResult) -> bool:
+    return check.verdict is CheckVerdict.FAIL
 
 
 def apply(
@@ -131,7 +140,8 @@ def apply(
         return ""
 
     def marked(result: FamilyResult) -> FamilyResult:
-        texts = [known(check) for check in result.checks]
+        # Only a failure can be known, and there are thousands of results.
+        texts = [known(check) if _failed(check) else "" for check in result.checks]
         if not any(texts):
             return result
         pairs = zip(result.checks, texts, strict=True)
@@ -213,6 +223,8 @@ def digest(issues: Iterable[KnownIssue], name: str, today: datetime.date) -> str
 @cache
 def of_all_kernels() -> tuple[KnownIssue, ...]:
     """The bugs that every kernel so far has, one for each check that fails because of them."""
+    from guest import checks as guest_checks
+
     return tuple(
         KnownIssue(
             reason=check.bug,
@@ -257,8 +269,11 @@ class KnownIssues:
     def of(self, entry: KernelEntry) -> tuple[KnownIssue, ...]:
         """The issues in the file of ``entry``, which was read, and the bugs that all kernels
         have."""
-        listed = () if entry.known_issues is None else self.files[entry.known_issues]
-        return (*listed, *of_all_kernels())
+        return (*self.listed(entry), *of_all_kernels())
+
+    def listed(self, entry: KernelEntry) -> tuple[KnownIssue, ...]:
+        """The issues in the file of ``entry``, which was read."""
+        return () if entry.known_issues is None else self.files[entry.known_issues]
 
     def idle(
         self, entries: Iterable[KernelEntry], kernels: Iterable[KernelResult], *, narrowed: bool
@@ -282,7 +297,8 @@ class KnownIssues:
             )
         )
         newest = [kernel for kernel in results if _is_new(kernel)]
-        return (*listed, *idle(of_all_kernels(), newest, self.today))
+        # The bugs are only asked for if they can be missed: all checks take 0.1 s to import.
+        return (*listed, *(idle(of_all_kernels(), newest, self.today) if newest else ()))
 
 
 def load(path: Path) -> tuple[KnownIssue, ...]:
@@ -291,8 +307,12 @@ def load(path: Path) -> tuple[KnownIssue, ...]:
     Raises :class:`ManifestError` with every error of the file, each
     ``file:line:column: path: what is wrong, what would be right``.
     """
+    # Most kernels of the command line name no file, and YAML and pydantic take 0.1 s.
+    from harness.manifest import known_issues_schema, positions
+    from harness.manifest.known_issues_schema import KEY
+
     try:
-        document = positions.parse(_read(path), KEY)
+        document = positions.parse(_read(path, positions.MAX_BYTES), KEY)
     except positions.DocumentError as error:
         raise _error(path, [error.problem]) from None
     model, problems = known_issues_schema.validate(document)
@@ -304,20 +324,22 @@ def load(path: Path) -> tuple[KnownIssue, ...]:
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(positions.MAX_BYTES + 1)
+            content = file.read(most + 1)
     except OSError as error:
         text = f"{path}: the known issues cannot be read: {error.strerror}; check 'known_issues'"
         raise ManifestError((f"{text} in the manifest",)) from None
-    if len(content) > positions.MAX_BYTES:
-        text = f"{path}: larger than {positions.MAX_BYTES} bytes, so not a list of known issues"
+    if len(content) > most:
+        text = f"{path}: larger than {most} bytes, so not a list of known issues"
         raise ManifestError((f"{text}; give another file in the manifest",))
     return content
 
 
 def _error(path: Path, problems: Iterable[Problem]) -> ManifestError:
+    from harness.manifest.positions import show_path
+
     whole = show_path(())
     return ManifestError(
         tuple(

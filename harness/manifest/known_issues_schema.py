@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
 
-from harness.manifest.positions import Data, DataPath, Document, Problem, kind, quoted, show_path
+from harness.manifest.positions import Data, DataPath, Document, Problem, kind, show_path
 from harness.manifest.schema import flag, nearest
+from harness.text import quoted
 from harness.verdict.verdicts import Family
 
 KEY = "known_issues"

@@ -15,6 +15,8 @@ from typing import TypeAlias
 
 import yaml
 
+from harness.text import quoted
+
 MAX_BYTES = 1024 * 1024  # what PyYAML reads in a few seconds
 MAX_DEPTH = 16  # a manifest needs five
 MAX_VALUES = 20_000  # after aliases are followed: about two thousand kernels
@@ -110,11 +112,6 @@ def show_path(path: DataPath) -> str:
         else:
             shown += f"[{quoted(part)}]"
     return shown or "manifest"
-
-
-def quoted(text: str) -> str:
-    """``text`` in quotes on one line, cut if long, and escaped for a terminal."""
-    return repr(text) if len(text) <= 60 else f"{text[:57]!r}…"
 
 
 def kind(value: object) -> str:

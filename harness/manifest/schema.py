@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,21 +24,12 @@ from pydantic import (
     ValidationInfo,
 )
 
-from harness.host.architectures import HOST, Arch, of_machine
+from harness.host.architectures import Arch, of_machine
+from harness.manifest.entries import Abi, Accel, PathKind, locate
 from harness.manifest.expectations import CAPABILITIES
 from harness.manifest.fixes import FIXES
-from harness.manifest.positions import (
-    DataPath,
-    Document,
-    Position,
-    Problem,
-    kind,
-    quoted,
-    show_path,
-)
-
-SOURCES = ("deb", "git", "image", "rpm", "tar", "tree", "upstream", "url")
-GLOB = "*?["  # the characters that make a package name a pattern
+from harness.manifest.positions import DataPath, Document, Position, Problem, kind, show_path
+from harness.text import quoted
 
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 64 * 1024
 # x86 allows 2048 bytes in all, of which virtme-ng's own arguments need about half. The arguments of
@@ -61,72 +49,6 @@ _OWNED_ARGUMENTS = {
     "earlyprintk": "the harness reads the kernel's log from the console it set up",
     "panic": "the harness decides what follows a panic",
 }
-
-
-class Accel(StrEnum):
-    AUTO = "auto"
-    KVM = "kvm"
-    TCG = "tcg"
-
-
-class Abi(StrEnum):
-    """The ABI of the guest's user space."""
-
-    NATIVE = "native"
-    I386 = "i386"  # 32-bit programs on the 64-bit kernel
-
-
-@dataclass(frozen=True)
-class UserSpace:
-    """The user space of a guest, which decides its root."""
-
-    arch: Arch = HOST
-    abi: Abi = Abi.NATIVE
-
-
-class PathKind(StrEnum):
-    """What a path in the manifest must lead to."""
-
-    IMAGE = "kernel image"  # any file: whether it is an image shows in the kernel's result
-    FILE = "file"
-    DIRECTORY = "directory"
-    PATCH = "patch"  # or a directory of patches
-
-
-def locate(text: str, base: Path, wanted: PathKind) -> Path:
-    """The absolute path of ``text``, relative to the directory ``base``; ``~`` is expanded.
-
-    Raises ValueError, with a sentence for the user, if it is missing or of another kind.
-    """
-    if match := re.search("(?:https?|ftp|file):/", text):
-        hint = "download it first and give the file" if match[0] != "file:/" else "give its path"
-        raise ValueError(f"{quoted(text[match.start() :])} is an address, not a path; {hint}")
-    if not text.isprintable():
-        raise ValueError(f"expected a path, found {quoted(text)} with unprintable characters")
-    try:
-        path = (base / Path(text).expanduser()).absolute()
-        mode = path.stat().st_mode
-    except RuntimeError:
-        raise ValueError(
-            f"no home directory is known for {quoted(text)}; write the path out"
-        ) from None
-    except (FileNotFoundError, NotADirectoryError):
-        hint = "" if text.startswith(("/", "~")) else " relative to the manifest's directory"
-        raise ValueError(f"no {wanted} {quoted(text)}{hint}; correct the path") from None
-    except PermissionError as error:
-        if wanted is PathKind.IMAGE:
-            return path
-        raise ValueError(f"{quoted(text)} cannot be read: {error.strerror}") from None
-    except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else "not a file name on this system"
-        raise ValueError(f"{quoted(text)} cannot be read: {said}") from None
-    if wanted is PathKind.DIRECTORY and not stat.S_ISDIR(mode):
-        archive = re.search(r"\.(tar|tgz|deb|rpm)\b", path.name)
-        hint = "; unpack it, and give the directory" if archive else ""
-        raise ValueError(f"expected a directory, but {quoted(text)} is not one{hint}")
-    if wanted is PathKind.FILE and not stat.S_ISREG(mode):
-        raise ValueError(f"expected a file, but {quoted(text)} is not one")
-    return path
 
 
 def _text(value: object, wanted: str) -> str:

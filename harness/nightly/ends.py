@@ -12,7 +12,7 @@ from harness.bisect.commits import tag
 from harness.bisect.predicate import Predicate
 from harness.errors import HarnessError
 from harness.kernels import Cache, gitref
-from harness.manifest.kernels_yaml import GitSource, KernelEntry
+from harness.manifest.entries import GitSource, KernelEntry
 from harness.verdict.comparison import CAPABILITY, ChangeKind, Difference
 from harness.verdict.results import KernelResult
 

@@ -21,8 +21,8 @@ from harness.bisect.predicate import Predicate
 from harness.errors import HarnessError, HostError
 from harness.host.files import write_atomically
 from harness.kernels import Cache
+from harness.manifest.entries import Accel, KernelEntry
 from harness.manifest.fingerprint import counting
-from harness.manifest.kernels_yaml import Accel, KernelEntry
 from harness.manifest.plan import Plan
 from harness.nightly.ends import Ends, ends_of, predicate_of
 from harness.nightly.results import Compared, Night, RegressionBisect, Selftest

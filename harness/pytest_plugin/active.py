@@ -16,7 +16,7 @@ from harness import kernels, pytest_plugin
 from harness.errors import HarnessError
 from harness.kernels import Cache
 from harness.manifest import kernels_yaml
-from harness.manifest.kernels_yaml import Accel, KernelEntry
+from harness.manifest.entries import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Profile
 from harness.pytest_plugin.boots import Boots, Settings

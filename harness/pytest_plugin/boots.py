@@ -20,7 +20,7 @@ from typing import Protocol, TextIO, cast
 from guest import checks as guest_checks
 from harness.errors import HarnessError, UsageError
 from harness.kernels import Cache
-from harness.manifest.kernels_yaml import Accel, KernelEntry
+from harness.manifest.entries import Accel, KernelEntry
 from harness.manifest.plan import Plan, Profile
 from harness.pytest_plugin.outcomes import KERNEL, Key, Kind, Outcome, outcomes
 from harness.report import plain

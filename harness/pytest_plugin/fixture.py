@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.kernels import Cache
 from harness.manifest import cross_check
-from harness.manifest.kernels_yaml import Accel, KernelEntry
+from harness.manifest.entries import Accel, KernelEntry
 from harness.report.terminal import UNICODE
 from harness.run import workspace
 from harness.verdict.results import Incident

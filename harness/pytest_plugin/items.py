@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from guest import checks as guest_checks
+from harness.manifest.entries import KernelEntry
 from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.kernels_yaml import KernelEntry
 from harness.manifest.plan import Profile
 from harness.pytest_plugin.boots import Boots, Wanted
 from harness.pytest_plugin.outcomes import KERNEL, Key, Kind, Outcome

@@ -25,10 +25,9 @@ from harness.errors import Malformed, UsageError
 from harness.host import files
 from harness.kernels import PreparedKernel
 from harness.manifest import fingerprint
-from harness.manifest.kernels_yaml import FileSource, ImageSource, KernelEntry, TreeSource
-from harness.manifest.known_issues import KnownIssues, digest
+from harness.manifest.entries import FileSource, ImageSource, KernelEntry, TreeSource, UserSpace
+from harness.manifest.known_issues import LOOK_AGAIN, KnownIssues, digest
 from harness.manifest.plan import Plan
-from harness.manifest.schema import UserSpace
 from harness.records.from_json import kernel_from_text
 from harness.records.store import Run, Store, StoredResult
 from harness.verdict.results import EarlierRun, KernelResult, Timing
@@ -130,7 +129,7 @@ def circumstances_of(
 
     The path of a kernel is not included, and its name only if known issues may depend on it.
     """
-    known = setting.known.of(entry)
+    known = setting.known.listed(entry)
     named = "" if entry.known_issues is None else entry.name
     expected = entry.expected(kernel.release)
     settings = fingerprint.members(entry)
@@ -150,6 +149,8 @@ def circumstances_of(
         "accel": "kvm" if kvm else "tcg",
         "expect": {name: [e.present, e.strict] for name, e in expected.items()},
         "known_issues": digest(known, named, setting.known.today) if known else None,
+        # The bugs themselves are in the base's checks.
+        "bugs_count": setting.known.today > LOOK_AGAIN,
     }
 
 

@@ -17,13 +17,7 @@ from harness.host import files
 from harness.kernels import Cache, PreparedKernel, image, kernel_image, modules
 from harness.kernels.cache import RECORD, CacheEntry, file_sha256
 from harness.kernels.modules import ModuleSet
-from harness.manifest.kernels_yaml import (
-    DebSource,
-    ImageSource,
-    KernelEntry,
-    TreeSource,
-    UpstreamSource,
-)
+from harness.manifest.entries import DebSource, ImageSource, KernelEntry, TreeSource, UpstreamSource
 
 Say = Callable[[str], None]
 

@@ -14,7 +14,7 @@ from harness.bundle import Bundle
 from harness.errors import UsageError
 from harness.host.architectures import ARCHITECTURES
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import Accel, KernelEntry
+from harness.manifest.entries import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.replay import image
 from harness.run import workspace as workspaces

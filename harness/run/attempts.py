@@ -22,11 +22,10 @@ from harness.host import tools
 from harness.host.architectures import Arch
 from harness.kernels import PreparedKernel
 from harness.manifest import cross_check, fixes, known_issues
+from harness.manifest.entries import KernelEntry, UserSpace
 from harness.manifest.fixes import FIXES
-from harness.manifest.kernels_yaml import KernelEntry
-from harness.manifest.known_issues import KnownIssues
+from harness.manifest.known_issues import Applied, KnownIssues
 from harness.manifest.plan import PROGRAM_S
-from harness.manifest.schema import UserSpace
 from harness.records.reuse import Results
 from harness.run.request import Listener, Progress, RunRequest, Stage
 from harness.verdict import judge
@@ -214,14 +213,7 @@ class Attempts:
         entry, prepared = self._entry, self._kernel
         # The release that the running kernel reports decides, not that of its package.
         release = attempt.stream.release or prepared.release
-        seen = known_issues.apply(
-            judge.families(attempt, self._options.request.plan.families, entry.expected(release)),
-            attempt.incidents,
-            self._options.known.of(entry),
-            entry.name,
-            release,
-            self._options.known.today,
-        )
+        seen = self._known(attempt, release)
         lacking = fixes.lacking(FIXES, release, attempt.stream.version, entry.expect)
         excused = fixes.excuse(seen.families, lacking)
         families = judge.unexcused(excused, attempt.stream.rounds)
@@ -253,6 +245,22 @@ class Attempts:
             arch=entry.arch.value,
         )
         return replace(attempt, verdict=verdict), result
+
+    def _known(self, attempt: Attempt, release: str) -> Applied:
+        """The results of ``attempt`` by family, with known issues marked."""
+        entry, known = self._entry, self._options.known
+        judged = judge.families(
+            attempt, self._options.request.plan.families, entry.expected(release)
+        )
+        may_be_known = known_issues.may_apply(judged, attempt.incidents)
+        return known_issues.apply(
+            judged,
+            attempt.incidents,
+            known.of(entry) if may_be_known else (),
+            entry.name,
+            release,
+            known.today,
+        )
 
     def _cross_checks(
         self, attempt: Attempt, families: Mapping[Family, FamilyResult]

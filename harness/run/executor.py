@@ -12,7 +12,7 @@ from harness import kernels
 from harness.errors import HostError
 from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.entries import KernelEntry
 from harness.run import attempts, workspace
 from harness.run.attempts import Attempts, Options
 from harness.run.request import Listener, Progress, Stage

@@ -27,7 +27,7 @@ from harness import kernels
 from harness.errors import HostError, UsageError
 from harness.host.files import stamp
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import Accel, DebSource, KernelEntry
+from harness.manifest.entries import Accel, DebSource, KernelEntry
 from harness.run import fleet_worker
 from harness.run.attempts import Options
 from harness.run.executor import Elsewhere, Ready, Say, Tested

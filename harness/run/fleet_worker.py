@@ -26,9 +26,8 @@ from harness.errors import HostError, KernelUnavailable
 from harness.host import locks, tools
 from harness.host.files import touch
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.entries import KernelEntry, UserSpace
 from harness.manifest.known_issues import KnownIssues
-from harness.manifest.schema import UserSpace
 from harness.records import reuse
 from harness.run import session, workspace
 from harness.run.attempts import Options

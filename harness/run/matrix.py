@@ -16,7 +16,7 @@ from harness import kernels
 from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
 from harness.kernels import Cache
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.entries import KernelEntry
 from harness.records.reuse import Answer
 from harness.run import attempts
 from harness.run.attempts import Options

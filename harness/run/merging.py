@@ -21,7 +21,7 @@ from typing import Any
 from harness.errors import HostError, UsageError
 from harness.host.files import write_atomically
 from harness.manifest import fingerprint
-from harness.manifest.kernels_yaml import ImageSource, KernelEntry
+from harness.manifest.entries import ImageSource, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Profile
 from harness.records import prune, stored_runs, summaries, to_json

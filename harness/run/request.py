@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.manifest.entries import Accel
 from harness.manifest.fingerprint import added, apart, members
-from harness.manifest.kernels_yaml import Accel
 from harness.manifest.plan import Plan
 from harness.verdict.results import Shard
 

@@ -21,7 +21,7 @@ from harness.errors import UsageError
 from harness.host import tools
 from harness.host.files import write_atomically
 from harness.kernels import Cache
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.entries import KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.records import reuse, stored_runs, summaries, to_json
 from harness.records.store import Run, Store

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from harness.errors import UsageError
 from harness.manifest import fingerprint
-from harness.manifest.kernels_yaml import KernelEntry
+from harness.manifest.entries import KernelEntry
 from harness.records import stored_runs
 from harness.verdict.results import Shard
 

@@ -19,8 +19,7 @@ from harness.errors import Busy, HostError, UsageError
 from harness.host import tools
 from harness.host.architectures import HOST, Arch
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import Accel, KernelEntry
-from harness.manifest.schema import UserSpace
+from harness.manifest.entries import Accel, KernelEntry, UserSpace
 from harness.records import prune, store, stored_runs
 from harness.run.request import Listener, Progress, Stage
 from harness.vm import accelerator, foreign_root

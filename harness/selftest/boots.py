@@ -19,7 +19,7 @@ from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
 from harness.host.architectures import ARCHITECTURES, HOST
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.kernels_yaml import DEFAULT_TIMEOUT_S, Accel, KernelEntry
+from harness.manifest.entries import DEFAULT_TIMEOUT_S, Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan, Profile
 from harness.run import workspace as workspaces

@@ -25,7 +25,7 @@ from harness.kernels import Cache
 from harness.kernels.build import Build, Recipe
 from harness.kernels.cache import digest, file_sha256
 from harness.kernels.source import Commit, Copy, Source, Untestable
-from harness.manifest import fingerprint, kernels_yaml
+from harness.manifest import entries, fingerprint
 from harness.manifest.plan import Profile
 from harness.records import prune, reuse, to_json
 from harness.records.from_json import kernel_from_text
@@ -284,7 +284,7 @@ class Step:
         return image
 
     def _boot(self, commit: Commit, image: Path) -> KernelResult:
-        entry = replace(kernels_yaml.for_image(image), name=commit.id[:12])
+        entry = replace(entries.for_image(image), name=commit.id[:12])
         run = session.run([entry], self._request.boots, self._cache, self._listener, self._stop)
         if run.interrupted or not run.kernels:
             raise Interrupted("the boot was interrupted")

@@ -29,7 +29,7 @@ from harness.host.files import write_atomically
 from harness.host.programs import TICK, RunningClock, Supervised
 from harness.kernels.cache import Cache
 from harness.kernels.kernel_image import PreparedKernel
-from harness.manifest.kernels_yaml import Accel
+from harness.manifest.entries import Accel
 from harness.vm.commandline import Unsafe
 from harness.vm.process import work_directory
 

@@ -15,14 +15,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from harness.errors import HostError, KernelUnavailable, Malformed
 from harness.host.architectures import ARCHITECTURES, I386, Userland
-from harness.kernels import apt, archive, elf
+from harness.kernels import elf
 from harness.kernels.cache import Cache
-from harness.kernels.debian import Package
-from harness.manifest.schema import Abi, UserSpace
+from harness.manifest.entries import Abi, UserSpace
 from harness.vm import initramfs
+
+if TYPE_CHECKING:
+    from harness.kernels.debian import Package
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class _Foreign:
         )
 
     def _packages(self, release: Release) -> Sequence[Package]:
+        from harness.kernels import apt  # only kernels of other user spaces need it
+
         found = {}
         for name in release.packages:
             found.update(apt.find(release.suite, name, self._cache, self._say, arch=self._debian))
@@ -111,6 +116,8 @@ class _Foreign:
         return [found[name] for name in release.packages]
 
     def _build(self, root: Path, release: Release, packages: Sequence[Package]) -> None:
+        from harness.kernels import apt
+
         with tempfile.TemporaryDirectory(dir=root.parent, prefix="debs-") as scratch:
             size = sum(package.size for package in packages) / 1e6
             what = f"a Python {release.python} for {self._debian}"
@@ -129,6 +136,8 @@ def _members(
     debs: Mapping[str, Path], release: Release, userland: Userland, cache: Cache
 ) -> Iterator[tuple[str, bytes]]:
     """The wanted files of the packages, by their paths in the root."""
+    from harness.kernels import archive
+
     loader = PurePosixPath(userland.loader).name
     imported = initramfs.imported()
     # What is an extension in one version may be built into the interpreter of another.

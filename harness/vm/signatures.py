@@ -14,6 +14,7 @@ by either half. Not an incident: a ``WARNING: `` that is neither WARN()'s banner
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -36,8 +37,8 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Signature:
-    """One message. ``title`` is filled in from the pattern's group ``what``; ``where`` and
-    ``function`` are groups with a fixed meaning.
+    """One message, which ``wording`` matches. ``title`` is filled in from its group ``what``;
+    ``where`` and ``function`` are groups with a fixed meaning.
 
     ``rank``: the highest-ranked message of a report, or the first of equal rank, gives kind and
     title. ``strict``: common words, accepted only with a timestamp if the console has them.
@@ -48,7 +49,7 @@ class Signature:
 
     kind: K
     title: str
-    pattern: re.Pattern[str]
+    wording: str
     role: Role = Role.HEADLINE
     rank: int = 3
     strict: bool = False
@@ -57,14 +58,19 @@ class Signature:
     stalled: bool = False
     in_function: bool = True
 
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Compiled when a console has a line to be looked at, which few have: all take 20 ms."""
+        return re.compile(self.wording)
 
-def _of(kind: K, title: str, pattern: str, **more: object) -> Signature:
-    return Signature(kind, title, re.compile(pattern), **more)  # type: ignore[arg-type]
+
+def _of(kind: K, title: str, wording: str, **more: object) -> Signature:
+    return Signature(kind, title, wording, **more)  # type: ignore[arg-type]
 
 
-def _echo(kind: K, title: str, pattern: str, *also: K, **more: object) -> Signature:
+def _echo(kind: K, title: str, wording: str, *also: K, **more: object) -> Signature:
     echoes = frozenset((kind, *also))
-    return _of(kind, title, pattern, role=Role.ECHO, rank=2, echoes=echoes, **more)
+    return _of(kind, title, wording, role=Role.ECHO, rank=2, echoes=echoes, **more)
 
 
 _FUNCTION = r"(?:(?P<function>[A-Za-z_$][\w.$]*)\+0x)?"
@@ -241,7 +247,7 @@ _RESOURCES = (
     Signature(
         K.OUT_OF_MEMORY,
         "Out of memory: killed {what}",
-        re.compile(r"(?:ut of memory|oom_kill_\w+\)): Killed process \d+ \((?P<what>.*?)\)"),
+        r"(?:ut of memory|oom_kill_\w+\)): Killed process \d+ \((?P<what>.*?)\)",
         role=Role.ECHO,
         rank=4,
         within=1000,

@@ -57,8 +57,8 @@ _TRACE_WITHIN = 80
 _REPORT_WITHIN = 400
 
 #: Functions that report, enter the kernel, or wait, lock and allocate for their caller. Every trace
-#: has some, so they do not distinguish bugs.
-_HELPERS = re.compile(
+#: has some, so they do not distinguish bugs. Compiled by the first trace, for it takes 10 ms.
+_HELPERS = (
     # reporting
     r"_*(?:dump_stack\w*|show_(?:stack|regs|trace)|dump_backtrace|dump_header|v?panic|nmi_panic"
     r"|warn|warn_slowpath\w*|warn_printk|report_bug\w*|handle_bug|fixup_bug|die|die_body|die_addr"
@@ -173,7 +173,7 @@ def functions(names: Iterable[str], *, helpers: bool = False) -> tuple[str, ...]
         short = _SYSCALL.sub("sys_", name.split(".")[0].removesuffix("_noprof"))
         if short and short not in every[-1:]:
             every.append(short)
-    telling = [name for name in every if helpers or not _HELPERS.fullmatch(name)]
+    telling = [name for name in every if helpers or not re.fullmatch(_HELPERS, name)]
     return tuple(telling or every)
 
 

@@ -34,7 +34,7 @@ from harness.kernels import apt
 from harness.kernels.cache import Cache
 from harness.kernels.debian import Package
 from harness.manifest import kernels_yaml
-from harness.manifest.schema import Abi
+from harness.manifest.entries import Abi
 from tests.replacing import replaced
 
 FILE = "net/mptcp/sockopt.c"

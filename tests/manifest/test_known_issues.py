@@ -271,6 +271,22 @@ def test_it_counts_once_nobody_has_looked_at_it_for_long() -> None:
     assert seen.families[Family.IPV4].verdict is CheckVerdict.FAIL
 
 
+@pytest.mark.parametrize(
+    ("checks", "incidents", "may"),
+    [
+        ([PASSED], (), False),
+        ([PASSED, FAILED], (), True),
+        ([replace(FAILED, verdict=CheckVerdict.ERROR)], (), False),
+        ([PASSED], (WARN,), True),
+    ],
+    ids=["all pass", "one fails", "one is broken", "the kernel warns"],
+)
+def test_issues_are_asked_for_where_one_may_apply(
+    checks: list[CheckResult], incidents: tuple[Incident, ...], may: bool
+) -> None:
+    assert known_issues.may_apply(factories.families(*checks), incidents) is may
+
+
 def test_its_repair_is_reported() -> None:
     passing = replace(kernel(of_bug(CheckVerdict.PASS)), release="7.4.0-rc1", version="")
     (note,) = KnownIssues(TODAY).idle([ENTRY], [passing], narrowed=True)

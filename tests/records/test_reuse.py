@@ -16,7 +16,7 @@ import pytest
 import harness
 from harness.kernels import PreparedKernel
 from harness.manifest.kernels_yaml import DebSource, ImageSource, KernelEntry
-from harness.manifest.known_issues import KnownIssue, KnownIssues
+from harness.manifest.known_issues import LOOK_AGAIN, KnownIssue, KnownIssues
 from harness.manifest.plan import Plan
 from harness.records import reuse
 from harness.records.reuse import STEADY, Answer, Results, Setting
@@ -251,6 +251,16 @@ def test_known_issues_count(past: Past, results: Results) -> None:
     assert answer(last).result is not None
     assert answer(last + datetime.timedelta(1)) == Answer()
     assert results.find(ENTRY, KERNEL, kvm=False) == Answer()
+
+
+def test_a_result_is_not_reused_once_the_bugs_of_all_kernels_count(past: Past) -> None:
+    def at(day: datetime.date) -> Setting:
+        return replace(SETTING, known=KnownIssues(day))
+
+    past.keep(PASSED, setting=at(LOOK_AGAIN))
+    assert Results(past.store, at(LOOK_AGAIN)).find(ENTRY, KERNEL, kvm=False).result is not None
+    late = at(LOOK_AGAIN + datetime.timedelta(1))
+    assert Results(past.store, late).find(ENTRY, KERNEL, kvm=False) == Answer()
 
 
 def test_the_accelerator_counts(past: Past, results: Results) -> None:

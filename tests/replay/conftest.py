@@ -14,9 +14,9 @@ from harness.bundle import Bundle, Bundles, load, place
 from harness.kernels import Cache
 from harness.kernels.image import from_file
 from harness.kernels.modules import Module, ModuleSet
+from harness.manifest.entries import UserSpace
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.plan import Plan
-from harness.manifest.schema import UserSpace
 from harness.replay import ReplayRequest
 from harness.replay.replay import ReplayRow
 from harness.run import workspace

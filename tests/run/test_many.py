@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from harness.kernels import Cache
+from harness.manifest.entries import UserSpace
 from harness.manifest.kernels_yaml import Accel, ImageSource, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan
-from harness.manifest.schema import UserSpace
 from harness.run import attempts
 from harness.run.attempts import Options
 from harness.run.matrix import Matrix

@@ -16,18 +16,18 @@ from harness import kernels
 from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.fixes import Fix
-from harness.manifest.kernels_yaml import (
+from harness.manifest.entries import (
     DEFAULT_MEMORY_MIB,
     Accel,
     DebSource,
     ImageSource,
     KernelEntry,
+    UserSpace,
 )
+from harness.manifest.expectations import CAPABILITIES
+from harness.manifest.fixes import Fix
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan
-from harness.manifest.schema import UserSpace
 from harness.records.reuse import Results, Setting
 from harness.records.store import Run, Store
 from harness.records.to_json import kernel_text

@@ -20,8 +20,8 @@ from harness.errors import UsageError
 from harness.host.architectures import ARCHITECTURES, Arch
 from harness.kernels import Cache, elf
 from harness.kernels.kernel_image import PreparedKernel
+from harness.manifest.entries import UserSpace
 from harness.manifest.kernels_yaml import DEFAULT_TIMEOUT_S, ImageSource, KernelEntry
-from harness.manifest.schema import UserSpace
 from harness.run.workspace import Workspace
 from harness.selftest import Fault, SelftestRequest, boots, faults, module
 from harness.selftest import layout as layouts

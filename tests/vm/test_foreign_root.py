@@ -14,7 +14,7 @@ from harness.host.architectures import Arch
 from harness.kernels import Cache, apt, archive
 from harness.kernels import elf as elf_files
 from harness.kernels.debian import Package
-from harness.manifest.schema import Abi, UserSpace
+from harness.manifest.entries import Abi, UserSpace
 from harness.vm import foreign_root, initramfs
 from harness.vm.foreign_root import Release
 from tests.vm.test_initramfs import entries
