@@ -107,7 +107,11 @@ _FAULTS = (
         r"^(?:Oops: )?(?:segment-related )?general prot",
         strict=True,
     ),
-    _of(K.OOPS, "NULL pointer dereference", r"kernel NULL poi|NULL pointer dereference(?:,| at) "),
+    _of(
+        K.OOPS,
+        "NULL pointer dereference",
+        r"kernel NULL poi|NULL pointer dereference(?:,| at| on (?:read|write) at) ",
+    ),
     _of(
         K.OOPS,
         "unable to handle page fault",

@@ -43,10 +43,16 @@ _STAMP = re.compile(
 _LEVEL = re.compile(r"<\d{1,3}>")
 
 _FRAME = re.compile(
-    r"(?P<unsure>\? )?(?:\[<[0-9a-f]+>\] )?(?P<name>[A-Za-z_$][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+"
+    # powerpc prints the stack pointer and the address before the name, s390 the address.
+    r"(?P<unsure>\? )?\(?(?:\[<[0-9a-f]+>\] |\[[0-9a-f]{16}\] \[[0-9a-f]{16}\] )?"
+    r"(?P<name>[A-Za-z_$][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+"
 )
-# x86 prints the code segment first, and 0010 is the kernel's; arm64 and riscv name the register.
-_LOCATION = re.compile(r"(?:RIP: 0010:|(?:pc|epc) : )(?P<name>[A-Za-z_$][\w.$]*)\+0x")
+# x86 prints the code segment first, and 0010 is the kernel's; the others name the register, and
+# s390 and powerpc print the address.
+_LOCATION = re.compile(
+    r"(?:RIP: 0010:|(?:pc|epc) : |Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \(|NIP \[[0-9a-f]{16}\] )"
+    r"(?P<name>[A-Za-z_$][\w.$]*)\+0x"
+)
 _HEADING = re.compile(r"Call [Tt]race:")
 _END = re.compile(r"---\[ end |={40}")
 _SYSCALL = re.compile(r"__(?:x64|ia32|arm64|riscv|se|do)_(?:compat_)?sys_")

@@ -167,6 +167,38 @@ REPORTS = {
         "NULL pointer dereference in mptcp_a",
         "oops:mptcp_a:mptcp_b",
     ),
+    "s390x": (
+        "Unable to handle kernel pointer dereference in virtual kernel address space\n"
+        "Failing address: fffffffffffff000 TEID: fffffffffffff403 ESOP-2 FSI\n"
+        "Oops: 0038 ilc:2 [#1]SMP \n"
+        "Krnl PSW : 0704c00180000000 000003ff7e359004 (mptcp_a+0x4/0x1000 [mptcp])\n"
+        "Krnl GPRS: 0000000000000000 fffffffffffff000 0000000000000000 0000000000000240\n"
+        "Krnl Code:*000003ff7e359000: a719f000\t\tlghi\t%r1,-4096\n"
+        "Call Trace:\n [<000003ff7e359004>] mptcp_a+0x4/0x1000 [mptcp] \n"
+        "([<000003fffe4b7b56>] mptcp_b+0x3e/0x328)\n"
+        "Last Breaking-Event-Address:\n [<000003fffe4b7b64>] mptcp_b+0x4c/0x328\n"
+        "---[ end trace 0000000000000000 ]---\n",
+        K.OOPS,
+        "unable to handle page fault in mptcp_a",
+        "oops:mptcp_a:mptcp_b",
+    ),
+    "ppc64el": (
+        "Kernel attempted to write user page (0) - exploit attempt? (uid: 0)\n"
+        "BUG: Kernel NULL pointer dereference on write at 0x00000000\n"
+        "Faulting instruction address: 0xc00800000023b004\n"
+        "Oops: Kernel access of bad area, sig: 11 [#1]\n"
+        "NIP:  c00800000023b004 LR: c000000000010cec CTR: c00800000023b000\n"
+        "GPR00: c000000000010cd4 c0000000070e7740 c000000001ef9100 0000000000000000 \n"
+        "NIP [c00800000023b004] mptcp_a+0x4/0x1000 [mptcp]\n"
+        "LR [c000000000010cec] mptcp_b+0x7c/0x3fc\nCall Trace:\n"
+        "[c0000000070e7740] [c000000000010cd4] mptcp_b+0x64/0x3fc (unreliable)\n"
+        "[c0000000070e7820] [c00000000038d2d4] mptcp_c+0x74/0x370\n"
+        "---- interrupt: 3000 at 0x101f6638\nNIP:  00000000101f6638 LR: 00000000101f6638\n"
+        "---[ end trace 0000000000000000 ]---\n",
+        K.OOPS,
+        "NULL pointer dereference in mptcp_a",
+        "oops:mptcp_a:mptcp_b:mptcp_c",
+    ),
     "hung-in-io": (
         "INFO: task kworker/u8:2:77 blocked in I/O wait for more than 122 seconds.\n"
         '"echo 0 > /proc/sys/kernel/hung_task_timeout_secs" disables this message.\n'
