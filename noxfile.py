@@ -74,9 +74,10 @@ def tests(session: nox.Session) -> None:
         return
     slow = "boots or apt"
     # Some wait for a process or for the kernel: three for two processors. More would cost more
-    # than they use, for each of them imports and collects everything.
+    # than they use, for each of them imports and collects everything. A file stays in one worker,
+    # and so does what its tests share.
     workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
-    units = ("-m", f"not ({slow})", "-n", str(workers), "--dist", "worksteal")
+    units = ("-m", f"not ({slow})", "-n", str(workers), "--dist", "loadfile")
     session.run("pytest", *units, env=CACHED, interrupt_timeout=PATIENCE)
     # Most boot one VM, which has one processor: two at a time, in the order of tests/boots.
     boots = ("-m", slow, "-n", "auto", "--maxprocesses", "2", "--dist", "loadfile")

@@ -7,6 +7,8 @@ on with the run in the directory that is its argument, or begins one.
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import os
 import sys
 import threading
@@ -15,6 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from guest import checks
 from harness import kernels
 from harness.errors import UsageError
 from harness.kernels import Cache, PreparedKernel
@@ -35,8 +38,11 @@ from harness.verdict.results import (
 from harness.verdict.verdicts import CheckVerdict, Family
 from harness.vm import accelerator, boot, initramfs
 
+#: These read many files, and each run asks for them several times.
+_version = functools.cache(importlib.metadata.version)
+_checker = functools.cache(initramfs.checker)
 #: So many that all kills of a test come before the last.
-MANY = 400
+MANY = 250
 _KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")
 GOOD = Attempt(
     1,
@@ -86,6 +92,8 @@ class Outcomes:
         setattr(workspace, "find_tools", lambda: (true, true))
         setattr(workspace, "qemu_version", lambda *_: "7.2")
         setattr(initramfs, "prepare", lambda *_: self.directory / "base.cpio")
+        setattr(initramfs, "checker", _checker)
+        setattr(importlib.metadata, "version", _version)
         setattr(kernels, "prepare", self.prepare)
         setattr(boot, "boot", self.boot)
         setattr(accelerator, "choose", lambda *_: choice)
@@ -136,6 +144,7 @@ def _test_on(directory: Path) -> None:
 def _main(directory: Path) -> None:
     Outcomes(directory).install(setattr)
     reuse.judging()  # read once, for the sources may be worked on meanwhile
+    checks.all_checks()  # imported once
     for _ in sys.stdin:
         child = os.fork()  # importing takes longer than a run that is soon killed
         if not child:

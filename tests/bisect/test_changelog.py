@@ -98,7 +98,7 @@ def between(archive: Archive, cache: Cache) -> Between:
 
 
 def packed(log: bytes) -> bytes:
-    return gzip.compress(log, mtime=0)
+    return gzip.compress(log, compresslevel=1, mtime=0)
 
 
 def test_a_rebuild_for_another_release_has_what_the_version_has(between: Between) -> None:

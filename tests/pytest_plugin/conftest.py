@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from _pytest.pytester import RunResult
 
+from harness import pytest_plugin
 from tests.pytest_plugin import stand_in
 
 ROOT = Path(__file__).parents[2]
 #: As if the package were installed; its entry point is not there in each environment.
 PLUGINS = ("-p", "harness.pytest_plugin", "-p", "tests.pytest_plugin.stand_in")
+#: pytest's own that no test here needs: they cost as much as a test, in each run of pytest.
+UNUSED = ("cacheprovider", "warnings", "unraisableexception", "threadexception", "doctest")
 
 
 class Project:
@@ -31,7 +34,7 @@ class Project:
 
     def pytest(self, *arguments: str) -> RunResult:
         """pytest, in this process."""
-        return self.pytester.runpytest_inprocess(*PLUGINS, *arguments)
+        return self.pytester.runpytest_inprocess(*arguments, plugins=[pytest_plugin, stand_in])
 
     def processes(self, *arguments: str) -> RunResult:
         """pytest in a process of its own."""
@@ -51,6 +54,6 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     monkeypatch.setenv(stand_in.PLACE, str(pytester.path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyprojecttoml(
-        "[tool.pytest.ini_options]\naddopts = '-p no:cacheprovider -p no:warnings'\n"
+        f"[tool.pytest.ini_options]\naddopts = '{' '.join(f'-p no:{name}' for name in UNUSED)}'\n"
     )
     return Project(pytester)

@@ -100,7 +100,7 @@ def _attempt(name: str, results: list[CheckResult], rest: tuple[object, ...]) ->
             return replace(GOOD, end=BootEnd.LAUNCH_FAILED, detail="no /dev/kvm", stream=Stream())
         case "deadly" if booted(Path(os.environ[PLACE])).count(name) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        case "endless":
+        case "endless" if booted(Path(os.environ[PLACE])).count(name) == 1:
             stop = rest[0]
             assert isinstance(stop, threading.Event)
             os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C

@@ -157,10 +157,3 @@ def test_files_are_put_from_the_directory_of_the_test(project: Project) -> None:
         "    assert kernel.run('cat', place).output == 'some data\\n'\n"
     )
     project.pytest(KERNELS, "sub").assert_outcomes(passed=1)
-
-
-def test_it_works_in_workers(project: Project) -> None:
-    project.manifest("good-one", "good-two")
-    project.pytester.makepyfile(test_own=PASSING)
-    result = project.processes(KERNELS, "test_own.py", "-p", "xdist.plugin", "-n", "2")
-    result.assert_outcomes(passed=2)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree as ET
@@ -15,6 +14,7 @@ from _pytest.pytester import RunResult
 from harness.pytest_plugin.scheduling import SCHEDULERS
 from tests.pytest_plugin.conftest import PLUGINS, ROOT, Project
 from tests.pytest_plugin.stand_in import EXACT, READABLE
+from tests.pytest_plugin.test_fixture import PASSING
 
 QUICK = "--kernels-profile=quick"
 #: Two checks, each in two families.
@@ -30,17 +30,6 @@ def test_the_entry_point_names_the_plugin() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         entries = tomllib.load(file)["project"]["entry-points"]["pytest11"]
     assert entries == {"mptcp-harness": "harness.pytest_plugin"}
-
-
-def test_the_plugin_imports_nothing_but_pytest() -> None:
-    program = (
-        "import sys, pytest; before = {*sys.modules}; import harness.pytest_plugin\n"
-        "print(*sorted({*sys.modules} - before))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split() == ["harness", "harness.pytest_plugin"]
 
 
 def test_a_manifest_on_the_command_line_is_collected_without_a_boot(project: Project) -> None:
@@ -339,20 +328,19 @@ def test_it_works_without_the_terminal(project: Project) -> None:
     assert result.stdout.str() == ""
 
 
-def test_ctrl_c_ends_the_boots_and_pytest(project: Project) -> None:
-    project.manifest("endless", "good")
-    result = project.processes("kernels.yaml", *TWO)
+def test_ctrl_c_ends_the_boots_and_pytest_and_the_run_is_resumed(project: Project) -> None:
+    """Ctrl-C comes while ``endless`` boots, whichever kernel was prepared first."""
+    kernels = {"failing", "endless", "good"}
+    project.manifest(*sorted(kernels, reverse=True))
+    arguments = ("kernels.yaml", *TWO, "--kernels-jobs=1")
+    result = project.processes(*arguments)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(["*KeyboardInterrupt*"])
-
-
-def test_an_interrupted_run_is_resumed(project: Project) -> None:
-    """Ctrl-C comes in the second kernel; the one before it has a result."""
-    project.manifest("failing", "endless")
-    arguments = ("kernels.yaml", *TWO, "--kernels-jobs=1")
-    project.processes(*arguments)
-    project.processes(*arguments, "--kernels-resume")
-    assert project.booted == ["failing", "endless", "endless"]
+    booted = project.booted
+    assert booted[-1] == "endless"
+    resumed = project.pytest(*arguments, "--kernels-resume")
+    assert sorted(project.booted[len(booted) :]) == sorted(kernels - set(booted[:-1]))
+    assert (resumed.parseoutcomes()["failed"], resumed.parseoutcomes()["passed"]) == (1, 11)
 
 
 def test_without_a_run_to_resume_all_kernels_are_booted(project: Project) -> None:
@@ -366,12 +354,15 @@ XDIST = ("-p", "xdist.plugin", "-n", "2")
 
 
 def test_xdist_gives_a_kernel_to_one_worker(project: Project) -> None:
+    """A test of the fixture, which boots each kernel once more, may be in another one."""
     project.manifest("good", "failing", "panicking")
+    project.pytester.makepyfile(test_own=PASSING)
     cached = ("-o", "addopts=")
-    result = project.processes("kernels.yaml", *TWO, *XDIST, *cached)
-    assert sorted(project.booted) == ["failing", "good", "panicking"]
+    chosen = (QUICK, "-k", f"{READABLE} or {EXACT} or test_mine", "--kernels=kernels.yaml")
+    result = project.processes("kernels.yaml", "test_own.py", *chosen, *XDIST, *cached)
+    assert sorted(project.booted) == sorted(["failing", "good", "panicking"] * 2)
     outcomes = result.parseoutcomes()
-    assert (outcomes["failed"], outcomes["errors"]) == (2, 3)
+    assert (outcomes["passed"], outcomes["failed"], outcomes["errors"]) == (10, 2, 3)
     lines = result.outlines
     for line in (f"failing: fail: {EXACT}: mptcpi_bytes_acked", "good: pass"):
         assert lines.count(line) == 1
@@ -404,21 +395,24 @@ def test_the_death_of_a_worker_does_not_lose_its_kernel(project: Project) -> Non
 def test_sixty_kernels_are_collected_in_seconds(project: Project) -> None:
     """A boot, or anything that is done for each test but need not be, would take longer."""
     project.manifest(*(f"good-{number}" for number in range(60)))
-    result = project.processes("kernels.yaml", "--collect-only", "-qq", QUICK)
+    result = project.pytest("kernels.yaml", "--collect-only", "-qq", QUICK)
     assert result.ret == 0
     assert project.booted == []
 
 
 def test_other_tests_do_not_see_the_plugin(project: Project) -> None:
-    """Not even modules of the harness are imported."""
+    """It imports nothing but pytest, and no other module of the harness in a whole run."""
+    ours = {"harness", "harness.pytest_plugin"}
     project.pytester.makepyfile(
-        "import sys\n"
-        "def test_it():\n"
-        "    assert {m for m in sys.modules if m.startswith('harness')}"
-        " == {'harness', 'harness.pytest_plugin'}\n"
+        f"import sys\ndef test_it():\n"
+        f"    assert {{m for m in sys.modules if m.startswith('harness')}} == {ours}\n"
     )
-    plugin = PLUGINS[:2]
-    project.pytester.runpytest_subprocess(*plugin).assert_outcomes(passed=1)
+    program = (
+        "import sys, pytest; before = {*sys.modules}; import harness.pytest_plugin\n"
+        f"assert {{*sys.modules}} - before == {ours}\n"
+        f"sys.exit(pytest.main({[*PLUGINS[:2]]}))"
+    )
+    project.pytester.run(sys.executable, "-c", program).assert_outcomes(passed=1)
 
 
 def test_a_manifest_outside_of_the_project_is_tested(project: Project, tmp_path: Path) -> None:

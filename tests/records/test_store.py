@@ -20,19 +20,30 @@ from harness.records.store import Run, Store
 RUN = Run("20260101-000000-abcdef", "2026-01-01T00:00:00+00:00", "all", 1, "/runs/1")
 LATER = Run("20260201-000000-abcdef", "2026-02-01T00:00:00+00:00", "all", 2, "/runs/2")
 #: Writes results for ever and says after each that it is kept.
+#: For each name on its standard input a process of its own writes until it is killed.
 WRITER = """
-import sys
+import os, sys
 from pathlib import Path
 from harness.records.store import Run, Store
-store = Store(Path(sys.argv[1]))
-run = Run(sys.argv[2], "2026-01-01T00:00:00+00:00", "all", 1, "/runs/1")
-store.begin(run)
-print("begun", flush=True)
-number = 0
-while True:
-    store.add(run.id, f"kernel-{number}", "pass", '{"n": "%s"}' % ("x" * 20000))
-    print(number, flush=True)
-    number += 1
+def write(name):
+    store = Store(Path(sys.argv[1]))
+    run = Run(name, "2026-01-01T00:00:00+00:00", "all", 1, "/runs/1")
+    store.begin(run)
+    print(os.getpid(), flush=True)
+    number = 0
+    while True:
+        store.add(run.id, f"kernel-{number}", "pass", '{"n": "%s"}' % ("x" * 20000))
+        print(number, flush=True)
+        number += 1
+for name in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            write(name.strip())
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    print("end", flush=True)
 """
 
 
@@ -218,26 +229,29 @@ def test_full_disk_is_said_and_what_was_kept_stays(place: Path) -> None:
 def test_kills_at_any_moment_lose_no_result_that_was_kept(place: Path) -> None:
     kept_by_all: dict[str, int] = {}
     moments = random.Random(50)
-    for number in range(20):
-        name = f"run-{number}"
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(place), name],
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
-            text=True,
-        )
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(place)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        text=True,
+    ) as writer:
+        assert writer.stdin is not None
         assert writer.stdout is not None
-        said = [writer.stdout.readline() for _ in range(1 + moments.randrange(5))]
-        # Anywhere within a transaction: a random part of what one takes.
-        threading.Event().wait(moments.random() * 0.004)
-        os.kill(writer.pid, signal.SIGKILL)
-        said += writer.stdout.readlines()
-        writer.wait()
-        writer.stdout.close()
-        kept_by_all[name] = len(said) - 1
-        with Store(place) as kept:
-            assert kept.damage is None
-            assert kept.complaints() == []
+        for number in range(20):
+            name = f"run-{number}"
+            writer.stdin.write(f"{name}\n")
+            writer.stdin.flush()
+            process = int(writer.stdout.readline())
+            said = [writer.stdout.readline() for _ in range(moments.randrange(5))]
+            # Anywhere within a transaction: a random part of what one takes.
+            threading.Event().wait(moments.random() * 0.004)
+            os.kill(process, signal.SIGKILL)
+            said += iter(writer.stdout.readline, "end\n")
+            kept_by_all[name] = len(said)
+            with Store(place) as kept:
+                assert kept.damage is None
+                assert kept.complaints() == []
     with Store(place) as kept:
         for name, count in kept_by_all.items():
             found = [result.kernel for result in kept.results(name)]

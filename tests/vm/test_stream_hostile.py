@@ -184,7 +184,11 @@ def capabilities() -> Iterator[bytes]:
 
 
 def plans_of_one_check() -> Iterator[bytes]:
-    return (plan(number, [[f"c{number}", "", ""]]) for number in count(2))
+    """The bytes of plan(N, [[f"cN", "", ""]]), N from 2 on."""
+    before, between, after = plan(7, [["c7", "", ""]]).split(b"7")
+    assert before.endswith(b'"n":')
+    assert between.endswith(b'"c')
+    return (before + b"%d" % n + between + b"%d" % n + after for n in count(2))
 
 
 def plans_of_nothing() -> Iterator[bytes]:
