@@ -5,6 +5,7 @@
     nox -s tests        all tests, real boots among them
     nox -s selftest     prove on a real kernel that panics, hangs and lies are seen, 2 minutes
     nox -s bisect_demo  let git bisect find a bad commit in a kernel tree, half an hour
+    nox -s packages_demo  from two packages to a bad commit with bisect --repo, an hour
     nox -s faults       put faults into a kernel and see which checks catch them, two hours
     nox -s coverage     which lines of net/mptcp the checks run, and which the kernel's selftests
     nox -s nightly      selftest, matrix, comparison with the last run, bisects of what is new
@@ -111,6 +112,14 @@ def bisect_demo(session: nox.Session) -> None:
     install_host_tools(session, (*host_tools.missing(), *toolchain.missing()))
     install(session, "-e", ".")
     session.run("python", "-m", "bench.bisect_demo", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def packages_demo(session: nox.Session) -> None:
+    """Let `bisect --repo` find such a commit from two packages, with a kill in the middle."""
+    install_host_tools(session, (*host_tools.missing(), *toolchain.missing()))
+    install(session, "-e", ".")
+    session.run("python", "-m", "bench.packages_demo", *session.posargs, interrupt_timeout=PATIENCE)
 
 
 @nox.session

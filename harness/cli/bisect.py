@@ -114,6 +114,8 @@ def add_bisect(commands: arguments.Commands) -> None:
 
 def _clone(text: str) -> str:
     """An address, or an absolute path."""
+    if not text:
+        raise argparse.ArgumentTypeError("give the path or the address of a clone of Linux")
     return text if "://" in text else str(Path(text).absolute())
 
 
@@ -199,9 +201,9 @@ def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tup
     check_pattern(given.check, profile_of(given))
     check_fingerprint(given.incident)
     wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
-    onward = _onward(given.repo, cache)
     changes = commits.teller(cache, say)
     with stopping(cache.stop) as stop:
+        onward = _onward(given.repo, cache)
         series = candidates.between(entries, given.good, given.bad, cache, say)
         _begin(given)
         asking = (series, wanted, request, cache, listener, say, changes, stop)
@@ -214,14 +216,18 @@ def _search(given: argparse.Namespace, request: RunRequest, cache: Cache) -> tup
 
 
 def _onward(repo: str | None, cache: Cache) -> Onward | None:
-    """The clone that --repo names, which must be one of Linux before anything is booted."""
+    """The clone that --repo names; that it is one of Linux shows before anything is booted."""
     if repo is None:
         return None
-    if "://" not in repo:
-        try:
-            gitref.check_clone(repo, cache, say)
-        except HostError as error:
-            raise UsageError(f"--repo {repo}: {error}") from error
+    is_address = "://" in repo
+    if not is_address and not Path(repo).is_dir():
+        raise UsageError(f"--repo {repo}: there is no such directory; give a clone of Linux")
+    try:
+        gitref.check_clone(repo, cache, say)
+    except HostError as error:
+        if is_address:  # the network may have failed
+            raise
+        raise UsageError(f"--repo {repo}: {error}") from error
     return Onward(repo)
 
 

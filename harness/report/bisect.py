@@ -60,16 +60,17 @@ def render_commits(found: CommitSearch) -> str:
 
 def _in_git(found: CommitSearch) -> Iterator[str]:
     """The commit, or why there is none, and what was tested."""
-    where = f"in git ({found.repository}), from {found.good} to {found.bad}"
     if found.first is None:
-        yield f"{where}: no commit ({found.ending}): {found.text}"
+        yield f"in git: no commit ({found.ending}): {found.text}"
     else:
         others = f", or one of the {len(found.others)} below it" if found.others else ""
         verb = "was fixed by" if found.fixed else "came with"
-        yield f"{where}: the fault {verb} commit {found.first.id}{others}"
+        yield f"in git: the fault {verb} commit {found.first.id}{others}"
         yield f"  {_commit(found.first)}"
         for other in found.others:
             yield f"  or {_commit(other)}"
+    if found.good:
+        yield f"  from {found.good} to {found.bad} in {found.repository}"
     if found.evidence and found.ending is not CommitEnding.INTERRUPTED:
         yield "commits tested, oldest first:"
         yield from (_tested_commit(tested) for tested in found.evidence)

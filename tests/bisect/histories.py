@@ -113,6 +113,7 @@ class Laboratory(Outcomes):
         self._names = {id: name for name, id in ids.items()}
         self.built: list[str] = []
         self.booted_commits: list[str] = []
+        self._of: dict[str, str] = {}
         self.on_step: Callable[[str], None] = lambda _: None
         self.becomes: dict[str, str] = {}  # instead of what the code says
         self.stop = threading.Event()
@@ -127,20 +128,23 @@ class Laboratory(Outcomes):
     def prepare(self, entry: KernelEntry, *_: object) -> PreparedKernel:
         of = entry.source
         assert isinstance(of, GitSource)
-        code = self._code(of.ref)
-        made = self._made / of.ref
+        id = git(self.clone, "rev-parse", f"{of.ref}^{{commit}}")
+        code = self._code(id)
+        made = self._made / id
         if not made.exists():
-            self.built.append(self._names[of.ref])
-            self.on_step(f"built {self._names[of.ref]}")
+            self.built.append(self._names[id])
+            self.on_step(f"built {self._names[id]}")
             if code == BROKEN:
                 raise Unbuildable("code.c:1: error")
             if code == "full":
                 raise KernelUnavailable("the disk is full")
             made.touch()
-        return replace(super().prepare(entry), image_sha256=of.ref + "0" * 24)
+        self._of[entry.name] = id
+        origin = " ".join([of.repository, of.ref, id[:12], *of.config])
+        return replace(super().prepare(entry), image_sha256=id + "0" * 24, origin=origin)
 
     def boot(self, plan: BootPlan, *_: object) -> Attempt:
-        id = next(id for id in self._names if id.startswith(plan.kernel.name))
+        id = self._of[plan.kernel.name]
         code = self._code(id)
         self.booted_commits.append(self._names[id])
         sent = None if code == PANIC else told("6.18.15", fault=code == BAD)

@@ -143,8 +143,8 @@ def test_a_clone_is_gone_on_in(
     monkeypatch.chdir(clone.parent)
     bisect(*ENDS, "--any", "--repo", "linux")
     assert asked[0][-1].clone == str(clone)
-    bisect(*ENDS, "--any", "--repo", "https://example.org/linux.git")
-    assert asked[1][-1].clone == "https://example.org/linux.git"
+    bisect(*ENDS, "--any", "--repo", clone.as_uri())
+    assert asked[1][-1].clone == clone.as_uri()
     bisect(*ENDS, "--any")
     assert asked[2][-1] is None
 
@@ -153,7 +153,13 @@ def test_what_is_no_clone_of_linux_is_refused_before_anything_is_booted(
     bisect: Bisect, asked: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bisect(*ENDS, "--any", "--repo", str(tmp_path / "none")) == 2
-    assert f"--repo {tmp_path / 'none'}: " in capsys.readouterr().err
+    assert f"--repo {tmp_path / 'none'}: there is no such dir" in capsys.readouterr().err
+    assert bisect(*ENDS, "--any", "--repo", str(tmp_path)) == 2
+    assert "is not in a git repository" in capsys.readouterr().err
+    assert bisect(*ENDS, "--any", "--repo", "file:///none") == 3
+    assert "cannot be cloned" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        bisect(*ENDS, "--any", "--repo", "")
     other = tmp_path / "other"
     other.mkdir()
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
@@ -166,6 +172,7 @@ def test_what_is_no_clone_of_linux_is_refused_before_anything_is_booted(
 
 def test_an_unfinished_bisect_is_continued_with_its_arguments(
     bisect: Bisect,
+    clone: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -180,7 +187,7 @@ def test_an_unfinished_bisect_is_continued_with_its_arguments(
 
     monkeypatch.setattr(bisection, "bisect", stand_in)
     words = ("--check", "mptcp_info.*", "--confirm", "2", "--family", "ipv6", "-j", "3")
-    assert bisect(*ENDS, *words, "--repo", "https://example.org/l.git") == 130
+    assert bisect(*ENDS, *words, "--repo", str(clone)) == 130
     monkeypatch.chdir(tmp_path.parent)
     capsys.readouterr()
     assert cli.main(["bisect", "--resume", "--cache", str(tmp_path / "c"), "-j", "1"]) == 1

@@ -28,6 +28,7 @@ from harness.nightly.results import Night
 from harness.records.store import FILE
 from harness.selftest.faults import FaultRow
 from harness.verdict.verdicts import KernelVerdict
+from tests.bisect.histories import Laboratory, git, line, make
 from tests.bisect.simulated import SERIES
 from tests.fake_boots import Outcomes
 from tests.replacing import replaced
@@ -259,7 +260,10 @@ def test_commits_are_searched_without_packages_until_it_is_late(
     monkeypatch.setattr("harness.cli.nightly.time", clock)
     ends = SERIES.candidates[0], SERIES.candidates[1]
     lines = bisect(Ends("a", "b", CLONE, commits=ends), WANTED)
-    assert lines[0].startswith(f"in git ({CLONE}), from v1 to v2: no commit (untestable)")
+    assert lines[:2] == [
+        "in git: no commit (untestable): no such tag",
+        f"  from v1 to v2 in {CLONE}",
+    ]
     ((good, bad, onward),) = calls
     assert (good, bad) == ends
     assert not onward.is_late()
@@ -267,3 +271,36 @@ def test_commits_are_searched_without_packages_until_it_is_late(
     assert onward.is_late()
     bisect(Ends("a", "b", CLONE, commits=ends), WANTED)
     assert calls[1][2].is_late()  # the time is for all bisects of the night
+
+
+def test_a_regression_of_a_ref_ends_with_the_commit_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nights with all that they have except builds and boots; between them the branch moves."""
+    clone = tmp_path / "linux"
+    ids = make(clone, line("good", "good", "good", "bad", "bad", "bad"))
+    lab = Laboratory(tmp_path, clone, ids)
+    lab.install(monkeypatch.setattr)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    manifest = tmp_path / "kernels.yaml"
+    manifest.write_text(
+        f"defaults: {{git: {clone}}}\nkernels:\n  - {{name: export, git: {{ref: export}}}}\n"
+    )
+    status = []
+    for number, tag in enumerate(("v6.18.15", "v6.19.6")):
+        git(clone, "branch", "--force", "export", tag)
+        arguments = [
+            "nightly",
+            str(manifest),
+            "--no-selftest",
+            "--output",
+            str(tmp_path / str(number)),
+        ]
+        status.append(cli.main(arguments))
+    report = (tmp_path / "1/nightly.txt").read_text()
+    assert status == [0, 1]
+    assert f"the fault came with commit {ids['third']}" in report
+    assert "mptcp: third (A Developer, 2023-11-14)" in report
+    assert lab.booted_commits.count("v6.19.6") == 1  # the night's own result counts
+    assert ids["third"] in (tmp_path / "1/nightly.md").read_text()
