@@ -202,8 +202,7 @@ class _Search:
         self._left = len(self.span.ids)  # commits among which the change is
         self._trouble = ""  # of the host, in the last boot
         if self._evidence.all:
-            known = len({made.kernel for made in self._evidence.all})
-            self.say(f"continuing in git: {plural(known, 'commit')} known (--fresh starts again)")
+            self.say(f"continuing in git: {self._count()} known (--fresh starts again)")
 
     def run(self, *, reverse: bool) -> CommitSearch:
         """Run the search; the journal keeps all evidence, however it ends."""
@@ -302,7 +301,8 @@ class _Search:
         self._announce(id)
         while (found := self._known(id)) is None:
             if self.is_late():
-                raise _Stopped(CommitEnding.OUT_OF_TIME, f"out of time; {self._kept()}")
+                text = f"out of time, with {self._count()} known"
+                raise _Stopped(CommitEnding.OUT_OF_TIME, text)
             entry = self.span.entry(id)
             if self._build(entry, id):
                 self._boot(entry, id)
@@ -372,8 +372,10 @@ class _Search:
             raise _Stopped(CommitEnding.INTERRUPTED, f"interrupted; {self._kept()}")
 
     def _kept(self) -> str:
-        known = len({made.kernel for made in self._evidence.all})
-        return f"{plural(known, 'commit')} known, and the same command continues"
+        return f"{self._count()} known, and the same command continues"
+
+    def _count(self) -> str:
+        return plural(len({made.kernel for made in self._evidence.all}), "commit")
 
     def _so_far(self, ending: CommitEnding) -> CommitSearch:
         span, evidence = self.span, self._evidence

@@ -19,6 +19,7 @@ from harness import nightly
 from harness.bisect import bisection, candidates, commit_search, commits
 from harness.bisect.commit_search import Onward
 from harness.bisect.predicate import Predicate
+from harness.bisect.results import CommitEnding, CommitSearch
 from harness.cli import arguments, ci
 from harness.cli.common import (
     check_writable,
@@ -250,9 +251,9 @@ def _search(
         if ends.commits is not None:
             good, bad = ends.commits
             asking = (sought, onward, request, cache, listener, say, stop)
-            return bisect_report.render_commits(
-                commit_search.search(good, bad, *asking)
-            ).splitlines()
+            in_git = commit_search.search(good, bad, *asking)
+            lines = bisect_report.render_commits(in_git).splitlines()
+            return [*lines, *_continuing(in_git, ends, sought, given)]
         changes = commits.teller(cache, say)
         series = candidates.between(manifest.entries, ends.good, ends.bad, cache, say)
         from_git = isinstance(series.candidates[0].entry.source, GitSource)
@@ -260,9 +261,26 @@ def _search(
             *(series, sought, request, cache, listener, say, changes, stop),
             onward=onward if manifest.clone or from_git else None,
         )
-        return bisect_report.render(found).splitlines()
+        lines = bisect_report.render(found).splitlines()
+        return [*lines, *_continuing(found.commits, ends, sought, given)]
 
     return search
+
+
+def _continuing(
+    found: CommitSearch | None, ends: Ends, sought: Predicate, given: argparse.Namespace
+) -> Sequence[str]:
+    """The command that goes on where a search for a commit ran out of time."""
+    if found is None or found.ending is not CommitEnding.OUT_OF_TIME:
+        return ()
+    what = str(sought).split(" ", 1)
+    if ends.commits is None:
+        named = ["--good", ends.good, "--bad", ends.bad, *what, "--profile", "full"]
+        words = ["bisect", str(given.manifest), *named, "--repo", found.repository]
+        return (f"to continue: {shlex.join(['mptcp-harness', *words])}",)
+    start = shlex.join(["git", "bisect", "start", found.bad, found.good])
+    step = shlex.join(["mptcp-harness", "step", *what, "--profile", "full"])
+    return (f"to continue, in {found.repository}: {start} && git bisect run {step}",)
 
 
 def _directory(night: Night, given: argparse.Namespace) -> Path:

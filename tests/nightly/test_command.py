@@ -273,6 +273,27 @@ def test_commits_are_searched_without_packages_until_it_is_late(
     assert calls[1][2].is_late()  # the time is for all bisects of the night
 
 
+def test_a_search_that_ran_out_of_time_says_how_to_go_on(
+    manifest: Path,
+    search: Callable[..., tuple[nightly.Search, list[Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bisect, _ = search()
+    late = CommitSearch(CommitEnding.OUT_OF_TIME, CLONE, "v1", "v2")
+    found = Bisection(Ending.FOUND, "--any", False, 2, (), 0, 2, 0, 9.0, "", commits=late)
+    monkeypatch.setattr(bisection, "bisect", lambda *_, **__: found)
+    monkeypatch.setattr(commit_search, "search", lambda *_, **__: late)
+    assert bisect(Ends("a", "b", "series"), WANTED)[-1] == (
+        f"to continue: mptcp-harness bisect {manifest} --good a --bad b --check payload.arrives "
+        f"--profile full --repo {CLONE}"
+    )
+    ends = SERIES.candidates[0], SERIES.candidates[1]
+    assert bisect(Ends("a", "b", "series", commits=ends), WANTED)[-1] == (
+        f"to continue, in {CLONE}: git bisect start v2 v1 && git bisect run mptcp-harness step "
+        "--check payload.arrives --profile full"
+    )
+
+
 def test_a_regression_of_a_ref_ends_with_the_commit_in_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
