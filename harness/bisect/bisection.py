@@ -69,7 +69,10 @@ def bisect(
     good, bad = run.neighbours
     asking = (run.sought, onward, request, cache, listening, say, stop)
     in_git = commit_search.search(good, bad, *asking, reverse=series.reversed, fresh=fresh)
-    return replace(found, commits=in_git)
+    notes = found.notes
+    if in_git.first is not None:  # what a git bisect by hand needs to know was done
+        notes = tuple(note for note in notes if note not in run.hints)
+    return replace(found, commits=in_git, notes=notes)
 
 
 class Bisect:
@@ -103,6 +106,8 @@ class Bisect:
         self._round = self._evidence.rounds
         #: The last good kernel and the first bad one, once they are found.
         self.neighbours: tuple[Candidate, Candidate] | None = None
+        #: Notes on the git bisect that continues.
+        self.hints: tuple[str, ...] = ()
 
     @property
     def sought(self) -> Predicate:
@@ -289,6 +294,7 @@ class Bisect:
         self.neighbours = good, bad
         listed, notes = changes(good, bad, self.sought)
         command = commits.git_bisect(good, bad, self.sought, reverse=self._series.reversed)
+        self.hints = command.notes
         if step.is_flaky and step.confidence < 0.95:
             notes = (
                 *notes,

@@ -13,15 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from harness.bisect import history
-from harness.bisect.candidates import Candidate
+from harness.bisect import bisection, history
+from harness.bisect.candidates import Candidate, Series
 from harness.bisect.commit_search import Onward
-from harness.bisect.results import CommitEnding, CommitSearch
+from harness.bisect.predicate import Predicate
+from harness.bisect.results import Bisection, CommitEnding, CommitSearch, Ending
 from harness.host.architectures import Arch
+from harness.kernels import Cache
 from harness.manifest.kernels_yaml import GitSource, ImageSource, KernelEntry
-from harness.report.bisect import render_commits
+from harness.report.bisect import render, render_commits, to_json
+from harness.verdict.verdicts import Family
+from tests import fake_boots
 from tests.bisect import histories
 from tests.bisect.histories import BAD, BROKEN, GOOD, PANIC, Laboratory, git, line, make, package
+from tests.bisect.simulated import WANTED
 
 ROOT = Path(__file__).resolve().parents[2]
 SEVEN = line(*[GOOD] * 4, *[BAD] * 5)
@@ -349,6 +354,64 @@ def test_each_skipped_commit_moves_the_choice_further_away() -> None:
     assert history.choose(suspects, "j", "ac") == "f"
     assert history.choose(suspects, "j", "abcdefgh") == "i"
     assert history.choose(suspects, "j", "abcdefghi") is None
+
+
+VERSIONS = ("6.18.12-1", "6.18.15-1", "6.19.6-1", "6.19.8-1")
+
+
+def bisect(lab: Laboratory, wanted: Predicate | None = WANTED, **more: bool) -> Bisection:
+    """A whole bisect over packages, the last two of which are bad."""
+    series = Series(tuple(package(version) for version in VERSIONS))
+    names = [candidate.entry.name for candidate in series.candidates]
+    lab.packages.update(zip(names, (GOOD, GOOD, BAD, BAD), strict=True))
+    return bisection.bisect(
+        series,
+        wanted,
+        fake_boots.asking(families=(Family.IPV4,), jobs=1),
+        Cache(lab.directory / "cache"),
+        lab.listening,
+        lab.said.append,
+        lambda *_: ((), ("a note on the log",)),
+        lab.stop,
+        onward=Onward(str(lab.clone)),
+        **more,
+    )
+
+
+def in_git(found: Bisection) -> CommitSearch:
+    assert found.commits is not None, found.text
+    return found.commits
+
+
+@pytest.mark.parametrize("wanted", [WANTED, None], ids=["check", "difference"])
+def test_one_command_goes_from_packages_to_the_commit(
+    laboratory: Made, wanted: Predicate | None
+) -> None:
+    """Fails if the search ends at the neighbours, or looks for something else in git."""
+    lab = laboratory(SEVEN)
+    found = bisect(lab, wanted)
+    assert found.last_good and found.last_good.version == "6.18.15-1"  # noqa: PT018
+    assert first(in_git(found)) == "culprit"
+    assert found.exit_status == 0
+    text = render(found)
+    assert "the change came with backports-6.19.6+deb13-amd64" in text
+    assert "in git: the fault came with commit" in text
+    assert "git bisect start" not in text
+    assert found.notes == ("a note on the log",)  # and none on a git bisect by hand
+    assert to_json(found)["commits"]["first"]["subject"] == "mptcp: culprit"
+
+
+def test_interrupted_in_git_the_same_command_repeats_nothing(laboratory: Made) -> None:
+    lab = laboratory(SEVEN)
+    lab.on_step = lambda what: lab.stop.set() if what == "built culprit" else None
+    found = bisect(lab)
+    assert (found.ending, found.exit_status) == (Ending.FOUND, 130)
+    assert "git bisect start" in render(found)
+    lab.stop.clear()
+    lab.booted_commits.clear()
+    again = bisect(lab)
+    assert first(in_git(again)) == "culprit"
+    assert lab.booted_commits == ["culprit", "second", "third"]
 
 
 def test_killed_in_the_middle_it_repeats_no_finished_build_and_no_boot(
