@@ -219,7 +219,7 @@ Sha256 = Annotated[str, _matching(r"[0-9A-Fa-f]{64}", "a SHA-256 sum of 64 hexad
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 def _files(value: object, info: ValidationInfo[Path]) -> tuple[Path, ...]:

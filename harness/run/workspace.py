@@ -78,7 +78,12 @@ def opened(
             others = _others({*user_spaces} - {native}, cache, busybox, say)
             directory = resumed or new_directory(output, identity or identity_of_now())
             held.enter_context(prune.in_use(directory))
-            machines = Machines(cache.root / MEMORY, tools.virtme_ng_version(), cache.stop)
+            machines = Machines(
+                cache.root / MEMORY,
+                tools.virtme_ng_version(),
+                lambda program: qemu_version(program, cache),
+                cache.stop,
+            )
             held.callback(machines.close)
         except Busy as error:
             raise UsageError(str(error)) from error

@@ -51,12 +51,16 @@ class Start:
 class Machines:
     """The command lines of a run; ``place`` is the file in which they are remembered.
 
-    ``virtme_ng`` is the version of virtme-ng. May be used from several threads.
+    ``virtme_ng`` is the version of virtme-ng, ``qemu`` returns that of a QEMU. May be used from
+    several threads.
     """
 
-    def __init__(self, place: Path, virtme_ng: str, stop: threading.Event) -> None:
+    def __init__(
+        self, place: Path, virtme_ng: str, qemu: Callable[[Path], str], stop: threading.Event
+    ) -> None:
         self._place = place
         self._virtme_ng = virtme_ng
+        self._qemu = qemu
         self._stop = stop
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(1, "virtme-ng")
@@ -101,7 +105,7 @@ class Machines:
     def _ask(self, key: str, kernel: PreparedKernel, qemu: Path, shape: Machine) -> list[str]:
         """virtme-ng's answer, which is remembered; empty if it is of no use."""
         try:
-            found = ask(kernel, qemu, shape, self._stop)
+            found = ask(kernel, qemu, self._qemu(qemu), shape, self._stop)
         except (OSError, Unsafe, subprocess.TimeoutExpired):
             found = []
         with self._lock:
@@ -119,13 +123,16 @@ class Machines:
         return f"virtme-ng {self._virtme_ng} {now}, so its remembered answer may be wrong"
 
 
-def ask(kernel: PreparedKernel, qemu: Path, shape: Machine, stop: threading.Event) -> list[str]:
-    """QEMU's arguments for ``shape`` as virtme-ng makes them; empty if they cannot be filled in.
+def ask(
+    kernel: PreparedKernel, qemu: Path, version: str, shape: Machine, stop: threading.Event
+) -> list[str]:
+    """The arguments of ``qemu``, which has this ``version``, for ``shape`` as virtme-ng makes them;
+    empty if they cannot be filled in.
 
     Raises OSError, Unsafe, Interrupted, subprocess.TimeoutExpired.
     """
     with work_directory() as work:
-        commandline.lay_out(work, kernel, qemu, starting=False)
+        commandline.lay_out(work, kernel, qemu, asking=version)
         programs.run(
             commandline.command(work, shape),
             commandline.environment(work),

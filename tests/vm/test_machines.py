@@ -46,7 +46,7 @@ class Host:
         return ["sh", str(self.virtme_ng), str(work), *machine.append]
 
     def machines(self, version: str = "1.42") -> Machines:
-        return Machines(self.memory, version, threading.Event())
+        return Machines(self.memory, version, lambda _: "7.2.22", threading.Event())
 
     def work(self) -> Path:
         work = self.place / f"work-{len([*self.place.iterdir()])}"
@@ -225,7 +225,7 @@ def test_a_run_that_is_stopped_waits_for_no_answer(host: Host) -> None:
     host.learn()
     host.virtme_ng.write_text("sleep 3600\n")
     stop = threading.Event()
-    known = Machines(host.memory, "1.42", stop)
+    known = Machines(host.memory, "1.42", lambda _: "7.2.22", stop)
     start, _ = host.start(known)
     stop.set()
     assert start.objection()
@@ -236,11 +236,11 @@ def test_the_real_virtme_ng_is_understood(tmp_path: Path, monkeypatch: pytest.Mo
     """Takes half a second, because only the real one can show it."""
     host = Host(tmp_path)
     version = tools.virtme_ng_version()
-    known = Machines(host.memory, version, threading.Event())
+    known = Machines(host.memory, version, lambda _: "7.2.22", threading.Event())
     machine = Machine(append=("mptcp.fault=none", "kasan.fault=report"))
     host.start(known, machine)
     known.close()
-    known = Machines(host.memory, version, threading.Event())
+    known = Machines(host.memory, version, lambda _: "7.2.22", threading.Event())
     start, work = host.start(known, machine)
     assert start.command[0] == str(work / "bin/qemu-system-x86_64")
     subprocess.run(commandline.command(work, machine), env=commandline.environment(work))
