@@ -13,12 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from bench import baseline, figures, lab, machine, measure, record, table, tools, waterfall
+from bench import (
+    baseline,
+    figures,
+    growth,
+    lab,
+    machine,
+    measure,
+    record,
+    slowest,
+    table,
+    tools,
+    waterfall,
+)
 from bench.baseline import Change, Trend
 from bench.figures import Figure, Standing
-from bench.lab import HostLab, Lab
+from bench.lab import HostLab, Lab, Observation
 from bench.measure import Observations, Times
 from bench.runner import Failed
+from bench.slowest import Taken
 from harness.errors import KernelUnavailable
 from harness.host.tools import ToolsMissing
 from harness.manifest.kernels_yaml import ManifestError
@@ -42,7 +55,9 @@ EPILOG = """\
 examples:
   python -m bench                                 everything
   python -m bench --samples 3 --only 'habit.*'    one comparison
-  python -m bench --host-only                     the queries over a generated year
+  python -m bench --host-only                     what needs neither kernels nor QEMU
+  python -m bench --kvm                           what a user with KVM waits for
+  python -m bench --only step --tree ../linux     a step of git bisect
 
 figures: {keys}
 
@@ -65,6 +80,7 @@ class Report:
     figures: tuple[Figure, ...]
     phases: tuple[Phase, ...]
     changes: tuple[Change, ...]
+    checks: tuple[Taken, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -80,7 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plans = measure.planned(lab.entries())
         given = _parser([plan.blank.key for plan in plans]).parse_args(argv)
-        chosen = _chosen(measure.host_only() if given.host_only else plans, given.only)
+        if given.growth:
+            return grow(complain)
+        kinds = measure.host_only() if given.host_only else plans
+        chosen = _chosen(measure.with_kvm() if given.kvm else kinds, given.only)
         _check_writable(given.json, given.output)
         missing = tools.missing()
         times = Times(given.samples, given.many, given.cold)
@@ -89,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif missing:
             raise ToolsMissing(missing)
         else:
-            report = run(chosen, times, complain)
+            report = run(chosen, times, complain, given.tree)
         show(report)
         keep(report, given)
     except (UsageError, ManifestError) as error:
@@ -104,11 +123,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK if report.good else EXIT_FAILED
 
 
-def run(plans: Sequence[measure.Planned], times: Times, say: Callable[[str], None]) -> Report:
-    """Measure all of ``plans``."""
+def grow(say: Callable[[str], None]) -> int:
+    """Print what the harness costs as the work grows."""
+    with tempfile.TemporaryDirectory(prefix="mptcp-bench-") as scratch:
+        print(machine.describe(None), end="\n\n")
+        print(growth.render(growth.measure(HostLab(Path(scratch), say), say)), end="")
+    return EXIT_OK
+
+
+def run(
+    plans: Sequence[measure.Planned],
+    times: Times,
+    say: Callable[[str], None],
+    tree: Path | None = None,
+) -> Report:
+    """Measure all of ``plans``; ``tree`` is a kernel tree for `step`."""
     earlier = _baseline()
     with tempfile.TemporaryDirectory(prefix="mptcp-bench-") as scratch:
-        ready = Lab(Path(scratch), say)
+        ready = Lab(Path(scratch), say, tree)
         described = machine.describe(ready.qemu)
         without = _unmeasurable(plans, ready)
         measurable = [plan for plan in plans if plan.blank.key not in without]
@@ -122,7 +154,9 @@ def run(plans: Sequence[measure.Planned], times: Times, say: Callable[[str], Non
         for plan in plans
     )
     changes = tuple(baseline.changes(found, earlier))
-    return Report(described, found, _one_boot(seen), changes)
+    boot = _one_boot(seen)
+    phases, checks = (boot.phases, boot.checks) if boot else ((), ())
+    return Report(described, found, phases, changes, checks)
 
 
 def run_on_host(
@@ -145,6 +179,9 @@ def show(report: Report) -> None:
     if report.phases:
         print("One kernel, start to end, in seconds:", end="\n\n")
         print(waterfall.as_text(report.phases))
+    if report.checks:
+        print("Its slowest checks, with their results, in seconds:", end="\n\n")
+        print(slowest.as_text(report.checks))
     lines = [str(change) for change in report.changes]
     print(
         "Against the baseline:", *(lines or ["no ratio changed by more than its spread"]), sep="\n"
@@ -201,10 +238,12 @@ def _check_writable(json_file: Path | None, output: Path | None) -> None:
 
 def _unmeasurable(plans: Sequence[measure.Planned], ready: Lab) -> dict[str, str]:
     """Why, by key."""
-    if not any(plan.blank.key == "kvm" for plan in plans):
-        return {}
-    why = ready.without_kvm()
-    return {"kvm": why} if why else {}
+    found = {} if ready.tree else {"step": "give a kernel tree that step has built with --tree"}
+    needing = {plan.blank.key for plan in measure.with_kvm()}
+    if any(plan.blank.key in needing for plan in plans):
+        why = ready.without_kvm()
+        found |= dict.fromkeys(needing, why) if why else {}
+    return found
 
 
 def _warm_up(ready: Lab, subjects: Sequence[measure.Subject], say: Callable[[str], None]) -> None:
@@ -219,14 +258,14 @@ def _warm_up(ready: Lab, subjects: Sequence[measure.Subject], say: Callable[[str
             subject.run(ready)
 
 
-def _one_boot(seen: Observations) -> tuple[Phase, ...]:
-    """The phases of the median run of the first kernel that was measured alone."""
-    for entry in lab.entries():
-        runs = seen.of(f"harness.{entry.name}")
+def _one_boot(seen: Observations) -> Observation | None:
+    """The median run of the first kernel that was measured alone."""
+    for name in (*(entry.name for entry in lab.entries()), "kvm"):
+        runs = seen.of(f"harness.{name}")
         if runs:
             middle = statistics.median_high(run.run.seconds for run in runs)
-            return next(run.phases for run in runs if run.run.seconds == middle)
-    return ()
+            return next(run for run in runs if run.run.seconds == middle)
+    return None
 
 
 def _parser(keys: Sequence[str]) -> argparse.ArgumentParser:
@@ -251,7 +290,19 @@ def _parser(keys: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--host-only",
         action="store_true",
-        help="only the queries over a generated year, which need neither kernels nor QEMU",
+        help="only what needs neither kernels nor QEMU: queries over a generated year, starts of "
+        "commands, and boots with a program in the place of QEMU; two minutes",
+    )
+    parser.add_argument(
+        "--kvm", action="store_true", help="only what needs KVM, to be pasted: three minutes"
+    )
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="only the cost of more kernels, rounds and stored runs, with stand-ins for QEMU",
+    )
+    parser.add_argument(
+        "--tree", type=Path, metavar="DIR", help="a kernel tree that `step` has built, for `step`"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and samples there")
     parser.add_argument(

@@ -32,10 +32,11 @@ def write_initramfs(target: Path, busybox: Path, check: Path) -> None:
         writer.close()
 
 
-def command(qemu: Path, kernel: PreparedKernel, initramfs: Path) -> list[str]:
+def command(qemu: Path, kernel: PreparedKernel, initramfs: Path, *, kvm: bool = False) -> list[str]:
     """Both families in one boot; the console is standard output."""
     return [
         *(str(qemu), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-machine", "q35,accel=tcg", "-cpu", "max", "-m", "512M", "-serial", "stdio"),
+        *("-machine", f"q35,accel={'kvm' if kvm else 'tcg'}"),
+        *("-cpu", "host" if kvm else "max", "-m", "512M", "-serial", "stdio"),
         *("-kernel", str(kernel.boot_image), "-initrd", str(initramfs), "-append", APPEND),
     ]

@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import platformdirs
 
-from bench import check, floor, habit, manifests, year
+from bench import check, floor, habit, manifests, slowest, stand_in, year
 from bench.runner import Failed, Run, Runner
+from bench.slowest import Taken
 from harness import kernels
 from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
@@ -47,6 +49,11 @@ class Observation:
     bad: int = 0
     phases: tuple[Phase, ...] = ()
     peak_mib: float = 0.0
+    checks: tuple[Taken, ...] = ()  # the slowest
+
+    def phase_s(self, *names: str) -> float:
+        """The seconds of the phases ``names``."""
+        return sum(phase.seconds for phase in self.phases if phase.name in names)
 
 
 def entries() -> tuple[KernelEntry, ...]:
@@ -67,13 +74,13 @@ class HostLab:
     """Runs what needs neither kernel nor QEMU: queries over a generated year, below ``scratch``."""
 
     def __init__(self, scratch: Path, say: Callable[[str], None]) -> None:
-        self._scratch = scratch
+        self.scratch = scratch
         self._say = say
         self._state = scratch / "year"
 
     def command(self, arguments: Sequence[str]) -> Observation:
         """A command that needs no run."""
-        return Observation(year.ask(arguments, self._scratch))
+        return Observation(year.ask(arguments, self.scratch))
 
     def query(self, name: str) -> Observation:
         """A query of ``year.QUERIES``; the first one generates the year."""
@@ -82,6 +89,53 @@ class HostLab:
             year.generate(self._state)
         return Observation(year.ask(year.QUERIES[name], self._state))
 
+    # With a program in the place of QEMU.
+
+    def standing_in(self, kernels: int, rounds: int = 1, life_s: float = stand_in.LIFE_S) -> Stage:
+        """What boots ``kernels`` without QEMU; made once."""
+        return Stage(self.scratch / f"stage-{kernels}-{rounds}", kernels, rounds, life_s)
+
+
+class Stage:
+    """``kernels`` that are none, a QEMU that is none, and a cache and a state of their own."""
+
+    def __init__(self, place: Path, kernels: int, rounds: int, life_s: float) -> None:
+        self._place = place
+        self._kernels = kernels
+        self._rounds = rounds
+        if not place.exists():
+            place.mkdir()
+            stand_in.write_manifest(place / "kernels", kernels)
+            stand_in.write_program(place / "qemu", rounds, life_s)
+        self._program = next((place / "qemu").glob("qemu-system-*"))
+
+    def run(self) -> Observation:
+        """`check` of the only kernel, or `matrix` of all; the first run of a cache is not
+        counted."""
+        if not (self._place / "cache").exists():
+            self._once()
+        return self._once()
+
+    def _once(self) -> Observation:
+        with tempfile.TemporaryDirectory(dir=self._place) as scratch:
+            own, peak, output = Path(scratch, "own"), Path(scratch, "peak"), Path(scratch, "run")
+            own.mkdir()
+            runner = Runner(own, self._program, None)
+            options = [*stand_in.ASKED, "--cache", str(self._place / "cache")]
+            if self._rounds > 1:
+                options += ["--repeat", str(self._rounds)]
+            what = ["check", str(self._place / "kernels/vmlinux-0")]
+            if self._kernels > 1:
+                what = ["matrix", str(self._place / "kernels/kernels.yaml"), "-j", "2"]
+            options += ["--output", str(output)]
+            command = [sys.executable, "-m", "bench.peak", str(peak), *what, *options]
+            run = runner.run(command, ROOT, {"XDG_STATE_HOME": str(self._place / "state")})
+            if run.status != 0 or run.qemus != self._kernels:
+                raise Failed(f"mptcp-harness with stand-ins ended with {run.status}: {_tail(run)}")
+            record = json.loads((output / RECORD).read_text())
+            peak_mib = int(peak.read_text()) / 1024
+            return Observation(run, 0, _phases(record, run.seconds), peak_mib)
+
 
 class Lab(HostLab):
     """Runs everything below ``scratch``; kernels are taken from, and kept in, the user's cache.
@@ -89,8 +143,9 @@ class Lab(HostLab):
     Raises :class:`Failed` or KernelUnavailable where something cannot be got ready.
     """
 
-    def __init__(self, scratch: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, scratch: Path, say: Callable[[str], None], tree: Path | None = None) -> None:
         super().__init__(scratch, say)
+        self.tree = tree  # a kernel tree that step has built before
         self.entries = entries()
         self._cache = Cache()
         self._number = 0
@@ -98,7 +153,7 @@ class Lab(HostLab):
         assert qemu is not None, "bench.tools.missing() looked for it"
         assert busybox is not None, "bench.tools.missing() looked for it"
         self.qemu = qemu
-        self._runner = Runner(self._fresh(), qemu, tools.find("apt-get"))
+        self._runner = Runner(self._fresh(), qemu, tools.find("apt-get"), tools.find("make"))
         # Not in /tmp, which virtme-ng's guest has of its own.
         keep = platformdirs.user_cache_path("mptcp-harness-bench")
         self._check = check.build(keep)
@@ -126,6 +181,27 @@ class Lab(HostLab):
     def harness(self, entry: KernelEntry, accel: str = "tcg") -> Observation:
         """One kernel, both families, all checks."""
         return self._matrix(MANIFEST, "-k", entry.name, "--accel", accel, boots=1)
+
+    def check(self, entry: KernelEntry, accel: str = "tcg") -> Observation:
+        """`check` of the image of ``entry``: the quick checks, which every user waits for."""
+        directory = self._fresh()
+        options = ("--profile", "quick", "--accel", accel, "--output", str(directory / "run"))
+        command = [sys.executable, "-m", "harness", "check", str(self._images[entry.name])]
+        run = self._runner.run([*command, *options], ROOT)
+        shutil.rmtree(directory)
+        if run.status != 0 or run.qemus != 1:
+            raise Failed(f"`{shlex.join(command)}` ended with status {run.status}: {_tail(run)}")
+        return Observation(run)
+
+    def step(self) -> Observation:
+        """A step of `git bisect run` on the user's tree: of what is built already."""
+        assert self.tree is not None, "without a tree it is not measured"
+        options = ("--fresh", "--check", "payload.*")
+        command = [sys.executable, "-m", "harness", "step", *options]
+        run = self._runner.run(command, self.tree, {"PYTHONPATH": str(ROOT)})
+        if run.status not in (0, 1):
+            raise Failed(f"`{shlex.join(command)}` ended with status {run.status}: {_tail(run)}")
+        return Observation(run)
 
     def matrix(self) -> Observation:
         """The default manifest, two VMs at a time."""
@@ -161,10 +237,10 @@ class Lab(HostLab):
         """`vng -r IMAGE` with both families in one boot."""
         return self._vng(entry, {check.IPV4: "./check", check.IPV6: "./check -6"}, kvm=kvm)
 
-    def floor(self, entry: KernelEntry) -> Observation:
+    def floor(self, entry: KernelEntry, *, kvm: bool = False) -> Observation:
         """QEMU alone."""
-        command = floor.command(self.qemu, self._kernels[entry.name], self._initramfs)
-        run = self._runner.run(command, self._scratch)
+        command = floor.command(self.qemu, self._kernels[entry.name], self._initramfs, kvm=kvm)
+        run = self._runner.run(command, self.scratch)
         _require(run, "the floor", entry, (check.IPV4, check.IPV6))
         return Observation(run)
 
@@ -226,12 +302,13 @@ class Lab(HostLab):
             raise Failed(f"mptcp-harness started {run.qemus} VMs where {boots} were to be")
         record = json.loads((output / RECORD).read_text())
         peak_mib = int(peak.read_text()) / 1024
+        checks = slowest.of_run(output) if boots == 1 else ()
         shutil.rmtree(directory)
-        return Observation(run, _bad(record), _phases(record, run.seconds), peak_mib)
+        return Observation(run, _bad(record), _phases(record, run.seconds), peak_mib, checks)
 
     def _fresh(self) -> Path:
         self._number += 1
-        directory = self._scratch / str(self._number)
+        directory = self.scratch / str(self._number)
         directory.mkdir()
         return directory
 

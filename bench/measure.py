@@ -16,13 +16,21 @@ from bench.runner import Failed
 from harness.manifest.kernels_yaml import KernelEntry
 
 #: Of the wall time of `vng -r bzImage`, by the manifest's name; OF_HABIT for all others.
-OF_HABIT_BY_NAME = {"debian-6.1": 0.60}
-OF_HABIT = 0.75
-OF_FLOOR = 1.6
+OF_HABIT_BY_NAME = {"debian-6.1": 0.45}
+OF_HABIT = 0.6
+OF_FLOOR = 1.5
 OF_LOOP = 0.38
-PROCESSOR_S = 0.6
+PROCESSOR_S = 0.15
+#: Wall time of one `check` less the life of QEMU.
+HOST_S = 0.35
+#: Guest time from the kernel's "Run /init" to the first check, under TCG; with KVM.
+INIT_S = 0.5
+INIT_KVM_S = 0.2
+STEP_S = 0.5
+#: Kernels that are none, on the host alone.
+FEW = 4
 OF_FOUR = 1.10
-PEAK_MIB = 150
+PEAK_MIB = 100
 REUSE_S = 1.5
 COLD_S = 15
 KVM_S = 1.0
@@ -83,21 +91,39 @@ def planned(entries: Sequence[KernelEntry]) -> list[Planned]:
     return [
         *(against_habit(name) for name in with_mptcp),
         *(against_floor(name) for name in with_mptcp),
+        *(init(f"init.{name}", name) for name in with_mptcp),
         against_loop(),
+        host_time("host", "check", f"host time of one check, {entries[-1].name}"),
+        step(),
         processor_time(len(entries)),
         many_against_few(len(entries)),
         peak_memory(),
         small_memory(),
         reuse(),
         cold(),
-        kvm(),
+        *with_kvm(),
         *host_only(),
+    ]
+
+
+def with_kvm() -> list[Planned]:
+    """The figures that need KVM."""
+    return [
+        kvm(),
+        host_time("kvm.host", "check.kvm", "with KVM: host time of one check"),
+        init("kvm.init", "kvm", INIT_KVM_S),
+        floor_with_kvm(),
     ]
 
 
 def host_only() -> list[Planned]:
     """The figures that need neither kernel nor QEMU."""
-    return [*(query(name) for name in year.QUERIES), *(start(name) for name in STARTS)]
+    return [
+        *(query(name) for name in year.QUERIES),
+        *(start(name) for name in STARTS),
+        host_time("stand-in.host", "stand-in.check", "host time of one check, stand-in for QEMU"),
+        stand_in_processor(),
+    ]
 
 
 def select(plans: Sequence[Planned], globs: Sequence[str]) -> list[Planned]:
@@ -124,6 +150,8 @@ def subjects(entries: Sequence[KernelEntry], times: Times) -> list[Subject]:
     newest = entries[-1]
     return [
         *by_kernel,
+        Subject("check", times.rounds, lambda lab: lab.check(newest)),
+        Subject("step", times.rounds, Lab.step),
         Subject("matrix", times.rounds, Lab.matrix),
         Subject("loop", times.rounds, Lab.loop),
         Subject("small", times.once, Lab.small),
@@ -132,6 +160,8 @@ def subjects(entries: Sequence[KernelEntry], times: Times) -> list[Subject]:
         Subject("cold", times.cold, Lab.cold),
         Subject("harness.kvm", times.rounds, lambda lab: lab.harness(newest, "kvm")),
         Subject("habit.kvm", times.rounds, lambda lab: lab.habit(newest, kvm=True)),
+        Subject("check.kvm", times.rounds, lambda lab: lab.check(newest, "kvm")),
+        Subject("floor.kvm", times.rounds, lambda lab: lab.floor(newest, kvm=True)),
         *host_subjects(times),
     ]
 
@@ -147,6 +177,8 @@ def host_subjects(times: Times) -> list[Subject]:
             Subject(f"start.{name}", times.rounds, functools.partial(_start, name))
             for name in STARTS
         ),
+        Subject("stand-in.check", times.rounds, lambda lab: lab.standing_in(1).run()),
+        Subject("stand-in.matrix", times.rounds, lambda lab: lab.standing_in(FEW).run()),
     ]
 
 
@@ -230,6 +262,44 @@ def against_floor(name: str) -> Planned:
     return _pair(blank, f"harness.{name}", f"floor.{name}")
 
 
+def init(key: str, name: str, target: float = INIT_S) -> Planned:
+    what = f"{name}: from /init to the first check, by the guest"
+    blank = Figure(key, what, Unit.SECONDS, target)
+    subject = f"harness.{name}"
+
+    def work_out(seen: Observations) -> Figure:
+        return absolute(blank, [each.phase_s("init", "probes") for each in seen.of(subject)])
+
+    return Planned(blank, (subject,), work_out)
+
+
+def host_time(key: str, subject: str, what: str) -> Planned:
+    note = "wall time less the life of QEMU"
+    blank = Figure(key, what, Unit.SECONDS, HOST_S, note=note)
+    return Planned(
+        blank, (subject,), lambda seen: absolute(blank, [o.run.host_s for o in seen.of(subject)])
+    )
+
+
+def step() -> Planned:
+    what, note = "a step of git bisect: less make and QEMU", "on the tree of --tree, built before"
+    blank = Figure("step", what, Unit.SECONDS, STEP_S, note=note)
+    return Planned(
+        blank, ("step",), lambda seen: absolute(blank, [o.run.host_s for o in seen.of("step")])
+    )
+
+
+def stand_in_processor() -> Planned:
+    what, note = "processor time per kernel, stand-ins for QEMU", f"of a matrix of {FEW} kernels"
+    blank = Figure("stand-in.processor", what, Unit.SECONDS, PROCESSOR_S, note=note)
+    subject = "stand-in.matrix"
+    return Planned(
+        blank,
+        (subject,),
+        lambda seen: absolute(blank, [o.run.processor_s / FEW for o in seen.of(subject)]),
+    )
+
+
 def against_loop() -> Planned:
     note = "the loop boots each kernel twice, once for each family"
     blank = Figure("loop", "matrix -j 2 against the plain loop", Unit.RATIO, OF_LOOP, note=note)
@@ -305,6 +375,11 @@ def kvm() -> Planned:
         return absolute(blank, [ours - theirs for ours, theirs in pairs])
 
     return Planned(blank, ("harness.kvm", "habit.kvm"), work_out)
+
+
+def floor_with_kvm() -> Planned:
+    blank = Figure("kvm.floor", "with KVM: against QEMU alone", Unit.RATIO, OF_FLOOR)
+    return _pair(blank, "harness.kvm", "floor.kvm")
 
 
 def start(name: str) -> Planned:

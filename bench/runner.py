@@ -29,12 +29,14 @@ DEADLINE = 1800.0
 _QEMU = """\
 #!/bin/sh
 [ "$1" = --version ] && exec {program} "$@"
+start=$(date +%s.%N)
 {program} "$@"
 status=$?
-times > {log}/$$
+end=$(date +%s.%N)
+{{ times; echo "$start $end"; }} > {log}/$$
 exit $status
 """
-_APT_GET = """\
+_INTERVAL = """\
 #!/bin/sh
 start=$(date +%s.%N)
 {program} "$@"
@@ -59,20 +61,31 @@ class Run:
     output: str
     qemus: int
     downloading_s: float  # in which an apt-get was fetching packages or their lists
+    qemu_s: float = 0.0  # in which a QEMU ran
+    making_s: float = 0.0  # in which a make ran
+
+    @property
+    def host_s(self) -> float:
+        """The time in which neither QEMU nor make ran."""
+        return self.seconds - self.qemu_s - self.making_s
 
 
 class Runner:
     """Runs commands with its wrappers first in PATH; ``directory`` is its own."""
 
-    def __init__(self, directory: Path, qemu: Path, apt_get: Path | None) -> None:
+    def __init__(
+        self, directory: Path, qemu: Path, apt_get: Path | None, make: Path | None = None
+    ) -> None:
         self._bin = directory / "bin"
         self._qemu_log = directory / "qemu"
         self._apt_log = directory / "apt"
-        for place in (self._bin, self._qemu_log, self._apt_log):
+        self._make_log = directory / "make"
+        for place in (self._bin, self._qemu_log, self._apt_log, self._make_log):
             place.mkdir()
         self._wrap(qemu, _QEMU, self._qemu_log)
-        if apt_get is not None:
-            self._wrap(apt_get, _APT_GET, self._apt_log)
+        for program, log in ((apt_get, self._apt_log), (make, self._make_log)):
+            if program is not None:
+                self._wrap(program, _INTERVAL, log)
 
     def run(
         self,
@@ -92,22 +105,31 @@ class Runner:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
-                env={**os.environ, **(environment or {}), "PATH": path},
+                # Bytecode is kept, as it is where the harness is installed.
+                env={
+                    **os.environ,
+                    "PYTHONDONTWRITEBYTECODE": "",
+                    **(environment or {}),
+                    "PATH": path,
+                },
                 start_new_session=True,
             )
             status, usage = _wait(process, command)
             seconds = time.monotonic() - started
             output.seek(0)
             said = output.read().decode("utf-8", "replace")
-        qemus = [_processor_time(text) for text in _take(self._qemu_log)]
-        intervals = [line.split(" ", 2) for line in _take(self._apt_log)]
+        boots = _take(self._qemu_log)
+        qemus = [_processor_time(text) for text in boots]
+        fetching = [words for words in _take(self._apt_log) if _is_fetching(words)]
         return Run(
             seconds=seconds,
             processor_s=usage - sum(qemus),
             status=status,
             output=said,
             qemus=len(qemus),
-            downloading_s=_downloading(intervals),
+            downloading_s=_covered(fetching),
+            qemu_s=_covered([text.splitlines()[-1] for text in boots]),
+            making_s=_covered(_take(self._make_log)),
         )
 
     def _wrap(self, program: Path, script: str, log: Path) -> None:
@@ -156,13 +178,14 @@ def _processor_time(times: str) -> float:
     return sum(60 * int(minutes) + float(seconds) for minutes, seconds in found)
 
 
-def _downloading(intervals: Sequence[Sequence[str]]) -> float:
-    """Seconds in which at least one apt-get was fetching; several may be at it at a time."""
-    spans = sorted(
-        (float(start), float(end))
-        for start, end, words in intervals
-        if {"download", "update"} & set(words.split())
-    )
+def _is_fetching(interval: str) -> bool:
+    """Whether a line of an apt-get's log is about packages or their lists."""
+    return bool({"download", "update"} & set(interval.split()[2:]))
+
+
+def _covered(intervals: Sequence[str]) -> float:
+    """Seconds in at least one of ``intervals``, which begin with their start and end."""
+    spans = sorted((float(start), float(end)) for start, end, *_ in map(str.split, intervals))
     total, reached = 0.0, 0.0
     for start, end in spans:
         total += max(0.0, end - max(start, reached))

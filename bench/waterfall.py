@@ -35,6 +35,18 @@ def as_text(phases: Sequence[Phase], width: int = 80) -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_list(phases: Sequence[Phase], width: int = 80) -> str:
+    """A line for each phase, with bars that all start at the left."""
+    names = max((len(phase.name) for phase in phases), default=0)
+    columns = max(10, width - names - 10)
+    longest = max((phase.seconds for phase in phases), default=0.0) or 0.001
+    lines = (
+        f"{phase.name:{names}}  {phase.seconds:6.3f}  {_bar(0, phase.seconds / longest * columns)}"
+        for phase in phases
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
 def as_svg(phases: Sequence[Phase], title: str) -> str:
     """The same as a picture, complete in one file."""
     total = _total(phases)

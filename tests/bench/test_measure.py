@@ -14,8 +14,10 @@ from bench.figures import Standing
 from bench.lab import Lab, Observation
 from bench.measure import Observations, Planned, Subject, Times
 from bench.runner import Failed, Run
+from harness.verdict.results import Phase
 
 NO_LAB = cast(Lab, None)
+LATER = Phase("ipv4", 9.0)
 RUN = Run(seconds=8.0, processor_s=2.0, status=0, output="", qemus=4, downloading_s=0.0)
 PLANS = measure.planned(lab.entries())
 
@@ -119,6 +121,16 @@ def test_a_figure_without_its_values_says_what_failed() -> None:
         ("memory", "many", lambda o: replace(o, peak_mib=64.0), 64.0),
         ("small", "small", lambda o: replace(o, bad=2), 2.0),
         ("reuse", "reuse", lambda o: o, 8.0),
+        ("host", "check", lambda o: replace(o, run=replace(RUN, qemu_s=7.5)), 0.5),
+        ("kvm.host", "check.kvm", lambda o: replace(o, run=replace(RUN, qemu_s=7.5)), 0.5),
+        ("stand-in.host", "stand-in.check", lambda o: o, 8.0),
+        ("stand-in.processor", "stand-in.matrix", lambda o: o, 0.5),
+        ("step", "step", lambda o: replace(o, run=replace(RUN, qemu_s=2.0, making_s=5.0)), 1.0),
+        (
+            *("init.debian-6.1", "harness.debian-6.1"),
+            lambda o: replace(o, phases=(Phase("init", 0.5), Phase("probes", 0.2), LATER)),
+            0.7,
+        ),
         ("cold", "cold", lambda o: replace(o, run=replace(RUN, downloading_s=3.0)), 5.0),
     ],
 )

@@ -97,3 +97,16 @@ def test_a_host_without_apt_get_can_be_measured(tmp_path: Path) -> None:
     true = shutil.which("true")
     assert true is not None
     assert Runner(tmp_path, Path(true), None).run(["true"], tmp_path).status == 0
+
+
+def test_the_time_in_which_qemu_or_make_runs_is_not_the_hosts(tmp_path: Path) -> None:
+    qemu = script(tmp_path / "qemu-system-x86_64", "exec sleep 0.2")
+    make = script(tmp_path / "make", "exec sleep 0.1")
+    place = tmp_path / "own"
+    place.mkdir()
+    both = shell("qemu-system-x86_64 & qemu-system-x86_64; wait; make; sleep 0.1")
+    found = Runner(place, qemu, None, make).run(both, tmp_path)
+    assert 0.2 <= found.qemu_s < found.seconds
+    assert 0.1 <= found.making_s < found.seconds
+    assert found.host_s == pytest.approx(found.seconds - found.qemu_s - found.making_s)
+    assert found.host_s >= 0.1
