@@ -32,7 +32,7 @@ from harness.vm.boot import BootPlan
 from tests import fake_boots
 from tests.bisect.simulated import WANTED, attempt_of, told
 from tests.fake_boots import Outcomes
-from tests.step.support import unsupervised
+from tests.processes import unsupervised
 
 GOOD, BAD, BROKEN, PANIC = "good", "bad", "broken", "panic"
 #: Of a commit by its name: its code, and its parents; a name with a "v" is a tag.

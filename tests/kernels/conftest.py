@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.host import tools
+from harness.host import programs, tools
 from harness.kernels import apt
 from harness.kernels.cache import Cache
 from tests.conftest import all_required
-from tests.processes import PATIENCE, read_pid
+from tests.processes import PATIENCE, read_pid, unsupervised
 
 DATA = Path(__file__).parent / "data"
+RUN = programs.run
 
 # Stands in for apt's programs: answers from files beside it, and notes how it was called.
 _PROGRAM = """\
@@ -50,9 +51,10 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 
 @dataclass
 class FakeApt:
-    """apt as it answered once, in a directory at the head of PATH."""
+    """apt as it answered once, in a directory at the head of PATH; unsupervised until it hangs."""
 
     directory: Path
+    patch: pytest.MonkeyPatch
 
     def fails(self, what: str, recorded: str) -> None:
         """From now on ``what`` (update, download) fails as in the file ``recorded``."""
@@ -60,6 +62,7 @@ class FakeApt:
 
     def hangs(self) -> Path:
         """From now on it waits for the network; the file that then holds its method's pid."""
+        self.patch.setattr(programs, "run", RUN)
         (self.directory / "hangs").touch()
         return self.directory / "pid"
 
@@ -97,7 +100,8 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
     keyring.touch()
     monkeypatch.setattr(apt, "_KEYRINGS", (keyring,))
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-    return FakeApt(directory)
+    monkeypatch.setattr(programs, "run", unsupervised)
+    return FakeApt(directory, monkeypatch)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 
 from harness import cli
 from tests.kernels.conftest import Said
-from tests.step.support import CHECK, GOOD, VNG, Boots, Tree, unsupervised
+from tests.processes import unsupervised
+from tests.step.support import CHECK, GOOD, VNG, Boots, Tree
 
 
 @pytest.fixture(scope="session")

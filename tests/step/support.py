@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from harness.verdict.results import KernelResult, RunResult
 from harness.verdict.verdicts import CheckVerdict, KernelVerdict
 from harness.vm import initramfs
 from tests import factories
+from tests.processes import unsupervised
 
 CHECK = "mptcp_info.readable"
 CODE = Path("net/mptcp/code.c")
@@ -46,21 +47,6 @@ esac
 mkdir -p arch/x86/boot
 cp net/mptcp/code.c arch/x86/boot/bzImage
 """
-
-
-def unsupervised(
-    command: Sequence[str], environment: Mapping[str, str], *, directory: Path, **_: object
-) -> subprocess.CompletedProcess[str]:
-    """In place of programs.run(): git's own processes are short, and there are hundreds."""
-    return subprocess.run(
-        command,
-        env=dict(environment),
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
 
 
 @dataclass
@@ -154,6 +140,6 @@ def _result(name: str, code: str) -> KernelResult:
 
 
 if __name__ == "__main__":
-    programs.run = unsupervised  # type: ignore[assignment]
+    programs.run = unsupervised
     Boots().install(setattr)
     sys.exit(cli.main())
