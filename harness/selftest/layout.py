@@ -135,9 +135,7 @@ def of_image(image: Path, release: str, code: Code) -> Layout:
     try:
         described = elf.section(data, elf.BTF_SECTION)
         found = elf.btf_structures(described, _NEEDED.keys()) if described else {}
-        names = elf.section(data, b"__ksymtab_strings")
-        lacking = [name for name in calls if b"\0%b\0" % name.encode() not in names]
-        versions = b"" if lacking else _versions(data, [LAYOUT_SYMBOL, *calls])
+        exports = _exports(data)
     except (Malformed, struct.error) as error:
         raise NoModule(f"{image} does not say how struct module is laid out: {error}") from None
     if vermagic is None or any(
@@ -145,11 +143,13 @@ def of_image(image: Path, release: str, code: Code) -> Layout:
         for name, needed in _NEEDED.items()
     ):
         raise NoModule(f"{image} has no modules, or no BTF that describes them")
-    if code.mark and b"\0%b\0" % code.mark.encode() not in names:
+    if code.mark and code.mark not in exports:
         raise NoModule(f"it is built without {code.detector}")
+    lacking = [name for name in calls if name not in exports]
     if lacking:
         raise NoModule(f"it exports no {lacking[0]}")
-    return Layout(vermagic[0], found["module"], found["bug_entry"], versions)
+    checked = [LAYOUT_SYMBOL, *calls] if LAYOUT_SYMBOL in exports else []
+    return Layout(vermagic[0], found["module"], found["bug_entry"], _versions(exports, checked))
 
 
 def _uncompressed(image: Path) -> bytes:
@@ -166,24 +166,30 @@ def _uncompressed(image: Path) -> bytes:
     return kernel
 
 
-def _versions(image: bytes, wanted: Sequence[str]) -> bytes:
-    """``wanted`` exported symbols with their checksums, each as a ``struct modversion_info``.
+def _exports(image: bytes) -> dict[str, int | None]:
+    """The symbols that a kernel exports, with their checksums; None without CONFIG_MODVERSIONS.
 
-    Checksums stand in the order of the exported symbols, which name themselves relative to the
-    place of the reference (include/linux/export-internal.h).
+    Checksums stand in the order of the symbols, which name themselves relative to the place of the
+    reference (include/linux/export-internal.h). A name may be the end of another one's string.
     """
-    exports, symbols = elf.located_section(image, b"__ksymtab")
     place, strings = elf.located_section(image, b"__ksymtab_strings")
-    checksums = elf.section(image, b"__kcrctab")
-    if not checksums:
-        return b""
-    places = {place + strings.find(b"\0%b\0" % name.encode()) + 1: name for name in wanted}
-    found = b""
-    for index, (_, name, _) in enumerate(_EXPORT.iter_unpack(symbols)):
-        symbol = places.pop(exports + index * _EXPORT.size + 4 + name, None)
-        if symbol is not None:
-            (checksum,) = struct.unpack_from("<I", checksums, 4 * index)
-            found += _VERSION.pack(checksum, symbol.encode())
-    if places:
-        raise Malformed(f"it exports no {', '.join(places.values())}")
+    found: dict[str, int | None] = {}
+    # GPL-only symbols have their own sections before 7.1.
+    for suffix in (b"", b"_gpl"):
+        start, symbols = elf.located_section(image, b"__ksymtab" + suffix)
+        checksums = elf.section(image, b"__kcrctab" + suffix)
+        for index, (_, distance, _) in enumerate(_EXPORT.iter_unpack(symbols)):
+            at = start + index * _EXPORT.size + 4 + distance - place
+            name = strings[at : strings.find(b"\0", at)].decode("ascii", "replace")
+            found[name] = struct.unpack_from("<I", checksums, 4 * index)[0] if checksums else None
     return found
+
+
+def _versions(exports: Mapping[str, int | None], wanted: Sequence[str]) -> bytes:
+    """``wanted`` symbols with their checksums, each as a ``struct modversion_info``."""
+    sums = {name: exports[name] for name in wanted}
+    return b"".join(
+        _VERSION.pack(checksum, name.encode())
+        for name, checksum in sums.items()
+        if checksum is not None
+    )

@@ -219,6 +219,23 @@ def test_only_a_kernel_that_checks_versions_is_given_them() -> None:
     assert b"__versions" not in module.build(Code.SPIN, LAYOUT)
 
 
+def test_a_symbols_name_may_be_the_end_of_another_ones() -> None:
+    """Linkers merge strings so: in a kernel with devm_kasprintf, kasprintf has none of its own."""
+    strings = b"\0devm_kasprintf\0kfree\0"
+    places = {"devm_kasprintf": 1, "kasprintf": 6, "kfree": 16}
+    table = b"".join(
+        struct.pack("<iii", 0, place - 12 * index - 4, 0)
+        for index, place in enumerate(places.values())
+    )
+    sections = {"__ksymtab": table, "__ksymtab_strings": strings}
+    assert layouts._exports(builders.elf(sections)) == dict.fromkeys(places)
+    checksums = {"__kcrctab": struct.pack("<III", 1, 2, 3)}
+    found = layouts._exports(builders.elf(sections | checksums))
+    assert found == {"devm_kasprintf": 1, "kasprintf": 2, "kfree": 3}
+    versions = layouts._versions(found, ["kasprintf"])
+    assert versions == struct.pack("<Q56s", 2, b"kasprintf")
+
+
 def of_a_module(layout: Layout) -> Layout:
     """What a module that was made with ``layout`` says of its kernel."""
     built = module.build(Code.WARN, layout)
