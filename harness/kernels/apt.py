@@ -18,10 +18,10 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from harness.errors import Interrupted, KernelUnavailable
+from harness.errors import KernelUnavailable
 from harness.host import files, programs, tools
 from harness.kernels import debian
-from harness.kernels.cache import Cache, digest, file_sha256
+from harness.kernels.cache import Cache, digest, file_sha256, unavailable
 from harness.kernels.debian import Archive, Package
 
 #: Seconds before an index is read again, or a failed attempt repeated.
@@ -332,7 +332,11 @@ def _run(
     waiting: Callable[[float], None] = lambda _: None,
 ) -> subprocess.CompletedProcess[str]:
     """Run apt with the configuration in ``state``; it inherits the descriptor ``keep``."""
-    try:
+    too_long = (
+        f"{program} {arguments[1]} did not end within {timeout} seconds; check the network and "
+        f"apt's proxy settings"
+    )
+    with unavailable(too_long):
         return programs.run(
             [program, "-c", str(state / "apt.conf"), *arguments],
             tools.apt_environment(),
@@ -342,14 +346,6 @@ def _run(
             pass_fds=() if keep is None else (keep,),
             waiting=waiting,
         )
-    except Interrupted as interruption:
-        raise KernelUnavailable("interrupted") from interruption
-    except subprocess.TimeoutExpired as error:
-        raise KernelUnavailable(
-            f"{program} {arguments[1]} did not end within {timeout} seconds; check the network and "
-            f"apt's proxy settings",
-            transient=True,
-        ) from error
 
 
 def _failure(what: str, run: subprocess.CompletedProcess[str]) -> KernelUnavailable:

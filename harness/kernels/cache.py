@@ -28,6 +28,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -165,10 +166,8 @@ class Cache:
         """
         path = self.directory("locks") / name
         with contextlib.ExitStack() as held:
-            try:
+            with unavailable():
                 lock = held.enter_context(locks.waited_for(path, self.stop, say, what))
-            except Interrupted as interruption:
-                raise KernelUnavailable("interrupted") from interruption
             yield lock
 
     @contextlib.contextmanager
@@ -297,6 +296,20 @@ def _users_own() -> Path:
     return user_directory(
         lambda: platformdirs.user_cache_path("mptcp-harness"), "XDG_CACHE_HOME, or give --cache DIR"
     )
+
+
+@contextlib.contextmanager
+def unavailable(too_long: str = "") -> Iterator[None]:
+    """Raise KernelUnavailable where a wait or a supervised program is interrupted.
+
+    Or where a program takes too long: then its text is ``too_long``, and it is transient.
+    """
+    try:
+        yield
+    except Interrupted as interruption:
+        raise KernelUnavailable("interrupted") from interruption
+    except subprocess.TimeoutExpired as error:
+        raise KernelUnavailable(too_long, transient=True) from error
 
 
 def digest(value: Any) -> str:

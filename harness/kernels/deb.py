@@ -39,35 +39,40 @@ def prepare(
             f"{source.package!r} is not a valid name of a package; give one such as "
             "linux-image-amd64"
         )
-    index = apt.index(source.suite, cache, say, arch=arch, archive=other(source))
+
+    def index(refresh: bool = False) -> dict[str, Package]:
+        archive = other(source)
+        return apt.index(source.suite, cache, say, refresh=refresh, arch=arch, archive=archive)
+
+    def attempt(packages: dict[str, Package], package: str) -> PreparedKernel:
+        return _prepare(name, replace(source, package=package), packages, cache, say, arch)
+
     try:
-        return _prepare(name, source, index, cache, say, arch)
+        return attempt(index(), source.package)
     except apt.Gone as gone:
         say(f"{gone}: reading the index again")
-        index = apt.index(source.suite, cache, say, refresh=True, arch=arch, archive=other(source))
+    packages = index(refresh=True)
     try:
-        return _prepare(name, source, index, cache, say, arch)
+        return attempt(packages, source.package)
     except apt.Gone as gone:
-        return _prepare_older(name, source, index, cache, say, arch, gone)
+        return _older(source, packages, attempt, say, gone)
 
 
-def _prepare_older(
-    name: str,
+def _older(
     source: DebSource,
-    index: dict[str, Package],
-    cache: Cache,
+    packages: dict[str, Package],
+    attempt: Callable[[dict[str, Package], str], PreparedKernel],
     say: Callable[[str], None],
-    arch: Arch,
     gone: apt.Gone,
 ) -> PreparedKernel:
     """The newest older kernel of the metapackage ``source`` that the mirror has, or raise
     ``gone``."""
-    current = debian.resolve(index, source.package, source.suite)
-    for older in debian.older(index, current) if source.package != current.name else ():
+    current = debian.resolve(packages, source.package, source.suite)
+    for older in debian.older(packages, current) if source.package != current.name else ():
         note = f"{current.name} of {source.suite} is gone from the mirror; this is {older.name}"
         say(note)
         try:
-            found = _prepare(name, replace(source, package=older.name), index, cache, say, arch)
+            found = attempt(packages, older.name)
         except apt.Gone:
             continue
         return replace(found, notes=(note, *found.notes))

@@ -7,7 +7,6 @@ Nobody signed such files. They are read without trust, see harness.kernels.archi
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,11 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from harness.errors import Interrupted, KernelUnavailable
+from harness.errors import KernelUnavailable
 from harness.host import fetcher, files, programs, tools
 from harness.host.architectures import Arch
 from harness.kernels import archive, image, modules
-from harness.kernels.cache import Built, Cache, digest, file_sha256
+from harness.kernels.cache import Built, Cache, digest, file_sha256, unavailable
 from harness.kernels.kernel_image import Image, PreparedKernel, assemble, prepared, recognise
 from harness.kernels.modules import ModuleSet
 from harness.manifest.entries import FileSource, UrlSource
@@ -154,7 +153,8 @@ def _download(address: str, target: Path, cache: Cache, say: Say) -> Path:
         done = target.stat().st_size / 1e6 if target.exists() else 0
         say(f"downloading {shown}: {done:.0f} MB after {seconds:.0f} s")
 
-    try:
+    too_long = f"{address} was not downloaded within {_TIMEOUT} seconds; check the network"
+    with unavailable(too_long):
         run = programs.run(
             [sys.executable, "-I", "-S", str(fetcher.__file__), address, str(target)],
             tools.apt_environment(),
@@ -162,13 +162,6 @@ def _download(address: str, target: Path, cache: Cache, say: Say) -> Path:
             timeout=_TIMEOUT,
             waiting=waiting,
         )
-    except Interrupted as interruption:
-        raise KernelUnavailable("interrupted") from interruption
-    except subprocess.TimeoutExpired as error:
-        raise KernelUnavailable(
-            f"{address} was not downloaded within {_TIMEOUT} seconds; check the network",
-            transient=True,
-        ) from error
     if run.returncode != 0:
         said = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
         raise KernelUnavailable(

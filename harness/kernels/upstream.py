@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.errors import Interrupted, KernelUnavailable
+from harness.errors import KernelUnavailable
 from harness.host import files, programs, tools
 from harness.kernels import modules
-from harness.kernels.cache import Built, Cache, digest
+from harness.kernels.cache import Built, Cache, digest, unavailable
 from harness.kernels.kernel_image import PreparedKernel, assemble, prepared, recognise
 from harness.manifest.entries import UpstreamSource
 
@@ -62,7 +62,7 @@ def download(
         done = files.size_below(home) / 1e6
         say(f"virtme-ng downloads {tag}: {done:.0f} MB after {seconds:.0f} s")
 
-    try:
+    with unavailable(f"virtme-ng did not download {tag} within {_TIMEOUT} seconds"):
         run = programs.run(
             # Even a dry run starts a virtiofsd, waits for one that does not work, and looks for
             # modules with depmod and modprobe.
@@ -73,12 +73,6 @@ def download(
             directory=home,
             waiting=waiting,
         )
-    except Interrupted as interruption:
-        raise KernelUnavailable("interrupted") from interruption
-    except subprocess.TimeoutExpired as error:
-        raise KernelUnavailable(
-            f"virtme-ng did not download {tag} within {_TIMEOUT} seconds", transient=True
-        ) from error
     images = list(home.glob(f".cache/virtme-ng/{tag}/*/boot/vmlinuz*generic"))
     if run.returncode != 0 or len(images) != 1:
         raise _failure(tag, run)
