@@ -25,10 +25,14 @@ OPTIONS = ("--check", "mptcp_info.readable", "--family", "ipv4", "--seed", "77")
 
 
 @pytest.fixture(scope="module")
-def failing(harness: Harness, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return manifest(tmp_path_factory.mktemp("failing"), FAILING)
+
+
+@pytest.fixture(scope="module")
+def failing(harness: Harness, kernels: Path) -> Run:
     """A kernel that fails, booted twice."""
-    file = manifest(tmp_path_factory.mktemp("failing"), FAILING)
-    return harness("matrix", str(file), *OPTIONS, "--confirm", "1", "--bundle-image")
+    return harness("matrix", str(kernels), *OPTIONS, "--confirm", "1", "--bundle-image")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,16 @@ def test_a_failure_is_confirmed_and_every_boot_kept(failing: Run) -> None:
         assert console.stat().st_size > 10_000
     assert "confirming: boot 1 of 1 more" in failing.stdout
     assert "attempt 2: fail, the VM powered off" in failing.stdout
+
+
+def test_a_failing_kernel_is_booted_again_by_a_run_that_reuses(
+    harness: Harness, kernels: Path, failing: Run
+) -> None:
+    assert failing.status == 1
+    again = harness("matrix", str(kernels), "--reuse", *OPTIONS)
+    assert again.status == 1
+    assert list((again.directory / "kernels").glob("*/attempt-*"))
+    assert "the last result was fail: testing again" in again.stdout
 
 
 def replay(directory: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

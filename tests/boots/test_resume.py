@@ -89,7 +89,11 @@ def assert_completed(matrix: Matrix, done: subprocess.CompletedProcess[str]) -> 
     assert "2 kernels: 2 pass; all as expected" in done.stdout
 
 
-def test_a_run_that_was_killed_is_gone_on_with(matrix: Matrix) -> None:
+def test_a_run_that_was_killed_is_gone_on_with_and_one_that_goes_on_is_not(matrix: Matrix) -> None:
+    matrix.process.send_signal(signal.SIGSTOP)  # else it could end meanwhile
+    second = matrix.resume()
+    assert second.returncode == 2
+    assert "two would spoil each other" in second.stderr
     matrix.process.kill()
     matrix.process.wait()
     kept = matrix.results()
@@ -116,9 +120,3 @@ def test_an_interrupted_run_ends_at_once_says_what_is_missing_and_is_gone_on_wit
     assert said in matrix.output.read_text()
     assert matrix.record()["run"]["missing"] == [missing]
     assert_completed(matrix, matrix.resume())
-
-
-def test_a_run_that_goes_on_is_not_gone_on_with(matrix: Matrix) -> None:
-    second = matrix.resume()
-    assert second.returncode == 2
-    assert "two would spoil each other" in second.stderr

@@ -13,7 +13,6 @@ from harness.records.store import FILE
 from tests.boots.conftest import Harness, Run, manifest
 
 TRIXIE = "deb: {suite: trixie, package: linux-image-amd64}"
-OLD = "deb: {suite: bookworm, package: linux-image-amd64}"
 QUICK = ("--check", "mptcp_info.readable,full_info.readable")
 
 
@@ -63,15 +62,6 @@ def test_another_argument_of_the_kernel_boots_again(
     run = harness("matrix", str(changed), "--reuse", *QUICK)
     assert booted(run)
     assert run.kernel("k")["reused_from"] is None
-
-
-def test_a_failing_kernel_is_booted_again(harness: Harness, tmp_path: Path) -> None:
-    failing = manifest(tmp_path, f"  - name: k\n    {OLD}\n    expect: {{full_info: true}}\n")
-    assert harness("matrix", str(failing), *QUICK).status == 1
-    again = harness("matrix", str(failing), "--reuse", *QUICK)
-    assert again.status == 1
-    assert booted(again)
-    assert "the last result was fail: testing again" in again.stdout
 
 
 def test_a_damaged_result_is_said_and_the_kernel_booted_again(
