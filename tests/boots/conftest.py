@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,10 @@ SOON = 15
 
 
 #: The files that take longest, which are begun first: the shorter ones fill up both workers then.
-LONG = ("test_matrix.py", "test_decision_table.py", "test_selftest.py", "test_cache.py")
+LONG = (
+    *("test_matrix.py", "test_selftest.py", "test_cache.py", "test_decision_table.py"),
+    *("test_repeat.py", "test_pytest.py", "test_replay.py", "test_resume.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -95,6 +100,13 @@ def harness(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Harness:
         return Run(done.returncode, done.stdout, done.stderr, base / "run", read)
 
     return run
+
+
+def know_kvm(cache: Cache, other: Path) -> None:
+    """Let the cache ``other`` hold what is known about this host's KVM: a trial takes 8 seconds."""
+    other.mkdir(exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # nothing was booted yet
+        shutil.copy(cache.root / "kvm.json", other)
 
 
 @pytest.fixture

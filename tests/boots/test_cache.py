@@ -20,6 +20,7 @@ import pytest
 from harness.kernels import prepare
 from harness.kernels.cache import Cache
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from tests.boots.conftest import know_kvm
 from tests.conftest import all_required
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,7 @@ def place(cache: Cache) -> Iterator[Place]:
 def booted(cache: Cache) -> Iterator[Place]:
     """A place with all in its cache that its manifest needs, to be copied."""
     with made(cache) as place:
+        know_kvm(cache, place.cache)
         assert_passed(place.run(place.command("matrix")))
         yield place
 
@@ -225,8 +227,9 @@ def test_a_kernel_that_found_no_room_is_infrastructure(place: Place) -> None:
     assert all(line.startswith(f"LEFT {place.cache}/roots/") for line in left(done))
 
 
-def test_two_harnesses_share_a_cache(place: Place) -> None:
+def test_two_harnesses_share_a_cache(cache: Cache, place: Place) -> None:
     """Of each thing, one makes it and the other waits; both test."""
+    know_kvm(cache, place.cache)
     both = [
         subprocess.Popen(
             place.command("matrix"),

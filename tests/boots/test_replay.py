@@ -70,7 +70,7 @@ def test_a_failing_kernel_is_booted_again_by_a_run_that_reuses(
     again = harness("matrix", str(kernels), "--reuse", *OPTIONS)
     assert again.status == 1
     assert list((again.directory / "kernels").glob("*/attempt-*"))
-    assert "the last result was fail: testing again" in again.stdout
+    assert "the last result was fail (fails 2 of 2): testing again" in again.stdout
 
 
 def replay(directory: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -22,6 +22,7 @@ import pytest
 from harness.kernels import prepare
 from harness.kernels.cache import Cache
 from harness.manifest.kernels_yaml import DebSource, KernelEntry
+from tests.boots.conftest import know_kvm
 from tests.conftest import all_required
 
 ROOT = Path(__file__).parents[2]
@@ -128,11 +129,14 @@ def _take_the_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def test_a_background_job_of_a_terminal_in_a_container_is_not_stopped(place: Place) -> None:
+def test_a_background_job_of_a_terminal_in_a_container_is_not_stopped(
+    cache: Cache, place: Place
+) -> None:
     """What touches the terminal from there, as a QEMU may, is sent SIGTTIN or SIGTTOU.
 
     The container has process ids of its own.
     """
+    know_kvm(cache, place.directory / "cache")
     namespace = ["unshare", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     tried = place.run([*namespace, "true"])
     if tried.returncode:
