@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -39,8 +40,9 @@ _CALL = "\t\t__mptcp_subflow_disconnect("
 FAULTY = f"\tif (!dispose_it) {{\n{_CALL}"
 SOUND = f"\tif (!dispose_it) {{\n\t\t__mptcp_subflow_error_report(sk, ssk);\n{_CALL}"
 NO_CODE = "\nstatic int mptcp_demo_broken(void) { return undeclared; }\n"
-#: The bisect is killed when this commit is begun.
-KILLED_AT = "commit 4 of"
+#: The bisect is killed a few seconds after the build of this commit began.
+KILLED_AT = "commit 3 of"
+BUILDING = "building; log"
 
 
 def make_history(tree: Path) -> str:
@@ -98,7 +100,7 @@ class _History:
         demo._commit(self._tree, f"Merge branch '{branch}' of the demonstration", self._number)
 
 
-def demonstrate(directory: Path, package: str, record: Record) -> None:
+def demonstrate(directory: Path, package: str, more: Sequence[str], record: Record) -> None:
     """All of it, noted in ``record``. Raises DemoFailed."""
     tree = directory / "linux"
     if not (tree / ".git").exists():
@@ -108,9 +110,10 @@ def demonstrate(directory: Path, package: str, record: Record) -> None:
     answer = directory / "bisect.json"
     record.add(f"* source: {package} {demo._version(tree)}; the faulty commit is {faulty[:12]}")
     started = time.monotonic()
-    arguments = ["--good", GOOD, "--bad", BAD, "--check", CHECK, "--repo", str(tree)]
-    _bisect([str(directory / "kernels.yaml"), *arguments, "--fresh"], KILLED_AT, record)
-    _bisect(["--resume", "--json", str(answer)], None, record)
+    ends = ["--good", GOOD, "--bad", BAD, "--check", CHECK, *more]
+    first = [str(directory / "kernels.yaml"), *ends, "--repo", str(tree)]
+    _bisect(first, directory, record, is_killed=True)
+    _bisect(["--resume", "--json", str(answer)], directory, record)
     record.add(f"* all of it: {time.monotonic() - started:.0f} s")
     found = json.loads(answer.read_text())["commits"]["first"]
     if found is None or found["id"] != faulty:
@@ -118,38 +121,46 @@ def demonstrate(directory: Path, package: str, record: Record) -> None:
     record.add(f"* the answer is right: `{found['subject']}`")
 
 
-def _bisect(arguments: Sequence[str], until: str | None, record: Record) -> None:
-    """Run a bisect, killed at the first line that begins with ``until``; note what it says."""
+def _bisect(
+    arguments: Sequence[str], directory: Path, record: Record, *, is_killed: bool = False
+) -> None:
+    """Run a bisect, killed during the build of KILLED_AT if ``is_killed``; note what it says."""
     started = time.monotonic()
-    record.add(f"* `mptcp-harness bisect {' '.join(arguments)}`:")
+    record.add(f"* `mptcp-harness bisect {' '.join(arguments)}`:".replace(str(directory), "DIR"))
     record.add("```text")
     command = [*demo._program(), "bisect", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    reached = False
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, errors="replace", env=environment
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if not line.startswith("["):  # the progress of a boot
-                record.add(line.rstrip())
-            if until and line.startswith(until):
+                record.add(line.rstrip().replace(str(directory), "DIR"))
+            reached = reached or line.startswith(KILLED_AT)
+            if is_killed and reached and BUILDING in line:
+                time.sleep(5)
                 process.kill()
                 break
     record.add("```")
-    seconds = time.monotonic() - started
-    if until and process.returncode >= 0:
-        raise DemoFailed(f"the bisect ended before {until!r}")
-    killed = "killed" if until else f"status {process.returncode}"
-    record.add(f"* {killed} after {seconds:.0f} s")
+    if is_killed and process.returncode >= 0:
+        raise DemoFailed(f"the bisect ended before it built {KILLED_AT!r}")
+    ended = "killed" if is_killed else f"status {process.returncode}"
+    record.add(f"* {ended} after {time.monotonic() - started:.0f} s")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="packages_demo", description=__doc__.splitlines()[0])
     parser.add_argument("--directory", type=Path, default=Path("results/packages-demo"))
     parser.add_argument("--package", default=PACKAGE, help=f"Debian's source (default: {PACKAGE})")
+    parser.add_argument("more", nargs="*", help="more arguments of bisect, after --")
     given = parser.parse_args(argv)
     directory = given.directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     record = Record()
     try:
-        demonstrate(directory, given.package, record)
+        demonstrate(directory, given.package, given.more, record)
     except (DemoFailed, OSError) as error:
         sys.stderr.write(f"the demonstration failed: {error}\n")
         return 1

@@ -306,7 +306,8 @@ class _Search:
             entry = self.span.entry(id)
             if self._build(entry, id):
                 self._boot(entry, id)
-        self.say(f"{id[:SHORT]}: {found}: {self._evidence.why(self._place[id])}")
+        for text in f"{found}: {self._evidence.why(self._place[id])}".splitlines():
+            self.say(f"{id[:SHORT]}: {text.rstrip()}")
         return found
 
     def _announce(self, id: str) -> None:

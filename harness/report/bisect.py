@@ -91,7 +91,8 @@ def _commit(commit: GitCommit) -> str:
 
 def _tested_commit(tested: CommitEvidence) -> str:
     said = _counted(tested) if tested.builds else "does not build"
-    why = tested.why.splitlines()[0] if tested.why else ""
+    lines = tested.why.splitlines() or [""]
+    why = lines[0] if tested.builds else lines[-1].strip()  # the compiler's last error
     source = f" [run {tested.reused_from}]" if tested.reused_from else ""
     return f"  {tested.commit.id[:12]} {tested.commit.subject}: {said}: {why}{source}"
 

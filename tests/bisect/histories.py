@@ -35,6 +35,8 @@ from tests.fake_boots import Outcomes
 from tests.processes import unsupervised
 
 GOOD, BAD, BROKEN, PANIC = "good", "bad", "broken", "panic"
+#: The host fails, in a build or in a boot.
+FULL_DISK, NO_QEMU = "full", "unstarted"
 #: Of a commit by its name: its code, and its parents; a name with a "v" is a tag.
 History = Mapping[str, tuple[str, tuple[str, ...]]]
 #: The commits of :func:`line` between its tags.
@@ -139,8 +141,8 @@ class Laboratory(Outcomes):
             self.built.append(self._names[id])
             self.on_step(f"built {self._names[id]}")
             if code == BROKEN:
-                raise Unbuildable("code.c:1: error")
-            if code == "full":
+                raise Unbuildable("make ended with status 2\n    code.c:1: error")
+            if code == FULL_DISK:
                 raise KernelUnavailable("the disk is full")
             made.touch()
         self._of[entry.name] = id
@@ -152,7 +154,7 @@ class Laboratory(Outcomes):
         code = self._code(id) if id else self.packages[plan.kernel.name]
         name = self._names[id] if id else plan.kernel.name
         self.booted_commits.append(name)
-        sent = None if code == PANIC else told("6.18.15", fault=code == BAD)
+        sent = {PANIC: None, NO_QEMU: b""}.get(code, told("6.18.15", fault=code == BAD))
         self.of[plan.kernel.name] = attempt_of(sent)
         attempt = super().boot(plan)
         self.on_step(f"booted {name}")

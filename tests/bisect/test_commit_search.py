@@ -108,8 +108,8 @@ def test_a_commit_that_does_not_build_is_skipped(laboratory: Made) -> None:
     assert found.others == ()
     broken = [tested for tested in found.evidence if not tested.builds]
     assert broken
-    assert "the build failed: code.c:1: error" in broken[0].why
-    assert "does not build: the build failed" in render_commits(found)
+    assert broken[0].why.startswith("the build failed: make ended with status 2")
+    assert "does not build: code.c:1: error" in render_commits(found)
     assert found.boots == len(lab.booted_commits)
 
 
@@ -296,15 +296,27 @@ def test_interrupted_it_says_how_to_go_on(laboratory: Made) -> None:
     assert lab.booted_commits == ["culprit", "second", "third"]
 
 
-def test_a_failure_of_the_host_is_no_skip(laboratory: Made) -> None:
+@pytest.mark.parametrize(
+    ("becomes", "said"),
+    [
+        (histories.FULL_DISK, "could not be built: the disk is full; 2 commits known"),
+        (histories.NO_QEMU, "could not be booted: "),
+    ],
+)
+def test_a_failure_of_the_host_is_no_skip(
+    laboratory: Made, monkeypatch: pytest.MonkeyPatch, becomes: str, said: str
+) -> None:
     """Fails if a full disk makes one commit after another untestable."""
+    monkeypatch.setattr("harness.run.attempts.BACK_OFF", (0.0,))
     lab = laboratory(SEVEN)
-    lab.becomes["culprit"] = "full"
+    lab.becomes["culprit"] = becomes
     found = lab.search()
     assert (found.ending, found.exit_status) == (CommitEnding.UNTESTABLE, 3)
-    assert "could not be built: the disk is full; 2 commits known" in found.text
+    assert said in found.text
     lab.becomes.clear()
-    assert first(lab.search()) == "culprit"
+    again = lab.search()
+    assert first(again) == "culprit"
+    assert all(tested.untestable == 0 for tested in again.evidence)
 
 
 def test_when_it_is_late_no_commit_is_begun(laboratory: Made) -> None:
