@@ -155,8 +155,9 @@ def run(
     )
     changes = tuple(baseline.changes(found, earlier))
     boot = _one_boot(seen)
-    phases, checks = (boot.phases, boot.checks) if boot else ((), ())
-    return Report(described, found, phases, changes, checks)
+    full = seen.of("full") or ([boot] if boot else [])
+    checks = full[0].checks if full else ()
+    return Report(described, found, boot.phases if boot else (), changes, checks)
 
 
 def run_on_host(
@@ -180,7 +181,7 @@ def show(report: Report) -> None:
         print("One kernel, start to end, in seconds:", end="\n\n")
         print(waterfall.as_text(report.phases))
     if report.checks:
-        print("Its slowest checks, with their results, in seconds:", end="\n\n")
+        print("The slowest checks, with their results, in seconds:", end="\n\n")
         print(slowest.as_text(report.checks))
     lines = [str(change) for change in report.changes]
     print(

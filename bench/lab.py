@@ -18,6 +18,7 @@ import platformdirs
 from bench import check, floor, habit, manifests, slowest, stand_in, year
 from bench.runner import Failed, Run, Runner
 from bench.slowest import Taken
+from guest import checks
 from harness import kernels
 from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
@@ -31,6 +32,9 @@ from harness.vm import accelerator
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "kernels.yaml"
 MANY = 60
+#: The checks that are comparable with the compiled one; two VMs at a time, emulated.
+QUICK = ("--profile", "quick")
+TWO = ("-j", "2", "--accel", "tcg", *QUICK)
 #: What suffices for a VM.
 SMALL = "256M"
 #: What the compiled check says of a kernel without MPTCP.
@@ -50,6 +54,8 @@ class Observation:
     phases: tuple[Phase, ...] = ()
     peak_mib: float = 0.0
     checks: tuple[Taken, ...] = ()  # the slowest
+    results: int = 0  # of a run with one kernel
+    checks_s: float = 0.0  # the guest's, in such a run
 
     def phase_s(self, *names: str) -> float:
         """The seconds of the phases ``names``."""
@@ -91,22 +97,30 @@ class HostLab:
 
     # With a program in the place of QEMU.
 
-    def standing_in(self, kernels: int, rounds: int = 1, life_s: float = stand_in.LIFE_S) -> Stage:
+    def standing_in(
+        self,
+        kernels: int,
+        rounds: int = 1,
+        life_s: float = stand_in.LIFE_S,
+        profile: str = checks.QUICK,
+    ) -> Stage:
         """What boots ``kernels`` without QEMU; made once."""
-        return Stage(self.scratch / f"stage-{kernels}-{rounds}", kernels, rounds, life_s)
+        place = self.scratch / f"stage-{kernels}-{rounds}-{profile}"
+        return Stage(place, kernels, rounds, life_s, profile)
 
 
 class Stage:
     """``kernels`` that are none, a QEMU that is none, and a cache and a state of their own."""
 
-    def __init__(self, place: Path, kernels: int, rounds: int, life_s: float) -> None:
+    def __init__(self, place: Path, kernels: int, rounds: int, life_s: float, profile: str) -> None:
         self._place = place
+        self._profile = profile
         self._kernels = kernels
         self._rounds = rounds
         if not place.exists():
             place.mkdir()
             stand_in.write_manifest(place / "kernels", kernels)
-            stand_in.write_program(place / "qemu", rounds, life_s)
+            stand_in.write_program(place / "qemu", rounds, life_s, profile)
         self._program = next((place / "qemu").glob("qemu-system-*"))
 
     def run(self) -> Observation:
@@ -121,7 +135,8 @@ class Stage:
             own, peak, output = Path(scratch, "own"), Path(scratch, "peak"), Path(scratch, "run")
             own.mkdir()
             runner = Runner(own, self._program, None)
-            options = [*stand_in.ASKED, "--cache", str(self._place / "cache")]
+            options = [*stand_in.ASKED, "--profile", self._profile]
+            options += ["--cache", str(self._place / "cache")]
             if self._rounds > 1:
                 options += ["--repeat", str(self._rounds)]
             what = ["check", str(self._place / "kernels/vmlinux-0")]
@@ -179,13 +194,18 @@ class Lab(HostLab):
     # The harness.
 
     def harness(self, entry: KernelEntry, accel: str = "tcg") -> Observation:
-        """One kernel, both families, all checks."""
-        return self._matrix(MANIFEST, "-k", entry.name, "--accel", accel, boots=1)
+        """One kernel, both families, the quick checks: those of connections."""
+        return self._matrix(MANIFEST, "-k", entry.name, "--accel", accel, *QUICK, boots=1)
+
+    def full(self, entry: KernelEntry) -> Observation:
+        """One kernel with all checks."""
+        options = ("--accel", "tcg", "--profile", "full")
+        return self._matrix(MANIFEST, "-k", entry.name, *options, boots=1)
 
     def check(self, entry: KernelEntry, accel: str = "tcg") -> Observation:
         """`check` of the image of ``entry``: the quick checks, which every user waits for."""
         directory = self._fresh()
-        options = ("--profile", "quick", "--accel", accel, "--output", str(directory / "run"))
+        options = (*QUICK, "--accel", accel, "--output", str(directory / "run"))
         command = [sys.executable, "-m", "harness", "check", str(self._images[entry.name])]
         run = self._runner.run([*command, *options], ROOT)
         shutil.rmtree(directory)
@@ -205,21 +225,20 @@ class Lab(HostLab):
 
     def matrix(self) -> Observation:
         """The default manifest, two VMs at a time."""
-        return self._matrix(MANIFEST, "-j", "2", "--accel", "tcg", boots=len(self.entries))
+        return self._matrix(MANIFEST, *TWO, boots=len(self.entries))
 
     def small(self) -> Observation:
         """The same with little memory; what fails is counted."""
         boots = len(self.entries)
-        options = ("-j", "2", "--accel", "tcg")
-        return self._matrix(self._small, *options, boots=boots, may_fail=True)
+        return self._matrix(self._small, *TWO, boots=boots, may_fail=True)
 
     def many(self) -> Observation:
         """Sixty kernels in the same mix."""
-        return self._matrix(self._many, "-j", "2", "--accel", "tcg", boots=MANY)
+        return self._matrix(self._many, *TWO, boots=MANY)
 
     def reuse(self) -> Observation:
         """The same after :meth:`many`: nothing has changed since, so nothing may be booted."""
-        return self._matrix(self._many, "--reuse", "--accel", "tcg", boots=0)
+        return self._matrix(self._many, "--reuse", *TWO, boots=0)
 
     def cold(self) -> Observation:
         """Fetching and preparing the default manifest, with nothing cached."""
@@ -302,9 +321,11 @@ class Lab(HostLab):
             raise Failed(f"mptcp-harness started {run.qemus} VMs where {boots} were to be")
         record = json.loads((output / RECORD).read_text())
         peak_mib = int(peak.read_text()) / 1024
-        checks = slowest.of_run(output) if boots == 1 else ()
+        slow = slowest.of_run(output) if boots == 1 else ()
         shutil.rmtree(directory)
-        return Observation(run, _bad(record), _phases(record, run.seconds), peak_mib, checks)
+        results, checks_s = _checked(record)
+        phases = _phases(record, run.seconds)
+        return Observation(run, _bad(record), phases, peak_mib, slow, results, checks_s)
 
     def _fresh(self) -> Path:
         self._number += 1
@@ -331,6 +352,15 @@ def _tail(run: Run) -> str:
 
 def _bad(record: Mapping[str, Any]) -> int:
     return sum(not KernelVerdict(kernel["verdict"]).as_expected for kernel in record["kernels"])
+
+
+def _checked(record: Mapping[str, Any]) -> tuple[int, float]:
+    """How many results a run with one kernel has, and the seconds that they took."""
+    if len(record["kernels"]) != 1:
+        return 0, 0.0
+    (kernel,) = record["kernels"]
+    results = sum(len(family["checks"]) for family in kernel["families"].values())
+    return results, kernel["timing"]["checks_s"]
 
 
 def _phases(record: Mapping[str, Any], seconds: float) -> tuple[Phase, ...]:

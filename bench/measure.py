@@ -13,6 +13,7 @@ from bench import figures, lab, year
 from bench.figures import Figure, Unit, absolute
 from bench.lab import MANY, SMALL, HostLab, Lab, Observation
 from bench.runner import Failed
+from guest import checks
 from harness.manifest.kernels_yaml import KernelEntry
 
 #: Of the wall time of `vng -r bzImage`, by the manifest's name; OF_HABIT for all others.
@@ -27,6 +28,8 @@ HOST_S = 0.35
 INIT_S = 0.5
 INIT_KVM_S = 0.2
 STEP_S = 0.5
+#: Seconds of the full profile beyond those of quick.
+FULL_S = 15
 #: Kernels that are none, on the host alone.
 FEW = 4
 OF_FOUR = 1.10
@@ -98,6 +101,7 @@ def planned(entries: Sequence[KernelEntry]) -> list[Planned]:
         processor_time(len(entries)),
         many_against_few(len(entries)),
         peak_memory(),
+        full(entries[-1].name),
         small_memory(),
         reuse(),
         cold(),
@@ -123,6 +127,7 @@ def host_only() -> list[Planned]:
         *(start(name) for name in STARTS),
         host_time("stand-in.host", "stand-in.check", "host time of one check, stand-in for QEMU"),
         stand_in_processor(),
+        stand_in_memory(),
     ]
 
 
@@ -154,6 +159,7 @@ def subjects(entries: Sequence[KernelEntry], times: Times) -> list[Subject]:
         Subject("step", times.rounds, Lab.step),
         Subject("matrix", times.rounds, Lab.matrix),
         Subject("loop", times.rounds, Lab.loop),
+        Subject("full", times.once, lambda lab: lab.full(newest)),
         Subject("small", times.once, Lab.small),
         Subject("many", times.many, Lab.many),
         Subject("reuse", times.rounds, Lab.reuse, needs=("many",)),
@@ -179,7 +185,12 @@ def host_subjects(times: Times) -> list[Subject]:
         ),
         Subject("stand-in.check", times.rounds, lambda lab: lab.standing_in(1).run()),
         Subject("stand-in.matrix", times.rounds, lambda lab: lab.standing_in(FEW).run()),
+        Subject("stand-in.many", times.once, _stand_in_many),
     ]
+
+
+def _stand_in_many(lab: HostLab) -> Observation:
+    return lab.standing_in(MANY, life_s=0.1, profile=checks.FULL).run()
 
 
 def _start(name: str, lab: HostLab) -> Observation:
@@ -300,6 +311,15 @@ def stand_in_processor() -> Planned:
     )
 
 
+def stand_in_memory() -> Planned:
+    what = f"peak memory of the harness, {MANY} stand-ins, all checks"
+    blank = Figure("stand-in.memory", what, Unit.MIB, PEAK_MIB)
+    subject = "stand-in.many"
+    return Planned(
+        blank, (subject,), lambda seen: absolute(blank, [o.peak_mib for o in seen.of(subject)])
+    )
+
+
 def against_loop() -> Planned:
     note = "the loop boots each kernel twice, once for each family"
     blank = Figure("loop", "matrix -j 2 against the plain loop", Unit.RATIO, OF_LOOP, note=note)
@@ -336,6 +356,19 @@ def peak_memory() -> Planned:
         return absolute(blank, [observation.peak_mib for observation in seen.of("many")])
 
     return Planned(blank, ("many",), work_out)
+
+
+def full(name: str) -> Planned:
+    what = f"{name}: all checks, beyond the quick ones"
+    blank = Figure("full", what, Unit.SECONDS, FULL_S)
+
+    def work_out(seen: Observations) -> Figure:
+        quick = statistics.median(o.checks_s for o in seen.of(f"harness.{name}"))
+        runs = seen.of("full")
+        note = f"{1000 * runs[0].checks_s / runs[0].results:.1f} ms for each of its results"
+        return replace(absolute(blank, [o.checks_s - quick for o in runs]), note=note)
+
+    return Planned(blank, (f"harness.{name}", "full"), work_out)
 
 
 def small_memory() -> Planned:

@@ -30,7 +30,7 @@ SEED = 7
 #: Seconds for which the program runs, as a VM with KVM may.
 LIFE_S = 1.0
 #: What the harness must be told for the recorded events to be an answer.
-ASKED = ("--profile", "quick", "--seed", str(SEED), "--accel", "tcg")
+ASKED = ("--seed", str(SEED), "--accel", "tcg")
 #: Stands for the nonce of a boot in the recorded events.
 _NONCE = "@" * 32
 _KERNEL_LINES = 400
@@ -79,8 +79,8 @@ class _Recorder(Runner):
             report.result(index, events.PASS, {})
 
 
-def events_of(rounds: int = 1) -> bytes:
-    """The event stream of a boot with the quick checks, with a placeholder for its nonce."""
+def events_of(rounds: int = 1, profile: str = checks.QUICK) -> bytes:
+    """The event stream of a boot, with a placeholder for its nonce."""
     said: list[bytes] = []
     emitter = events.Emitter(said.append)
     hello: Mapping[str, str] = {"nonce": _NONCE, "release": RELEASE, "version": "#1 SMP"}
@@ -93,7 +93,7 @@ def events_of(rounds: int = 1) -> bytes:
         seed=SEED,
         taint=0,
     )
-    runner = _Recorder(Options(seed=SEED, rounds=rounds, profile=checks.QUICK), emitter)
+    runner = _Recorder(Options(seed=SEED, rounds=rounds, profile=profile), emitter)
     results = runner.run()
     emitter.emit("end", nonce=_NONCE, results=results, rounds=runner.rounds, taint=0)
     return b"".join(said)
@@ -110,10 +110,12 @@ def _kernel_line(number: int) -> str:
     return f"pci 0000:00:{number:04x}: BAR 0 [mem 0xfe{number:06x}-0xfe{number:06x}] assigned"
 
 
-def write_program(place: Path, rounds: int = 1, life_s: float = LIFE_S) -> Path:
+def write_program(
+    place: Path, rounds: int = 1, life_s: float = LIFE_S, profile: str = checks.QUICK
+) -> Path:
     """Write the program, and what it says, below the new directory ``place``."""
     place.mkdir()
-    (place / "events").write_bytes(events_of(rounds))
+    (place / "events").write_bytes(events_of(rounds, profile))
     (place / "console").write_bytes(console())
     program = place / tools.qemu_of(HOST).programs[0]
     program.write_text(

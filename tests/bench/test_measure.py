@@ -124,7 +124,13 @@ def test_a_figure_without_its_values_says_what_failed() -> None:
         ("host", "check", lambda o: replace(o, run=replace(RUN, qemu_s=7.5)), 0.5),
         ("kvm.host", "check.kvm", lambda o: replace(o, run=replace(RUN, qemu_s=7.5)), 0.5),
         ("stand-in.host", "stand-in.check", lambda o: o, 8.0),
+        ("stand-in.memory", "stand-in.many", lambda o: replace(o, peak_mib=90.0), 90.0),
         ("stand-in.processor", "stand-in.matrix", lambda o: o, 0.5),
+        (
+            *("full", "full harness.debian-newest"),
+            lambda o: replace(o, results=100, checks_s=5.0),
+            0.0,
+        ),
         ("step", "step", lambda o: replace(o, run=replace(RUN, qemu_s=2.0, making_s=5.0)), 1.0),
         (
             *("init.debian-6.1", "harness.debian-6.1"),
