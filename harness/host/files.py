@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,16 @@ def remember(place: Path, what: Mapping[str, Any]) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` atomically: a reader sees the old file or the new one."""
+    write_parts(path, (text,))
+
+
+def write_parts(path: Path, texts: Iterable[str]) -> None:
+    """:func:`write_atomically` with ``texts``, one after another."""
     # The name is unique to this thread, because several may write the same file.
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        new.write_text(text, encoding="utf-8")
+        with new.open("w", encoding="utf-8") as file:
+            file.writelines(texts)
         new.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

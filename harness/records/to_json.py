@@ -9,7 +9,7 @@ characters that Python prints for it (``\\udc80``).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,9 +39,17 @@ def to_json(run: RunResult) -> str:
 
 def join(run: RunResult, kernels: Iterable[str]) -> str:
     """:func:`to_json` from the :func:`kernel_text` of each of its kernels, in their order."""
+    return "".join(parts(run, kernels))
+
+
+def parts(run: RunResult, kernels: Iterable[str]) -> Iterator[str]:
+    """:func:`join` piece by piece: the record of sixty kernels has 25 MB."""
     head = json.dumps({"schema": SCHEMA, "run": clean(_run(run))}, indent=1, allow_nan=False)
-    texts = ",\n".join(text.rstrip("\n") for text in kernels)
-    return f'{head.removesuffix("}").rstrip()},\n "kernels": [\n{texts}\n]}}\n'
+    yield f'{head.removesuffix("}").rstrip()},\n "kernels": [\n'
+    for number, text in enumerate(kernels):
+        yield ",\n" if number else ""
+        yield text.rstrip("\n")
+    yield "\n]}\n"
 
 
 def kernel_text(kernel: KernelResult) -> str:

@@ -19,7 +19,7 @@ from harness import __version__
 from harness.bundle import Bundles
 from harness.errors import UsageError
 from harness.host import tools
-from harness.host.files import write_atomically
+from harness.host.files import write_atomically, write_parts
 from harness.kernels import Cache
 from harness.manifest.entries import KernelEntry
 from harness.manifest.known_issues import KnownIssues
@@ -206,9 +206,8 @@ class _Session:
             shard=self._request.shard,
         )
         texts = (self._recorder.place(kernel.name).read_text() for kernel in found)
-        write_atomically(
-            self._workspace.directory / stored_runs.RECORD, to_json.join(record, texts)
-        )
+        place = self._workspace.directory / stored_runs.RECORD
+        write_parts(place, to_json.parts(record, texts))
         return record
 
     def _idle(self, found: Sequence[KernelResult]) -> tuple[str, ...]:

@@ -22,8 +22,10 @@ from harness.verdict.verdicts import (
     KernelVerdict,
 )
 
+# A run of sixty kernels holds a hundred thousand of these two, so they have slots.
 
-@dataclass(frozen=True, order=True)
+
+@dataclass(frozen=True, order=True, slots=True)
 class CheckKey:
     """The subject of one result. ``payload`` names the size of the transfer (``byte``, …)."""
 
@@ -38,7 +40,7 @@ class CheckKey:
         return f"{self.family} {self.id} ({where})" if where else f"{self.family} {self.id}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CheckResult:
     """The verdict on one check. ``expected``, ``got`` and ``raw`` (hexadecimal) are set if it
     failed.

@@ -203,6 +203,7 @@ class _Boot:
             self._vm.kill()
             self._drain()
         _show_command(work / QEMU_COMMAND, plan.directory / QEMU_SHOWN)
+        self._open.clear()  # or they and this object would keep each other alive
         attempt = self._attempt(end, status, arguments, ended)
         objection = start.objection()
         if objection and attempt.end is not BootEnd.INTERRUPTED:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guest import events
-from harness.verdict.results import Stream
+from harness.verdict.results import CheckKey, Stream
 from harness.verdict.verdicts import CheckVerdict, Family
 from harness.vm import stream as stream_module
 from harness.vm.stream import StreamReader
@@ -205,3 +205,23 @@ def test_new_taint_is_what_came_during_the_checks() -> None:
 
 def test_entries_of_the_fixture_are_as_many_as_results() -> None:
     assert len(ENTRIES) == len(PASSED)
+
+
+def _keys(payload: str) -> list[CheckKey]:
+    """The keys of the results of a boot of its own."""
+    guest = Guest().hello().capability().plan(payload=payload).check(0).check(1).end()
+    reader = StreamReader(NONCE, (Family.IPV4,), "6.12.1", 7)
+    reader.feed(guest.sent)
+    return [result.key for result in reader.finish().results]
+
+
+def test_all_boots_share_the_results_that_passed() -> None:
+    """Sixty kernels with all checks have 150,000, which a run keeps until its end."""
+    first, second = _keys("segment"), _keys("segment")
+    assert [a is b for a, b in zip(first, second, strict=True)] == [True, True]
+
+
+def test_what_a_hostile_guest_makes_up_is_not_kept_beyond_its_boot() -> None:
+    first, second = _keys("x" * 300), _keys("x" * 300)
+    assert first == second
+    assert [a is b for a, b in zip(first, second, strict=True)] == [False, False]
