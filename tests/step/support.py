@@ -35,10 +35,10 @@ GOOD, BAD, BROKEN, PANIC = "good", "bad", "syntax error", "panic"
 VNG = """\
 #!/bin/sh
 echo "$*" >> "$DIARY/vng"
-git --no-optional-locks -C "$USERS_TREE" status --porcelain > "$DIARY/status"
 case $1 in
 --kconfig) cat "$3" > .config; exit 0 ;;
 esac
+git --no-optional-locks -C "$USERS_TREE" status --porcelain > "$DIARY/status"
 [ ! -e "$DIARY/full" ] || { echo "ld: final link: No space left on device" >&2; exit 1; }
 ! grep -q 'syntax error' net/mptcp/code.c || {
     echo "net/mptcp/code.c:1:1: error: expected ';' before 'x'" >&2
