@@ -40,9 +40,10 @@ _CALL = "\t\t__mptcp_subflow_disconnect("
 FAULTY = f"\tif (!dispose_it) {{\n{_CALL}"
 SOUND = f"\tif (!dispose_it) {{\n\t\t__mptcp_subflow_error_report(sk, ssk);\n{_CALL}"
 NO_CODE = "\nstatic int mptcp_demo_broken(void) { return undeclared; }\n"
-#: The bisect is killed a few seconds after the build of this commit began.
+#: The bisect is killed some seconds after the build of this commit began.
 KILLED_AT = "commit 3 of"
 BUILDING = "building; log"
+KILLED_AFTER_S = 5
 
 
 def make_history(tree: Path) -> str:
@@ -140,7 +141,7 @@ def _bisect(
                 record.add(line.rstrip().replace(str(directory), "DIR"))
             reached = reached or line.startswith(KILLED_AT)
             if is_killed and reached and BUILDING in line:
-                time.sleep(5)
+                time.sleep(KILLED_AFTER_S)
                 process.kill()
                 break
     record.add("```")

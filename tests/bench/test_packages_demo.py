@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from bench import bisect_demo
 from bench import packages_demo as demo
-from bench.bisect_demo import FILES, DemoFailed
+from bench.bisect_demo import FILES, DemoFailed, Record
 from tests.bench.test_bisect_demo import git
 
 USED = {*FILES, "fastopen.c", "crypto.c", "token.c", demo.FILE}
@@ -46,3 +48,38 @@ def test_a_source_without_the_place_of_the_fault_is_refused(tree: Path) -> None:
     git(tree, "tag", "--force", "base")
     with pytest.raises(DemoFailed, match="take another --package"):
         demo.make_history(tree)
+
+
+#: In place of the harness: it builds until it is killed, and then it finds the commit ``FAULTY``.
+_HARNESS = """\
+import json, os, sys, time
+if "--resume" in sys.argv:
+    found = {"commits": {"first": {"id": os.environ["FAULTY"], "subject": "the fault"}}}
+    open(sys.argv[sys.argv.index("--json") + 1], "w").write(json.dumps(found))
+    sys.exit(0)
+print("commit 3 of about 6: building x")
+print("[  1.0s] x: booting")
+print("x: building; log: l", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_bisect_is_killed_in_a_build_and_resumed(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a bisect that was not killed, or a wrong answer, counts as a demonstration."""
+    monkeypatch.setattr(bisect_demo, "_program", lambda: [sys.executable, "-c", _HARNESS])
+    monkeypatch.setattr(bisect_demo, "_version", lambda _: "7.3")
+    monkeypatch.setattr(demo, "KILLED_AFTER_S", 0)
+    monkeypatch.setenv("FAULTY", demo.make_history(tree))
+    record = Record()
+    demo.demonstrate(tmp_path, "linux-source-7.3", [], record)
+    text = "\n".join(record.lines)
+    assert "* killed after " in text
+    assert "* status 0 after " in text
+    assert "--repo DIR/linux" in text
+    assert "booting" not in text
+    assert text.endswith("* the answer is right: `the fault`")
+    monkeypatch.setenv("FAULTY", "0" * 40)
+    with pytest.raises(DemoFailed, match="the bisect found"):
+        demo.demonstrate(tmp_path, "linux-source-7.3", [], Record())
