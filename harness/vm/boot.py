@@ -70,7 +70,7 @@ class Deadlines:
             boot=max(min(timeout, 30), timeout / 4) * factor,
             silence=max(min(timeout, 12), timeout / 10) * factor,
             # Time for kmemleak to scan, if a kernel has it: see initramfs.INIT.
-            power_off=min(timeout, 20) * factor,
+            power_off=max(min(timeout, 20), timeout / 6) * factor,
             total=timeout * factor,
         )
 

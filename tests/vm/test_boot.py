@@ -243,3 +243,12 @@ def test_a_qemu_that_does_not_answer_is_not_waited_for(
 def test_a_boot_that_ends_well_is_asked_nothing(run: Run, tmp_path: Path) -> None:
     run(SAY_ALL + POWER_OFF)
     assert not (tmp_path / "attempt" / boot.HANG).exists()
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(10, 10), (120, 20), (600, 100)])
+def test_a_kernel_with_a_longer_timeout_has_longer_to_power_off(
+    timeout: float, seconds: float
+) -> None:
+    """One with KASAN and kmemleak needs more than 80 s for the two scans on a busy host."""
+    assert Deadlines.scaled(timeout, kvm=True).power_off == seconds
+    assert Deadlines.scaled(timeout, kvm=False).power_off == 4 * seconds
