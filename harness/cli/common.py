@@ -149,11 +149,11 @@ def fleet_of(given: argparse.Namespace) -> Fleet | None:
         if given.fleet_certificates is not None or consoles:
             raise UsageError("--fleet-certificates and --fleet-consoles belong to --fleet ADDRESS")
         return None
-    from harness.run import fleet
+    from harness.run import fleet_workers
     from harness.run.request import Fleet
 
     wanted = Fleet(given.fleet, given.fleet_certificates, consoles)
-    fleet.security(wanted)
+    fleet_workers.security(wanted)
     return wanted
 
 

@@ -64,13 +64,13 @@ def _compilers(manifest: Path | None) -> list[str]:
 
 def _of_fleet(wanted: Fleet, cache: Cache) -> tuple[tools.Finding, ...]:
     """A finding for each worker, compared with this host. Raises HostError."""
-    from harness.run import fleet
+    from harness.run import fleet_workers
 
     with tempfile.TemporaryDirectory() as place:
         with workspace.opened(Path(place, "run"), cache, say=say) as found:
             versions = session.about_run(found)
         with stopping(cache.stop) as stop:
-            workers = fleet.survey(wanted, versions, stop)
+            workers = fleet_workers.survey(wanted, versions, stop)
     if not workers:
         remedy = "start `dask worker` with --resources vm=N"
         missing = tools.Standing.MISSING

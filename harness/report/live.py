@@ -17,6 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from harness.host import periodic
 from harness.report.terminal import Glyphs, Writer, glyphs_for, style_of
 from harness.run.request import Listener, Progress, Stage
 from harness.text import plural
@@ -36,20 +37,11 @@ def live(
     """
     display = Display(names, glyphs_for(stream), clock)
     screen = Screen(display, stream)
-    stop = threading.Event()
-
-    def refresh() -> None:
-        while not stop.wait(REFRESH_S):
-            screen.refresh()
-
-    thread = threading.Thread(target=refresh, name="live display", daemon=True)
     screen.open()
-    thread.start()
     try:
-        yield display
+        with periodic.every(REFRESH_S, screen.refresh, "live display"):
+            yield display
     finally:
-        stop.set()
-        thread.join()
         screen.close()
 
 

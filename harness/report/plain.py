@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from harness.host import periodic
 from harness.report.terminal import Writer, glyphs_for
 from harness.run.request import Listener, Progress, Stage
 from harness.text import plural
@@ -96,19 +97,8 @@ class PlainProgress:
     @contextmanager
     def ticking(self) -> Iterator[None]:
         """Calls :meth:`tick` often enough, from another thread."""
-        stop = threading.Event()
-
-        def tick() -> None:
-            while not stop.wait(EVERY / 6):
-                self.tick()
-
-        thread = threading.Thread(target=tick, name="progress", daemon=True)
-        thread.start()
-        try:
+        with periodic.every(EVERY / 6, self.tick, "progress"):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     def line(self, text: str) -> None:
         with self._lock:

@@ -12,26 +12,26 @@ elsewhere, by Dask; one that takes two workers with it is given up.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness import kernels
 from harness.errors import HostError, UsageError
+from harness.host import periodic
 from harness.host.files import stamp
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.entries import Accel, DebSource, KernelEntry
 from harness.run import fleet_worker
 from harness.run.attempts import Options
 from harness.run.executor import Elsewhere, Ready, Say, Tested
-from harness.run.fleet_worker import About, Moved, Task
+from harness.run.fleet_worker import Moved, Task
+from harness.run.fleet_workers import PAUSE_S, Workers, connected
 from harness.run.request import Fleet, Listener, Progress, Stage
 from harness.verdict.results import KernelResult
 
@@ -43,187 +43,6 @@ TTL_S = 60
 LOST = 1
 #: Kernels that are under way at a time, at most: each has a thread here.
 MOST = 256
-#: Seconds.
-CONNECT_S = 15
-ANSWER_S = 20.0
-PAUSE_S = 0.5
-INSTALL = "pip install 'mptcp-harness[fleet]'"
-
-
-def security(fleet: Fleet) -> Any:
-    """The certificates for ``fleet``; None for an address on this host. Raises UsageError."""
-    scheme, _, place = fleet.address.rpartition("://")
-    if scheme not in ("tcp", "tls") or ":" not in place:
-        raise UsageError(
-            f"--fleet {fleet.address}: not an address; give tls://HOST:PORT, as `dask scheduler` "
-            "prints it"
-        )
-    if scheme == "tcp":
-        if not _is_loopback(place.rpartition(":")[0].strip("[]")):
-            raise UsageError(
-                f"--fleet {fleet.address}: without TLS, whoever reaches a port of the fleet runs "
-                "programs on its hosts; make certificates (`mptcp-harness fleet certificates DIR`) "
-                "and give tls://…"
-            )
-        return None
-    directory = fleet.certificates
-    names = ("ca.pem", "client.pem", "client-key.pem")
-    if directory is None or not all((directory / name).is_file() for name in names):
-        raise UsageError(
-            f"--fleet {fleet.address}: --fleet-certificates must name a directory with "
-            f"{', '.join(names)}; `mptcp-harness fleet certificates DIR` makes one"
-        )
-    from distributed.security import Security
-
-    ca, cert, key = (str(directory / name) for name in names)
-    # The asking side is also a worker, which has the kernels' files.
-    return Security(
-        require_encryption=True,
-        tls_ca_file=ca,
-        tls_client_cert=cert,
-        tls_client_key=key,
-        tls_worker_cert=cert,
-        tls_worker_key=key,
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-@contextlib.contextmanager
-def connected(fleet: Fleet) -> Iterator[Any]:
-    """A client of the fleet's scheduler. Raises UsageError, HostError."""
-    try:
-        import dask
-        from distributed import Client
-    except ImportError as error:
-        raise UsageError(f"--fleet needs Dask ({error}): {INSTALL}") from error
-    wanted = security(fleet)
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would write into the table
-    quiet = {"distributed.worker.daemon": False, "distributed.comm.timeouts.connect": CONNECT_S}
-    with dask.config.set(quiet):
-        try:
-            client = Client(fleet.address, security=wanted, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError, RuntimeError) as error:  # TimeoutError is an OSError
-            raise HostError(
-                f"--fleet {fleet.address}: no scheduler answers ({error}); start `dask scheduler` "
-                "there, with certificates of the same CA, or correct the address"
-            ) from error
-        try:
-            yield client
-        finally:
-            with contextlib.suppress(Exception):
-                client.close(timeout=5)
-
-
-@dataclass
-class _Worker:
-    """A worker as the asking side knows it; ``about`` is None until it has answered."""
-
-    about: About | None = None
-    refused: str = ""
-
-    @property
-    def vms(self) -> int:
-        return self.about.vms if self.about is not None and not self.refused else 0
-
-
-def refusal(about: About, versions: Mapping[str, str], *, kvm: bool) -> str:
-    """Why a worker may not test anything for a run with these ``versions``; "" if it may."""
-    if about.trouble:
-        return about.trouble
-    for name in ("harness", "guest", "QEMU", "virtme-ng"):
-        if about.versions.get(name) != versions[name]:
-            found = about.versions.get(name, "none")
-            return (
-                f"it has {name} {found}, and this host {versions[name]}; results would not be "
-                "comparable: install the same"
-            )
-    if kvm and not about.kvm:
-        return "it has no usable /dev/kvm, and KVM is asked for; give it one, or omit --accel kvm"
-    if about.vms < 1:
-        return "it may run no VM; start `dask worker` with --resources vm=N"
-    return ""
-
-
-class Workers:
-    """The workers of ``client``, which are asked what they are as soon as they appear."""
-
-    def __init__(
-        self, client: Any, versions: Mapping[str, str], say: Say, *, kvm: bool, store: str
-    ) -> None:
-        self._client = client
-        self._versions = versions
-        self._say = say
-        self._kvm = kvm
-        self._store = store
-        self._lock = threading.Lock()
-        self._known: dict[str, _Worker] = {}
-        self._hosts: dict[str, str] = {}  # of all that ever answered
-        self._alone_since = time.monotonic()
-
-    def look(self) -> None:
-        """Notice workers that came or went."""
-        # Not Client.scheduler_info(): the client itself replaces what that returns by the totals.
-        identity = self._client.sync(self._client.scheduler.identity, n_workers=-1)
-        present = {address for address in identity["workers"] if address != self._store}
-        with self._lock:
-            new = present - self._known.keys()
-            gone = self._known.keys() - present
-            for address in new:
-                self._known[address] = _Worker()
-            lost = {address: self._known.pop(address) for address in gone}
-        for worker in lost.values():
-            if worker.vms and worker.about is not None:
-                self._say(f"worker {worker.about.host} is gone")
-        for address in new:
-            self._ask(address)
-        if self.usable():
-            self._alone_since = time.monotonic()
-
-    def _ask(self, address: str) -> None:
-        future = self._client.submit(
-            fleet_worker.about, workers=[address], pure=False, priority=1000
-        )
-        # The callback holds the future, which is otherwise cancelled.
-        future.add_done_callback(lambda done: self._answered(address, done))
-
-    def _answered(self, address: str, future: Any) -> None:
-        try:
-            about = future.result(timeout=CONNECT_S)
-        except Exception as error:
-            about = About(address, {}, trouble=f"it cannot run this harness ({error})")
-        why = refusal(about, self._versions, kvm=self._kvm)
-        with self._lock:
-            if address not in self._known:
-                return
-            self._known[address] = _Worker(about, why)
-            self._hosts[address] = about.host
-        vms = f"{about.vms} VM{'s' * (about.vms != 1)}"
-        self._say(f"worker {about.host}: {f'refused: {why}' if why else vms}")
-
-    def usable(self) -> dict[str, int]:
-        """The VMs of each worker that may test, by address."""
-        with self._lock:
-            return {address: worker.vms for address, worker in self._known.items() if worker.vms}
-
-    def all(self) -> dict[str, _Worker]:
-        with self._lock:
-            return dict(self._known)
-
-    def host(self, address: str) -> str:
-        with self._lock:
-            return self._hosts.get(address, address)
-
-    def alone_s(self) -> float:
-        """Seconds since the last moment at which a worker could test."""
-        return time.monotonic() - self._alone_since
 
 
 class FleetExecutor:
@@ -469,7 +288,13 @@ def opened(
             *(client, fleet, workers, options, cache, listener, stop, durations, run, store)
         )
         client.subscribe_topic(fleet_worker.topic(run), executor.heard)
-        with _looking(workers.look):
+
+        def looking() -> None:
+            with contextlib.suppress(Exception):  # the scheduler may be away for a moment
+                workers.look()
+
+        looking()
+        with periodic.every(1.0, looking, "fleet", patience=10.0):
             yield executor
 
 
@@ -505,44 +330,3 @@ def _store(client: Any, fleet: Fleet) -> Iterator[str]:
     finally:
         with contextlib.suppress(Exception):
             client.sync(worker.close, timeout=5)
-
-
-@contextlib.contextmanager
-def _looking(look: Callable[[], None]) -> Iterator[None]:
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.is_set():
-            with contextlib.suppress(Exception):  # the scheduler may be away for a moment
-                look()
-            over.wait(1.0)
-
-    thread = threading.Thread(target=watch, name="fleet", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=10)
-
-
-def survey(
-    fleet: Fleet, versions: Mapping[str, str], stop: threading.Event
-) -> list[tuple[About | None, str]]:
-    """Each worker of ``fleet``, if it answers, and why it may not test; "" if it may.
-
-    Raises UsageError, HostError.
-    """
-    with connected(fleet) as client:
-        workers = Workers(client, versions, lambda _: None, kvm=False, store="")
-        until = time.monotonic() + ANSWER_S
-        while not stop.wait(PAUSE_S) and time.monotonic() < until:
-            workers.look()
-            known = workers.all()
-            if known and all(worker.about is not None for worker in known.values()):
-                break
-        silent = f"it has not answered for {ANSWER_S:.0f} s; is it busy, or stopped?"
-        return [
-            (worker.about, worker.refused if worker.about is not None else f"{address}: {silent}")
-            for address, worker in workers.all().items()
-        ]

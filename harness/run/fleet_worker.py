@@ -23,7 +23,7 @@ from typing import Any
 
 from harness.bundle import Bundles
 from harness.errors import HostError, KernelUnavailable
-from harness.host import locks, tools
+from harness.host import locks, periodic, tools
 from harness.host.files import touch
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.entries import KernelEntry, UserSpace
@@ -284,21 +284,14 @@ def _watched(stop: threading.Event) -> Iterator[None]:
     """Set ``stop`` when this task is no longer wanted: cancelled, or its client is gone."""
     worker = _worker()
     key = worker.get_current_task()
-    over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(PAUSE):
-            state = worker.state.tasks.get(key)
-            if state is None or state.state not in ("executing", "long-running"):
-                stop.set()
+        state = worker.state.tasks.get(key)
+        if state is None or state.state not in ("executing", "long-running"):
+            stop.set()
 
-    thread = threading.Thread(target=watch, name="watch", daemon=True)
-    thread.start()
-    try:
+    with periodic.every(PAUSE, watch, "watch"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 # Kernels that are moved.

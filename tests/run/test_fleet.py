@@ -13,7 +13,7 @@ import pytest
 
 from harness.errors import HostError, UsageError
 from harness.manifest.kernels_yaml import DebSource, ImageSource
-from harness.run import fleet, fleet_worker
+from harness.run import fleet, fleet_worker, fleet_workers
 from harness.run.fleet_worker import About
 from harness.run.request import Fleet, Progress, RunRequest, Stage
 from harness.verdict.results import BootEnd, RunResult
@@ -149,14 +149,14 @@ def test_without_workers_the_wait_ends_with_a_sentence(
 ) -> None:
     monkeypatch.setattr(fleet, "ALONE_S", 0.0)
     monkeypatch.setattr(fleet, "PAUSE_S", 0.01)
-    monkeypatch.setattr(fleet.Workers, "usable", lambda _: {})
+    monkeypatch.setattr(fleet_workers.Workers, "usable", lambda _: {})
     with pytest.raises(HostError, match=r"no worker that may test .* continue with --resume"):
         lab.run(1)
 
 
 def test_workers_are_seen_whenever_one_looks(cluster: Any) -> None:
     with distributed.Client(cluster, set_as_default=False) as client:
-        workers = fleet.Workers(client, VERSIONS, lambda _: None, kvm=False, store="")
+        workers = fleet_workers.Workers(client, VERSIONS, lambda _: None, kvm=False, store="")
         client._scheduler_identity["workers"] = {}  # as the client itself leaves it
         workers.look()
         assert len(workers.all()) == 2
@@ -194,8 +194,8 @@ def test_a_file_is_moved_in_pieces_and_verified(
 )
 def test_a_worker_that_is_unlike_this_host_is_refused(change: dict[str, Any], said: str) -> None:
     good = About("host", VERSIONS, vms=2, kvm=True)
-    assert fleet.refusal(good, VERSIONS, kvm=True) == ""
-    assert said in fleet.refusal(replace(good, **change), VERSIONS, kvm=True)
+    assert fleet_workers.refusal(good, VERSIONS, kvm=True) == ""
+    assert said in fleet_workers.refusal(replace(good, **change), VERSIONS, kvm=True)
 
 
 @pytest.mark.parametrize(
@@ -210,12 +210,12 @@ def test_a_worker_that_is_unlike_this_host_is_refused(change: dict[str, Any], sa
 )
 def test_an_address_needs_tls_unless_it_is_loopback(address: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        fleet.security(Fleet(address))
+        fleet_workers.security(Fleet(address))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
 def test_loopback_needs_no_tls(host: str) -> None:
-    assert fleet.security(Fleet(f"tcp://{host}:8786")) is None
+    assert fleet_workers.security(Fleet(f"tcp://{host}:8786")) is None
 
 
 def test_the_longest_kernel_comes_first() -> None:
