@@ -11,11 +11,23 @@ if not __package__:
     )
 
 
+def in_a_vm() -> int:
+    """Run the checks, and end at once: what Python does before and after takes 0.1 s under TCG."""
+    import gc
+    import os
+
+    gc.disable()  # also while modules are imported; see guest.vm
+    from guest import vm
+
+    status = vm.main(sys.argv[2:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def main() -> int:
     if sys.argv[1:2] == ["--vm"]:
-        from guest import vm
-
-        return vm.main(sys.argv[2:])
+        return in_a_vm()
     if sys.argv[1:2] == ["--agent"]:
         from guest import agent
 

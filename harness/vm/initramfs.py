@@ -37,7 +37,7 @@ CHECKER = "opt/guest"  # its __main__.py is run as a file; a directory would nee
 #: The request to the checker; not on the kernel's command line, which is limited to 2 KiB.
 REQUEST = "opt/request"
 DIRECTORIES = (
-    "dev", "proc", "sys", "tmp", "bin", "modules", "on_demand", "opt", "usr/bin", "usr/lib"
+    "dev", "etc", "proc", "sys", "tmp", "bin", "modules", "on_demand", "opt", "usr/bin", "usr/lib"
 )  # fmt: skip
 #: Below the checker; only the selftest's boots have it; see harness/selftest.
 FAULTS = "faults.py"
@@ -49,9 +49,7 @@ APPLETS = ("sh", "mount", "insmod", "ip", "base64", "sleep", "head", "poweroff",
 #: command ends, the VM then ends; the event stream has the result.
 INIT = """\
 #!/bin/sh
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
+mount -a
 for module in /modules/*.ko; do
     [ -e "$module" ] && insmod "$module"
 done
@@ -68,6 +66,13 @@ if [ -e /sys/module/kmemleak ] && mount -t debugfs debugfs /sys/kernel/debug; th
     echo scan > $leaks && sleep 6 && echo scan > $leaks && head -n 1000 $leaks
 fi
 poweroff -f || reboot -f
+"""
+
+#: What `mount -a` mounts, in one process instead of three.
+FSTAB = """\
+proc /proc proc defaults 0 0
+sysfs /sys sysfs defaults 0 0
+devtmpfs /dev devtmpfs defaults 0 0
 """
 
 #: Of the versions 3.x of Python, the oldest that the guest gets.
@@ -267,6 +272,7 @@ def lay_out(root: Path) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
     for applet in APPLETS:
         (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/fstab").write_text(FSTAB)
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
     for source in _sources(checker):

@@ -179,3 +179,17 @@ def test_bugs_of_all_kernels_are_left_out_of_rounds(
     named = [*arguments, "--check", min(bugs)]
     cli.main(["-4", *named])
     assert ran == [run, True]
+
+
+def test_the_checker_in_a_vm_ends_at_once_with_its_status(tmp_path: Path) -> None:
+    """Python's own end takes 0.05 s under TCG: what would run then does not."""
+    package = tmp_path / "guest"
+    package.mkdir()
+    (package / "__main__.py").write_text((ROOT / "guest/__main__.py").read_text())
+    (package / "vm.py").write_text(
+        "import atexit\natexit.register(print, 'ended slowly')\n"
+        "def main(arguments):\n    print(arguments)\n    return 3\n"
+    )
+    command = [sys.executable, "-I", "-S", str(package / "__main__.py"), "--vm", "a=b"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "['a=b']\n", "")

@@ -68,13 +68,23 @@ def test_the_root_holds_a_python_the_checker_and_an_init(base: Path) -> None:
     assert found["dev/console"][0] == 0o020600
 
 
+def test_what_init_mounts_is_there_with_its_places(base: Path) -> None:
+    found = entries(base.read_bytes())
+    assert b"mount -a\n" in found["init"][1]
+    lines = [line.split() for line in found["etc/fstab"][1].decode().splitlines()]
+    assert [(place, kind) for _, place, kind, *_ in lines] == [
+        *(("/proc", "proc"), ("/sys", "sysfs"), ("/dev", "devtmpfs")),
+    ]
+    assert all(place.lstrip("/") in found for _, place, *_ in lines)
+
+
 def test_the_root_holds_nothing_that_the_checker_does_not_load(base: Path) -> None:
     found = entries(base.read_bytes())
     for name in ("argparse", "json", "socket", "ssl", "unittest", "email"):
         assert not [path for path in found if f"/{name}" in path]
     libraries = initramfs.libraries([initramfs.Interpreter.of_host().executable])
     places = [str(library).lstrip("/") for library in libraries]  # below /root, where Python is
-    ours = ("usr/", "bin/", "dev/", "opt/", "lib", "init")
+    ours = ("usr/", "bin/", "dev/", "opt/", "lib", "init", "etc/fstab")
     files = [path for path, (mode, _) in found.items() if stat.S_ISREG(mode)]
     assert [path for path in files if not path.startswith(ours) and path not in places] == []
 
