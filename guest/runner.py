@@ -79,7 +79,7 @@ class Options:
     """What to run, and in how many rounds. ``size`` replaces the seed's choice for every payload.
 
     With ``until_fail``, a round with a failure is the last; with ``seconds``, so is the round in
-    which that time has passed.
+    which that time has passed. ``slowness`` multiplies the deadlines of scenarios' checks.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Options:
         until_fail: bool = False,
         seconds: Optional[int] = None,
         profile: str = checks.FULL,
+        slowness: float = 1.0,
     ) -> None:
         self.families = families
         self.seed = seed
@@ -101,6 +102,7 @@ class Options:
         self.until_fail = until_fail
         self.seconds = seconds
         self.profile = profile
+        self.slowness = slowness
 
 
 class Planned:
@@ -304,6 +306,7 @@ class Runner:
             ],
             report,
             self._sink,
+            self._options.slowness,
         ).run()
 
     def _contents(self, seed: int) -> Mapping[str, bytes]:

@@ -46,9 +46,15 @@ NAP_S = 0.2
 
 
 class Schedule:
-    """One round of ``jobs``, reported to ``report``, which writes to ``sink``."""
+    """One round of ``jobs``, reported to ``report``, which writes to ``sink``.
 
-    def __init__(self, jobs: Sequence[Job], report: Report, sink: Sink) -> None:
+    ``slowness`` multiplies the deadlines of their checks.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], report: Report, sink: Sink, slowness: float = 1.0
+    ) -> None:
+        self._slowness = slowness
         self._waiting = [[job] for job in jobs if job.scenario.waits]
         self._busy = _by_scenario([job for job in jobs if not job.scenario.waits])
         self._report = report
@@ -159,7 +165,8 @@ class Schedule:
     def _deadline_s(self, run: _Run) -> float:
         """The deadline of one check, or of the setup."""
         whole = run.job.scenario.deadline_s
-        return min(whole, max(IMPATIENT_S, whole / 4)) if self._impatient else whole
+        impatient = min(whole, max(IMPATIENT_S, whole / 4))
+        return self._slowness * (impatient if self._impatient else whole)
 
     def _hear(self, run: _Run, may_have_ended: bool) -> bool:
         """Read the records of the child; returns whether it is finished."""

@@ -5,6 +5,7 @@ Arguments are ``key=value``: ``port`` (the virtio port's name), ``nonce``, ``see
 ``families`` and ``checks`` (both separated by commas; all when absent), ``profile`` (what all
 means: ``quick``, or ``full`` when absent), ``payload`` (bytes);
 ``rounds``, ``seconds`` and ``until_fail`` where the checks are repeated, see Options;
+``slowness`` where the kernel is slower than most, see Options;
 ``program_s`` where programs are run after them, see :mod:`guest.programs`.
 """
 
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         until_fail="until_fail" in given,
         seconds=int(given["seconds"]) if "seconds" in given else None,
         profile=_profile(given.get("profile", checks.FULL), names),
+        slowness=float(given.get("slowness", 1)),
     )
     if options.profile == checks.FULL:
         fewer_timer_interrupts()

@@ -120,9 +120,12 @@ class Request:
     seed: int
     plan: Plan = field(default_factory=Plan)
     program_s: int = PROGRAM_S  # for each run of a program
+    slowness: int = 1  # multiplies the deadlines of scenarios' checks
 
     def arguments(self) -> list[str]:
         given = {"port": PORT, "nonce": self.nonce, **self.plan.arguments(self.seed)}
+        if self.slowness != 1:
+            given["slowness"] = str(self.slowness)
         if "program_s" in given:
             given["program_s"] = str(self.program_s)
         for name, value in given.items():

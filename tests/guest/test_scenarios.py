@@ -622,6 +622,16 @@ def test_after_one_hang_others_get_less_time(world: World, monkeypatch: pytest.M
     assert second.detail == "it did not end within 0 s"
 
 
+def test_a_slow_kernel_has_longer_for_each_check() -> None:
+    """As one with KASAN has by its timeout in the manifest."""
+    nobody: Any = None
+    run = schedule._Run([child.Job(Scenario("slow"), _socket.AF_INET, [], 0, nobody)])
+    wanted = schedule.Schedule([], nobody, nobody, slowness=5)
+    assert wanted._deadline_s(run) == 5 * scenarios.DEADLINE_S
+    wanted._impatient = True
+    assert wanted._deadline_s(run) == 5 * schedule.IMPATIENT_S
+
+
 def test_a_user_without_root_is_told_why_scenarios_are_skipped() -> None:
     script = (
         "import os, sys; sys.path.insert(0, %r)\n"

@@ -515,6 +515,7 @@ def test_a_kernel_with_a_longer_timeout_may_be_silent_for_longer(bench: Bench) -
     bench.row(*selftest.select("hang"))
     (plan,) = bench.plans
     assert plan.deadlines.silence == 5 * boots.SILENCE[False]
+    assert "slowness=5" in plan.request.arguments()
 
 
 def test_a_kernel_of_another_architecture_has_its_own_qemu_and_more_time(bench: Bench) -> None:
