@@ -35,6 +35,9 @@ MOST = 40
 PATIENCE = 60.0
 #: In the place of the work directory, and of the kernel arguments of a manifest.
 _WORK, _APPEND = "@work@", "mptcp_harness.append"
+#: The file into which virtme-ng puts its init's script where the command line is too long, as on
+#: s390x; its name is another one each time.
+_INIT_FILE = "/virtme-init-"
 #: virtme-ng passes this limit of the host on to the guest.
 _NR_OPEN = Path("/proc/sys/fs/nr_open")
 
@@ -69,6 +72,9 @@ class Machines:
     def start(self, work: Path, kernel: PreparedKernel, qemu: Path, machine: Machine) -> Start:
         """The command for a VM in a ``work`` directory that commandline.lay_out() has made."""
         through_virtme_ng = Start(commandline.command(work, machine))
+        # Beyond a length of the kernel's command line, virtme-ng puts a part of it into a file.
+        if len(" ".join(machine.append)) > len(_APPEND):
+            return through_virtme_ng
         shape = replace(machine, append=(_APPEND,))
         try:
             key = self._key(qemu, shape)
@@ -144,7 +150,8 @@ def ask(
         words = (work / QEMU_COMMAND).read_text().split("\0")[1:-1]
     found = [word.replace(str(work), _WORK) for word in words]
     places = sum(word.split(" ").count(_APPEND) for word in found)
-    return found if places == 1 and kernel.release not in "\0".join(found) else []
+    of_this_boot = any(text in "\0".join(found) for text in (kernel.release, _INIT_FILE))
+    return found if places == 1 and not of_this_boot else []
 
 
 def _filled_in(words: Sequence[str], work: Path, append: Sequence[str]) -> list[str]:

@@ -105,6 +105,16 @@ def test_no_blank_is_left_where_a_kernel_has_no_arguments(host: Host) -> None:
     known.close()
 
 
+def test_long_arguments_are_virtme_ngs_to_fit_in(host: Host) -> None:
+    """Beyond a length, it makes the rest of the command line shorter."""
+    host.learn()
+    known = host.machines()
+    short, _ = host.start(known, Machine(append=("a" * 10, "b" * 9)))
+    long, _ = host.start(known, Machine(append=("a" * 10, "b" * 10)))
+    assert [host.is_virtme_ng(short), host.is_virtme_ng(long)] == [False, True]
+    known.close()
+
+
 def test_virtme_ng_is_asked_once_in_a_run(host: Host) -> None:
     host.virtme_ng.write_text(f"echo asked >> {host.place}/log\n{VIRTME_NG}")
     known = host.machines()
@@ -199,8 +209,9 @@ def test_a_boot_does_not_count_if_virtme_ng_fails_now(host: Host) -> None:
         replaced(VIRTME_NG, "$*", ""),
         replaced(VIRTME_NG, "$*", "$* $*"),
         replaced(VIRTME_NG, "quiet", RELEASE),
+        replaced(VIRTME_NG, "-- init", "init=/bin/sh /virtme-init-$$"),
     ],
-    ids=["fails", "drops an argument", "has it twice", "names the kernel"],
+    ids=["fails", "drops an argument", "has it twice", "names the kernel", "makes a file"],
 )
 def test_a_virtme_ng_that_cannot_be_asked_boots_each_kernel(host: Host, virtme_ng: str) -> None:
     host.virtme_ng.write_text(virtme_ng)
@@ -237,7 +248,7 @@ def test_the_real_virtme_ng_is_understood(tmp_path: Path, monkeypatch: pytest.Mo
     host = Host(tmp_path)
     version = tools.virtme_ng_version()
     known = Machines(host.memory, version, lambda _: "7.2.22", threading.Event())
-    machine = Machine(append=("mptcp.fault=none", "kasan.fault=report"))
+    machine = Machine(append=("a=*", "?", "~", "{b,c}", "[b]", "!a"))
     host.start(known, machine)
     known.close()
     known = Machines(host.memory, version, lambda _: "7.2.22", threading.Event())
