@@ -332,8 +332,9 @@ def _run(
     waiting: Callable[[float], None] = lambda _: None,
 ) -> subprocess.CompletedProcess[str]:
     """Run apt with the configuration in ``state``; it inherits the descriptor ``keep``."""
+    command = next(word for word in arguments if not word.startswith("-"))
     too_long = (
-        f"{program} {arguments[1]} did not end within {timeout} seconds; check the network and "
+        f"{program} {command} did not end within {timeout} seconds; check the network and "
         f"apt's proxy settings"
     )
     with unavailable(too_long):
