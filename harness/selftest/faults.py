@@ -69,11 +69,15 @@ _NO_END = "without its closing event"
 
 
 def _detected(name: str, kind: IncidentKind, code: Code) -> Fault:
-    # UBSAN names the file of the code, and the others its function.
-    where = re.escape(SOURCE) if kind is IncidentKind.UBSAN else code.symbol
-    return Fault(name, KernelVerdict.WARNING, where, kind, code)
+    return Fault(name, KernelVerdict.WARNING, _SAID.get(kind, code.symbol), kind, code)
 
 
+#: What a reason has in the place of the code's function: UBSAN names the file, and kmemleak first
+#: says how many leaks there are.
+_SAID = {
+    IncidentKind.UBSAN: re.escape(SOURCE),
+    IncidentKind.KMEMLEAK: "new suspected memory leaks",
+}
 #: In the order of the output.
 FAULTS = (
     Fault("panic", KernelVerdict.CRASH, "sysrq triggered crash", IncidentKind.PANIC),
