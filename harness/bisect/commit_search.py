@@ -350,9 +350,8 @@ class _Search:
 
     def _keep(self, id: str, result: KernelResult) -> None:
         if result.verdict is KernelVerdict.INFRASTRUCTURE:
-            self._trouble = (
-                result.reason
-            )  # not "untestable": with a full disk every commit would be
+            # Not "untestable": with a full disk every commit would be.
+            self._trouble = result.reason
             return
         judged = self.wanted.judge(result)
         reused = result.reused_from

@@ -211,6 +211,12 @@ class KernelEntry:
     def user_space(self) -> UserSpace:
         return UserSpace(self.arch, self.abi)
 
+    @property
+    def slowness(self) -> float:
+        """How much longer than most this kernel takes for everything, by its timeout: one with
+        KASAN and lockdep, five times."""
+        return max(1.0, self.timeout_s / DEFAULT_TIMEOUT_S)
+
     def expected(self, release: str) -> Mapping[str, Expectation]:
         """What the kernel with this ``release`` must support."""
         is_debian = isinstance(self.source, DebSource) and self.source.mirror is None

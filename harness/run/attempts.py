@@ -22,7 +22,7 @@ from harness.host import tools
 from harness.host.architectures import Arch
 from harness.kernels import PreparedKernel
 from harness.manifest import cross_check, fixes, known_issues
-from harness.manifest.entries import DEFAULT_TIMEOUT_S, KernelEntry, UserSpace
+from harness.manifest.entries import KernelEntry, UserSpace
 from harness.manifest.fixes import FIXES
 from harness.manifest.known_issues import Applied, KnownIssues
 from harness.manifest.plan import PROGRAM_S
@@ -189,8 +189,7 @@ class Attempts:
         deadlines, plan = self._deadlines(), options.request.plan
         # Less than the deadline of the boot, so that a program that hangs does not count as a hang.
         program_s = max(1, min(PROGRAM_S, int(deadlines.total / 2)))
-        # With KASAN and lockdep a check takes ten times as long.
-        slowness = max(1, round(entry.timeout_s / DEFAULT_TIMEOUT_S))
+        slowness = round(entry.slowness)
         return BootPlan(
             kernel=self._kernel,
             base=options.roots[entry.user_space],

@@ -20,6 +20,7 @@ from harness.run import fleet_worker
 from harness.run.executor import Say
 from harness.run.fleet_worker import About
 from harness.run.request import Fleet
+from harness.text import plural
 
 #: Seconds.
 CONNECT_S = 15
@@ -183,7 +184,7 @@ class Workers:
                 return
             self._known[address] = _Worker(about, why)
             self._hosts[address] = about.host
-        vms = f"{about.vms} VM{'s' * (about.vms != 1)}"
+        vms = plural(about.vms, "VM")
         self._say(f"worker {about.host}: {f'refused: {why}' if why else vms}")
 
     def usable(self) -> dict[str, int]:

@@ -19,7 +19,7 @@ from harness.errors import HostError, KernelUnavailable
 from harness.host import tools
 from harness.host.architectures import ARCHITECTURES, HOST
 from harness.kernels import Cache, PreparedKernel
-from harness.manifest.entries import DEFAULT_TIMEOUT_S, Accel, KernelEntry
+from harness.manifest.entries import Accel, KernelEntry
 from harness.manifest.known_issues import KnownIssues
 from harness.manifest.plan import Plan, Profile
 from harness.run import workspace as workspaces
@@ -238,8 +238,7 @@ class _Subject:
         if fault is not NONE:
             plan = Plan((FAMILY,), CHECKS, Profile.QUICK)
             known = KnownIssues(files=dict.fromkeys(known.files, ()))  # nothing excuses a fault
-        # A kernel that takes longer for everything, such as one with KASAN, says so in its timeout.
-        slow = max(1.0, self.entry.timeout_s / DEFAULT_TIMEOUT_S)
+        slow = self.entry.slowness
         if not self.kvm:
             slow *= ARCHITECTURES[self.entry.arch].factor
         share = slow * max(1.0, tools.share(self.jobs, self.entry.cpus))
