@@ -49,7 +49,7 @@ class Held:
             line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
         )
         return cls(
-            descriptors(),
+            descriptors().total(),
             # Not the kernel's count, in which a thread stays for a moment after join() returned.
             threading.active_count(),
             children(),
@@ -96,7 +96,7 @@ def run(
 
     def listener(progress: Progress) -> None:
         if progress.stage is Stage.DONE:
-            open_at_the_end.append(descriptors())
+            open_at_the_end.append(descriptors().total())
 
     def run(count: int) -> tuple[KernelResult, ...]:
         entries = [

@@ -215,14 +215,14 @@ def test_nothing_stays_open(work: Path) -> None:
         with start(work, "true") as vm:
             wait_for_exit(vm)
         (work / "events").unlink()
-    assert descriptors() == before
+    assert not descriptors() - before
 
 
 def test_nothing_stays_open_where_the_socket_cannot_be_made(work: Path) -> None:
     before = descriptors()
     with pytest.raises(OSError, match="too long"), VmProcess(["true"], {}, work, "e" * 200):
         pass
-    assert descriptors() == before
+    assert not descriptors() - before
 
 
 def test_a_program_that_does_not_exist_is_an_exit_status(work: Path) -> None:
