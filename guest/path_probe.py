@@ -133,8 +133,11 @@ def _endpoint_kinds() -> dict[str, Finding]:
         return dict.fromkeys(("laminar", "endp_fullmesh_max", "listener_events"), absent)
     field = "mptcpi_endp_fullmesh_max"
     fullmesh = counted.has(field) and counted.mptcpi_endp_fullmesh_max == 1
+    # Before 0ace3297a730 (6.19) a kernel also keeps flags that it does not know, this one among
+    # them. One that knows it counts such endpoints.
+    laminar = kept and counted.has("mptcpi_endp_laminar_max") and counted.mptcpi_endp_laminar_max
     return {
         "listener_events": Finding(told, "" if told else "no event of a listener"),
-        "laminar": Finding(bool(kept), "" if kept else "the flag is not kept"),
+        "laminar": Finding(bool(laminar), "" if laminar else "the endpoint is not counted as one"),
         "endp_fullmesh_max": Finding(fullmesh, "" if fullmesh else field + " is 0"),
     }
