@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.fixes import FIXES, Fix, kernel_version
+from harness.manifest.fixes import Fix, kernel_version
+from harness.manifest.fixes_table import FIXES
 
 Boundary = Mapping[str, Any]
 

@@ -136,7 +136,7 @@ def _list_capabilities(_: argparse.Namespace) -> None:
 
 
 def _list_fixes(_: argparse.Namespace) -> None:
-    from harness.manifest.fixes import FIXES
+    from harness.manifest.fixes_table import FIXES
 
     for fix in FIXES:
         versions = ", ".join((fix.fixed, *fix.backports))

@@ -27,7 +27,7 @@ from pydantic import (
 from harness.host.architectures import Arch, of_machine
 from harness.manifest.entries import Abi, Accel, PathKind, locate
 from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.fixes import FIXES
+from harness.manifest.fixes_table import FIXES
 from harness.manifest.positions import DataPath, Document, Position, Problem, kind, show_path
 from harness.text import quoted
 

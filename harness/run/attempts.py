@@ -23,7 +23,7 @@ from harness.host.architectures import Arch
 from harness.kernels import PreparedKernel
 from harness.manifest import cross_check, fixes, known_issues
 from harness.manifest.entries import KernelEntry, UserSpace
-from harness.manifest.fixes import FIXES
+from harness.manifest.fixes_table import FIXES
 from harness.manifest.known_issues import Applied, KnownIssues
 from harness.manifest.plan import PROGRAM_S
 from harness.records.reuse import Results

@@ -12,7 +12,8 @@ import pytest
 from guest.checks import all_checks
 from harness.manifest import fixes
 from harness.manifest.expectations import CAPABILITIES
-from harness.manifest.fixes import FIXES, Fix
+from harness.manifest.fixes import Fix
+from harness.manifest.fixes_table import FIXES
 from harness.verdict import judge
 from harness.verdict.results import CheckKey, CheckResult, MissingFix
 from harness.verdict.verdicts import CheckVerdict, Family
