@@ -221,12 +221,16 @@ def command(work: Path, machine: Machine, script: Sequence[str] = CHECK) -> list
 
 def _qemu_options(work: Path, machine: Machine) -> str:
     data = ARCHITECTURES[machine.arch]
+    # The guest waits in a loop until QEMU has taken what it writes to the port. Without the
+    # eventfd, the emulated processor hands it over itself, and no other thread must wake up first:
+    # this saves 0.2 ms an event.
+    synchronous = "" if machine.kvm else ",ioeventfd=off"
     options = [
         # Replaces virtme-ng's own initramfs, which would mount a root over 9p.
         *("-initrd", str(work / INITRAMFS)),
         # A separate event channel, because the script's output ports need udev in the guest.
         *("-chardev", f"socket,id=mptcp,path={work / EVENTS_SOCKET}"),
-        *("-device", f"{data.port_bus},id=mptcpbus"),
+        *("-device", f"{data.port_bus},id=mptcpbus{synchronous}"),
         *("-device", f"virtserialport,bus=mptcpbus.0,chardev=mptcp,name={PORT}"),
         # Used only if the guest hangs: see harness.vm.hang.
         *("-qmp", f"unix:{work / MONITOR_SOCKET},server=on,wait=off"),
