@@ -273,6 +273,13 @@ FIXES: tuple[Fix, ...] = (
         checks=("deny_join.endpoints_join_announced",),
     ),
     Fix(
+        "f3ca0ee2cc30",
+        "mptcp: decrement subflows counter on failed passive join",
+        fixed="7.2",
+        backports=("6.18.44", "6.12.101", "6.1.183"),  # 6.18: not later than this one
+        checks=("join.refused_after_fallback",),
+    ),
+    Fix(
         "c4a99a921949",
         "mptcp: use MPJoinSynAckHMacFailure for SynAck HMAC failure",
         fixed="7.1",
