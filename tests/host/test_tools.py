@@ -621,9 +621,33 @@ def test_a_machine_with_many_processors_does_not_stretch_its_deadlines_without_b
 ) -> None:
     """`cpus: 64, timeout: 10` booted for 285 s on two processors."""
     monkeypatch.setattr(tools, "processors", lambda: 2)
+    monkeypatch.setattr(tools, "_load", lambda: 0.0)
     assert tools.share(1, 64) == tools.MOST_SHARED
     assert tools.share(1, 1) == 0.5
     assert tools.share(6, 2) == 6
+
+
+@pytest.mark.parametrize(
+    ("loadavg", "share"),
+    [
+        ("0.42 0.30 0.20 1/300 4026", 1),
+        ("3.90 0.30 0.20 1/300 4026", 1),  # what two machines are themselves
+        ("6.00 0.30 0.20 1/300 4026", 3),
+        ("19.26 19.00 13.27 12/300 4026", tools.MOST_SHARED),
+        (None, 1),
+    ],
+)
+def test_other_work_of_the_host_stretches_the_deadlines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loadavg: str | None, share: float
+) -> None:
+    """At a load of 20 on two processors, state.poll of a sound kernel did not end within 15 s."""
+    monkeypatch.setattr(tools, "processors", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(tools, "SYSTEM", tmp_path)
+    (tmp_path / "proc").mkdir()
+    if loadavg is not None:
+        (tmp_path / "proc" / "loadavg").write_text(loadavg + "\n")
+    assert tools.share(2, 1) == share
 
 
 @pytest.mark.parametrize("names", [(), ("virtme_ng-1.41.dist-info", "virtme_ng-1.42.dist-info")])

@@ -484,6 +484,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr("harness.vm.boot.boot", made.boot)
     monkeypatch.setattr("harness.vm.commandline.needed_mib", lambda *_: 100)
     monkeypatch.setattr("harness.run.attempts.BACK_OFF", (0.0, 0.0))
+    monkeypatch.setattr("harness.host.tools._load", lambda: 0.0)
     return made
 
 
@@ -516,6 +517,18 @@ def test_a_kernel_with_a_longer_timeout_may_be_silent_for_longer(bench: Bench) -
     (plan,) = bench.plans
     assert plan.deadlines.silence == 5 * boots.SILENCE[False]
     assert "slowness=5" in plan.request.arguments()
+
+
+def test_on_a_busy_host_a_boot_and_its_checks_have_more_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load of three for each processor."""
+    monkeypatch.setattr("harness.host.tools._load", lambda: 3.0)
+    bench.outcomes = [fake_boots.GOOD]
+    bench.row(*selftest.select("hang"))
+    (plan,) = bench.plans
+    assert plan.deadlines.boot == 3 * Deadlines.scaled(bench.entry.timeout_s, kvm=False).boot
+    assert "slowness=3" in plan.request.arguments()
 
 
 def test_a_kernel_of_another_architecture_has_its_own_qemu_and_more_time(bench: Bench) -> None:
