@@ -113,7 +113,7 @@ class Stage:
     """``kernels`` that are none, a QEMU that is none, and a cache and a state of their own."""
 
     def __init__(self, place: Path, kernels: int, rounds: int, life_s: float, profile: str) -> None:
-        self._place = place
+        self.place = place
         self._profile = profile
         self._kernels = kernels
         self._rounds = rounds
@@ -126,25 +126,25 @@ class Stage:
     def run(self) -> Observation:
         """`check` of the only kernel, or `matrix` of all; the first run of a cache is not
         counted."""
-        if not (self._place / "cache").exists():
+        if not (self.place / "cache").exists():
             self._once()
         return self._once()
 
     def _once(self) -> Observation:
-        with tempfile.TemporaryDirectory(dir=self._place) as scratch:
+        with tempfile.TemporaryDirectory(dir=self.place) as scratch:
             own, peak, output = Path(scratch, "own"), Path(scratch, "peak"), Path(scratch, "run")
             own.mkdir()
             runner = Runner(own, self._program, None)
             options = [*stand_in.ASKED, "--profile", self._profile]
-            options += ["--cache", str(self._place / "cache")]
+            options += ["--cache", str(self.place / "cache")]
             if self._rounds > 1:
                 options += ["--repeat", str(self._rounds)]
-            what = ["check", str(self._place / "kernels/vmlinux-0")]
+            what = ["check", str(self.place / "kernels/vmlinux-0")]
             if self._kernels > 1:
-                what = ["matrix", str(self._place / "kernels/kernels.yaml"), "-j", "2"]
+                what = ["matrix", str(self.place / "kernels/kernels.yaml"), "-j", "2"]
             options += ["--output", str(output)]
             command = [sys.executable, "-m", "bench.peak", str(peak), *what, *options]
-            run = runner.run(command, ROOT, {"XDG_STATE_HOME": str(self._place / "state")})
+            run = runner.run(command, ROOT, {"XDG_STATE_HOME": str(self.place / "state")})
             if run.status != 0 or run.qemus != self._kernels:
                 raise Failed(f"mptcp-harness with stand-ins ended with {run.status}: {_tail(run)}")
             record = json.loads((output / RECORD).read_text())

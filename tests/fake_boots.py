@@ -8,7 +8,6 @@ on with the run in the directory that is its argument, or begins one.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 from guest import checks
 from harness import kernels
 from harness.errors import UsageError
+from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry
 from harness.manifest.plan import Plan
@@ -39,7 +39,7 @@ from harness.verdict.verdicts import CheckVerdict, Family
 from harness.vm import accelerator, boot, initramfs
 
 #: These read many files, and each run asks for them several times.
-_version = functools.cache(importlib.metadata.version)
+_version = functools.cache(tools.virtme_ng_version)
 _checker = functools.cache(initramfs.checker)
 #: So many that all kills of a test come before the last.
 MANY = 250
@@ -93,7 +93,7 @@ class Outcomes:
         setattr(workspace, "qemu_version", lambda *_: "7.2")
         setattr(initramfs, "prepare", lambda *_: self.directory / "base.cpio")
         setattr(initramfs, "checker", _checker)
-        setattr(importlib.metadata, "version", _version)
+        setattr(tools, "virtme_ng_version", _version)
         setattr(kernels, "prepare", self.prepare)
         setattr(boot, "boot", self.boot)
         setattr(accelerator, "choose", lambda *_: choice)

@@ -281,7 +281,8 @@ def test_no_check_reads_a_number_by_its_first_byte() -> None:
 
 def test_nothing_below_the_command_line_exits() -> None:
     below = [path for path in HARNESS if room(module_name(path)) != "cli"]
-    assert [(path, line) for path in below for line in exits(tree(path))] == []
+    named = [path for path in below if re.search(r"exit|abort|SystemExit", path.read_text())]
+    assert [(path, line) for path in named for line in exits(tree(path))] == []
 
 
 def exits(node: ast.AST) -> Iterator[int]:

@@ -66,7 +66,7 @@ class Bundles:
     versions: Mapping[str, str]
     with_image: bool = False
     # Read now, because its sources may be edited during the run.
-    checker: Mapping[str, bytes] = field(default_factory=initramfs.checker)
+    checker: Mapping[str, bytes] = field(default_factory=lambda: initramfs.checker())
     _plans: dict[str, BootPlan] = field(default_factory=dict)
 
     def booting(self, plan: BootPlan) -> None:

@@ -55,20 +55,22 @@ class FaultyKernel:
         self._samples: dict[int, int] = {}
 
     def getsockopt(self, fd: int, level: int, option: int, buffer: int, optlen: int) -> int:
-        (asked,) = struct.unpack("=i", ctypes.string_at(optlen, 4))
+        told = ctypes.c_int.from_address(optlen)
+        asked = told.value
         size = max(0, asked)
         before = ctypes.string_at(buffer, size)
         failed = self._get(fd, level, option, buffer, optlen)
         error = ctypes.get_errno() if failed else 0
-        (length,) = struct.unpack("=i", ctypes.string_at(optlen, 4))
         sample = self._samples.get(option, 0)
         self._samples[option] = sample + 1
-        data = bytearray(ctypes.string_at(buffer, size))
-        call = Call(level, option, asked, before, error, length, data, sample)
+        data = ctypes.string_at(buffer, size)
+        call = Call(level, option, asked, before, error, told.value, bytearray(data), sample)
         self._fault(call)
-        ctypes.memmove(buffer, bytes(call.data), size)
-        ctypes.memmove(buffer + size, call.beyond, len(call.beyond))
-        ctypes.memmove(optlen, struct.pack("=i", call.length), 4)
+        if call.data != data:
+            ctypes.memmove(buffer, bytes(call.data), size)
+        if call.beyond:
+            ctypes.memmove(buffer + size, call.beyond, len(call.beyond))
+        told.value = call.length
         ctypes.set_errno(call.error)
         return -1 if call.error else 0
 

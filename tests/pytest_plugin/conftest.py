@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 PLUGINS = ("-p", "harness.pytest_plugin", "-p", "tests.pytest_plugin.stand_in")
 #: pytest's own that no test here needs: they cost as much as a test, in each run of pytest.
 UNUSED = ("cacheprovider", "warnings", "unraisableexception", "threadexception", "doctest")
+#: Further ones, and these on the command line: what the configuration leaves out is loaded first.
+LEFT_OUT = (*UNUSED, "pastebin", "setuponly", "setupplan", "legacypath", "faulthandler", "unittest")
 
 
 class Project:
@@ -33,8 +35,13 @@ class Project:
         return place
 
     def pytest(self, *arguments: str) -> RunResult:
-        """pytest, in this process."""
-        return self.pytester.runpytest_inprocess(*arguments, plugins=[pytest_plugin, stand_in])
+        """pytest, in this process; with all of its own plugins for ``-o addopts=``."""
+        left_out = () if "addopts=" in arguments else LEFT_OUT
+        return self.pytester.runpytest_inprocess(
+            *(f"-pno:{name}" for name in left_out),
+            *arguments,
+            plugins=[pytest_plugin, stand_in],
+        )
 
     def processes(self, *arguments: str) -> RunResult:
         """pytest in a process of its own."""

@@ -393,9 +393,9 @@ def test_the_death_of_a_worker_does_not_lose_its_kernel(project: Project) -> Non
     assert result.parseoutcomes()["passed"] == 8  # the crash is one more
 
 
-def test_sixty_kernels_are_collected_in_seconds(project: Project) -> None:
+def test_thirty_kernels_are_collected_in_seconds(project: Project) -> None:
     """A boot, or anything that is done for each test but need not be, would take longer."""
-    project.manifest(*(f"good-{number}" for number in range(60)))
+    project.manifest(*(f"good-{number}" for number in range(30)))
     result = project.pytest("kernels.yaml", "--collect-only", "-qq", QUICK)
     assert result.ret == 0
     assert project.booted == []

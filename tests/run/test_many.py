@@ -28,7 +28,7 @@ from harness.vm import commandline
 from tests.kernels import builders
 from tests.processes import descriptors
 
-KERNELS = 30
+KERNELS = 20
 #: MiB by which the process may have grown; a leak of one initramfs or console each is more.
 GROWTH = 12
 
@@ -122,7 +122,7 @@ def run(
 def test_many_kernels_leave_nothing_behind(
     run: Run, open_at_the_end: list[int], temporary: Path
 ) -> None:
-    run(10)  # what is loaded and allocated once
+    run(5)  # what is loaded and allocated once
     open_at_the_end.clear()
     before = Held.now()
     results = run(KERNELS)
