@@ -35,6 +35,10 @@ SA_FAMILY_SIZE = 2
 U64 = 1 << 64
 
 
+#: By code, in native byte order.
+_STRUCTS: dict[str, struct.Struct] = {}
+
+
 class Layout:
     """A C structure: fields of fixed width in native byte order.
 
@@ -48,6 +52,8 @@ class Layout:
         self.offsets: dict[str, int] = {}
         self._codes: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
+        #: Start, end and native code of each field, for what reads and writes them by the thousand.
+        self.places: dict[str, tuple[int, int, struct.Struct]] = {}
         end = 0
         for field, spec in fields:
             code, _, wanted = spec.partition(":")
@@ -58,6 +64,9 @@ class Layout:
             self.offsets[field] = end
             self._codes[field] = code
             self._sizes[field] = size
+            if code not in _STRUCTS:
+                _STRUCTS[code] = struct.Struct("=" + code)
+            self.places[field] = end, end + size, _STRUCTS[code]
             end += size
         self.size = end + -end % align
 
@@ -69,7 +78,8 @@ class Layout:
         """A structure of zeros with ``values`` in their fields."""
         data = bytearray(self.size)
         for field, value in values.items():
-            struct.pack_into("=" + self._codes[field], data, self.offsets[field], value)
+            start, _, code = self.places[field]
+            code.pack_into(data, start, value)
         return data
 
     def view(self, data: bytes | bytearray) -> View:
@@ -100,15 +110,16 @@ class View:
         self.raw = raw
 
     def __getattr__(self, field: str) -> int:
-        if field not in self.layout.offsets:
+        place = self.layout.places.get(field)
+        if place is None:
             raise AttributeError(field)
-        value = self.layout.read(self.raw, field)
-        if value is None:
+        start, end, code = place
+        if end > len(self.raw):
             raise Truncated(
                 "%s.%s ends at byte %d, the kernel filled %d"
-                % (self.layout.name, field, self.layout.end_of(field), len(self.raw))
+                % (self.layout.name, field, end, len(self.raw))
             )
-        return value  # type: ignore[return-value]
+        return code.unpack_from(self.raw, start)[0]  # type: ignore[no-any-return]
 
     def bytes_of(self, field: str) -> bytes:
         """The bytes of an ``Ns`` field."""

@@ -275,9 +275,10 @@ def succeeded(what: str, answer: Answer) -> Answer:
 
 def refused(what: str, answer: Answer, errno: int, length: Optional[int] = None) -> None:
     """Fail unless the call failed with ``errno``, leaving optlen at ``length`` if given."""
-    got = errno_name(answer.errno) if answer.errno else "success"
-    equal(what, got, errno_name(errno), answer.data)
-    if length is not None:
+    if answer.errno != errno:
+        got = errno_name(answer.errno) if answer.errno else "success"
+        raise Failed(what, errno_name(errno), got, answer.data)
+    if length is not None and answer.length != length:
         equal(what + ": optlen afterwards", answer.length, length, answer.data)
 
 

@@ -10,7 +10,11 @@ from guest.checks.subflow_data import SUBFLOW_ADDRS, TCPINFO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Mapping
+
     from guest.connection import End
+
+    Arrays = tuple[sockopt.Buffer, sockopt.Buffer]
 
 EINVAL = 22
 NEEDS = ("full_info",)
@@ -32,6 +36,32 @@ COUNTERS = (
 )
 
 
+def clean_arrays() -> Arrays:
+    """Room for the arrays of subflow_info and of tcp_info."""
+    return (
+        sockopt.Buffer(sockopt.unused(ELEMENTS * abi.SUBFLOW_INFO_LAYOUT.size)),
+        sockopt.Buffer(sockopt.unused(ELEMENTS * abi.TCP_INFO_LAYOUT.size)),
+    )
+
+
+def request_for(arrays: Arrays, fields: Mapping[str, int]) -> bytearray:
+    """The request with ``fields``, without the embedded mptcp_info."""
+    subflows, tcp = arrays
+    request = {
+        "size_tcpinfo_user": abi.TCP_INFO_LAYOUT.size,
+        "size_sfinfo_user": abi.SUBFLOW_INFO_LAYOUT.size,
+        "size_arrays_user": ELEMENTS,
+        "subflow_info": subflows.address,
+        "tcp_info": tcp.address,
+        **fields,
+    }
+    return LAYOUT.pack(**request)[:MIN_SIZE]
+
+
+def _ask(end: End, request: bytearray, length: int | None = None) -> sockopt.Answer:
+    return sockopt.getsockopt(end.fd, abi.SOL_MPTCP, abi.MPTCP_FULL_INFO, request, length)
+
+
 class FullInfo:
     """One MPTCP_FULL_INFO: request ``fields`` and room for ``info_size`` bytes of mptcp_info."""
 
@@ -39,23 +69,11 @@ class FullInfo:
         self,
         end: End,
         info_size: int = abi.MPTCP_INFO_LAYOUT.size,
-        length: int | None = None,
         **fields: int,
     ) -> None:
-        self._subflows = sockopt.Buffer(sockopt.unused(ELEMENTS * abi.SUBFLOW_INFO_LAYOUT.size))
-        self._tcp = sockopt.Buffer(sockopt.unused(ELEMENTS * abi.TCP_INFO_LAYOUT.size))
-        request = {
-            "size_tcpinfo_user": abi.TCP_INFO_LAYOUT.size,
-            "size_sfinfo_user": abi.SUBFLOW_INFO_LAYOUT.size,
-            "size_arrays_user": ELEMENTS,
-            "subflow_info": self._subflows.address,
-            "tcp_info": self._tcp.address,
-            **fields,
-        }
-        head = LAYOUT.pack(**request)[:MIN_SIZE]
-        self.answer = sockopt.getsockopt(
-            end.fd, abi.SOL_MPTCP, abi.MPTCP_FULL_INFO, head + bytes(info_size), length
-        )
+        self._subflows, self._tcp = clean_arrays()
+        request = request_for((self._subflows, self._tcp), fields) + bytes(info_size)
+        self.answer = _ask(end, request)
         self.header = LAYOUT.view(self.answer.data)
         self.info = abi.MPTCP_INFO_LAYOUT.view(self.answer.filled[MIN_SIZE:])
 
@@ -173,9 +191,12 @@ def longer_mptcp_info_accepted(end: End) -> None:
 @check("full_info.short_lengths_refused", needs=NEEDS, covers=COVERS)
 def short_lengths_refused(end: End) -> None:
     """Every length that ends before mptcp_info is refused with EINVAL, and optlen is unchanged."""
+    arrays = clean_arrays()
+    request = request_for(arrays, {})
     for length in range(MIN_SIZE):
-        full = FullInfo(end, info_size=0, length=length)
-        refused("optlen %d" % length, full.answer, EINVAL, length)
+        refused("optlen %d" % length, _ask(end, request, length), EINVAL, length)
+    for array in arrays:
+        array.content(used=0)
 
 
 @check("full_info.nonzero_kernel_fields_refused", needs=NEEDS, covers=COVERS)

@@ -312,6 +312,6 @@ def test_optlen_that_is_used_again_sees_bytes_beside_it(monkeypatch: pytest.Monk
         sockopt.getsockopt(sock.fileno(), 1, 3, bytes(4))
         with monkeypatch.context() as patch:
             patch.setattr(sockopt, "_getsockopt", bad)
-            with pytest.raises(sockopt.Overrun, match="bytes after the buffer"):
+            with pytest.raises(sockopt.Overrun, match="bytes after optlen"):
                 sockopt.getsockopt(sock.fileno(), 1, 3, bytes(4))
         assert sockopt.getsockopt(sock.fileno(), 1, 3, bytes(4)).data == b"\1\0\0\0"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import marshal
 import stat
 import subprocess
 import sys
@@ -111,6 +112,44 @@ def test_the_checker_starts_from_what_is_in_the_root(base: Path, tmp_path: Path)
     )
     said = b'{"text":"\\u0022\\u000a\\ud800\\ud83d\\ude00"}\n'
     assert done.stdout == f"mptcp_info.readable\n{said!r}\n", done.stderr
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_the_checker_runs_from_one_file_unless_it_is_replaced(
+    base: Path, tmp_path: Path, replaced: bool
+) -> None:
+    """Python's search for 45 modules takes 0.05 s under TCG, and its parser 0.03 s."""
+    found = {name: content for name, (_, content) in entries(base.read_bytes()).items()}
+    main = f"{initramfs.CHECKER}/__main__.py"
+    files = {name: found[name] for name in (main, initramfs.COMPILED)}
+    assert not files[main].startswith(b"#")  # bytecode
+    if replaced:
+        sources = {**initramfs.checker(), "vm.py": b"import ctypes\nraise OSError(ctypes.__file__)"}
+        files |= initramfs.instead_of_checker(sources)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    done = subprocess.run(
+        [initramfs.Interpreter.of_host().executable, "-I", "-S", main, "--vm", "@nothing"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    said = "OSError: /usr" if replaced else "No such file or directory: 'nothing'"
+    assert said in done.stderr.splitlines()[-1]
+
+
+def test_what_is_compiled_is_every_module_of_the_checker(base: Path) -> None:
+    compiled = entries(base.read_bytes())[initramfs.COMPILED][1]
+    size = int(compiled[:8])
+    index = marshal.loads(compiled[8 : 8 + size])
+    names = {
+        ".".join(("guest", *Path(name).with_suffix("").parts)).removesuffix(".__init__")
+        for name in initramfs.checker()
+    }
+    assert names <= {*index}
+    for start, length, _ in index.values():
+        marshal.loads(compiled[8 + size + start :][:length])
 
 
 def _distribution(usr: Path, name: str, *modules: str) -> None:
