@@ -40,7 +40,9 @@ from harness.vm import accelerator, boot, initramfs
 
 #: These read many files, and each run asks for them several times.
 _version = functools.cache(tools.virtme_ng_version)
-_checker = functools.cache(initramfs.checker)
+_processors = functools.cache(tools.processors)
+#: In each bundle of a failure. The real one has a hundred files.
+CHECKER = {"__main__.py": b"# The checker.\n"}
 #: So many that all kills of a test come before the last.
 MANY = 250
 _KEY = CheckKey(Family.IPV4, "payload.arrives", "segment", "transferred", "server")
@@ -92,7 +94,8 @@ class Outcomes:
         setattr(workspace, "find_tools", lambda: (true, true))
         setattr(workspace, "qemu_version", lambda *_: "7.2")
         setattr(initramfs, "prepare", lambda *_: self.directory / "base.cpio")
-        setattr(initramfs, "checker", _checker)
+        setattr(initramfs, "checker", lambda: CHECKER)
+        setattr(tools, "processors", _processors)
         setattr(tools, "virtme_ng_version", _version)
         setattr(kernels, "prepare", self.prepare)
         setattr(boot, "boot", self.boot)
