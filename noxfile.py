@@ -78,12 +78,12 @@ def tests(session: nox.Session) -> None:
     # than they use, for each of them imports and collects everything. A file stays in one worker,
     # and so does what its tests share.
     workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
-    units = ("-m", f"not ({slow})", "-n", str(workers), "--dist", "loadfile")
-    session.run("pytest", *units, env=CACHED, interrupt_timeout=PATIENCE)
-    # Most boot one VM, which has one processor: two at a time, in the order of tests/boots.
-    boots = ("-m", slow, "-n", "auto", "--maxprocesses", "2", "--dist", "loadfile")
-    in_order = "--no-loadscope-reorder"
-    session.run("pytest", *boots, in_order, env=CACHED, interrupt_timeout=PATIENCE)
+    in_order = ("--dist", "loadfile", "--no-loadscope-reorder")  # as tests/*/conftest.py sort them
+    units = ("-m", f"not ({slow})", "-n", str(workers))
+    session.run("pytest", *units, *in_order, env=CACHED, interrupt_timeout=PATIENCE)
+    # Most boot one VM, which has one processor: two at a time.
+    boots = ("-m", slow, "-n", "auto", "--maxprocesses", "2")
+    session.run("pytest", *boots, *in_order, env=CACHED, interrupt_timeout=PATIENCE)
 
 
 @nox.session

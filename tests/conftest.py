@@ -31,6 +31,14 @@ pytest_plugins = ("pytester",)
 
 IPPROTO_MPTCP = 262
 
+HERE = Path(__file__).parent
+#: The files that take longest, which are begun first: the shorter ones fill up all workers then.
+LONG = (
+    *("pytest_plugin/test_plugin.py", "step/test_step.py", "bisect/test_commit_search.py"),
+    *("guest/test_peer.py", "guest/test_paths.py", "guest/test_scenarios.py", "vm/test_boot.py"),
+    *("vm/test_incidents.py", "test_project.py", "guest/test_checks.py", "run/test_session.py"),
+)
+
 #: A tmpfs, on most hosts; in containers it is often small, and without the right to execute.
 SHARED_MEMORY = Path("/dev/shm")
 SPARE = 4 << 30  # ten times what all tests need together
@@ -83,6 +91,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = {HERE / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
 
 
 def pytest_configure() -> None:
