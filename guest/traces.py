@@ -28,6 +28,8 @@ NOSIGNAL, DONTWAIT = _socket.MSG_NOSIGNAL, _socket.MSG_DONTWAIT
 SIOCINQ, SIOCOUTQ = calls.SIOCINQ, calls.SIOCOUTQ
 SIOCOUTQNSD, SIOCATMARK, UNKNOWN = calls.SIOCOUTQNSD, calls.SIOCATMARK, 0x5499
 TCP_IS_MPTCP = 43
+#: Of setsockopt(2): no protocol's.
+UNKNOWN_LEVEL = 250
 SO_PROTOCOL = getattr(_socket, "SO_PROTOCOL", 38)
 SO_TYPE, SO_ACCEPTCONN = _socket.SO_TYPE, _socket.SO_ACCEPTCONN
 SO_DOMAIN = getattr(_socket, "SO_DOMAIN", 39)
@@ -84,6 +86,10 @@ class Tracer:
         said["MPTCP_FULL_INFO"] = _subflows(fd, abi.MPTCP_FULL_INFO, full.pack(), full)
         answer = sockopt.getsockopt(fd, abi.SOL_MPTCP, 99, bytes(_INT.size))
         said["an unknown option"] = _told(answer, lambda: "success")
+        answer = sockopt.getsockopt(fd, UNKNOWN_LEVEL, 1, bytes(_INT.size))
+        said["an unknown level"] = _told(answer, lambda: "success")
+        errno = sockopt.setsockopt(fd, UNKNOWN_LEVEL, 1, bytes(_INT.size))
+        said["setting at an unknown level"] = errno_name(errno) if errno else "success"
         errno = sockopt.setsockopt(fd, abi.SOL_MPTCP, abi.MPTCP_INFO, bytes(_INT.size))
         said["setting MPTCP_INFO"] = errno_name(errno) if errno else "success"
 

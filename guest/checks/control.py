@@ -78,7 +78,10 @@ def stamped(pair: Pair, sink: _socket.socket, stamp: Stamp) -> None:
         nonlocal sent
         sent = time.time()
         source.sendall(b"x")
-        return message(sink, SOL_SOCKET, stamp.number)
+        peeked = message(sink, SOL_SOCKET, stamp.number, MSG_PEEK)
+        found = message(sink, SOL_SOCKET, stamp.number)
+        equal("the control message with MSG_PEEK", peeked, found)
+        return found
 
     data = wait_until(next_message)
     if data is None:

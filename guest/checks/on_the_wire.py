@@ -28,6 +28,7 @@ MSS = 600
 #: TCP lets a partial segment go after 200 ms, corked or not: what took longer is tried again.
 CORKED_S = 0.15
 TRIES = 20
+MSG_EOR = 0x80
 
 
 @scenario_check(
@@ -146,6 +147,26 @@ def cork_holds(lab: Lab) -> None:
             equal("segments once the cork was drawn", let_go, [300])
             return
     # So busy a machine shows nothing: TCP itself has let the segment go, each time.
+
+
+@scenario_check("msg_eor.ends_a_segment", scenario=SCENARIO, needs=(*NEEDS, "tcp_cork_nodelay"))
+def eor_ends_a_segment(lab: Lab) -> None:
+    """What is sent after send(2) with MSG_EOR shares no segment with what was sent before."""
+    for _ in range(TRIES):
+        capture = wire.Capture()
+        pair = lab.pair(before_connect=putting("TCP_CORK", 1))
+        exchange(pair.server, pair.client, b"go on")
+        capture.forget()
+        began = time.monotonic()
+        for flags in (0, MSG_EOR, 0):
+            pair.client.send(b"x" * 100, flags)
+        put(pair.client, "TCP_CORK", 0)
+        took = time.monotonic() - began
+        sent = _payloads(capture.sent_by(pair.client))
+        same("what was corked", read(pair.server, 300), b"x" * 300)
+        if took < CORKED_S:
+            equal("segments once the cork was drawn", sent, [200, 100])
+            return
 
 
 def _prepared(

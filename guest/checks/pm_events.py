@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import _socket
 
-from guest import mib, multipath, netlink, pm, topology
+from guest import diag, mib, multipath, netlink, pm, topology
 from guest.checks import equal, scenario_check
 from guest.checks.pm_special import clean
 from guest.checks.userspace_pm import must_refuse
@@ -101,6 +101,17 @@ def closed(lab: Lab) -> None:
     for token in (ends.token, ends.server_token):
         event = the_event(bench, pm.CLOSED, token)
         equal("attributes", sorted(event.attributes), [event.NUMBERS["token"]])
+
+
+@scenario_check("events.closed_by_disconnect", scenario=SCENARIO, needs=NEEDS)
+def closed_by_disconnect(lab: Lab) -> None:
+    """connect(AF_UNSPEC) sends CLOSED of the connection that it ends, and close() no other one."""
+    bench = clean(lab)
+    ends = bench.connect(lab)
+    disconnect(ends.client)
+    the_event(bench, pm.CLOSED, ends.token)
+    ends.client.close()
+    the_event(bench, pm.CLOSED, ends.token)
 
 
 @scenario_check("endpoint.signal_does_not_join", scenario=SCENARIO, needs=NEEDS)
@@ -310,3 +321,38 @@ def addresses_by_token(lab: Lab) -> None:
     equal("address 7", (one.id, one.address, one.flags), (7, *expected[7]))
     must_refuse("an unknown id", lambda: bench.pm.address(ends.token, 9), EINVAL)
     must_refuse("an unknown token", lambda: bench.pm.addresses(1), EINVAL)
+
+
+@scenario_check("userspace_pm.priority_of_the_named_subflow", scenario=SCENARIO, needs=NEEDS)
+def priority_of_the_named(lab: Lab) -> None:
+    """Of two subflows from one address SET_FLAGS makes that to the named address a backup."""
+    bench = clean(lab)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
+    local = bench.client_address(2)
+    for path in (1, 2):
+        remote = (bench.server_address(path), ends.port)
+        bench.pm.create(ends.token, local, 2, remote, remote_id=path - 1)
+        multipath.both_have(ends, path)
+    bench.pm.set_priority(ends.token, (local, 0), (bench.server_address(2), ends.port), pm.BACKUP)
+
+    def backups() -> list[str]:
+        subflows = multipath.addresses(ends.client)
+        records = [(far[0], bench.diag.tcp(near, far).ulp) for near, far in subflows]
+        return [address for address, ulp in records if ulp and ulp.flags & diag.BKUP_LOC]
+
+    multipath.wait_for("backup subflows", backups, [bench.server_address(2)])
+
+
+@scenario_check("userspace_pm.refuses_joins_unheard", scenario=SCENARIO, needs=NEEDS)
+def refuses_joins_unheard(lab: Lab) -> None:
+    """Without a program that hears its events the user-space path manager refuses joins."""
+    bench = clean(lab)
+    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_USER_SPACE)
+    target = (bench.server_address(1), ends.port)
+    since = mib.Since()
+    with multipath.Unheard():
+        bench.pm.create(ends.token, bench.client_address(2), 2, target)
+        multipath.subflows(ends.client, 0)
+    equal("mptcpi_subflows of the server", multipath.info(ends.server).mptcpi_subflows, 0)
+    equal("MPJoinAckRx", since.of("MPJoinAckRx"), 0)
+    multipath.exchange(ends, b"still there")

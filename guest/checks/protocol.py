@@ -9,7 +9,7 @@ import struct
 from guest import wire
 from guest.checks import Failed, equal, require, scenario_check
 from guest.checks.closing import linger
-from guest.flow import at_end, content, exchange, read_to_end, same
+from guest.flow import arrive, at_end, content, exchange, read_to_end, same
 from guest.keys import dss_checksum, first_seq, token_of
 from guest.lab import TCP, wait_until, write_sysctl
 from guest.multipath import info
@@ -230,6 +230,21 @@ def goes_with_the_reset(lab: Lab) -> None:
     option = resets[0].mptcp(wire.MP_FASTCLOSE)
     expected = keys.client if at_server else keys.server
     equal("the key in MP_FASTCLOSE", (option or b"")[4:12], expected)
+
+
+@scenario_check("mp_fastclose.resets_once", scenario=SCENARIO, needs=NEEDS)
+def resets_once(lab: Lab) -> None:
+    """close(2) with unread data resets a subflow once, and sends nothing after that."""
+    capture = wire.Capture()
+    pair = lab.pair()
+    exchange(pair.client, pair.server, b"forth", b"back")
+    arrive(pair.server, pair.client, b"unread")
+    port = pair.client.getsockname()[1]
+    pair.client.close()
+    sent = capture.sent_from(port)
+    last = next((sent[at:] for at, s in enumerate(sent) if s.has(wire.RST)), [])
+    equal("segments from the reset on", [s.flags for s in last if not s.has(wire.RST)], [])
+    equal("resets", len(last), 1)
 
 
 @scenario_check("fallback.sends_no_mptcp_option", scenario=SCENARIO, needs=NEEDS)

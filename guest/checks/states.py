@@ -274,6 +274,8 @@ def _register() -> None:
         ("subflow_addrs", "MPTCP_SUBFLOW_ADDRS", subflows, "subflow_addrs"),
         ("full_info", "MPTCP_FULL_INFO", subflows, "full_info"),
         ("unknown_option", "an unknown option", unknown, ""),
+        ("unknown_level", "an unknown level", unknown, ""),
+        ("sets_at_no_unknown_level", "setting at an unknown level", _read_only, ""),
         ("sol_mptcp_is_read_only", "setting MPTCP_INFO", _read_only, ""),
     ):
         add(name, need, _in_all(_own(call, expected)))

@@ -27,7 +27,7 @@ DATA = bytes(range(256)) * 64
 #: Bytes; more than both ends' small buffers take.
 MOST = 1 << 21
 ECONNRESET, ECONNABORTED = 104, 103
-SO_LINGER = 13
+SO_SNDBUF, SO_LINGER = 7, 13
 LINGER_NOT = struct.pack("=ii", 1, 0)
 
 
@@ -67,6 +67,20 @@ def destroyed_subflow(lab: Lab) -> None:
     for token in (ends.token, ends.server_token):
         closed = bench.events.of(pm.SUB_CLOSED, token)
         equal("SUB_CLOSED events", len(closed), 1)
+
+
+@scenario_check("so_sndbuf.falls_with_a_subflow", scenario=SCENARIO, needs=DESTROY)
+def sndbuf_falls(lab: Lab) -> None:
+    """SO_SNDBUF of a client is less by the buffer of a subflow that has closed."""
+    bench, ends = multipath.bench(lab), connect(lab, pm.SUBFLOW)
+    gone = record(lab, ends, 2)
+    before = ends.client.getsockopt(1, SO_SNDBUF)
+    bench.diag.destroy(gone)
+    multipath.both_have(ends, 0)
+    most = before - gone.skmem.sndbuf
+    now = wait_until(lambda: ends.client.getsockopt(1, SO_SNDBUF) <= most)
+    got = ends.client.getsockopt(1, SO_SNDBUF)
+    require("SO_SNDBUF, which was %d" % before, bool(now), "at most %d" % most, got)
 
 
 @scenario_check("failures.reset_is_told", scenario=SCENARIO, needs=DESTROY)

@@ -100,6 +100,11 @@ def _known_addresses(script: Script) -> None:
         raise Failed("address %d" % C3_ID, script.bench.client_address(3), one.address)
 
 
+def _listed_flags(script: Script, expected: int) -> None:
+    found = script.bench.pm.address(script.ends.token, C3_ID).flags
+    equal("flags of address %d" % C3_ID, found, expected)
+
+
 def _joined(id: int, backup: int) -> Events:
     return [
         {"kind": pm.SUB_ESTABLISHED, "side": CLIENT, "loc_id": id, "rem_id": 0, "backup": 0},
@@ -145,6 +150,12 @@ STEPS = (
         events=lambda script: [
             {"kind": pm.SUB_PRIORITY, "side": SERVER, "rem_id": C3_ID, "backup": 0}
         ],
+    ),
+    Step(
+        "cleared_backup_is_listed",
+        "GET_ADDR with a token shows the flags that SET_FLAGS has set.",
+        lambda script: _listed_flags(script, pm.SUBFLOW),
+        needs=("pm_get_token",),
     ),
     Step(
         "set_backup",

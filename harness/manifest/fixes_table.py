@@ -103,6 +103,28 @@ FIXES: tuple[Fix, ...] = (
         ),
     ),
     Fix(
+        "7fb2f5f96499",
+        "mptcp: preserve MSG_EOR semantics in sendmsg path",
+        fixed="7.1",
+        checks=("msg_eor.ends_a_segment",),
+    ),
+    Fix(
+        "ae155060247b",
+        "mptcp: fix duplicate reset on fastclose",
+        fixed="6.18",
+        backports=("6.17.10", "6.12.60", "6.1.159"),
+        since="6.1",
+        checks=("mp_fastclose.resets_once",),
+    ),
+    Fix(
+        "e0266319413d",
+        "mptcp: update local address flags when setting it",
+        fixed="6.12",
+        backports=("6.11.10",),
+        since="5.19",
+        checks=("userspace_pm.cleared_backup_is_listed",),
+    ),
+    Fix(
         "bf0e96108fb6",
         "mptcp: properly account fastopen data",
         fixed="6.7",
@@ -190,7 +212,11 @@ FIXES: tuple[Fix, ...] = (
         fixed="6.7",
         backports=("6.6.10",),
         since="5.11",
-        checks=("so_sndbuf.begins_with_that_of_the_subflow", "subflows.sndbuf_is_the_sum"),
+        checks=(
+            "so_sndbuf.begins_with_that_of_the_subflow",
+            "so_sndbuf.falls_with_a_subflow",
+            "subflows.sndbuf_is_the_sum",
+        ),
     ),
     Fix(
         "fcf04b143346",
