@@ -63,8 +63,9 @@ def make(path: Path, history: History) -> dict[str, str]:
     for name, (code, parents) in history.items():
         number = marks[name]
         subject = f"mptcp: {name}\n"
+        kind = "tags" if name.startswith("v") else "heads"
         stream.append(
-            f"commit refs/heads/{name}\nmark :{number}\n"
+            f"commit refs/{kind}/{name}\nmark :{number}\n"
             f"committer A Developer <a@example.org> {1700000000 + number} +0000\n"
             f"data {len(subject)}\n{subject}"
         )
@@ -74,17 +75,11 @@ def make(path: Path, history: History) -> dict[str, str]:
         ]
         files = {"code": f"{code} {number}", "Kbuild": "", "Makefile": "", "arch/x86/Kconfig": ""}
         stream += [f"M 100644 inline {f}\ndata {len(t)}\n{t}\n" for f, t in files.items()]
-        if name.startswith("v"):
-            stream.append(f"reset refs/tags/{name}\nfrom :{number}\n\n")
+    stream.append("reset refs/heads/main\nfrom :1\n\n")
     path.mkdir()
-    git(path, "init", "--quiet", "--template=")
+    git(path, "init", "--quiet", "--template=", "--initial-branch=main")
     exported = path / ".git" / "marks"
     git(path, "fast-import", "--quiet", f"--export-marks={exported}", stdin="".join(stream))
-    git(path, "update-ref", "refs/heads/main", f"refs/heads/{next(iter(history))}")
-    git(path, "symbolic-ref", "HEAD", "refs/heads/main")
-    for name in history:
-        if name.startswith("v"):
-            git(path, "update-ref", "-d", f"refs/heads/{name}")
     ids = dict(each.split() for each in exported.read_text().splitlines())
     return {name: ids[f":{number}"] for name, number in marks.items()}
 
@@ -116,6 +111,7 @@ class Laboratory(Outcomes):
         self.built: list[str] = []
         self.booted_commits: list[str] = []
         self._of: dict[str, str] = {}
+        self._codes: dict[str, str] = {}  # by id
         self.packages: dict[str, str] = {}  # what becomes of each, by name
         self.on_step: Callable[[str], None] = lambda _: None
         self.becomes: dict[str, str] = {}  # instead of what the code says
@@ -126,7 +122,9 @@ class Laboratory(Outcomes):
 
     def _code(self, id: str) -> str:
         name = self._names[id]
-        return self.becomes.get(name) or git(self.clone, "show", f"{id}:code").split()[0]
+        if id not in self._codes:
+            self._codes[id] = git(self.clone, "show", f"{id}:code").split()[0]
+        return self.becomes.get(name) or self._codes[id]
 
     def prepare(self, entry: KernelEntry, *_: object) -> PreparedKernel:
         of = entry.source
@@ -134,7 +132,8 @@ class Laboratory(Outcomes):
             image = f"{sum(entry.name.encode()):064x}"
             return replace(super().prepare(entry), image_sha256=image)
         assert isinstance(of, GitSource)
-        id = git(self.clone, "rev-parse", f"{of.ref}^{{commit}}")
+        known = of.ref in self._names
+        id = of.ref if known else git(self.clone, "rev-parse", f"{of.ref}^{{commit}}")
         code = self._code(id)
         made = self._made / id
         if not made.exists():

@@ -6,6 +6,7 @@ As a program it is mptcp-harness with these stand-ins.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -47,6 +48,9 @@ git --no-optional-locks -C "$USERS_TREE" status --porcelain > "$DIARY/status"
 mkdir -p arch/x86/boot
 cp net/mptcp/code.c arch/x86/boot/bzImage
 """
+
+
+_version = functools.cache(toolchain.version)
 
 
 @dataclass
@@ -125,6 +129,7 @@ class Boots:
         setattr(initramfs, "prepare", lambda *_: Path("base.cpio"))
         setattr(tools, "virtme_ng_path", lambda: path)
         setattr(toolchain, "check", lambda: None)
+        setattr(toolchain, "version", _version)
 
 
 def _result(name: str, code: str) -> KernelResult:
