@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from guest import abi, unsupported
+from guest import abi
 from guest.option import (
     AF_INET,
     AF_INET6,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from guest.option import Value
 
-__all__ = ["BY_NAME", "OPTIONS", "TABLE", "Option", "number_in", "of_family"]
+__all__ = ["BY_NAME", "OPTIONS", "TAKEN", "Option", "number_in", "of_family", "table"]
 
 INT_SIZE = 4
 
@@ -169,7 +169,6 @@ def _socket_options() -> list[Option]:
             write_only=True,
         ),
         *ignored,
-        *unsupported.at_socket(),
     ]
 
 
@@ -215,7 +214,6 @@ def _ip_options() -> list[Option]:
             when=UNCONNECTED,
             capability="local_port_range",
         ),
-        *unsupported.at_ip(),
     ]
 
 
@@ -237,7 +235,6 @@ def _ipv6_options() -> list[Option]:
         kept("V6ONLY", 26, None, UNBOUND),
         kept("FREEBIND", 78),
         kept("TRANSPARENT", 75),
-        *unsupported.at_ipv6(),
     ]
 
 
@@ -343,18 +340,31 @@ def _tcp_options() -> list[Option]:
             size=16,
             least=1,
         ),
-        *unsupported.at_tcp(),
     ]
 
 
-#: Every option, by level.
-TABLE: Sequence[Option] = (
+#: The options that MPTCP takes, by level.
+TAKEN: Sequence[Option] = (
     *_socket_options(),
     *_ip_options(),
     *_ipv6_options(),
     *_tcp_options(),
 )
-BY_NAME: Mapping[str, Option] = {option.name: option for option in TABLE}
+BY_NAME: Mapping[str, Option] = {option.name: option for option in TAKEN}
+
+
+def table() -> Sequence[Option]:
+    """Every option, by level, with those that MPTCP refuses. Quick runs have no use for those."""
+    from guest import unsupported
+
+    refused = (
+        *((SOL_SOCKET, unsupported.at_socket()), (IPPROTO_IP, unsupported.at_ip())),
+        *((IPPROTO_IPV6, unsupported.at_ipv6()), (IPPROTO_TCP, unsupported.at_tcp())),
+    )
+    found: list[Option] = []
+    for level, more in refused:
+        found += [option for option in TAKEN if option.level == level] + more
+    return found
 
 
 #: The capabilities of which each is an int or several, in the order in which the probe asks.
@@ -372,7 +382,7 @@ _CAPABILITIES = (
 )
 #: The options that are an int, by the capability that they came with.
 OPTIONS: Mapping[str, Sequence[Option]] = {
-    name: [o for o in TABLE if o.capability == name and o.size == INT_SIZE]
+    name: [o for o in TAKEN if o.capability == name and o.size == INT_SIZE]
     for name in _CAPABILITIES
 }
 

@@ -364,7 +364,7 @@ def _add(name: str, option: Option, rule: Rule, function: Callable[[Lab], None])
 
 def _register() -> None:
     others: dict[tuple[int, Rule], list[Option]] = {}
-    for option in options.TABLE:
+    for option in options.table():
         name = option.name.lower()
         if option.treatment == KEPT:
             for kept in (set_get, limits, like_tcp):

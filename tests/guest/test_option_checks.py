@@ -84,7 +84,7 @@ class OnlyMptcp(FaultyKernel):
 
 def test_every_option_has_its_checks() -> None:
     found = {c.id: c for c in checks.all_checks()}
-    for option in options.TABLE:
+    for option in options.table():
         name = option.name.lower()
         if option.treatment == KEPT:
             for rule in ("set_get", "limits", "like_tcp"):
@@ -95,9 +95,9 @@ def test_every_option_has_its_checks() -> None:
 
 
 def test_names_and_numbers_are_unique() -> None:
-    names = [option.name for option in options.TABLE]
+    names = [option.name for option in options.table()]
     assert len(set(names)) == len(names)
-    numbers = [(o.level, o.number) for o in options.TABLE]
+    numbers = [(o.level, o.number) for o in options.table()]
     assert len(set(numbers)) == len(numbers)
 
 
@@ -118,7 +118,7 @@ def missed(family: str, rule: str) -> set[str]:
         if what is not None:
             left |= {
                 o.name
-                for o in options.TABLE
+                for o in options.table()
                 if o.level == level
                 and o.treatment == rule
                 and o.name not in rules.NAMED
@@ -144,7 +144,7 @@ def test_what_must_be_refused_and_is_not_is_seen(
 
 
 def test_a_value_out_of_range_that_is_taken_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = [o for o in options.TABLE if o.bad]
+    bad = [o for o in options.table() if o.bad]
     for option in bad:
         one = bench.bench_of(_socket.AF_INET)
         raw = {packed(value) for value, _ in option.bad}
@@ -194,7 +194,7 @@ def test_a_refused_option_that_can_be_read_is_seen(
         call.error = 0
 
     monkeypatch.setattr(sockopt, "_getsockopt", OnlyMptcp(fault).getsockopt)
-    readable = {o.name for o in options.TABLE if not o.unreadable}
+    readable = {o.name for o in options.table() if not o.unreadable}
     readable |= {f"{name.lower()}.refused" for name in readable}
     assert missed(family, "refused") - readable <= {"sol_socket.refused"}
 
@@ -225,7 +225,7 @@ def test_a_default_that_is_not_tcps_is_seen(family: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(sockopt, "_getsockopt", OnlyMptcp(fault).getsockopt)
     wanted = [
         option.name.lower() + ".like_tcp"
-        for option in options.TABLE
+        for option in options.table()
         if option.treatment == KEPT and "initial" not in option.unlike
     ]
     ids = {c.id for c in checks_of(family, "like_tcp")}
@@ -259,7 +259,7 @@ def test_a_name_without_nul_that_is_cut_is_seen(monkeypatch: pytest.MonkeyPatch)
 
 def test_timestamping_without_its_second_half_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     real = sockopt._setsockopt
-    numbers = {o.number for o in options.TABLE if o.name.startswith("SO_TIMESTAMPING")}
+    numbers = {o.number for o in options.table() if o.name.startswith("SO_TIMESTAMPING")}
 
     def setsockopt(fd: int, level: int, number: int, value: int, size: int) -> int:
         if level == SOL_SOCKET and number in numbers and size == 4:

@@ -121,7 +121,7 @@ def test_a_value_that_changes_in_spite_of_efault_is_seen(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = sockopt._setsockopt
-    option = next(o for o in options.TABLE if o.name.lower() == name.split(".")[0])
+    option = next(o for o in options.table() if o.name.lower() == name.split(".")[0])
     value = packed(option.values[-1] if option.when == "any" else option.values[0])
     memory = pointers._memory()
 
