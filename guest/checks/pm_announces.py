@@ -335,6 +335,8 @@ SIGNALS = (
         "port_listener",
         "The listener of an endpoint with a port is told in an event.",
         _add_with_port,
+        # Waited for, so that none of them is counted with the next step.
+        counters={**ONE_ADD, "PortAdd": 2},
         events=_listener(pm.LISTENER_CREATED),
         needs=("listener_events",),
     ),
