@@ -141,7 +141,19 @@ def test_a_fallback_that_still_calls_itself_mptcp_is_seen(monkeypatch: pytest.Mo
 
 def test_setting_an_option_of_sol_mptcp_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockopt, "_setsockopt", lambda *call: 0)
-    assert failures("ipv4").keys() == {"state.sol_mptcp_is_read_only"}
+    assert failures("ipv4").keys() == {
+        "state.sol_mptcp_is_read_only",
+        "state.sets_at_no_unknown_level",
+    }
+
+
+def test_an_errno_of_another_level_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(call: Call) -> None:
+        if call.level == traces.UNKNOWN_LEVEL:
+            call.error = EIO
+
+    monkeypatch.setattr(sockopt, "_getsockopt", FaultyKernel(fault).getsockopt)
+    assert "state.unknown_level" in failures("ipv4")
 
 
 def test_a_state_that_cannot_be_reached_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
