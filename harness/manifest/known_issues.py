@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from harness.manifest.entries import KernelEntry, ManifestError
+from harness.manifest.entries import Abi, KernelEntry, ManifestError
 from harness.manifest.fixes import kernel_version
 from harness.verdict import judge
 from harness.verdict.results import MAX_INCIDENTS, CheckResult, FamilyResult, Incident, KernelResult
@@ -53,6 +53,7 @@ class KnownIssue:
     fingerprint: str = ""
     check: str = ""
     family: Family | None = None  # both if None
+    abi: Abi | None = None  # both if None
     kernels: tuple[str, ...] = ("*",)
     link: str = ""
     intermittent: bool = False  # a run in which it does not occur says nothing
@@ -69,9 +70,10 @@ class KnownIssue:
     def expired(self, today: datetime.date) -> bool:
         return today > self.expires
 
-    def covers(self, name: str, release: str) -> bool:
-        """Whether the issue applies to the kernel ``name`` with this ``release``."""
-        return any(
+    def covers(self, name: str, release: str, abi: str) -> bool:
+        """Whether the issue applies to programs of this ``abi`` on the kernel ``name`` with this
+        ``release``."""
+        return self.abi in (None, abi) and any(
             fnmatchcase(text, pattern) for pattern in self.kernels for text in (name, release)
         )
 
@@ -119,13 +121,14 @@ def apply(
     name: str,
     release: str,
     today: datetime.date,
+    abi: Abi = Abi.NATIVE,
 ) -> Applied:
     """Mark the known ``issues`` of the kernel ``name``, and update the families' verdicts.
 
     If the console had so many reports that some were dropped, none is marked: the dropped ones may
     not be known.
     """
-    covering = [issue for issue in issues if issue.covers(name, release)]
+    covering = [issue for issue in issues if issue.covers(name, release, abi)]
     valid = [issue for issue in covering if not issue.expired(today)]
     notes: dict[str, None] = {}
 
@@ -171,7 +174,9 @@ def idle(
     for issue in issues:
         if issue.intermittent and not issue.expired(today):
             continue
-        covered = [kernel for kernel in kernels if issue.covers(kernel.name, kernel.release)]
+        covered = [
+            kernel for kernel in kernels if issue.covers(kernel.name, kernel.release, kernel.abi)
+        ]
         tried = [kernel.name for kernel in covered if _tries(kernel, issue)]
         if tried and not any(_occurs(kernel, issue) for kernel in covered):
             expired = f" (it expired on {issue.expires})" if issue.expired(today) else ""

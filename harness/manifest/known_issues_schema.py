@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
 
+from harness.manifest.entries import Abi
 from harness.manifest.positions import Data, DataPath, Document, Problem, kind, show_path
 from harness.manifest.schema import flag, nearest
 from harness.text import quoted
@@ -41,6 +42,12 @@ def _family(value: object) -> Family:
     if isinstance(value, str) and value in tuple(Family):
         return Family(value)
     raise ValueError(f"expected ipv4 or ipv6, found {kind(value)}; omit it for both")
+
+
+def _abi(value: object) -> Abi:
+    if isinstance(value, str) and value in tuple(Abi):
+        return Abi(value)
+    raise ValueError(f"expected native or i386, found {kind(value)}; omit it for both")
 
 
 def _link(value: object) -> str:
@@ -79,6 +86,7 @@ class IssueModel(BaseModel):
     fingerprint: Annotated[str, _text("the fingerprint of a report, or a pattern of one")] = ""
     check: Annotated[str, _text("a check such as mptcp_info.readable, or a pattern")] = ""
     family: Annotated[Family, PlainValidator(_family)] | None = None
+    abi: Annotated[Abi, PlainValidator(_abi)] | None = None
     kernels: Annotated[
         tuple[Annotated[str, _text("a kernel's name or release, or a pattern")], ...],
         BeforeValidator(_patterns),

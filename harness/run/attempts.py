@@ -264,6 +264,7 @@ class Attempts:
             entry.name,
             release,
             known.today,
+            entry.abi,
         )
 
     def _cross_checks(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.manifest import known_issues
+from harness.manifest.entries import Abi
 from harness.manifest.kernels_yaml import ImageSource, KernelEntry, ManifestError
 from harness.manifest.known_issues import Applied, KnownIssue, KnownIssues, apply, idle, load
 from harness.records import to_json
@@ -53,6 +54,15 @@ def applied(
 ) -> Applied:
     families = factories.families(*checks)
     return apply(families, incidents, issues, name, RELEASE, TODAY)
+
+
+def test_an_issue_of_32_bit_programs_is_none_of_others() -> None:
+    issue = replace(KNOWN, abi=Abi.I386)
+    families = factories.families(FAILED)
+    for abi, known in ((Abi.I386, True), (Abi.NATIVE, False)):
+        (result,) = apply(families, (), [issue], NAME, RELEASE, TODAY, abi).families.values()
+        assert any(check.known for check in result.checks) is known
+        assert issue.covers(NAME, RELEASE, abi) is known
 
 
 def kernel(
@@ -491,6 +501,7 @@ known_issues:
   - text
   - {check: c, kernels: [a, ""], reason: r, owner: "a\\eb", expires: 2027-01-31, reason: twice}
   - {check: c, reason: r, owner: o, expires: 2027-01-31, intermittent: yes}
+  - {check: c, abi: x32, reason: r, owner: o, expires: 2027-01-31}
 other: 1
 """
 ERRORS = """\
@@ -516,7 +527,8 @@ and 'expires', found 'text'
 characters
 16:81: known_issues[6].reason: a key given twice, first on line 16; keep one
 17:72: known_issues[7].intermittent: expected true or false, spelled exactly so, found 'yes'
-18:1: other: unknown key; known here: known_issues
+18:21: known_issues[8].abi: expected native or i386, found 'x32'; omit it for both
+19:1: other: unknown key; known here: known_issues
 """
 
 
