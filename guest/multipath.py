@@ -266,22 +266,6 @@ def bench(lab: Lab) -> Bench:
     return _benches[key]
 
 
-class Unheard:
-    """Within a ``with`` nothing in this network namespace hears the path managers' events."""
-
-    def __enter__(self) -> None:
-        for one in self._benches():
-            one.events.close()
-
-    def __exit__(self, *unused: object) -> None:
-        for one in self._benches():
-            one.events = pm.Events(one.pm)
-
-    def _benches(self) -> Sequence[Bench]:
-        """Those of both families, which share a process."""
-        return [one for (process, _), one in _benches.items() if process == os.getpid()]
-
-
 def exchange(ends: Ends, data: bytes) -> None:
     """Send ``data`` from the client to the server and back. Raises Failed unless they arrive
     intact."""

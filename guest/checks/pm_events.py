@@ -341,19 +341,3 @@ def priority_of_the_named(lab: Lab) -> None:
         return [address for address, ulp in records if ulp and ulp.flags & diag.BKUP_LOC]
 
     multipath.wait_for("backup subflows", backups, [bench.server_address(2)])
-
-
-@scenario_check("userspace_pm.refuses_joins_unheard", scenario=SCENARIO, needs=NEEDS)
-def refuses_joins_unheard(lab: Lab) -> None:
-    """Without a program that hears its events the user-space path manager refuses joins."""
-    bench = clean(lab)
-    ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_USER_SPACE)
-    target = (bench.server_address(1), ends.port)
-    since = mib.Since()
-    with multipath.Unheard():
-        bench.pm.create(ends.token, bench.client_address(2), 2, target)
-        # What the client counts is not looked at: its subflow may end before create() counts it.
-        multipath.wait_for("MPRstTx", lambda: since.of("MPRstTx"), 1)
-    equal("mptcpi_subflows of the server", multipath.info(ends.server).mptcpi_subflows, 0)
-    equal("MPJoinAckRx", since.of("MPJoinAckRx"), 0)
-    multipath.exchange(ends, b"still there")
