@@ -158,7 +158,12 @@ FIXES: tuple[Fix, ...] = (
         backports=("6.12.65", "6.1.164"),
         since="5.17",
         # All of them fail on 6.17.13, which a backport broke, and pass on 6.17.8 and 6.18.5.
-        checks=("reconnect.*", "state.reconnect", "state.reconnected_is_mptcp"),
+        checks=(
+            "join.after_a_fallback_and_disconnect",
+            "reconnect.*",
+            "state.reconnect",
+            "state.reconnected_is_mptcp",
+        ),
     ),
     # Before, an accepted socket that was disconnected can never be connected again: EINVAL.
     Fix(
