@@ -88,11 +88,9 @@ FIXES: tuple[Fix, ...] = (
         since="5.13",
         checks=(
             "accept.after_the_client_reset",
-            "close.of_a_listener_resets_waiting_clients",
             "counters.fastclose",
             "disconnect.after_a_reset",
             "end.fastclose",
-            "failures.reset_is_told",
             "fallback.linger_zero_resets",
             "mp_fastclose.goes_with_the_reset",
             "poll.is_woken_by_a_reset",
@@ -107,6 +105,13 @@ FIXES: tuple[Fix, ...] = (
         "mptcp: preserve MSG_EOR semantics in sendmsg path",
         fixed="7.1",
         checks=("msg_eor.ends_a_segment",),
+    ),
+    Fix(
+        "fff0c8799667",
+        "mptcp: decouple mptcp fastclose from tcp close",
+        fixed="6.18",
+        backports=("6.17.10", "6.12.60", "6.1.159"),
+        checks=("close.of_a_listener_resets_waiting_clients",),
     ),
     Fix(
         "ae155060247b",
@@ -198,8 +203,9 @@ FIXES: tuple[Fix, ...] = (
         "mptcp: do not fallback when OoO is present",
         fixed="6.18",
         # 6.17.8 fails and 6.17.13 passes. 6.12.60 and 6.1.159 have it in a place where it does not
-        # help; "mptcp: move the OoO check back into __mptcp_try_fallback()" mends that in 6.12.115.
-        backports=("6.17.10", "6.12.115"),
+        # help; "mptcp: move the OoO check back into __mptcp_try_fallback()" mends that in 6.12.115
+        # and 6.1.191.
+        backports=("6.17.10", "6.12.115", "6.1.191"),
         since="5.18",
         checks=("mp_fail.beyond_a_gap_resets",),
     ),
@@ -275,7 +281,7 @@ FIXES: tuple[Fix, ...] = (
         "57132affbc89",
         "mptcp: sockopt: check timestamping ret value",
         fixed="7.1",
-        backports=("6.12.94",),
+        backports=("7.0.13", "6.12.94", "6.1.176"),
         since="5.14",
         checks=("so_timestamping.refusals_are_returned",),
     ),
@@ -384,7 +390,7 @@ FIXES: tuple[Fix, ...] = (
         "mptcp: only reset subflow errors when propagated",
         fixed="6.19",
         backports=("6.18.9", "6.12.69", "6.1.162"),
-        checks=("userspace_pm.refused_by_peer",),
+        checks=("failures.reset_is_told", "userspace_pm.refused_by_peer"),
     ),
     Fix(
         "a824084b98d8",
