@@ -121,9 +121,10 @@ def apply(
     name: str,
     release: str,
     today: datetime.date,
-    abi: Abi = Abi.NATIVE,
+    abi: Abi,
 ) -> Applied:
-    """Mark the known ``issues`` of the kernel ``name``, and update the families' verdicts.
+    """Mark the known ``issues`` of programs of this ``abi`` on the kernel ``name``, and update the
+    families' verdicts.
 
     If the console had so many reports that some were dropped, none is marked: the dropped ones may
     not be known.

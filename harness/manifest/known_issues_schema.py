@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -38,16 +39,13 @@ def _text(wanted: str) -> PlainValidator:
     return PlainValidator(read)
 
 
-def _family(value: object) -> Family:
-    if isinstance(value, str) and value in tuple(Family):
-        return Family(value)
-    raise ValueError(f"expected ipv4 or ipv6, found {kind(value)}; omit it for both")
+def _one_of(kinds: type[StrEnum]) -> PlainValidator:
+    def read(value: object) -> StrEnum:
+        if isinstance(value, str) and value in tuple(kinds):
+            return kinds(value)
+        raise ValueError(f"expected {' or '.join(kinds)}, found {kind(value)}; omit it for both")
 
-
-def _abi(value: object) -> Abi:
-    if isinstance(value, str) and value in tuple(Abi):
-        return Abi(value)
-    raise ValueError(f"expected native or i386, found {kind(value)}; omit it for both")
+    return PlainValidator(read)
 
 
 def _link(value: object) -> str:
@@ -85,8 +83,8 @@ class IssueModel(BaseModel):
 
     fingerprint: Annotated[str, _text("the fingerprint of a report, or a pattern of one")] = ""
     check: Annotated[str, _text("a check such as mptcp_info.readable, or a pattern")] = ""
-    family: Annotated[Family, PlainValidator(_family)] | None = None
-    abi: Annotated[Abi, PlainValidator(_abi)] | None = None
+    family: Annotated[Family, _one_of(Family)] | None = None
+    abi: Annotated[Abi, _one_of(Abi)] | None = None
     kernels: Annotated[
         tuple[Annotated[str, _text("a kernel's name or release, or a pattern")], ...],
         BeforeValidator(_patterns),

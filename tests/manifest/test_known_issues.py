@@ -53,7 +53,7 @@ def applied(
     checks: list[CheckResult], incidents: list[Incident], *issues: KnownIssue, name: str = NAME
 ) -> Applied:
     families = factories.families(*checks)
-    return apply(families, incidents, issues, name, RELEASE, TODAY)
+    return apply(families, incidents, issues, name, RELEASE, TODAY, Abi.NATIVE)
 
 
 def test_an_issue_of_32_bit_programs_is_none_of_others() -> None:
@@ -277,7 +277,7 @@ def test_a_bug_of_all_kernels_is_known_without_any_file() -> None:
 def test_it_counts_once_nobody_has_looked_at_it_for_long() -> None:
     late = known_issues.LOOK_AGAIN + datetime.timedelta(days=1)
     failing = factories.families(*of_bug(CheckVerdict.FAIL))
-    seen = apply(failing, (), (BUG,), NAME, RELEASE, late)
+    seen = apply(failing, (), (BUG,), NAME, RELEASE, late, Abi.NATIVE)
     assert seen.families[Family.IPV4].verdict is CheckVerdict.FAIL
 
 

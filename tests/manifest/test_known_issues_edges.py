@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.manifest import known_issues, positions
+from harness.manifest.entries import Abi
 from harness.manifest.kernels_yaml import ManifestError
 from harness.manifest.known_issues import Applied, KnownIssue, KnownIssues, apply, idle, load
 from harness.verdict.results import MAX_INCIDENTS, Incident
@@ -44,7 +45,7 @@ def test_a_fingerprint_with_brackets_is_known_by_what_it_says() -> None:
 @pytest.mark.parametrize(("more", "known"), [(-1, True), (0, False), (1, False)])
 def test_no_report_is_known_among_as_many_as_are_kept(more: int, known: bool) -> None:
     reports: list[Incident] = [WARN] * (MAX_INCIDENTS + more)
-    seen = apply({}, reports, [KNOWN_WARN], NAME, RELEASE, TODAY)
+    seen = apply({}, reports, [KNOWN_WARN], NAME, RELEASE, TODAY, Abi.NATIVE)
     assert bool(seen.incidents[0].known) is known
 
 

@@ -18,6 +18,7 @@ from harness.host import tools
 from harness.kernels import Cache, PreparedKernel
 from harness.manifest.entries import (
     DEFAULT_MEMORY_MIB,
+    Abi,
     Accel,
     DebSource,
     ImageSource,
@@ -92,6 +93,7 @@ class Bench:
         self.stop = threading.Event()
         self.number = 0
         self.known_issues: Path | None = None
+        self.abi = Abi.NATIVE
         self.during_boot: Callable[[], None] = lambda: None
         self._directory = tmp_path
         self.directory = tmp_path  # of the last run
@@ -126,13 +128,14 @@ class Bench:
     ) -> list[KernelResult]:
         source = DebSource("trixie", "linux-image")
         entries = [
-            KernelEntry(name, source, "here", known_issues=self.known_issues) for name in names
+            KernelEntry(name, source, "here", known_issues=self.known_issues, abi=self.abi)
+            for name in names
         ]
         known = KnownIssues.read(entries)
         plan = Plan((Family.IPV4,))
         options = Options(
             directory=self._directory / "run",
-            roots={UserSpace(): self._directory},
+            roots={UserSpace(abi=self.abi): self._directory},
             qemu=Path("/bin/false"),
             seed=1,
             jobs=jobs,
@@ -407,6 +410,20 @@ def test_a_known_issue_does_not_count_until_it_expires(
     bench.boots["k"] = [FAILED]
     (result,) = bench.run("k")
     assert (result.verdict, result.notes) == (verdict, note)
+
+
+@pytest.mark.parametrize(
+    ("abi", "verdict"), [(Abi.I386, KernelVerdict.PASS), (Abi.NATIVE, KernelVerdict.FAIL)]
+)
+def test_a_known_issue_of_32_bit_programs_excuses_no_other(
+    tmp_path: Path, bench: Bench, abi: Abi, verdict: KernelVerdict
+) -> None:
+    bench.abi = abi
+    bench.known_issues = tmp_path / "issues.yaml"
+    bench.known_issues.write_text(KNOWN.format(9999) + "    abi: i386\n")
+    bench.boots["k"] = [FAILED]
+    (result,) = bench.run("k")
+    assert result.verdict is verdict
 
 
 LATE = Fix("0123456789ab", "mptcp: arrive", fixed="6.13", checks=("payload.arrives",))
