@@ -51,7 +51,6 @@ class Layout:
         self.name = name
         self.offsets: dict[str, int] = {}
         self._codes: dict[str, str] = {}
-        self._sizes: dict[str, int] = {}
         #: Start, end and native code of each field, for what reads and writes them by the thousand.
         self.places: dict[str, tuple[int, int, struct.Struct]] = {}
         end = 0
@@ -63,7 +62,6 @@ class Layout:
             end += -end % alignment
             self.offsets[field] = end
             self._codes[field] = code
-            self._sizes[field] = size
             if code not in _STRUCTS:
                 _STRUCTS[code] = struct.Struct("=" + code)
             self.places[field] = end, end + size, _STRUCTS[code]
@@ -72,7 +70,7 @@ class Layout:
 
     def end_of(self, field: str) -> int:
         """The offset of the first byte after ``field``."""
-        return self.offsets[field] + self._sizes[field]
+        return self.places[field][1]
 
     def pack(self, **values: object) -> bytearray:
         """A structure of zeros with ``values`` in their fields."""

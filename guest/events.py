@@ -211,8 +211,6 @@ def encode(fields: Mapping[str, Value]) -> bytes:
 def _value(value: Value) -> str:
     if isinstance(value, str):
         return _quoted.get(value) or _text(value)
-    if isinstance(value, list):
-        return "[" + ",".join([_value(item) for item in value]) + "]"
     if value is True:
         return "true"
     if value is False:

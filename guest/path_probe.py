@@ -131,13 +131,16 @@ def _endpoint_kinds() -> dict[str, Finding]:
     except OSError as error:
         absent = Finding(False, str(error))
         return dict.fromkeys(("laminar", "endp_fullmesh_max", "listener_events"), absent)
-    field = "mptcpi_endp_fullmesh_max"
-    fullmesh = counted.has(field) and counted.mptcpi_endp_fullmesh_max == 1
+
+    def counts(field: str) -> bool:
+        return counted.has(field) and getattr(counted, field) == 1
+
+    fullmesh = counts("mptcpi_endp_fullmesh_max")
     # Before 0ace3297a730 (6.19) a kernel also keeps flags that it does not know, this one among
     # them. One that knows it counts such endpoints.
-    laminar = kept and counted.has("mptcpi_endp_laminar_max") and counted.mptcpi_endp_laminar_max
+    laminar = kept and counts("mptcpi_endp_laminar_max")
     return {
         "listener_events": Finding(told, "" if told else "no event of a listener"),
         "laminar": Finding(bool(laminar), "" if laminar else "the endpoint is not counted as one"),
-        "endp_fullmesh_max": Finding(fullmesh, "" if fullmesh else field + " is 0"),
+        "endp_fullmesh_max": Finding(fullmesh, "" if fullmesh else "mptcpi_endp_fullmesh_max is 0"),
     }

@@ -186,10 +186,12 @@ class Attempts:
 
     def _plan(self, number: int) -> BootPlan:
         entry, options = self._entry, self._options
-        deadlines, plan = self._deadlines(), options.request.plan
+        # Once for both: the host's load may change in between.
+        share = tools.share(options.jobs, entry.cpus)
+        deadlines, plan = self._deadlines(share), options.request.plan
         # Less than the deadline of the boot, so that a program that hangs does not count as a hang.
         program_s = max(1, min(PROGRAM_S, int(deadlines.total / 2)))
-        slowness = round(entry.slowness * max(1.0, self._share()))
+        slowness = round(entry.slowness * max(1.0, share))
         return BootPlan(
             kernel=self._kernel,
             base=options.roots[entry.user_space],
@@ -203,13 +205,9 @@ class Attempts:
             machines=options.machines,
         )
 
-    def _share(self) -> float:
-        return tools.share(self._options.jobs, self._entry.cpus)
-
-    def _deadlines(self) -> Deadlines:
+    def _deadlines(self, share: float) -> Deadlines:
         entry, options = self._entry, self._options
-        timeout, share = entry.timeout_s, self._share()
-        deadlines = Deadlines.scaled(timeout, kvm=self._kvm, share=share, arch=entry.arch)
+        deadlines = Deadlines.scaled(entry.timeout_s, kvm=self._kvm, share=share, arch=entry.arch)
         return deadlines if options.at_most is None else deadlines.bounded(options.at_most)
 
     def _judge(self, attempt: Attempt) -> tuple[Attempt, KernelResult]:
