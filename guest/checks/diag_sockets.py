@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Sequence
 
-    from guest.lab import Lab
+    from guest.lab import Lab, Pair
 
 SCENARIO = "diag"
 NEEDS = ("mptcp_diag", "userspace_pm")
@@ -24,6 +24,8 @@ ENOENT, EINVAL, EOPNOTSUPP = 2, 22, 95
 SO_SNDBUF, SO_RCVBUF, SO_MARK, SO_PRIORITY = 7, 8, 36, 12
 IPPROTO_IPV6, IPV6_V6ONLY = 41, 26
 FALLBACK = 1
+#: The fewest buckets of the kernel's table of listeners: one for 2 MiB of memory, of 128 MiB.
+BUCKETS = 64
 #: Fields that stand still while nothing is sent.
 STILL = (
     "mptcpi_token", "mptcpi_subflows", "mptcpi_flags", "mptcpi_write_seq", "mptcpi_snd_una",
@@ -133,12 +135,31 @@ def dump_by_family(lab: Lab) -> None:
     require("the other family", ends.port not in ports, "not this connection", ports)
 
 
+def apart(lab: Lab, number: int) -> Sequence[Pair]:
+    """Connections whose listeners are in different buckets of the kernel's table of listeners.
+
+    Listeners on one address share a bucket if their ports are equal modulo its size, and a dump
+    leaves one of them out: diag.listeners_of_one_port.
+    """
+    others = multipath.bench(lab).diag.mptcp_sockets(states=1 << diag.LISTEN)
+    taken = {one.local[1] % BUCKETS for one in others}
+    pairs: list[Pair] = []
+    while len(pairs) < number:
+        pair = lab.pair()
+        bucket = pair.listener.getsockname()[1] % BUCKETS
+        if bucket in taken:
+            pair.listener.close()
+        else:
+            pairs.append(pair)
+            taken.add(bucket)
+    return pairs
+
+
 @scenario_check("diag.dump_in_pieces", scenario=SCENARIO, needs=NEEDS)
 def dump_in_pieces(lab: Lab) -> None:
     """A dump that does not fit into one message has each socket once."""
     tokens, listeners = [], []
-    for _ in range(6):
-        pair = lab.pair()
+    for pair in apart(lab, 6):
         listeners.append(pair.listener.getsockname()[1])
         tokens += [multipath.info(sock).mptcpi_token for sock in (pair.client, pair.server)]
     small = diag.Diag(room=4096)

@@ -20,7 +20,7 @@ from guest.states import disconnect
 
 SCENARIO = "unrepaired_paths"
 NEEDS = ("pm_netlink", "inet_diag")
-SO_PRIORITY, SO_BINDTODEVICE, IP_TOS = 12, 25, 1
+SO_PRIORITY, SO_REUSEPORT, SO_BINDTODEVICE, IP_TOS = 12, 15, 25, 1
 LO = 1
 
 
@@ -129,6 +129,26 @@ def numbers_from_one(lab: Lab) -> None:
     multipath.exchange(again, b"?")
     multipath.both_have(again, 1)
     equal("ids in MPTCP_FULL_INFO", list(multipath.Full(again.client).ids), [1, 2])
+
+
+@scenario_check(
+    "diag.listeners_of_one_port",
+    scenario=SCENARIO,
+    needs=("pm_netlink", "mptcp_diag"),
+    bug="one of three is left out: mptcp_diag_dump_listeners() counts from the start again after "
+    "each socket that it dumps, and skips as many as it has dumped",
+)
+def listeners_of_one_port(lab: Lab) -> None:
+    """A dump has each listener of a port that several share with SO_REUSEPORT."""
+    bench = multipath.bench(lab)
+    port = 0
+    for _ in range(3):
+        listener = lab.socket()
+        listener.setsockopt(_socket.SOL_SOCKET, SO_REUSEPORT, 1)
+        listener.bind((lab.address, port))
+        listener.listen(1)
+        port = listener.getsockname()[1]
+    equal("listeners", len(bench.diag.mptcp_sockets(sport=port)), 3)
 
 
 # The last: it leaves a wrong count behind.

@@ -6,10 +6,12 @@ from __future__ import annotations
 import _socket
 import struct
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from guest import abi, diag, netlink
+from guest.checks import diag_sockets
 from guest.lab import TCP, Lab
 
 pytestmark = pytest.mark.mptcp
@@ -113,3 +115,25 @@ def test_numbers_of_a_record_are_read_by_name() -> None:
 def test_the_first_member_of_a_bit_field_is_the_lowest_bit_on_any_machine() -> None:
     # recverr, is_icsk, freebind: on big endian from the highest bit down.
     assert diag.bit_field(0b00000110, "little") == diag.bit_field(0b01100000, "big") == 0b110
+
+
+def test_listeners_of_a_dump_share_no_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel leaves out one of two in a bucket, behind a listener of another namespace."""
+    ports = iter([48637, 35585, 56317, 37295, 39693, 47797])
+    opened = []
+
+    def pair() -> SimpleNamespace:
+        port, closed = next(ports), [False]
+        listener = SimpleNamespace(
+            getsockname=lambda: ("127.0.0.1", port), close=lambda: closed.__setitem__(0, True)
+        )
+        opened.append((port, closed))
+        return SimpleNamespace(listener=listener)
+
+    others = [SimpleNamespace(local=("127.0.0.1", 39693 + diag_sockets.BUCKETS))]
+    bench = SimpleNamespace(diag=SimpleNamespace(mptcp_sockets=lambda **_: others))
+    monkeypatch.setattr("guest.multipath.bench", lambda lab: bench)
+    pairs = diag_sockets.apart(SimpleNamespace(pair=pair), 4)  # type: ignore[arg-type]
+    found = [one.listener.getsockname()[1] for one in pairs]
+    assert found == [48637, 35585, 37295, 47797]
+    assert [port for port, closed in opened if closed[0]] == [56317, 39693]
