@@ -157,18 +157,28 @@ def apart(lab: Lab, number: int) -> Sequence[Pair]:
 
 @scenario_check("diag.dump_in_pieces", scenario=SCENARIO, needs=NEEDS)
 def dump_in_pieces(lab: Lab) -> None:
-    """A dump that does not fit into one message has each socket once."""
-    tokens, listeners = [], []
-    for pair in apart(lab, 6):
-        listeners.append(pair.listener.getsockname()[1])
-        tokens += [multipath.info(sock).mptcpi_token for sock in (pair.client, pair.server)]
+    """A dump that does not fit into one message has each socket once.
+
+    Sockets of other scenarios come and go in the same buckets: see concurrent.diag_during_changes.
+    """
+    pairs = apart(lab, 6)
+    ends = [sock for pair in pairs for sock in (pair.client, pair.server)]
+    tokens = sorted(multipath.info(sock).mptcpi_token for sock in ends)
+    listeners = sorted(pair.listener.getsockname()[1] for pair in pairs)
     small = diag.Diag(room=4096)
     lab.afterwards(small.close)
-    found = small.mptcp_sockets(family=int(lab.family))
-    seen = [one.info.mptcpi_token for one in found if one.state != diag.LISTEN]
-    equal("each connection", sorted(n for n in seen if n in tokens), sorted(tokens))
-    ports = [one.local[1] for one in found if one.state == diag.LISTEN]
-    equal("each listener", sorted(n for n in ports if n in listeners), sorted(listeners))
+
+    def dump(listening: bool) -> Sequence[diag.Record]:
+        found = small.mptcp_sockets(family=int(lab.family))
+        return [one for one in found if (one.state == diag.LISTEN) == listening]
+
+    def connections() -> list[int]:
+        seen = (one.info.mptcpi_token for one in dump(listening=False))
+        return sorted(token for token in seen if token in tokens)
+
+    multipath.wait_for("each connection", connections, tokens)
+    ports = sorted(one.local[1] for one in dump(listening=True) if one.local[1] in listeners)
+    equal("each listener", ports, listeners)
 
 
 @scenario_check("diag.listener_queues", scenario=SCENARIO, needs=NEEDS)
