@@ -426,4 +426,28 @@ FIXES: tuple[Fix, ...] = (
         backports=("6.16.4", "6.12.44", "6.1.149"),
         checks=("add_addr.is_sent_once_with_a_timeout_of_0",),
     ),
+    Fix(
+        "b9d69db87fb7",
+        "mptcp: let the in-kernel PM use mixed IPv4 and IPv6 addresses",
+        fixed="6.3",
+        checks=("mixed.ipv4_socket_joins_no_ipv6", "mixed.v6only_socket_joins_no_ipv4"),
+    ),
+    Fix(
+        "e925a0322ada",
+        "mptcp: do not fill info not used by the PM in used",
+        fixed="6.4",
+        since="5.19",
+        checks=("userspace_pm.has_no_limits",),
+    ),
+    Fix(
+        "c19ee3c7e388",
+        "mptcp: check userspace pm flags",
+        fixed="6.9",
+        since="5.19",
+        checks=(
+            "join.with_syn_cookies",
+            "userspace_pm.create_backup",
+            "userspace_pm.signal_subflow_refused",
+        ),
+    ),
 )
