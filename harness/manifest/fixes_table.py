@@ -67,6 +67,14 @@ FIXES: tuple[Fix, ...] = (
         checks=("fallback.peek_waitall_collects_all", "msg_peek.waitall_*"),
     ),
     Fix(
+        "5dd8025a49c2",
+        "mptcp: fix soft lockup in mptcp_recvmsg()",
+        fixed="7.0",
+        backports=("6.19.12", "6.18.22"),
+        since="6.18",
+        checks=("msg_peek.waitall_returns_what_came_in_time",),
+    ),
+    Fix(
         "648de37416b3",
         "mptcp: sockopt: make sync_socket_options propagate SOCK_KEEPOPEN",
         fixed="6.17",
