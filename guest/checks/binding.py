@@ -92,7 +92,7 @@ def reuseaddr_shares(lab: Lab) -> None:
 
 @scenario_check("so_reuseaddr.takes_a_port_in_time_wait", scenario=SCENARIO)
 def reuseaddr_time_wait(lab: Lab) -> None:
-    """With SO_REUSEADDR a listener takes the port of connections that the server has closed."""
+    """With SO_REUSEADDR a listener can bind a port that has connections in TIME_WAIT."""
     pair = lab.pair(before_bind=putting("SO_REUSEADDR", 1))
     address = pair.listener.getsockname()
     exchange(pair.client, pair.server, b"forth", b"back")
@@ -127,7 +127,7 @@ def reuseport(lab: Lab) -> None:
 @scenario_check("ipv6_v6only.leaves_ipv4_alone", scenario=SCENARIO, families=("ipv6",))
 @each("on", "off")
 def v6only(lab: Lab) -> None:
-    """With IPV6_V6ONLY an IPv4 socket can bind the same port; without it bind(2) fails."""
+    """An IPv4 socket can bind the port of an IPv6 one only if that has IPV6_V6ONLY."""
     on = lab.side == "on"
     sock = lab.socket()
     put(sock, "IPV6_V6ONLY", int(on))
@@ -238,7 +238,7 @@ def no_port(lab: Lab) -> None:
 
 @scenario_check("listen.without_bind_takes_a_port", scenario=SCENARIO)
 def listen_without_bind(lab: Lab) -> None:
-    """listen(2) on an unbound socket takes a free port on all addresses."""
+    """listen(2) on an unbound socket binds it to a free port on all addresses."""
     sock = lab.socket()
     equal("getsockname() at first", sock.getsockname()[:2], (ANY[lab.family], 0))
     sock.listen(2)

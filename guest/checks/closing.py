@@ -163,7 +163,7 @@ def unread_data_resets(lab: Lab) -> None:
 @scenario_check("close.delivers_what_was_sent", scenario="buffers")
 @each("client", "server")
 def delivers_what_was_sent(lab: Lab) -> None:
-    """close(2) delivers all data in flight, then the end of the stream, also with full buffers."""
+    """close(2) delivers all data, then the end of the stream, even if the buffers are full."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
     closer, peer = _ends(lab, pair)
     sent = fill(closer)
@@ -302,7 +302,7 @@ def accept_after_half_close(lab: Lab) -> None:
 
 @scenario_check("accept.after_the_client_reset", scenario=SCENARIO)
 def accept_after_reset(lab: Lab) -> None:
-    """A client that resets before accept(2) leaves the listener working."""
+    """The listener still works after a client reset its connection before accept(2)."""
     listener = lab.listener()
     client = lab.socket()
     client.connect(listener.getsockname())

@@ -359,7 +359,7 @@ def shutdown_ends_accept(lab: Lab) -> None:
 
 @scenario_check("concurrent.close_while_connecting", scenario=SCENARIO)
 def close_while_connecting(lab: Lab) -> None:
-    """Connections that are closed right after connect(2) leave none established."""
+    """No connection stays established if it is closed right after connect(2)."""
     bench = multipath.bench(lab)
     bench.quiet()
     listener = lab.listener(backlog=32)

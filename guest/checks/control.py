@@ -111,7 +111,7 @@ def _on_a_connection(stamp: Stamp) -> Callable[[Lab], None]:
             source.sendall(b"x")
             equal("control message once it is off", message(sink, SOL_SOCKET, stamp.number), None)
 
-    run.__doc__ = "Control messages say when data came, once the option is set on a connection."
+    run.__doc__ = "Set on a connection, the option adds the arrival time of data to recvmsg(2)."
     return run
 
 
@@ -124,7 +124,9 @@ def _before_connect(stamp: Stamp) -> Callable[[Lab], None]:
         stamped(pair, pair.client, stamp)
         stamped(pair, pair.server, stamp)
 
-    run.__doc__ = "Control messages say when data came, where it was set before connect and listen."
+    run.__doc__ = (
+        "Set before connect(2) and listen(2), it adds the arrival time of data to recvmsg(2)."
+    )
     return run
 
 
@@ -209,7 +211,7 @@ def cmsg_only_while_on(lab: Lab) -> None:
 
 @scenario_check("tcp_inq.cmsg_is_1_at_the_end", scenario=SCENARIO, needs=("tcp_inq",))
 def cmsg_is_1_at_the_end(lab: Lab) -> None:
-    """TCP_CM_INQ is 1 at the end of the stream, so that a caller goes on to read it."""
+    """TCP_CM_INQ is 1 at the end of the stream, so that a caller reads once more."""
     pair = lab.pair()
     _turn_on(pair.server)
     arrive(pair.client, pair.server, b"abc")

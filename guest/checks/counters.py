@@ -147,7 +147,7 @@ ENDS = {"close": _close, "half_close": _half_close, "disconnect": _disconnect, "
     phases=tuple(ENDS),
 )
 def established_goes_down(lab: Lab) -> None:
-    """MPCurrEstab goes back to where it was, however connections end."""
+    """MPCurrEstab returns to its earlier value, however connections end."""
     since = quiet(lab)
     pair = lab.pair()
     equal("MPCurrEstab", since.of("MPCurrEstab"), 2)
@@ -260,7 +260,7 @@ def _line_of(lab: Lab, port: int, peer: int) -> list[str]:
 
 @scenario_check("counters.disabled", scenario=SCENARIO)
 def disabled(lab: Lab) -> None:
-    """With net.mptcp.enabled=0 no socket is made, and connections that exist go on."""
+    """With net.mptcp.enabled=0 socket(2) fails; existing connections still carry data."""
     pair = lab.pair()
     write_sysctl("net.mptcp.enabled", "0")
     lab.afterwards(lambda: write_sysctl("net.mptcp.enabled", "1"))

@@ -330,7 +330,7 @@ def other_namespace(lab: Lab) -> None:
 @scenario_check("diag.mptcp_socket_not_destroyed", scenario=SCENARIO,
                 needs=(*NEEDS, "sock_destroy"))  # fmt: skip
 def mptcp_socket_not_destroyed(lab: Lab) -> None:
-    """SOCK_DESTROY of an MPTCP socket is not supported; the connection goes on."""
+    """SOCK_DESTROY of an MPTCP socket is not supported and does not affect the connection."""
     bench = multipath.bench(lab)
     pair = lab.pair()
     found = bench.diag.mptcp(multipath.info(pair.client).mptcpi_token)

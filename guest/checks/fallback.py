@@ -180,7 +180,7 @@ def linger_zero(lab: Lab) -> None:
 
 @scenario_check("fallback.siocoutq_after_connect", scenario=SCENARIO, needs=("tcp_inq",))
 def siocoutq_after_connect(lab: Lab) -> None:
-    """SIOCOUTQ is 0 right after connect(), counts what is not acknowledged, and falls to 0."""
+    """SIOCOUTQ is 0 right after connect(), counts unacknowledged bytes, and falls to 0."""
     end, peer = ends(lab, small_buffers, small_buffers)
     for name, request in (("SIOCOUTQ", SIOCOUTQ), ("SIOCOUTQNSD", SIOCOUTQNSD)):
         got = ioctl(end, request)
@@ -225,7 +225,7 @@ def tcp_inq_before(lab: Lab) -> None:
 @scenario_check("fallback.peek_and_trunc", scenario=SCENARIO)
 @each(*SIDES)
 def peek_and_trunc(lab: Lab) -> None:
-    """MSG_PEEK leaves data, MSG_TRUNC takes them unseen, MSG_WAITALL collects them."""
+    """MSG_PEEK leaves data queued, MSG_TRUNC discards them, MSG_WAITALL waits for all of them."""
     end, peer = ends(lab)
     data = content(6000)
     arrive(peer, end, data[:3000])
@@ -263,7 +263,7 @@ def peek_waitall(lab: Lab) -> None:
 @scenario_check("fallback.is_not_mptcp", scenario=SCENARIO, needs=("tcp_is_mptcp",))
 @each(*SIDES)
 def is_not_mptcp(lab: Lab) -> None:
-    """TCP_IS_MPTCP is 0, and SOL_MPTCP is refused by the errno of the family's TCP."""
+    """TCP_IS_MPTCP is 0, and SOL_MPTCP fails with the same errno as on TCP."""
     end, _ = ends(lab)
     equal("TCP_IS_MPTCP", get_int(end, "TCP_IS_MPTCP"), 0)
     for option in (abi.MPTCP_INFO, abi.MPTCP_TCPINFO, abi.MPTCP_SUBFLOW_ADDRS):
@@ -283,7 +283,7 @@ def names(lab: Lab) -> None:
 @scenario_check("fallback.end_of_stream_ends_waiting", scenario=SCENARIO)
 @each(*SIDES)
 def end_ends_waiting(lab: Lab) -> None:
-    """The peer's FIN ends a recv(2) that waits, and MSG_WAITALL with what has come."""
+    """The peer's FIN ends a blocked recv(2), and MSG_WAITALL with the bytes so far."""
     end, peer = ends(lab)
     arrive(peer, end, b"some")
     end.settimeout(None)
@@ -321,7 +321,7 @@ def passes_options(lab: Lab) -> None:
 
 @scenario_check("fallback.siocoutq_counts_unacked_bytes", scenario=SCENARIO, needs=("tcp_inq",))
 def siocoutq_counts(lab: Lab) -> None:
-    """SIOCOUTQ counts what TCP has sent and a peer that does not read has not acknowledged."""
+    """SIOCOUTQ counts the bytes that TCP sent and the peer, which does not read, did not ack."""
     end, peer = ends(lab, small_buffers, small_buffers)
     sent = fill(end)
     arrived = ioctl(peer, SIOCINQ)

@@ -114,7 +114,7 @@ def stays_mptcp(lab: Lab) -> None:
     "msg_fastopen.counts_received_bytes", scenario=SCENARIO, needs=(*NEEDS, "packet_stats")
 )
 def counts_received(lab: Lab) -> None:
-    """mptcpi_bytes_received of the server counts what came with the SYN, and what followed."""
+    """mptcpi_bytes_received of the server counts the data of the SYN and later data."""
     data = content(SYN_DATA)
     client, server = opened(lab, data)
     wait_queued(server, len(data))
@@ -156,7 +156,7 @@ def later_data_are_counted(lab: Lab) -> None:
 
 @scenario_check("msg_fastopen.sends_more_than_fits", scenario=SCENARIO, needs=NEEDS)
 def more_than_fits(lab: Lab) -> None:
-    """sendto(MSG_FASTOPEN) of more than a SYN holds delivers what it took; more can follow."""
+    """sendto(MSG_FASTOPEN) of more than a SYN holds delivers all accepted bytes, and later ones."""
     data = content(100_000)
     _set_up(lab)
     listener = lab.listener()
@@ -185,7 +185,7 @@ def without_data(lab: Lab) -> None:
 @scenario_check("msg_fastopen.with_a_peer_of_tcp", scenario=SCENARIO, needs=NEEDS)
 @each("client", "server")
 def with_tcp(lab: Lab) -> None:
-    """Data in the SYN arrive where the peer is plain TCP, and the connection goes on."""
+    """Data in the SYN reach a plain TCP peer, and the connection carries further data."""
     data = content(SYN_DATA)
     protocols = (TCP, MPTCP) if lab.side == "server" else (MPTCP, TCP)
     client, server = opened(lab, data, *protocols)
@@ -278,7 +278,7 @@ def again_after_refusal(lab: Lab) -> None:
 
 @scenario_check("msg_fastopen.on_a_connection_is_refused", scenario=SCENARIO, needs=NEEDS)
 def on_a_connection(lab: Lab) -> None:
-    """sendto(MSG_FASTOPEN) on a connection fails and leaves it intact."""
+    """sendto(MSG_FASTOPEN) on a connection fails and does not affect it."""
     pair = lab.pair()
     try:
         sent = pair.client.sendto(b"x", MSG_FASTOPEN, pair.listener.getsockname())
@@ -345,7 +345,7 @@ def deferred_refusal(lab: Lab) -> None:
 )
 @each("on", "off")
 def of_a_listener(lab: Lab) -> None:
-    """A listener with TCP_FASTOPEN takes the data of a SYN; without it they arrive later."""
+    """A listener with TCP_FASTOPEN accepts data in a SYN; without it they arrive later."""
     capture = wire.Capture()
 
     def allow(sock: _socket.socket) -> None:
@@ -390,7 +390,7 @@ def key_is_read_back(lab: Lab) -> None:
 
 @scenario_check("msg_fastopen.data_have_a_timestamp", scenario=SCENARIO, needs=NEEDS)
 def data_have_a_timestamp(lab: Lab) -> None:
-    """SO_TIMESTAMP of a listener gives the time at which data of a SYN came."""
+    """With SO_TIMESTAMP on a listener, data of a SYN have their arrival time."""
     _set_up(lab)
     stamp = next(each for each in STAMPS if each.name == "so_timestamp")
     turn_on = putting("SO_TIMESTAMP", stamp.value)

@@ -208,7 +208,7 @@ def nonzero_kernel_fields_refused(end: End) -> None:
 
 @check("full_info.arrays_of_none_are_left_alone", needs=NEEDS, covers=COVERS)
 def arrays_of_none_are_left_alone(end: End) -> None:
-    """Without room for an element num_subflows is set, and no array is written."""
+    """Without room for an element, num_subflows is set and no array element is written."""
     full = FullInfo(end, size_arrays_user=0)
     succeeded("size_arrays_user 0", full.answer)
     equal("num_subflows", full.header.num_subflows, 1, full.answer.data)

@@ -258,7 +258,7 @@ def _run(row: Row) -> Callable[[Lab], None]:
                 row.effect(look.tcp(*names, interface=row.interface))
 
     run.__doc__ = (
-        "Set before connect() or on a listener, it holds on the connection and its subflow."
+        "Set before connect(2) or on a listener, the option applies to the connection and subflow."
     )
     return run
 

@@ -57,7 +57,7 @@ def _pair(lab: Lab) -> Pair:
 
 @scenario_check("so_sndbuf.bounds_what_is_queued", scenario=SCENARIO, needs=("tcp_inq",))
 def sndbuf_bounds(lab: Lab) -> None:
-    """send(2) blocks once SO_SNDBUF is full; a larger buffer takes more."""
+    """send(2) blocks once SO_SNDBUF is full; a larger buffer accepts more bytes."""
     taken = []
     for size in (16_000, 80_000):
         pair = lab.pair(before_bind=putting("SO_RCVBUF", 16_000))
@@ -77,7 +77,7 @@ def sndbuf_bounds(lab: Lab) -> None:
 
 @scenario_check("so_rcvbuf.bounds_what_arrives", scenario=SCENARIO, needs=("tcp_inq",))
 def rcvbuf_bounds(lab: Lab) -> None:
-    """A receiver that does not read gets what SO_RCVBUF holds; a larger buffer gets more."""
+    """A receiver that does not read queues as much as SO_RCVBUF allows, more if it is larger."""
     arrived = []
     for size in (16_000, 80_000):
         pair = lab.pair(before_bind=putting("SO_RCVBUF", size))
@@ -96,7 +96,7 @@ def rcvbuf_bounds(lab: Lab) -> None:
 
 @scenario_check("siocoutq.adds_up", scenario=SCENARIO, needs=("tcp_inq", "packet_stats"))
 def outq_adds_up(lab: Lab) -> None:
-    """SIOCOUTQ and SIOCOUTQNSD are what MPTCP_INFO says is unacknowledged and unsent."""
+    """SIOCOUTQ and SIOCOUTQNSD equal the unacked and unsent bytes that MPTCP_INFO reports."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
     for end in (pair.client, pair.server):
         equal("SIOCOUTQ before data", ioctl(end, SIOCOUTQ), 0)
@@ -197,7 +197,7 @@ def rcvlowat_makes_room(lab: Lab) -> None:
     needs=("tcp_notsent_lowat", "tcp_inq"),
 )
 def notsent_bounds(lab: Lab) -> None:
-    """TCP_NOTSENT_LOWAT limits the data that send(2) takes beyond the peer's window."""
+    """TCP_NOTSENT_LOWAT limits the data that send(2) accepts beyond the peer's window."""
     pair = lab.pair(before_bind=putting("SO_RCVBUF", 16_000))
     put(pair.client, "SO_SNDBUF", 1_000_000)
     put(pair.client, "TCP_NOTSENT_LOWAT", 8192)

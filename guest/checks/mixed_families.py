@@ -69,7 +69,7 @@ def created(lab: Lab) -> None:
 
 @scenario_check("mixed.announced", scenario=SCENARIO, needs=NEEDS)
 def announced(lab: Lab) -> None:
-    """An address of the other family that is announced is joined by the in-kernel path manager."""
+    """The in-kernel path manager joins to an announced address of the other family."""
     bench, other = multipath.bench(lab), other_family(lab)
     ends = connect(lab, pm.IN_KERNEL)
     far = topology.server_address(other, 2)
@@ -100,7 +100,7 @@ def endpoint_waits_for_its_family(lab: Lab) -> None:
 
 @scenario_check("mixed.diag", scenario=SCENARIO, needs=NEEDS)
 def in_diag(lab: Lab) -> None:
-    """inet_diag shows the subflow of the other family under that, with the connection's token."""
+    """inet_diag shows the subflow of the other family in that family, with the token."""
     bench, other = multipath.bench(lab), other_family(lab)
     ends = connect(lab, pm.IN_USER_SPACE)
     near, far = topology.client_address(other, 2), topology.server_address(other, 1)

@@ -103,7 +103,7 @@ def rcv_nxt_counts_received_bytes(end: End) -> None:
     covers="connect_one_server, process_one_client",
 )
 def rcv_nxt_counts_data_fin(end: End) -> None:
-    """rcv_nxt advances by one more for the peer's DATA_FIN (RFC 8684, 3.3.3)."""
+    """The peer's DATA_FIN advances rcv_nxt by one (RFC 8684, 3.3.3)."""
     _rcv_nxt_advanced(end, end.received + 1)
 
 

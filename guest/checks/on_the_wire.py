@@ -151,7 +151,7 @@ def cork_holds(lab: Lab) -> None:
 
 @scenario_check("msg_eor.ends_a_segment", scenario=SCENARIO, needs=(*NEEDS, "tcp_cork_nodelay"))
 def eor_ends_a_segment(lab: Lab) -> None:
-    """What is sent after send(2) with MSG_EOR shares no segment with what was sent before."""
+    """Data sent after send(2) with MSG_EOR start a new segment."""
     for _ in range(TRIES):
         capture = wire.Capture()
         pair = lab.pair(before_connect=putting("TCP_CORK", 1))

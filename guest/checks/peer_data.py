@@ -270,7 +270,7 @@ def short_numbers(lab: Lab) -> None:
 
 @in_one_family("dss.without_mapping_resets", SCENARIO, NEEDS)
 def without_mapping(lab: Lab) -> None:
-    """Data without a mapping resets a joined subflow: MP_TCPRST, reason 6; the others go on."""
+    """Data without a mapping reset a joined subflow: MP_TCPRST, reason 6; the others still work."""
     _, (one, two), sock = established(lab)
     two.send(wire.ACK | wire.PSH, payload=b"unmapped")
     answer = two.expect("a reset", lambda s: s.has(wire.RST))

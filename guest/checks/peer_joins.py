@@ -101,7 +101,7 @@ def after_shutdown(lab: Lab) -> None:
 
 @scenario_check("join.beyond_the_limit_is_prohibited", scenario=SCENARIO, needs=NEEDS)
 def beyond_limit(lab: Lab) -> None:
-    """A third join is reset as prohibited; it is taken once another subflow has closed."""
+    """A third join is reset as prohibited; it is accepted once another subflow has closed."""
     since = mib.Since()
     one, flows, sock = established(lab, joins=2)
     flow, nonce = one.start_join(9)
@@ -174,7 +174,7 @@ def answered_as_backup(lab: Lab) -> None:
 
 @scenario_check("join.of_a_connection_not_yet_established", scenario=SCENARIO, needs=NEEDS)
 def not_established(lab: Lab) -> None:
-    """A join is taken as soon as the third segment of the first subflow has both keys."""
+    """A join is accepted as soon as the third segment of the first subflow has both keys."""
     one, first, sock = served(lab)
     flow = one.join(3)
     flow.send_data(NEXT, at=5)
@@ -217,7 +217,7 @@ def with_syncookies(lab: Lab) -> None:
 
 @scenario_check("join.closed_by_the_peer", scenario=SCENARIO, needs=WITH_PM, sides=("fin", "reset"))
 def closed_by_peer(lab: Lab) -> None:
-    """An event reports a subflow that the peer closed, with MP_TCPRST's reason; it can rejoin."""
+    """An event reports that the peer closed a subflow, with MP_TCPRST's reason; it can rejoin."""
     bench = multipath.bench(lab)
     one, (first, two), sock = established(lab, joins=1)
     token = multipath.info(sock).mptcpi_token
@@ -260,7 +260,7 @@ def third_without(lab: Lab) -> None:
 
 @scenario_check("mp_capable.data_in_the_third_segment", scenario=SCENARIO, needs=NEEDS)
 def data_in_third(lab: Lab) -> None:
-    """Data in the third segment, beside MP_CAPABLE, are the first of the stream."""
+    """Data in the third segment, which also has MP_CAPABLE, are the first of the stream."""
     one, listener = Peer(lab), lab.listener()
     flow = one.start(listener)
     one.remote_key = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)[4:12]

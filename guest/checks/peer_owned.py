@@ -96,7 +96,7 @@ def other_woken(lab: Lab) -> None:
 
 @in_one_family("owned.acknowledgement_frees_memory", SCENARIO, NEEDS)
 def acknowledged(lab: Lab) -> None:
-    """An acknowledgement that comes during a call frees what was sent, as SIOCOUTQ says."""
+    """An acknowledgement that arrives during a call frees the sent data: SIOCOUTQ falls."""
     one, (flow,), sock = established(lab, joins=0)
     sock.sendall(content(1000))
     flow.expect("data", lambda s: s.payload)

@@ -110,7 +110,7 @@ def of_another_size(lab: Lab) -> None:
 
 @in_one_family("join.forbids_a_later_fallback", SCENARIO, NEEDS)
 def forbids_a_later_fallback(lab: Lab) -> None:
-    """After a join, data without a mapping reset the first subflow; the other goes on."""
+    """After a join, data without a mapping reset the first subflow; the other still works."""
     _, (first, two), sock = established(lab, joins=1)
     first.send(wire.ACK | wire.PSH, payload=b"unmapped")
     first.expect("a reset", lambda s: s.has(wire.RST))

@@ -149,7 +149,7 @@ def when_a_subflow_ends(lab: Lab) -> None:
 
 @in_one_family("checksums.of_data_sent_again", SCENARIO, WITH_PM)
 def of_data_sent_again(lab: Lab) -> None:
-    """Data that were acknowledged in part are sent again with a checksum of what is sent."""
+    """A retransmission of partly acknowledged data has the checksum of the retransmitted bytes."""
     one, flows, sock = checked(lab, joins=1)
     data = content(10)
     sock.sendall(data)

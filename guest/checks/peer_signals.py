@@ -57,7 +57,7 @@ def each_id(lab: Lab) -> None:
 
 @scenario_check("rm_addr.of_id_zero", scenario=SCENARIO, needs=NEEDS)
 def id_zero(lab: Lab) -> None:
-    """RM_ADDR of id 0 closes the first subflow; the connection goes on over the other."""
+    """RM_ADDR of id 0 closes the first subflow; the connection continues on the other one."""
     clean(lab)
     _, (first, two), sock = established(lab, joins=1)
     two.acknowledge(peer.remove_addr(0))
@@ -142,7 +142,7 @@ def add_addr_hmac(lab: Lab) -> None:
 
 @scenario_check("add_addr.of_id_zero_is_no_new_address", scenario=SCENARIO, needs=NEEDS)
 def add_addr_zero(lab: Lab) -> None:
-    """ADD_ADDR of id 0 brings the first subflow back: no limit holds it, and it is not counted."""
+    """ADD_ADDR of id 0 creates the first subflow again: no limit applies, and no counter rises."""
     bench = clean(lab)
     bench.pm.set_limits(0, 4)
     one, (first, two), sock = established(lab, joins=1)
@@ -237,7 +237,7 @@ def checked(lab: Lab, joins: int = 0) -> tuple[Peer, list[Flow], _socket.socket]
 
 @scenario_check("checksums.are_asked_for", scenario=SCENARIO, needs=NEEDS)
 def checksums_asked(lab: Lab) -> None:
-    """A server with checksums says so in the SYN/ACK, and its data have correct ones."""
+    """A server with checksums requests them in the SYN/ACK, and its data have correct ones."""
     one, (first,), sock = checked(lab)
     answer = first.received()[0].mptcp(wire.MP_CAPABLE) or b""
     equal("A flag of MP_CAPABLE", answer[3] & CHECKSUM_REQUIRED, CHECKSUM_REQUIRED, answer)

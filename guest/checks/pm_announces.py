@@ -172,7 +172,7 @@ ADD_ADDR = (
     ),
     Step(
         "remove_unjoined",
-        "RM_ADDR for an address without a subflow leaves the client's counters alone.",
+        "RM_ADDR for an address without a subflow does not change the client's counters.",
         remove(S4_ID),
         client=info(1, 1),
         server=announcing(1, 1),
@@ -180,7 +180,7 @@ ADD_ADDR = (
     ),
     Step(
         "accept_again",
-        "After RM_ADDR there is room for another announced address.",
+        "After RM_ADDR the client accepts another announced address within its limit.",
         announce(3, S3_ID),
         client=info(2, 2),
         server=announcing(2, 2),
@@ -294,7 +294,7 @@ SIGNALS = (
     ),
     Step(
         "delete",
-        "Deleting a signal endpoint sends RM_ADDR, closes its subflow and is no longer counted.",
+        "Deleting a signal endpoint sends RM_ADDR, closes its subflow and lowers the counters.",
         lambda script: script.bench.pm.delete(5),
         client={"mptcpi_subflows": 0},
         server=signalled(0, 1, 1),
@@ -328,12 +328,12 @@ SIGNALS = (
     ),
     Step(
         "port_closed",
-        "Nobody listens on the port of a deleted endpoint.",
+        "After its endpoint was deleted, no socket listens on the port.",
         _refuses_connections,
     ),
     Step(
         "port_listener",
-        "The listener of an endpoint with a port is told in an event.",
+        "An event reports the listener of an endpoint with a port.",
         _add_with_port,
         # Waited for, so that none of them is counted with the next step.
         counters={**ONE_ADD, "PortAdd": 2},
@@ -342,7 +342,7 @@ SIGNALS = (
     ),
     Step(
         "port_listener_closed",
-        "The end of that listener is told in an event.",
+        "An event reports that the listener of an endpoint with a port was closed.",
         lambda script: script.bench.pm.delete(PORT_ID),
         counters=ONE_REMOVE,  # the next step counts its own
         events=_listener(pm.LISTENER_CLOSED),
@@ -350,7 +350,7 @@ SIGNALS = (
     ),
     Step(
         "flush",
-        "A flush takes back what was announced: mptcpi_add_addr_signal is 0.",
+        "A flush withdraws the announced addresses: mptcpi_add_addr_signal is 0.",
         lambda script: script.bench.pm.flush(),
         server=signalled(0, 0, 0),
         counters=ONE_REMOVE,

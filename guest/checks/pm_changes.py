@@ -105,14 +105,14 @@ def _counts(subflows: int, total: int) -> dict[str, object]:
 STEPS = (
     Step(
         "clear_backup",
-        "Clearing the backup flag of an endpoint sends MP_PRIO; both ends take it.",
+        "Clearing the backup flag of an endpoint sends MP_PRIO; both ends apply it.",
         _clear_backup,
         counters={"MPPrioTx": 1, "MPPrioRx": 1},
         events=lambda script: _prioritised(0, BACKUP_ID),
     ),
     Step(
         "set_backup",
-        "Setting the backup flag of an endpoint sends MP_PRIO; both ends take it.",
+        "Setting the backup flag of an endpoint sends MP_PRIO; both ends apply it.",
         _set_backup,
         counters={"MPPrioTx": 1, "MPPrioRx": 1},
         events=lambda script: _prioritised(1, FIRST),
@@ -128,7 +128,7 @@ STEPS = (
     ),
     Step(
         "add_again",
-        "An endpoint that is added to a connection joins at once; its address may come again.",
+        "An endpoint added during a connection joins at once, even if its address was used before.",
         _add_again,
         client={**_counts(2, 3), "mptcpi_local_addr_used": 2, "mptcpi_local_addr_max": 2},
         server=_counts(2, 3),
@@ -137,7 +137,7 @@ STEPS = (
     ),
     Step(
         "numbers_are_not_reused",
-        "The numbers of subflows in MPTCP_FULL_INFO are never used again.",
+        "MPTCP_FULL_INFO never reuses the id of a subflow.",
         _ids,
         needs=("full_info",),
     ),

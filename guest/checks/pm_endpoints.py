@@ -197,7 +197,7 @@ def flush_removes_all(lab: Lab) -> None:
 
 @scenario_check("pm.set_flags", scenario=SCENARIO, needs=NEEDS, phases=("by_id", "by_address"))
 def set_flags(lab: Lab) -> None:
-    """SET_FLAGS changes backup and fullmesh, and leaves signal, subflow and other endpoints."""
+    """SET_FLAGS changes backup and fullmesh, but neither other flags nor other endpoints."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(1), pm.SUBFLOW, id=1)
     bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)

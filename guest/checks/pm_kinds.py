@@ -161,7 +161,7 @@ BOTH = (
     ),
     Step(
         "deleted",
-        "Deleting it closes the subflow and takes the announcement back.",
+        "Deleting an endpoint with both flags closes its subflow and withdraws its announcement.",
         lambda script: script.bench.pm.delete(MESH_ID),
         client={
             "mptcpi_subflows": 0, "mptcpi_local_addr_used": 0, "mptcpi_add_addr_signal": 0,

@@ -77,7 +77,7 @@ GONE = {**ONE_REMOVE, "RmSubflow": 1}
 INITIAL = (
     Step(
         "goes",
-        "Deleting the endpoint of the initial subflow removes id 0, told once at each end.",
+        "Deleting the endpoint of the initial subflow removes id 0, with one event at each end.",
         delete(INITIAL_ID),
         client=counts(1, 1, 1),
         counters=GONE,
@@ -173,7 +173,7 @@ SIGNALS = (
     ),
     Step(
         "goes",
-        "Deleting it takes the announcement back.",
+        "Deleting the endpoint withdraws the announcement.",
         delete(S_ID),
         server=signalled(0, 0, 0),
         counters=ONE_REMOVE,
@@ -189,7 +189,7 @@ SIGNALS = (
     ),
     Step(
         "is_flushed",
-        "A flush takes it back, too.",
+        "A flush of the endpoints also withdraws the announcement.",
         lambda script: script.bench.pm.flush(),
         server=signalled(0, 0, 0),
         counters=ONE_REMOVE,

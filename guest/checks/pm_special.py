@@ -169,7 +169,7 @@ def join_before_accept(lab: Lab) -> None:
 
 @scenario_check("join.after_disconnect", scenario=SCENARIO, needs=NEEDS)
 def join_after_disconnect(lab: Lab) -> None:
-    """After connect(AF_UNSPEC) no subflow is left; a second connection joins anew."""
+    """connect(AF_UNSPEC) removes all subflows; the endpoints join the next connection again."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
     ends = bench.connect(lab)
@@ -333,7 +333,7 @@ def room_after_a_subflow(lab: Lab) -> None:
 
 @scenario_check("endpoint.port_is_for_joins", scenario=SCENARIO, needs=NEEDS)
 def port_is_for_joins(lab: Lab) -> None:
-    """The port of a signal endpoint takes joins only: a connection of its own is refused."""
+    """The port of a signal endpoint accepts only joins; a new connection there is refused."""
     bench = clean(lab)
     probe = lab.socket(TCP)
     probe.bind((bench.server_address(4), 0))
@@ -402,7 +402,7 @@ def port_beside_timestamps(lab: Lab) -> None:
 
 @scenario_check("deny_join.told_when_created", scenario=SCENARIO, needs=NEEDS)
 def deny_join_told_when_created(lab: Lab) -> None:
-    """The server's CREATED event already says that the client denies joins to its address."""
+    """The server's CREATED event reports that the client denies joins to its address."""
     bench = clean(lab)
     write_sysctl("net.mptcp.allow_join_initial_addr_port", "0")
     lab.afterwards(lambda: write_sysctl("net.mptcp.allow_join_initial_addr_port", "1"))

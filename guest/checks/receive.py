@@ -32,7 +32,7 @@ _N = 3000
 
 @scenario_check("msg_peek.leaves_the_data", scenario=SCENARIO)
 def leaves_the_data(lab: Lab) -> None:
-    """MSG_PEEK returns the next bytes again and again, and leaves them to be read."""
+    """MSG_PEEK returns the next bytes, each time the same, and leaves them in the queue."""
     pair = lab.pair()
     data = content(_N)
     arrive(pair.client, pair.server, data)
@@ -62,7 +62,7 @@ def starts_at_the_first_unread_byte(lab: Lab) -> None:
 
 @scenario_check("msg_peek.waitall_collects_all", scenario=SCENARIO)
 def peek_waitall_collects(lab: Lab) -> None:
-    """MSG_PEEK with MSG_WAITALL waits for all bytes, and repeats none that came before."""
+    """MSG_PEEK with MSG_WAITALL waits for all bytes, and returns each of them once."""
     pair = lab.pair()
     data = content(2 * _N)
     arrive(pair.client, pair.server, data[:_N])
@@ -120,7 +120,7 @@ def waitall_ends_with_the_stream(lab: Lab) -> None:
 
 @scenario_check("msg_waitall.does_not_wait_with_dontwait", scenario=SCENARIO)
 def waitall_dontwait(lab: Lab) -> None:
-    """MSG_WAITALL with MSG_DONTWAIT returns what is there, or EAGAIN."""
+    """MSG_WAITALL with MSG_DONTWAIT returns the queued bytes, or fails with EAGAIN."""
     pair = lab.pair()
     data = content(_N)
     arrive(pair.client, pair.server, data)
@@ -147,7 +147,7 @@ def dontwait_returns_eagain(lab: Lab) -> None:
 
 @scenario_check("msg_trunc.discards_bytes", scenario=SCENARIO)
 def trunc_discards(lab: Lab) -> None:
-    """MSG_TRUNC takes bytes off the stream and writes none of them (tcp(7))."""
+    """MSG_TRUNC removes bytes from the stream and does not write them to the buffer (tcp(7))."""
     pair = lab.pair()
     data = content(3 * _N)
     for at in range(0, len(data), _N):
@@ -166,7 +166,7 @@ def trunc_discards(lab: Lab) -> None:
 
 @scenario_check("msg_errqueue.is_empty", scenario=SCENARIO)
 def errqueue_is_empty(lab: Lab) -> None:
-    """MSG_ERRQUEUE fails with EAGAIN, and takes no data off the stream."""
+    """MSG_ERRQUEUE fails with EAGAIN, and removes no data from the stream."""
     pair = lab.pair()
     arrive(pair.client, pair.server, b"data")
     with Blocking(pair.server, what="recv(MSG_ERRQUEUE)"):
@@ -199,7 +199,7 @@ def gives_no_address(lab: Lab) -> None:
 
 @scenario_check("recv.fills_many_buffers", scenario=SCENARIO)
 def fills_many_buffers(lab: Lab) -> None:
-    """readv(2) fills buffers of all sizes in their order, and writev(2) takes them so."""
+    """readv(2) fills and writev(2) sends buffers of all sizes in their order."""
     pair = lab.pair()
     sizes = [1, 7, 64, 513, 0, 1000, 3, 4096, 2, 900] * 2
     data = content(sum(sizes))

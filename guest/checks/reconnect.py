@@ -178,7 +178,7 @@ def after_unsent_data(lab: Lab) -> None:
 
 @scenario_check("disconnect.takes_checksum_enabled_anew", scenario=SCENARIO, needs=("mptcp_info",))
 def takes_checksum_anew(lab: Lab) -> None:
-    """The next connection has net.mptcp.checksum_enabled as it is at connect(AF_UNSPEC)."""
+    """connect(AF_UNSPEC) reads net.mptcp.checksum_enabled again for the next connection."""
     pair = lab.pair()
     exchange(pair.client, pair.server, b"forth", b"back")
     for value in (1, 0):
@@ -209,7 +209,7 @@ def after_a_reset(lab: Lab) -> None:
 
 @scenario_check("disconnect.after_a_refusal", scenario=SCENARIO)
 def after_a_refusal(lab: Lab) -> None:
-    """A socket that was refused connects to another port, without connect(AF_UNSPEC)."""
+    """After ECONNREFUSED a socket connects to another port without connect(AF_UNSPEC)."""
     closed = lab.socket()
     closed.bind((lab.address, 0))
     sock = lab.socket()

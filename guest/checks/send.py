@@ -47,7 +47,7 @@ def flags_keep_the_content(lab: Lab) -> None:
 
 @scenario_check("send.oob_is_sent_in_band", scenario=SCENARIO)
 def oob_is_sent_in_band(lab: Lab) -> None:
-    """MPTCP ignores MSG_OOB: the byte comes in the stream, and no POLLPRI is raised."""
+    """MPTCP ignores MSG_OOB: the byte arrives in the stream, and poll(2) reports no POLLPRI."""
     pair = lab.pair()
     pair.client.sendall(b"ab")
     equal("send(MSG_OOB)", pair.client.send(b"c", MSG_OOB), 1)
@@ -82,7 +82,7 @@ def of_no_bytes(lab: Lab) -> None:
 
 @scenario_check("send.dontwait_returns_eagain_when_full", scenario=SCENARIO)
 def dontwait_when_full(lab: Lab) -> None:
-    """MSG_DONTWAIT takes what fits, then fails with EAGAIN; all that was taken arrives."""
+    """With MSG_DONTWAIT send(2) accepts bytes until it is full, then EAGAIN; all of them arrive."""
     pair = lab.pair(before_connect=small_buffers, before_bind=small_buffers)
     sent = fill(pair.client, least=64)
     with Blocking(pair.client, what="send(MSG_DONTWAIT)"):

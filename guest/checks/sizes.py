@@ -84,7 +84,7 @@ def _header(size_user: int, size_subflow_data: int = HEADER.size) -> bytes:
 
 
 def elements(option: int, lab: Lab) -> None:
-    """An element is min(size_user, the kernel's size) bytes, or left out where it does not fit."""
+    """An element has min(size_user, the kernel's size) bytes; one that does not fit is omitted."""
     fd = bench_of(lab.family).fd("client")
     whole = _element(fd, option, MUCH, MUCH)
     kernel = HEADER.view(whole.data).size_kernel

@@ -65,8 +65,8 @@ CALLS: Mapping[str, Sequence[str]] = {
 
 LISTENING = ("listening", "listening-unbound", "pending")
 
-#: Where MPTCP may say something else than TCP: the call, the states, what it says, and why.
-#: What only some kernels say stands here, too, as long as it is no bug.
+#: Differences from TCP that are allowed: the call, the states, the result on MPTCP, and the reason.
+#: Results of only some kernels are listed too, unless they are bugs.
 DIFFERENCES: Sequence[tuple[str, Sequence[str], str, str]] = (
     (
         "SIOCINQ",
@@ -138,7 +138,7 @@ _DIFFERENT: Mapping[tuple[str, str], Sequence[str]] = {
     for state in where
 }
 
-#: MPTCP_INFO, and the number of subflows that the other options say, where there is no fallback.
+#: MPTCP_INFO, and the number of subflows in the other options, in states without a fallback.
 OWN: Mapping[str, tuple[str, str]] = {
     "fresh": ("flags 0, subflows 0", "0"),
     "bound": ("flags 0, subflows 0", "1"),
@@ -153,7 +153,7 @@ OWN: Mapping[str, tuple[str, str]] = {
     "unread": ("flags 2, subflows 1", "1"),
     "shut": ("flags 2, subflows 1", "1"),
     "peer-shut": ("flags 2, subflows 1", "1"),
-    # The subflow is gone at once, or (6.12.43) some time after the connection.
+    # The subflow is closed at once, or (6.12.43) some time after the connection.
     "closed-first": ("flags 2", "1"),
     "closed-last": ("flags 2", "1"),
     "reset": ("flags 2", "1"),
@@ -200,11 +200,11 @@ def _like_tcp(name: str, calls: Sequence[str]) -> Look:
             if got != wanted and got.replace(lab.address, "LOOPBACK") not in allowed:
                 _expect(state, call, got, "as TCP: " + wanted)
 
-    look.__doc__ = "In every state %s returns what it returns on a TCP socket." % name
+    look.__doc__ = "In every state the results of %s are those of a TCP socket." % SUBJECTS[name]
     return look
 
 
-def _own(call: str, expected: Expected) -> Look:
+def _own(call: str, expected: Expected, summary: str) -> Look:
     def look(lab: Lab, state: str) -> None:
         got = trace_of(lab.family, state).get(call, "not reached")
         wanted = expected(lab, state)
@@ -217,9 +217,7 @@ def _own(call: str, expected: Expected) -> Look:
         if got != wanted:
             _expect(state, call, got, wanted)
 
-    look.__doc__ = (
-        "In every state %s returns the right value; after a fallback it is refused." % call
-    )
+    look.__doc__ = summary
     return look
 
 
@@ -231,6 +229,29 @@ def _unless_fallback(said: Callable[[tuple[str, str]], str]) -> Expected:
         return errno_name(EOPNOTSUPP if lab.family == _socket.AF_INET else ENOPROTOOPT)
 
     return expected
+
+
+#: The subject of each check's summary.
+SUBJECTS: Mapping[str, str] = {
+    "poll": "poll(2)",
+    "identity": "SO_TYPE, SO_DOMAIN and SO_ACCEPTCONN",
+    "error": "SO_ERROR",
+    "names": "getsockname(2) and getpeername(2)",
+    "queues": "SIOCINQ, SIOCOUTQ and SIOCOUTQNSD",
+    "accept": "accept(2)",
+    "bind": "bind(2)",
+    "receive": "recv(2) and splice(2)",
+    "send": "send(2)",
+    "receive_error": "recv(2), and of calls after it,",
+    "send_error": "send(2), and of calls after it,",
+    "splice_error": "splice(2), and of SO_ERROR after it,",
+    "connect": "connect(2)",
+    "listen": "listen(2)",
+    "shutdown": "shutdown(2), and of calls after it,",
+    "disconnect": "connect(AF_UNSPEC), and of calls after it,",
+    "reconnect": "a second connect(2), and of calls after it,",
+}
+RIGHT_COUNT = "In every state %s has the right number of subflows; after a fallback it is refused."
 
 
 def _protocol(lab: Lab, state: str) -> str:
@@ -266,19 +287,27 @@ def _register() -> None:
         add(name, "", _in_all(_like_tcp(name, calls)))
     subflows = _unless_fallback(lambda own: own[1])
     unknown = _unless_fallback(lambda own: errno_name(EOPNOTSUPP))
-    for name, call, expected, need in (
-        ("protocol", "SO_PROTOCOL", _protocol, ""),
-        ("tcp_is_mptcp", "TCP_IS_MPTCP", _is_mptcp, "tcp_is_mptcp"),
-        ("mptcp_info", "MPTCP_INFO", _unless_fallback(lambda own: own[0]), "mptcp_info"),
-        ("tcpinfo", "MPTCP_TCPINFO", subflows, "tcpinfo"),
-        ("subflow_addrs", "MPTCP_SUBFLOW_ADDRS", subflows, "subflow_addrs"),
-        ("full_info", "MPTCP_FULL_INFO", subflows, "full_info"),
-        ("unknown_option", "an unknown option", unknown, ""),
-        ("unknown_level", "an unknown level", unknown, ""),
-        ("sets_at_no_unknown_level", "setting at an unknown level", _read_only, ""),
-        ("sol_mptcp_is_read_only", "setting MPTCP_INFO", _read_only, ""),
-    ):
-        add(name, need, _in_all(_own(call, expected)))
+    info = _unless_fallback(lambda own: own[0])
+    for name, call, expected, need, summary in (
+        ("protocol", "SO_PROTOCOL", _protocol, "",
+         "SO_PROTOCOL is IPPROTO_MPTCP in every state, IPPROTO_TCP if accept(2) fell back."),
+        ("tcp_is_mptcp", "TCP_IS_MPTCP", _is_mptcp, "tcp_is_mptcp",
+         "TCP_IS_MPTCP is 1 in every state, and 0 after a fallback."),
+        ("mptcp_info", "MPTCP_INFO", info, "mptcp_info",
+         "In every state MPTCP_INFO has the right flags; after a fallback it is refused."),
+        ("tcpinfo", "MPTCP_TCPINFO", subflows, "tcpinfo", ""),
+        ("subflow_addrs", "MPTCP_SUBFLOW_ADDRS", subflows, "subflow_addrs", ""),
+        ("full_info", "MPTCP_FULL_INFO", subflows, "full_info", ""),
+        ("unknown_option", "an unknown option", unknown, "",
+         "In every state reading an unknown option fails, after a fallback as on TCP."),
+        ("unknown_level", "an unknown level", unknown, "",
+         "In every state reading at an unknown level fails, after a fallback as on TCP."),
+        ("sets_at_no_unknown_level", "setting at an unknown level", _read_only, "",
+         "In every state setting an option at an unknown level fails with ENOPROTOOPT."),
+        ("sol_mptcp_is_read_only", "setting MPTCP_INFO", _read_only, "",
+         "In every state setting MPTCP_INFO fails with ENOPROTOOPT."),
+    ):  # fmt: skip
+        add(name, need, _in_all(_own(call, expected, summary or RIGHT_COUNT % call)))
     mptcp = [state for state in states.STATES if state != "fallback-server"]
     add("reconnected_is_mptcp", "mptcp_info", _in_all(_reconnected, mptcp))
 

@@ -104,7 +104,7 @@ def header_size_zero_refused(option: Option, end: End) -> None:
 
 
 def bare_header_accepted(option: Option, end: End) -> None:
-    """A buffer that holds only the header gets the header."""
+    """With room for the header only, the kernel writes the header and no element."""
     answer = option.ask(end, HEADER.pack(size_subflow_data=HEADER.size))
     succeeded("a bare header", answer)
     header = HEADER.view(answer.data)
@@ -148,7 +148,7 @@ def larger_header_accepted(option: Option, end: End) -> None:
 
 
 def byte_after_odd_header(option: Option, end: End) -> None:
-    """A header of odd size is followed by as much of the element as there is room for."""
+    """After a header of odd size, the element is cut to the remaining room."""
     size = HEADER.size + 1
     request = HEADER.pack(size_subflow_data=size, size_user=1) + bytes(2)
     answer = succeeded("a header of %d bytes and one byte" % size, option.ask(end, request))

@@ -58,7 +58,7 @@ def record(lab: Lab, ends: multipath.Ends, path: int, side: str = "client") -> d
     "failures.destroyed_subflow", scenario=SCENARIO, needs=DESTROY, sides=("client", "server")
 )
 def destroyed_subflow(lab: Lab) -> None:
-    """SOCK_DESTROY of a joined subflow closes it at both ends; the connection goes on."""
+    """SOCK_DESTROY of a joined subflow closes it at both ends; the connection still works."""
     bench, ends = multipath.bench(lab), connect(lab, pm.SUBFLOW)
     bench.events.forget()
     bench.diag.destroy(record(lab, ends, 2, lab.side))
@@ -71,7 +71,7 @@ def destroyed_subflow(lab: Lab) -> None:
 
 @scenario_check("so_sndbuf.falls_with_a_subflow", scenario=SCENARIO, needs=DESTROY)
 def sndbuf_falls(lab: Lab) -> None:
-    """SO_SNDBUF of a client is less by the buffer of a subflow that has closed."""
+    """When a subflow closes, SO_SNDBUF of the client falls by the subflow's send buffer."""
     bench, ends = multipath.bench(lab), connect(lab, pm.SUBFLOW)
     gone = record(lab, ends, 2)
     before = ends.client.getsockopt(1, SO_SNDBUF)
@@ -113,7 +113,7 @@ def destroyed_initial_subflow(lab: Lab) -> None:
 
 @scenario_check("failures.last_subflow_goes", scenario=SCENARIO, needs=DESTROY)
 def last_subflow_goes(lab: Lab) -> None:
-    """The reset of the only subflow ends neither connection at once: it may join again."""
+    """A reset of the only subflow does not end the connection at once: it can join again."""
     bench, ends = multipath.bench(lab), connect(lab)
     bench.diag.destroy(record(lab, ends, 1))
     if multipath.info(ends.client).has("mptcpi_subflows_total"):

@@ -160,7 +160,7 @@ def tcpinfo_of_each(lab: Lab) -> None:
     "subflows.small_array", scenario="subflows", needs=NEEDS, phases=("tcpinfo", "addrs")
 )
 def small_array(lab: Lab) -> None:
-    """With room for fewer elements num_subflows is the full number; only those are written."""
+    """With room for fewer elements num_subflows is the full number; the rest is not written."""
     for room in (0, 1, 2):
         found = array(lab, room)
         succeeded("getsockopt with room for %d" % room, found.answer)
@@ -276,7 +276,7 @@ def full_info_arrays(lab: Lab) -> None:
 
 @scenario_check("subflows.full_info_element_sizes", scenario="subflows", needs=FULL_INFO)
 def full_info_element_sizes(lab: Lab) -> None:
-    """The elements of MPTCP_FULL_INFO stand size_sfinfo_user and size_tcpinfo_user bytes apart."""
+    """Elements of MPTCP_FULL_INFO are size_sfinfo_user and size_tcpinfo_user bytes apart."""
     client = joined(lab).ends.client
     full = multipath.Full(client)
     small = multipath.Full(client, size_sfinfo_user=4, size_tcpinfo_user=8)
@@ -311,7 +311,7 @@ def address_ids_in_diag(lab: Lab) -> None:
 
 @scenario_check("subflows.flags_in_diag", scenario="subflows", needs=WITH_DIAG)
 def flags_in_diag(lab: Lab) -> None:
-    """ULP info says which side joined, which is backup, and that each is fully established."""
+    """ULP info shows who joined, which subflows are backup, and each as fully established."""
     client, server = records(lab)
     done = diag.FULLY_ESTABLISHED | diag.CONNECTED
     mask = ~diag.MAPVALID

@@ -121,7 +121,7 @@ _register()
 
 @scenario_check("sysctl.scheduler", scenario=SCENARIO, needs=("scheduler",), families=("ipv4",))
 def scheduler(lab: Lab) -> None:
-    """net.mptcp.scheduler is "default", takes an available one and refuses others: ENOENT."""
+    """net.mptcp.scheduler is "default"; unavailable schedulers are refused with ENOENT."""
     equal("scheduler", read("scheduler"), "default")
     equal("an unknown one", write("scheduler", "nobody_has_this"), ENOENT)
     equal("scheduler after that", read("scheduler"), "default")
@@ -132,7 +132,7 @@ def scheduler(lab: Lab) -> None:
     "sysctl.available_schedulers", scenario=SCENARIO, needs=("scheduler",), families=("ipv4",)
 )
 def available_schedulers(lab: Lab) -> None:
-    """net.mptcp.available_schedulers lists "default", where there is such a sysctl, read-only."""
+    """net.mptcp.available_schedulers, if it exists, lists "default" and is read-only."""
     _available("available_schedulers", ("default",))
 
 

@@ -88,7 +88,7 @@ def through_small_buffers(lab: Lab) -> None:
 
 @scenario_check("transfer.of_odd_sizes", scenario=SCENARIO, needs=("packet_stats",))
 def odd_sizes(lab: Lab) -> None:
-    """Sends of 1, 2, 3, ... bytes and of a segment, give or take one, arrive as one stream."""
+    """Sends of 1, 2, 3, ... bytes, and of a segment plus or minus one, arrive as one stream."""
     pair = lab.pair()
     sizes = [*range(1, 60), 1427, 1428, 1429, 4095, 4096, 4097, 32767, 32768, 32769, 65535, 65536]
     data = content(sum(sizes))
@@ -114,7 +114,7 @@ def byte_by_byte(lab: Lab) -> None:
 
 @scenario_check("transfer.with_checksums", scenario=SCENARIO, needs=("packet_stats",))
 def with_checksums(lab: Lab) -> None:
-    """With net.mptcp.checksum_enabled data go both ways, and mptcpi_csum_enabled says so."""
+    """With net.mptcp.checksum_enabled data pass both ways, and mptcpi_csum_enabled is set."""
     write_sysctl(CHECKSUM, "1")
     lab.afterwards(lambda: write_sysctl(CHECKSUM, "0"))
     pair = lab.pair()

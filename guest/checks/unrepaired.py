@@ -41,7 +41,7 @@ MSG_MORE = 0x8000
 @scenario_check(
     "accept.ends_with_so_rcvtimeo",
     scenario=SCENARIO,
-    bug="accept() waits for ever: mptcp_stream_accept() waits by the timeout of the TCP listener, "
+    bug="accept() blocks forever: mptcp_stream_accept() uses the timeout of the TCP listener, "
     "which SO_RCVTIMEO never sets",
 )
 def accept_ends(lab: Lab) -> None:
@@ -56,10 +56,10 @@ def accept_ends(lab: Lab) -> None:
     "siocinq.counts_data_of_the_syn",
     scenario=SCENARIO,
     needs=("tcp_inq", "tcp_fastopen"),
-    bug="SIOCINQ says 2147483647: the map_seq of data that came in the SYN is negative",
+    bug="SIOCINQ is 2147483647: the map_seq of data from the SYN is negative",
 )
 def counts_data_of_the_syn(lab: Lab) -> None:
-    """SIOCINQ is the number of unread bytes, also where they came in the SYN (TCP Fast Open)."""
+    """SIOCINQ is the number of unread bytes, even if they arrived in the SYN (TCP Fast Open)."""
     write_sysctl("net.ipv4.tcp_fastopen", fastopen.WITHOUT_COOKIES)
     _, server = fastopen.opened(lab, bytes(700))
     wait_queued(server, 700)
@@ -70,8 +70,8 @@ def counts_data_of_the_syn(lab: Lab) -> None:
     "siocinq.leaves_out_the_end",
     scenario=SCENARIO,
     needs=("tcp_inq",),
-    bug="SIOCINQ counts the end of the stream as a byte: mptcp_ioctl() returns what "
-    "mptcp_inq_hint() makes for TCP_CM_INQ",
+    bug="SIOCINQ counts the end of the stream as a byte: mptcp_ioctl() returns the value that "
+    "mptcp_inq_hint() computes for TCP_CM_INQ",
 )
 def leaves_out_the_end(lab: Lab) -> None:
     """SIOCINQ counts bytes that can be read, not the end of the stream; 0 on a new socket."""
@@ -103,7 +103,7 @@ def of_a_listener_fails(lab: Lab) -> None:
     "siocoutq.counts_once_after_fallback",
     scenario=SCENARIO,
     needs=("tcp_inq",),
-    bug="what TCP was given since the last packet came in counts twice: mptcp_ioctl_outq() adds "
+    bug="bytes queued in TCP since the last packet arrived count twice: mptcp_ioctl_outq() adds "
     "TCP's unacknowledged bytes to write_seq - snd_una",
 )
 def counts_once_after_fallback(lab: Lab) -> None:
@@ -117,7 +117,7 @@ def counts_once_after_fallback(lab: Lab) -> None:
 @scenario_check(
     "poll.tells_a_reset_after_fallback",
     scenario=SCENARIO,
-    bug="neither: __mptcp_subflow_error_report() sets the state, not sk_shutdown",
+    bug="poll() reports neither: __mptcp_subflow_error_report() does not set sk_shutdown",
 )
 def tells_a_reset_after_fallback(lab: Lab) -> None:
     """After a reset of a connection that fell back poll(2) reports POLLIN and POLLRDHUP."""
@@ -137,7 +137,7 @@ def _says_end(what: str, sock: _socket.socket) -> None:
 @scenario_check(
     "recv.ends_after_a_refusal",
     scenario=SCENARIO,
-    bug="recv() fails with ENOTCONN and poll() says neither: as poll.tells_a_reset_after_fallback",
+    bug="recv() fails with ENOTCONN, poll() reports neither: see poll.tells_a_reset_after_fallback",
 )
 def ends_after_a_refusal(lab: Lab) -> None:
     """Once the error of a refused connect(2) was read, recv(2) returns 0."""
@@ -151,10 +151,10 @@ def ends_after_a_refusal(lab: Lab) -> None:
     "tcp_inq.reaches_tcp_clients",
     scenario=SCENARIO,
     needs=("tcp_inq", "tcp_notsent_lowat"),
-    bug="they read 0 and -1: the values stay on the MPTCP listener",
+    bug="accepted sockets read 0 and -1: the values stay on the MPTCP listener",
 )
 def reaches_tcp_clients(lab: Lab) -> None:
-    """TCP_INQ and TCP_NOTSENT_LOWAT of a listener hold on accepted sockets of TCP clients."""
+    """Sockets accepted from plain TCP clients inherit TCP_INQ and TCP_NOTSENT_LOWAT."""
     for name, value in (("TCP_INQ", 1), ("TCP_NOTSENT_LOWAT", 4321)):
         server = lab.pair(client=TCP, before_bind=setting.putting(name, value)).server
         equal(name, setting.get_int(server, name), value)
@@ -164,8 +164,8 @@ def reaches_tcp_clients(lab: Lab) -> None:
     "tcp_keepidle.checked_before_connect",
     scenario=SCENARIO,
     needs=("tcp_keepalive",),
-    bug="any value is taken: __mptcp_setsockopt_set_val() has no use for its argument max, and "
-    "there is no subflow yet that refuses",
+    bug="any value is accepted: __mptcp_setsockopt_set_val() does not use its argument max, and "
+    "there is no subflow yet that could refuse it",
 )
 def checked_before_connect(lab: Lab) -> None:
     """On a new socket TCP_KEEPIDLE, _KEEPINTVL and _KEEPCNT that are out of range fail: EINVAL."""
@@ -178,8 +178,8 @@ def checked_before_connect(lab: Lab) -> None:
 @scenario_check(
     "tcp_congestion.checked_before_connect",
     scenario=SCENARIO,
-    bug="any name is taken: mptcp_setsockopt_sol_tcp_congestion() asks subflows only, of which "
-    "there are none yet",
+    bug="any name is accepted: mptcp_setsockopt_sol_tcp_congestion() leaves the check to the "
+    "subflows, and there are no subflows yet",
 )
 def congestion_checked_before_connect(lab: Lab) -> None:
     """On a new socket TCP_CONGESTION of a name that does not exist fails with ENOENT."""
@@ -196,12 +196,12 @@ def _set(sock: _socket.socket, name: str, value: bytes) -> str:
     "ip_bind_address_no_port.refused_is_not_kept",
     scenario=SCENARIO,
     needs=("local_port_range",),
-    bug="it fails and reads as 1: mptcp_setsockopt_sol_ip_set() calls ip_setsockopt() before it "
-    "asks whether the state allows it; so do IP_FREEBIND, IP_TRANSPARENT, IP_LOCAL_PORT_RANGE",
+    bug="it fails but then reads 1: mptcp_setsockopt_sol_ip_set() calls ip_setsockopt() before it "
+    "checks the state; the same for IP_FREEBIND, IP_TRANSPARENT, IP_LOCAL_PORT_RANGE",
     families=("ipv4",),
 )
 def refused_is_not_kept(lab: Lab) -> None:
-    """IP_BIND_ADDRESS_NO_PORT that fails on a connected socket does not read as what was set."""
+    """A refused IP_BIND_ADDRESS_NO_PORT on a connected socket does not change the value read."""
     sock = lab.pair().client
     got = _set(sock, "IP_BIND_ADDRESS_NO_PORT", struct.pack("=i", 1))
     if got != "success":
@@ -211,7 +211,7 @@ def refused_is_not_kept(lab: Lab) -> None:
 @scenario_check(
     "getsockname.unspecified_after_disconnect",
     scenario=SCENARIO,
-    bug="it says the address of the last connection: mptcp_disconnect() leaves what "
+    bug="it returns the address of the last connection: mptcp_disconnect() does not clear what "
     "mptcp_copy_inaddrs() copied",
 )
 def unspecified_after_disconnect(lab: Lab) -> None:
@@ -226,7 +226,7 @@ def unspecified_after_disconnect(lab: Lab) -> None:
 @scenario_check(
     "msg_more.delays_a_segment",
     scenario=SCENARIO,
-    bug="the segment leaves at once: mptcp_push_release() calls tcp_push() without the flags of "
+    bug="the segment is sent at once: mptcp_push_release() calls tcp_push() without the flags of "
     "sendmsg()",
 )
 def delays_a_segment(lab: Lab) -> None:
@@ -249,7 +249,7 @@ def delays_a_segment(lab: Lab) -> None:
 @scenario_check(
     "fallback.carries_data_to_itself",
     scenario=SCENARIO,
-    bug="bytes are lost, the first or all: where two SYNs cross, the mapping of the fallback does "
+    bug="the first byte or all are lost: if two SYNs cross, the mapping of the fallback does "
     "not begin at the first byte",
 )
 def carries_data_to_itself(lab: Lab) -> None:
@@ -263,10 +263,10 @@ def carries_data_to_itself(lab: Lab) -> None:
 @scenario_check(
     "fallback.ends_to_itself",
     scenario=SCENARIO,
-    bug="recv() fails with ENOTCONN: the subflow is closed before the MPTCP socket sees its end",
+    bug="recv() fails with ENOTCONN: the subflow is closed before the MPTCP socket gets its FIN",
 )
 def ends_to_itself(lab: Lab) -> None:
-    """A socket that is connected to itself reads its own end, also the second time."""
+    """A socket that is connected to itself reads its own end of the stream, every time."""
     sock = own_peer(lab)
     sock.shutdown(_socket.SHUT_WR)
     for _ in range(2):
@@ -277,11 +277,11 @@ def ends_to_itself(lab: Lab) -> None:
 @scenario_check(
     "proc_net_protocols.counts_a_listener_once",
     scenario=SCENARIO,
-    bug="one socket more with each listen(): mptcp_listen() counts a socket that listens already, "
-    "and mptcp_check_listen_stop() takes it off once",
+    bug="each listen() adds one: mptcp_listen() counts a socket that is already listening, and "
+    "mptcp_check_listen_stop() subtracts only one",
 )
 def counts_a_listener_once(lab: Lab) -> None:
-    """/proc/net/protocols counts a listener once, also where listen(2) changed its backlog."""
+    """/proc/net/protocols counts a listener once, even after listen(2) changed its backlog."""
     name = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
     listener = lab.listener()
     once = mib.sockets(name)

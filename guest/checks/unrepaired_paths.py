@@ -44,8 +44,8 @@ def _two_subflows(lab: Lab, before: multipath.Setup) -> tuple[multipath.Bench, m
     "mptcp_info.local_addr_used_falls_with_remove",
     scenario=SCENARIO,
     needs=("pm_netlink", "pm_get_token"),
-    bug="it grows with each ANNOUNCE and never falls: mptcp_pm_nl_remove_doit() takes the address "
-    "off the list without local_addr_used--, which SUBFLOW_DESTROY does",
+    bug="it grows with each ANNOUNCE and never falls: mptcp_pm_nl_remove_doit() removes the "
+    "address without local_addr_used--; SUBFLOW_DESTROY has it",
 )
 def local_addr_used_falls(lab: Lab) -> None:
     """With the user-space path manager mptcpi_local_addr_used is 0 again after REMOVE."""
@@ -60,7 +60,7 @@ def local_addr_used_falls(lab: Lab) -> None:
     "mptcp_info.add_addr_signal_counts_an_address_once",
     scenario=SCENARIO,
     needs=("pm_netlink", "pm_get_token"),
-    bug="each ANNOUNCE of it counts: mptcp_pm_announced_alloc() is true for a known address, too",
+    bug="each ANNOUNCE counts: mptcp_pm_announced_alloc() returns true for a known address too",
 )
 def counts_an_address_once(lab: Lab) -> None:
     """An address that is announced again counts once in mptcpi_add_addr_signal."""
@@ -79,8 +79,8 @@ def counts_an_address_once(lab: Lab) -> None:
     "so_bindtodevice.holds_on_a_joined_subflow",
     scenario=SCENARIO,
     needs=NEEDS,
-    bug="the subflow is bound to none: __mptcp_subflow_connect() sets the endpoint's device, 0 "
-    "where it has none, over that of the option",
+    bug="it is bound to no device: __mptcp_subflow_connect() overwrites the option's device with "
+    "the endpoint's, or with 0",
 )
 def holds_on_a_joined_subflow(lab: Lab) -> None:
     """A subflow that the path manager makes is bound to the device of SO_BINDTODEVICE."""
@@ -115,7 +115,7 @@ def holds_beside_ip_tos(lab: Lab) -> None:
     "full_info.numbers_from_one_after_disconnect",
     scenario=SCENARIO,
     needs=("pm_netlink", "full_info"),
-    bug="the initial subflow is number 0 and the others go on counting: mptcp_disconnect() does "
+    bug="the initial subflow has id 0, the others continue the old ids: mptcp_disconnect() does "
     "not reset subflow_id",
 )
 def numbers_from_one(lab: Lab) -> None:
@@ -135,11 +135,11 @@ def numbers_from_one(lab: Lab) -> None:
     "diag.listeners_of_one_port",
     scenario=SCENARIO,
     needs=("pm_netlink", "mptcp_diag"),
-    bug="one of three is left out: mptcp_diag_dump_listeners() counts from the start again after "
-    "each socket that it dumps, and skips as many as it has dumped",
+    bug="one of three is missing: mptcp_diag_dump_listeners() resets its count after each socket "
+    "that it dumps, and then skips as many sockets as it has dumped",
 )
 def listeners_of_one_port(lab: Lab) -> None:
-    """A dump has each listener of a port that several share with SO_REUSEPORT."""
+    """inet_diag dumps all listeners that share a port with SO_REUSEPORT."""
     bench = multipath.bench(lab)
     port = 0
     for _ in range(3):
@@ -156,11 +156,11 @@ def listeners_of_one_port(lab: Lab) -> None:
     "proc_net_protocols.counts_past_a_port_endpoint",
     scenario=SCENARIO,
     needs=("pm_netlink",),
-    bug="one socket less each time: mptcp_check_listen_stop() takes the endpoint's listener off "
-    "the count, and mptcp_pm_nl_create_listen_socket() does not put it there",
+    bug="the count falls by one each time: mptcp_check_listen_stop() subtracts the endpoint's "
+    "listener, but mptcp_pm_nl_create_listen_socket() does not add it",
 )
 def counts_past_a_port_endpoint(lab: Lab) -> None:
-    """Adding and deleting an endpoint with a port leaves the count of /proc/net/protocols."""
+    """Adding and deleting an endpoint with a port does not change the /proc/net/protocols count."""
     bench = multipath.bench(lab)
     name = "MPTCPv6" if lab.family == _socket.AF_INET6 else "MPTCP"
     lab.pair()
@@ -174,7 +174,7 @@ def counts_past_a_port_endpoint(lab: Lab) -> None:
     "fallback.reset_before_accept",
     scenario=SCENARIO,
     needs=("packet_socket",),
-    bug="recv() says the end of the stream, not ECONNRESET: mptcp_stream_accept() closes the "
+    bug="recv() returns the end of the stream, not ECONNRESET: mptcp_stream_accept() closes the "
     "subflow, and __mptcp_close_ssk() reports no error of the first one",
 )
 def reset_before_accept(lab: Lab) -> None:

@@ -181,7 +181,7 @@ STEPS = (
     ),
     Step(
         "refused_by_peer",
-        "A subflow that the peer refuses is no longer counted, and its error is told.",
+        "A subflow that the peer refuses is no longer counted, and an event reports its error.",
         _create_to_closed_port,
         client={"mptcpi_subflows": 2},
         server=_counts(2, 0),

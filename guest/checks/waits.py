@@ -103,7 +103,7 @@ def ends_connect(lab: Lab) -> None:
 
 @scenario_check("connect.second_call_says_ealready", scenario=SCENARIO)
 def second_connect(lab: Lab) -> None:
-    """connect(2) of a socket that connects fails with EALREADY; send(2) waits with EAGAIN."""
+    """While a socket connects, connect(2) fails with EALREADY, and send(2) with EAGAIN."""
     sock = connecting(lab)
     got = errno_of(sock.connect, lab.full_listener().getsockname())
     equal("a second connect()", errno_name(got) if got else "success", "EALREADY")
@@ -126,7 +126,7 @@ def waitall_in_time(lab: Lab) -> None:
 
 @scenario_check("msg_peek.waitall_returns_what_came_in_time", scenario=SCENARIO)
 def peek_waitall_in_time(lab: Lab) -> None:
-    """MSG_PEEK with MSG_WAITALL returns the bytes so far after SO_RCVTIMEO, and leaves them."""
+    """MSG_PEEK with MSG_WAITALL returns the bytes so far after SO_RCVTIMEO; they stay queued."""
     pair = lab.pair()
     data = content(3000)
     arrive(pair.server, pair.client, data)

@@ -147,7 +147,7 @@ def by_disconnect(lab: Lab) -> None:
 
 @scenario_check("poll.is_woken_by_so_rcvlowat", scenario=SCENARIO)
 def by_rcvlowat(lab: Lab) -> None:
-    """poll(2) for POLLIN is woken when SO_RCVLOWAT is lowered to what is queued."""
+    """Lowering SO_RCVLOWAT to the number of queued bytes wakes poll(2) for POLLIN."""
     pair = lab.pair()
     put(pair.client, "SO_RCVLOWAT", 100)
     arrive(pair.server, pair.client, b"x" * 50)
