@@ -21,14 +21,14 @@ MOST_ROUNDS = 1_000_000
 EPILOG = """\
 examples:
   python3 guest                                 both families, a new seed
-  python3 guest -6 --seed 1234                  IPv6, a run repeated
+  python3 guest -6 --seed 1234                  IPv6, with the payloads of an earlier run
   python3 guest --check 'full_info.*'           one option
-  python3 guest --profile quick                 without what needs root
-  python3 guest --require full_info             fail where the kernel lacks it
+  python3 guest --profile quick                 only checks that need no root
+  python3 guest --require full_info             fail if the kernel lacks MPTCP_FULL_INFO
   python3 guest --repeat 1000 --until-fail      until a check fails, each time with the next seed
 
-exit status: 0 when everything passed, 1 when something failed, 2 for wrong arguments.
-Skipped results need something that this kernel does not have.
+exit status: 0 all checks passed or were skipped; 1 a check failed; 2 wrong arguments.
+A skipped check needs something that this kernel, or this user, does not have.
 """
 
 
@@ -40,17 +40,26 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     family = what.add_mutually_exclusive_group()
-    family.add_argument("-4", dest="families", action="store_const", const=["ipv4"], help="IPv4")
-    family.add_argument("-6", dest="families", action="store_const", const=["ipv6"], help="IPv6")
     family.add_argument(
-        "--family", dest="families", type=lambda f: [f], metavar="ipv4|ipv6", help="one family"
+        "-4", dest="families", action="store_const", const=["ipv4"], help="only IPv4"
     )
-    what.add_argument("--seed", type=_natural, help="what payloads derive from (default: random)")
+    family.add_argument(
+        "-6", dest="families", action="store_const", const=["ipv6"], help="only IPv6"
+    )
+    family.add_argument(
+        "--family",
+        dest="families",
+        type=lambda f: [f],
+        metavar="ipv4|ipv6",
+        help="one address family (default: both)",
+    )
+    what.add_argument("--seed", type=_natural, help="seed of the payloads (default: random)")
     what.add_argument(
         "--check",
         action="append",
         metavar="PATTERN",
-        help="only checks whose name matches, of either profile: 'A.*,B.*'; may be given again",
+        help="only checks whose names match, of either profile, such as 'full_info.*,ip_tos.*'; "
+        "may be given several times",
     )
     what.add_argument(
         "--profile",
@@ -59,10 +68,16 @@ def parser() -> argparse.ArgumentParser:
         help="quick: only checks of one loopback connection (default: full)",
     )
     what.add_argument(
-        "--payload", type=_size, metavar="BYTES", help="this size instead of several from the seed"
+        "--payload",
+        type=_size,
+        metavar="BYTES",
+        help="send one payload of this size instead of several that follow from the seed",
     )
     what.add_argument(
-        "--repeat", type=_rounds, metavar="N", help="check N times, each time with the next seed"
+        "--repeat",
+        type=_rounds,
+        metavar="N",
+        help="run the checks N times, each time with the next seed",
     )
     what.add_argument(
         "--until-fail", action="store_true", help="repeat until a check fails, at most N times"
@@ -72,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=["mptcp"],
         metavar="CAPABILITY",
-        help="fail where it is absent (always: mptcp); may be given again",
+        help="fail if the kernel lacks this capability (mptcp is always required); may be given "
+        "several times",
     )
     what.add_argument("--list", action="store_true", help="list the checks and stop")
     return what

@@ -111,9 +111,9 @@ def add_durations(command: argparse.ArgumentParser) -> None:
         metavar="RUN",
         action="append",
         default=[],
-        help="divide into shards by the durations in RUN, a stored run or a file of --json, or by "
-        "names alone with 'none' (default: the last complete runs stored here, so machines without "
-        "a common store need one of these); may be given several times",
+        help="divide the kernels into shards by their durations in RUN, a stored run or a file of "
+        "--json, or by names alone with 'none' (default: the last complete runs stored here, so "
+        "machines without a common store need this option); may be given several times",
     )
 
 
@@ -141,13 +141,14 @@ def add_run_options(command: argparse.ArgumentParser, json_file: str | None = No
         "--seed",
         type=Number(0, (1 << 63) - 1),
         metavar="N",
-        help="seed of the payloads; each run prints its seed, which repeats the run",
+        help="seed of the payloads (default: random); each run prints its seed, and the same seed "
+        "gives the same payloads",
     )
     command.add_argument(
         "--payload",
         type=Number(1, 1 << 24),
         metavar="BYTES",
-        help="one payload size instead of a byte, a segment and a stream",
+        help="send one payload of this size instead of a byte, a segment and a stream",
     )
     add_profile(command, "full")
     _add_repeat(command)
@@ -162,14 +163,15 @@ def add_run_options(command: argparse.ArgumentParser, json_file: str | None = No
         type=Number(0, 100),
         default=0,
         metavar="N",
-        help="boot a failing kernel N more times, and report whether it fails every time",
+        help="boot a failing kernel N more times, and report whether it fails every time "
+        "(default: 0)",
     )
     command.add_argument(
         "--abi",
         type=Abi,
         choices=list(Abi),
-        help="user space of the guest, overrides the manifest; i386 runs the checks with Debian's "
-        "32-bit Python on the same kernel",
+        help="user space of the guest (default: the manifest's, or native); i386 runs the checks "
+        "with Debian's 32-bit Python on the same kernel",
     )
     command.add_argument(
         "--cross-check",
@@ -177,9 +179,9 @@ def add_run_options(command: argparse.ArgumentParser, json_file: str | None = No
         action="append",
         default=[],
         help="after the checks, run a compiled program in the guest for each family, and show "
-        "whether it agrees with them; PROGRAM may have arguments, split as by a shell; {family} in "
-        "them is replaced by ipv4 or ipv6, and without it -6 is inserted for IPv6; may be given "
-        "several times",
+        "whether its exit status agrees with the checks; PROGRAM may have arguments, split as by a "
+        "shell; {family} in them is replaced by ipv4 or ipv6; without {family}, -6 is inserted for "
+        "IPv6; may be given several times",
     )
     command.add_argument(
         "--bundle-image",
@@ -201,19 +203,20 @@ def add_run_options(command: argparse.ArgumentParser, json_file: str | None = No
 
 
 def add_predicate(command: argparse.ArgumentParser, default: str = "") -> None:
-    """Add the options that say what is bad; one is required unless there is a ``default``."""
+    """Add the options that define a bad kernel; one is required unless there is a ``default``."""
     wanted = command.add_mutually_exclusive_group(required=not default)
     wanted.add_argument(
         "--check",
         metavar="PATTERN",
         action=Patterns,
-        help="a kernel is bad if such a check fails; for capability.NAME, if it is absent"
-        + (f" (default: {default})" if default else ""),
+        help="a kernel is bad if a check that matches fails; for capability.NAME, if the "
+        "capability is absent" + (f" (default: {default})" if default else ""),
     )
     wanted.add_argument(
         "--incident",
         metavar="FINGERPRINT",
-        help="a kernel is bad if its log contains this incident; a unique prefix is enough",
+        help="a kernel is bad if its log contains this incident; a unique prefix of the "
+        "fingerprint is enough",
     )
     wanted.add_argument(
         "--any",
@@ -274,22 +277,22 @@ def add_resources(command: argparse.ArgumentParser) -> None:
         "--accel",
         type=Accel,
         choices=list(Accel),
-        help="overrides the manifest; auto uses KVM if a trial boot succeeds",
+        help="run VMs under KVM, or under TCG, QEMU's emulation (default: the manifest's, or auto, "
+        "which uses KVM if a trial boot succeeds)",
     )
 
 
-def add_fleet(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--fleet",
-        metavar="ADDRESS",
-        help="test on the workers of this Dask scheduler, such as tls://lab:8786, instead of on "
-        "this host (docs/fleet.md)",
-    )
+def add_fleet(
+    command: argparse.ArgumentParser,
+    effect: str = "test on the workers of this Dask scheduler, such as tls://lab:8786, instead of "
+    "on this host",
+) -> None:
+    command.add_argument("--fleet", metavar="ADDRESS", help=f"{effect} (docs/fleet.md)")
     command.add_argument(
         "--fleet-certificates",
         type=Path,
         metavar="DIR",
-        help="the directory with ca.pem, client.pem and client-key.pem",
+        help="the directory with ca.pem, client.pem and client-key.pem of the fleet",
     )
 
 
@@ -427,11 +430,11 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 SUMMARIES = {
     "matrix": "boot and check every kernel of a manifest",
     "check": "boot and check one kernel",
-    "bisect": "find which of many prebuilt kernels, and which commit, broke something",
+    "bisect": "find the prebuilt kernel, and then the commit, that broke something",
     "step": "build, boot and judge one commit, for git bisect run",
-    "nightly": "selftest, matrix, comparison with the last run, and bisects",
+    "nightly": "run selftest and matrix, compare with the last run, and bisect each regression",
     "replay": "boot a failed kernel again from its bundle",
-    "merge": "make one run out of shards, or of other parts of a list",
+    "merge": "merge the results of shards, or of other parts of a list, into one run",
     "report": "show a stored run in another format",
     "runs": "list the stored runs, newest first",
     "compare": "show what changed between two runs, or two kernels",
@@ -442,8 +445,8 @@ SUMMARIES = {
     "prepare": "fetch and unpack the kernels of a manifest without booting them",
     "list": "list kernels, checks, capabilities or fixes",
     "fleet": "make the certificates of a fleet (docs/fleet.md)",
-    "doctor": "show what this host lacks, and the command that installs it",
-    "selftest": "prove on a real kernel that faults are detected",
+    "doctor": "show the tools that this host lacks, and the command that installs them",
+    "selftest": "prove on a real kernel that the harness detects faults",
     "prune": "remove kernels, results and runs that were not used for a long time",
 }
 
@@ -452,7 +455,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "matrix": (
         ("matrix", "every kernel of ./kernels.yaml"),
         ("matrix my.yaml -k 'debian-6.*' --json r.json", "some kernels, with results for scripts"),
-        ("matrix --html report.html", "also a page to look at, in one file"),
+        ("matrix --html report.html", "also write a page for a browser"),
         ("matrix --reuse", "only kernels for which something changed"),
         ("matrix --resume", "the kernels that an interrupted run did not reach"),
         ("matrix --fleet tls://lab:8786 --fleet-certificates certs", "on the hosts of a lab"),
@@ -469,15 +472,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("check bzImage --against debian-6.12", "only what differs from another kernel"),
         ("check bzImage --until-fail --for 10m", "many rounds in one boot"),
         ("check bzImage --shell", "a shell in the same guest"),
-        ("check bzImage --cross-check ./mptcp_sockopt", "compare with a program"),
+        ("check bzImage --cross-check ./mptcp_sockopt", "also run a program, and compare with it"),
     ),
     "bisect": (
         ("bisect --good debian-6.12 --bad debian-newest", "what changed between the two"),
         ("bisect --good A --bad B --check 'so_linger.*'", "where one option changed"),
         ("bisect --good A --bad B --repo ~/src/linux", "which commit changed it"),
-        ("bisect --resume", "continue the last one that did not end"),
-        ("bisect --boundaries --from A --to B", "where anything changed"),
-        ("bisect --boundaries --from A --to B --shard 1/4", "in the oldest quarter"),
+        ("bisect --resume", "continue the last unfinished bisect"),
+        ("bisect --boundaries --from A --to B", "where each check changed"),
+        ("bisect --boundaries --from A --to B --shard 1/4", "the same in the oldest quarter"),
     ),
     "step": (
         ("step --check 'so_linger.*'", "for `git bisect run`, after `git bisect start BAD GOOD`"),
@@ -485,8 +488,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "nightly": (
         ("nightly", "what is newly wrong, for a timer"),
-        ("nightly --wait --notify ./tell-us", "tell-us gets the report and the status"),
-        ("nightly --bisect-time 90m", "in a clone, trace regressions to commits for so long"),
+        ("nightly --wait --notify ./tell-us", "run tell-us with the report and the status"),
+        ("nightly --bisect-time 90m", "start no build after 90 minutes of bisects"),
         ("nightly --mail me@example.org", "the report as a mail, with its HTML attached"),
     ),
     "replay": (
@@ -496,9 +499,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "report": (
         ("report", "the last run as Markdown"),
         ("report --format html --output report.html", "a page with matrix and details"),
-        ("report --site public", "pages of all kept runs; again, only those that are new"),
+        ("report --site public", "a page for each stored run, and an index"),
         ("report results.json --format junit --output junit.xml", "for a CI system"),
-        ("report --format flakes --output normal.json", "what did not pass, of a hundred runs"),
+        ("report --format flakes --output normal.json", "what did not pass in the last 100 runs"),
     ),
     "compare": (
         ("compare", "the last run with the one before it"),
@@ -508,7 +511,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "history": (
         ("history", "each kernel over the last 20 runs"),
         ("history --check '*' -k 'debian-6.*'", "each check that ever failed"),
-        ("history --last 365 --json history.json", "a year, and every change in it, for scripts"),
+        ("history --last 365 --json history.json", "a year with every change, also as JSON"),
     ),
     "runs": (
         ("runs", "the last 20 runs, newest first"),
@@ -516,33 +519,33 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "missing-fixes": (
         ("missing-fixes", "fixes that each kernel lacks"),
-        ("missing-fixes debian-6.1 --json fixes.json", "those of one kernel, also as JSON"),
+        ("missing-fixes debian-6.1 --json fixes.json", "fixes that one kernel lacks, also as JSON"),
     ),
     "config": (("config | vng --kconfig --config -", "configure a kernel tree"),),
     "prepare": (
         ("prepare -k 'debian-*'", "download now, boot later"),
-        ("prepare --shard 2/8", "those of one shard"),
+        ("prepare --shard 2/8", "the kernels of one shard"),
     ),
     "list": (
         ("list kernels", "the kernels of ./kernels.yaml"),
-        ("list checks", "every check, with one sentence about it"),
+        ("list checks", "every check, with the property that it verifies"),
         ("list capabilities", "the names that `expect` takes"),
         ("list fixes", "the fixes that the checks can detect"),
     ),
     "doctor": (
-        ("doctor", "what this host lacks, and what is stored"),
+        ("doctor", "tools that this host lacks, and how much is stored"),
         ("doctor --fleet tls://lab:8786 --fleet-certificates certs", "what each worker can test"),
     ),
     "fleet": (
-        ("fleet certificates certs", "a CA of its own, and certificates for a fleet"),
-        ("fleet certificates certs --days 90", "that expire sooner"),
+        ("fleet certificates certs", "a CA and certificates for one fleet"),
+        ("fleet certificates certs --days 90", "certificates that expire after 90 days"),
     ),
     "selftest": (
         ("selftest", "every fault, on the newest good kernel"),
         ("selftest --only panic,hang --kernel debian-6.1", "two faults on one kernel"),
     ),
     "prune": (
-        ("prune --dry-run", "what would be removed"),
+        ("prune --dry-run", "list what would be removed"),
         ("prune --keep 2w", "remove what was not used for two weeks"),
     ),
 }

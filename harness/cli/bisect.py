@@ -80,14 +80,15 @@ def add_bisect(commands: arguments.Commands) -> None:
         "--repo",
         type=_clone,
         metavar="CLONE",
-        help="go on in git, from the two neighbouring kernels to the commit: a clone of Linux that "
-        "has the tags of their versions, which is only read, or an address that is cloned once",
+        help="continue in git, between the two neighbouring kernels, and find the commit; CLONE is "
+        "a clone of Linux with the tags of their versions, which is only read, or an address, "
+        "which is cloned once",
     )
     command.add_argument(
         "--resume",
         action="store_true",
-        help="continue the last bisect that did not end; no other argument but -j, --json and "
-        "--output",
+        help="continue the last unfinished bisect with its arguments; give no others, except -j, "
+        "--json and --output",
     )
     arguments.add_shard(command, "of the series, with --boundaries")
     arguments.add_resources(command)
@@ -97,7 +98,7 @@ def add_bisect(commands: arguments.Commands) -> None:
         type=arguments.Number(0, 1000),
         default=0,
         metavar="N",
-        help="boot each kernel N more times, for a failure that comes and goes",
+        help="boot each kernel N more times, for an intermittent failure (default: 0)",
     )
     command.add_argument(
         "--family", type=Family, choices=list(Family), help="one address family (default: both)"
@@ -106,7 +107,9 @@ def add_bisect(commands: arguments.Commands) -> None:
         "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="seed of the payloads"
     )
     arguments.add_profile(command, "quick if --check names only its checks, otherwise full")
-    command.add_argument("--fresh", action="store_true", help="do not continue an earlier bisect")
+    command.add_argument(
+        "--fresh", action="store_true", help="start again instead of continuing an earlier bisect"
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
     arguments.add_output(command)
     command.set_defaults(parser=command)
@@ -315,7 +318,7 @@ def add_step(commands: arguments.Commands) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="apply FILE to the copy that is built; may be given several times",
+        help="apply FILE to the copy of the tree that is built; may be given several times",
     )
     command.add_argument(
         "--config",
@@ -324,14 +327,15 @@ def add_step(commands: arguments.Commands) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a .config, or some of its lines; they override those of `mptcp-harness config`",
+        help="a .config, or lines of one; they override those of `mptcp-harness config`; may be "
+        "given several times",
     )
     command.add_argument(
         "--confirm",
         type=arguments.Number(0, 1000),
         default=0,
         metavar="N",
-        help="boot a good commit N more times, for a failure that comes and goes",
+        help="boot a good commit N more times, for an intermittent failure (default: 0)",
     )
     command.add_argument(
         "--save", type=Path, metavar="FILE", help="copy the image to FILE, for `check`"

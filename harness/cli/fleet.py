@@ -16,14 +16,14 @@ def add_fleet(commands: arguments.Commands) -> None:
     command = arguments.command(commands, "fleet", run_fleet)
     command.add_argument("what", choices=("certificates",))
     command.add_argument(
-        "directory", type=Path, metavar="DIR", help="a new or empty directory for them"
+        "directory", type=Path, metavar="DIR", help="a new or empty directory for the certificates"
     )
     command.add_argument(
         "--days",
         type=arguments.Number(1, 3650),
         default=365,
         metavar="N",
-        help="they are valid for N days (default: 365)",
+        help="make certificates that are valid for N days (default: 365)",
     )
     command.add_argument(
         "--host",

@@ -177,7 +177,10 @@ def run_missing_fixes(given: argparse.Namespace) -> int:
 
 def _add_kernels(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "-k", dest="kernels", metavar="PATTERN", help="only kernels such as 'debian-6.*'"
+        "-k",
+        dest="kernels",
+        metavar="PATTERN",
+        help="only kernels whose names match, such as 'debian-6.*'",
     )
 
 

@@ -115,10 +115,12 @@ def add_doctor(commands: arguments.Commands) -> None:
         "manifest",
         type=Path,
         nargs="?",
-        help="also what its kernels of other architectures, and from git, need (default for the "
-        "architectures: kernels.yaml, if any)",
+        help="also check the tools for this manifest's kernels of other architectures and from git "
+        "(default: ./kernels.yaml if it exists, for the architectures only)",
     )
-    arguments.add_fleet(command)
+    arguments.add_fleet(
+        command, "also show the workers of this Dask scheduler, such as tls://lab:8786"
+    )
 
 
 def add_prune(commands: arguments.Commands) -> None:
@@ -128,7 +130,8 @@ def add_prune(commands: arguments.Commands) -> None:
         type=arguments.seconds_of,
         default="30d",
         metavar="AGE",
-        help="keep what was used within AGE, such as 12h, 30d or 2w (default: 30d)",
+        help="keep kernels, results and runs that were used within AGE, such as 12h, 30d or 2w "
+        "(default: 30d)",
     )
     command.add_argument(
         "--dry-run", action="store_true", help="list what would be removed, and remove nothing"
@@ -171,7 +174,7 @@ def add_selftest(commands: arguments.Commands) -> None:
         "--kernel",
         dest="kernels",
         metavar="NAME",
-        help="the kernel of the manifest (default: the newest that passes)",
+        help="boot this kernel of the manifest (default: the newest that passes)",
     )
     command.add_argument("--only", metavar="FAULT,...", help="only these faults (default: all)")
     arguments.add_resources(command)

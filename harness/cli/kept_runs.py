@@ -50,14 +50,15 @@ def add_report(commands: arguments.Commands) -> None:
         nargs="?",
         default=stored_runs.LAST,
         metavar="RUN",
-        help=f"{arguments.RUN_HELP} (the default)",
+        help=f"{arguments.RUN_HELP} (default: last)",
     )
     command.add_argument(
         "--format",
         choices=sorted([*FORMATS, FLAKES]),
         default="markdown",
-        help=f"(default: markdown); {FLAKES} has what did not pass in the last {flakes.RUNS} runs "
-        "up to RUN, for the results page of the MPTCP project's CI",
+        help=f"format of the report (default: markdown); {FLAKES} lists the results that did not "
+        f"pass in the last {flakes.RUNS} runs up to RUN, for the results page of the MPTCP "
+        "project's CI",
     )
     command.add_argument(
         "--output",
@@ -69,8 +70,8 @@ def add_report(commands: arguments.Commands) -> None:
         "--site",
         type=Path,
         metavar="DIR",
-        help="instead, write pages of all kept runs to DIR, with an index, for a web server; later "
-        "only those that are new",
+        help="instead of one report, write a page for each stored run and an index to DIR, for a "
+        "web server; the next call writes only the pages of new runs",
     )
 
 
@@ -106,7 +107,7 @@ def add_merge(commands: arguments.Commands) -> None:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="a file written by --json, or a run's directory, whose consoles and events come along",
+        help="a file written by --json, or a run's directory, whose consoles and events are copied",
     )
     command.add_argument(
         "--allow",

@@ -94,12 +94,13 @@ def add(commands: arguments.Commands) -> None:
         type=arguments.Number(0, 100),
         default=0,
         metavar="N",
-        help="boot a failing kernel N more times, and say whether it fails every time",
+        help="boot a failing kernel N more times, and report whether it fails every time "
+        "(default: 0)",
     )
     arguments.add_resources(command)
     arguments.add_fleet(command)
     command.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the results of the matrix to FILE"
+        "--json", type=Path, metavar="FILE", help="also write the results of the matrix to FILE"
     )
     arguments.add_output(command)
 
