@@ -79,7 +79,8 @@ def tests(session: nox.Session) -> None:
     # and so does what its tests share.
     workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
     in_order = ("--dist", "loadfile", "--no-loadscope-reorder")  # as tests/*/conftest.py sort them
-    units = ("-m", f"not ({slow})", "-n", str(workers))
+    # Each worker would build the 2,800 tests of tests/boots, only to leave them out.
+    units = ("-m", f"not ({slow})", "-n", str(workers), "--ignore=tests/boots")
     session.run("pytest", *units, *in_order, env=CACHED, interrupt_timeout=PATIENCE)
     # Most boot one VM, which has one processor: two at a time.
     boots = ("-m", slow, "-n", "auto", "--maxprocesses", "2")

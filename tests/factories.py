@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -122,6 +123,12 @@ def families(*results: CheckResult) -> dict[Family, FamilyResult]:
 
 def passing(capabilities: Mapping[str, bool] = ALL_CAPABILITIES) -> dict[Family, FamilyResult]:
     """Both families; what needs an absent capability is unsupported."""
+    return dict(_passing(tuple(capabilities.items())))
+
+
+@functools.cache
+def _passing(named: tuple[tuple[str, bool], ...]) -> dict[Family, FamilyResult]:
+    capabilities = dict(named)
     results = []
     for family in Family:
         results += [capability("mptcp", family)]

@@ -89,24 +89,32 @@ class Repository:
     Raises HostError if there is none.
     """
 
+    #: What git rev-parse is asked for, all at once: each call costs a process.
+    _ASKED: tuple[str, ...] = (
+        *("--git-common-dir", "--git-path", "objects", "--git-path", "index"),
+    )
+
     def __init__(self, top: Path, say: Callable[[str], None], stop: threading.Event) -> None:
         self._say = say
         self._stop = stop
         self.top = top.absolute()
         try:
-            self.git("rev-parse", "--git-dir")
+            said = self.git("rev-parse", *self._ASKED)
         except GitFailed as error:
             raise HostError(f"{top} is not in a git repository of a kernel ({error})") from error
+        common, objects, index, *top_level = said.split("\n", 3)
+        self._common, self._objects = ((self.top / path).resolve() for path in (common, objects))
+        self._index = self.top / index
+        if top_level:
+            self.top = Path(top_level[0])
 
     @property
     def key(self) -> str:
         """A name for the repository, from its path; the same for all its worktrees."""
-        common = (self.top / self.git("rev-parse", "--git-common-dir")).resolve()
-        return hashlib.sha256(os.fsencode(common)).hexdigest()[:16]
+        return hashlib.sha256(os.fsencode(self._common)).hexdigest()[:16]
 
     def open(self, place: Path) -> Copy:
         """The copy in the directory ``place``, created if necessary, but not yet checked out."""
-        objects = (self.top / self.git("rev-parse", "--git-path", "objects")).resolve()
         repository = place / "git"
         if not (repository / "HEAD").is_file():
             self._git(place, {}, "init", "--quiet", "--bare", str(repository))
@@ -114,9 +122,9 @@ class Repository:
         # Left by a killed build; this one holds the lock of the place.
         for left in repository.glob("*.lock"):
             left.unlink()
-        (repository / "objects/info/alternates").write_text(f"{objects}\n")
+        (repository / "objects/info/alternates").write_text(f"{self._objects}\n")
         self._promise(repository)
-        return Copy(place, objects, self._git)
+        return Copy(place, self._objects, self._git)
 
     def _promise(self, repository: Path) -> None:
         """Let ``repository`` fetch the objects that a clone without contents of files lacks."""
@@ -185,15 +193,10 @@ class Source(Repository):
     Raises HostError if there is none.
     """
 
+    _ASKED = (*Repository._ASKED, "--show-toplevel")
+
     def __init__(self, directory: Path, say: Callable[[str], None], stop: threading.Event) -> None:
         super().__init__(directory, say, stop)
-        try:
-            said = self.git("rev-parse", "--show-toplevel")
-        except GitFailed as error:
-            raise HostError(
-                f"{directory} is not in a git repository of a kernel ({error})"
-            ) from error
-        self.top = Path(said)
         wanted = ("Kbuild", "Makefile", "arch/x86/Kconfig")
         if not all((self.top / name).is_file() for name in wanted):
             raise HostError(
@@ -218,11 +221,10 @@ class Source(Repository):
 
         Uses a copy of the user's index, because an editor or another git may have locked it.
         """
-        index = self.top / self.git("rev-parse", "--git-path", "index")
         with tempfile.TemporaryDirectory(prefix="index-", dir=copy.place) as directory:
             ours = Path(directory, "index")
             # With its times, by which git knows which files may have changed since it was written.
-            shutil.copy2(index, ours)
+            shutil.copy2(self._index, ours)
             environment = {**copy.objects(), "GIT_INDEX_FILE": str(ours)}
             if self.git("ls-files", "--unmerged", **environment):
                 raise HostError(f"a merge is in progress in {self.top}; finish or abort it")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -74,6 +75,7 @@ def elf(
     return header + segments + blob + b"".join(headers)
 
 
+@functools.cache
 def vmlinux(release: str = RELEASE, *, pvh: bool = True, machine: int = 62) -> bytes:
     banner = f"Linux version {release} (builder@host) (gcc 12) #1 SMP Tue\n\0".encode() + DRIVERS
     text = random.Random(1).randbytes(4000)
@@ -91,21 +93,27 @@ def _lz4(data: bytes) -> bytes:
     return packed
 
 
+def xz(data: bytes) -> bytes:
+    """With a small dictionary: the usual one is 100 MB of memory to fill, for a few kilobytes."""
+    return lzma.compress(data, preset=0)
+
+
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
-    "xz": lzma.compress,
-    "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE),
+    "xz": xz,
+    "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE, preset=0),
     "bzip2": bz2.compress,
     "zstd": zstd.compress,
     "lz4": _lz4,
 }
 
 
+@functools.cache
 def bzimage(
     kernel: bytes | None = None,
     release: str = RELEASE,
     *,
-    compress: Callable[[bytes], bytes] = lzma.compress,
+    compress: Callable[[bytes], bytes] = xz,
     xloadflags: int = 1,
 ) -> bytes:
     """A bzImage that holds ``kernel`` (by default a vmlinux of ``release``)."""

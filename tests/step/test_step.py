@@ -490,6 +490,22 @@ def test_a_full_disk_while_a_patch_is_applied_stops_the_bisect(
     assert step("--patch", str(patch)) == 128
 
 
+def test_git_is_asked_once_where_the_repository_is(
+    tree: Tree, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = programs.run
+    asked: list[Sequence[str]] = []
+
+    def counted(command: Sequence[str], *given: Any, **more: Any) -> object:
+        if "rev-parse" in command:
+            asked.append(command)
+        return run(command, *given, **more)
+
+    monkeypatch.setattr(programs, "run", counted)
+    assert step() == 0
+    assert len(asked) == 1
+
+
 def test_a_patch_that_is_none_stops_the_bisect(tree: Tree, step: Step, tmp_path: Path) -> None:
     (tmp_path / "x.patch").write_text("no patch\n")
     assert step("--patch", str(tmp_path / "x.patch")) == 128
