@@ -93,7 +93,7 @@ def _all(
 
 
 def _notes(failed: _Failed) -> tuple[str, ...]:
-    return tuple(f"{entry.name} is left out: {error}" for entry, error in failed)
+    return tuple(f"{entry.name} is skipped: {error}" for entry, error in failed)
 
 
 def whole(

@@ -329,7 +329,7 @@ def git_bisect(
     if tags[0] == tags[1]:
         debian = any(isinstance(c.entry.source, DebSource) for c in (good, bad))
         whose = "Debian's" if debian else "their"
-        why = f"both kernels are made of {tags[0]}: what differs is in {whose} patches or settings"
+        why = f"both kernels are built from {tags[0]}: they differ in {whose} patches or settings"
         return Continuing(notes=(why,))
     step = f"mptcp-harness step {_argument(wanted)}"
     if reverse:

@@ -101,7 +101,7 @@ class Search:
         for record in journal.records:
             self._recall(record)
         if self._observed:
-            say(f"going on with what is known of {plural(len(self._observed), 'kernel')}")
+            say(f"continuing with the results of {plural(len(self._observed), 'kernel')}")
 
     @property
     def is_complete(self) -> bool:

@@ -73,7 +73,7 @@ def sources(good: Candidate, bad: Candidate, clone: str) -> tuple[GitSource, Git
         debian = any(isinstance(c.entry.source, DebSource) for c in (good, bad))
         whose = "Debian's" if debian else "their"
         raise NoSearch(
-            f"both kernels are made of {found[0].ref}: what differs is in {whose} patches or "
+            f"both kernels are built from {found[0].ref}: they differ in {whose} patches or "
             f"configuration, which are not in git",
             same=True,
         )
@@ -157,6 +157,6 @@ def _without_tag(candidate: Candidate, source: GitSource) -> str:
     address = _MAINLINE if "-rc" in source.ref else _STABLE
     where = "" if "://" in source.repository else f"git -C {source.repository} "
     return (
-        f"{source.repository} has no tag {source.ref}, of which {candidate.entry.name} is made; "
+        f"{source.repository} has no tag {source.ref}, from which {candidate.entry.name} is built; "
         f"fetch it: {where or 'git '}fetch {address} tag {source.ref}"
     )

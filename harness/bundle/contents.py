@@ -192,7 +192,7 @@ def _text(members: Mapping[str, bytes], name: str) -> str:
     try:
         return members[name].decode()
     except UnicodeDecodeError as error:
-        raise Malformed(f"{name} is no text") from error
+        raise Malformed(f"{name} is not text") from error
 
 
 def _check_files(files: Fields, members: Mapping[str, bytes]) -> None:
@@ -212,7 +212,7 @@ def _check_files(files: Fields, members: Mapping[str, bytes]) -> None:
 def _sha256(given: Fields) -> str:
     text = given.text("sha256")
     if not _SHA256.fullmatch(text):
-        raise Malformed("the image's sha256 is none")
+        raise Malformed("the image's sha256 is not a SHA-256 sum")
     return text
 
 
@@ -228,7 +228,7 @@ def _checker(members: Mapping[str, bytes]) -> dict[str, bytes]:
     found = {n.removeprefix(prefix): c for n, c in members.items() if n.startswith(prefix)}
     strange = [name for name in found if not _PYTHON.fullmatch(name)]
     if strange:
-        raise Malformed(f"{prefix}{strange[0]} is no source of a checker")
+        raise Malformed(f"{prefix}{strange[0]} is not a source file of a checker")
     if "__main__.py" not in found:
         raise Malformed("it has no checker")
     return found
@@ -320,7 +320,7 @@ def _entry(given: dict[str, Any]) -> KernelEntry:
 
     paths = {name: given[name] for name in ("image", "tree") if name in given}
     if not all(type(path) is str and path.startswith("/") for path in paths.values()):
-        raise Malformed("the path of its entry is none")
+        raise Malformed("the path of its entry is not valid")
     rest = {name: value for name, value in given.items() if name not in paths}
     if rest.keys() - _KEYS or _NEEDED - rest.keys():
         raise Malformed("its entry is not that of one kernel with its machine")

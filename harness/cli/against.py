@@ -158,16 +158,18 @@ def _of_run(word: str, entry: KernelEntry, names: Sequence[str], file: Path | No
         which = f"no kernel {wanted!r}" if wanted else f"{len(kept)} kernels"
         raise UsageError(
             f"--against {word}: run {run.id} has {which}; name one as {name}:KERNEL, of "
-            f"{', '.join(list(kept)[:20]) or 'none, for it has no result'}"
+            f"{', '.join(list(kept)[:20]) or 'none, because it has no result'}"
         )
-    return Reference(f"{wanted} as kept of run {run.id}, {run.started}", result=kept[wanted])
+    return Reference(f"{wanted} as stored by run {run.id}, {run.started}", result=kept[wanted])
 
 
 def _unknown(word: str, names: Sequence[str], file: Path | None, why: str) -> str:
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.4)
     of = (
-        f"no kernel of {file}" if file else "no kernel, for there is no ./kernels.yaml (--manifest)"
+        f"not a kernel of {file}"
+        if file
+        else "not a kernel, because there is no ./kernels.yaml (--manifest)"
     )
-    like = f"; kernels of like name: {', '.join(near)}" if near else ""
+    like = f"; kernels with similar names: {', '.join(near)}" if near else ""
     has = f"; it has {', '.join(names)}" if names and not near else ""
-    return f"--against {word}: {of}, no file, and {why}{like}{has}"
+    return f"--against {word}: {of}, not a file, and {why}{like}{has}"

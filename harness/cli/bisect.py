@@ -256,7 +256,7 @@ def _boundaries(
     """
     if given.repo is not None:
         raise UsageError(
-            "--repo goes on to the commit of one change, and --boundaries looks for all of them; "
+            "--repo finds the commit of one change, and --boundaries finds all changes; "
             "omit one of the two"
         )
     if given.any or given.incident is not None or given.confirm:

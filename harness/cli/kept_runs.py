@@ -132,7 +132,7 @@ def run_merge(given: argparse.Namespace) -> int:
     words = globs(given.allow) if given.allow else []
     if unknown := [word for word in words if word not in {*merging.Flaw}]:
         known = ", ".join(merging.Flaw)
-        raise UsageError(f"--allow {given.allow}: {unknown[0]!r} is none of {known}")
+        raise UsageError(f"--allow {given.allow}: {unknown[0]!r} is not one of {known}")
     check_writable(given.json)
     check_writable(given.html, "--html")
     parts = [merging.read(path) for path in given.runs]

@@ -312,7 +312,7 @@ def _skip_rpm_header(file: IO[bytes]) -> int:
     """Go behind the header at the position of ``file``; returns the bytes of its data."""
     magic, entries, size = _RPM_HEADER.unpack(_exactly(file, _RPM_HEADER.size))
     if magic != _RPM_HEADER_MAGIC:
-        raise _Damaged("it is no rpm, or a damaged one: a header does not begin as one")
+        raise _Damaged("it is not an rpm, or it is damaged: a header lacks its magic number")
     if entries * _RPM_ENTRY_SIZE + size > _RPM_HEADER_LIMIT:
         raise _Excess(f"a header of {entries} entries and {size} bytes")
     file.seek(entries * _RPM_ENTRY_SIZE + size, os.SEEK_CUR)

@@ -69,7 +69,7 @@ def _older(
     ``gone``."""
     current = debian.resolve(packages, source.package, source.suite)
     for older in debian.older(packages, current) if source.package != current.name else ():
-        note = f"{current.name} of {source.suite} is gone from the mirror; this is {older.name}"
+        note = f"the mirror no longer has {current.name} of {source.suite}; this is {older.name}"
         say(note)
         try:
             found = attempt(packages, older.name)
@@ -145,6 +145,6 @@ def _missing_modules(kernel: KernelPackages, suite: str) -> tuple[str, ...]:
     if not absent:
         return ()
     return (
-        f"{suite} no longer has {absent[0]}: what this kernel has as a module, such as inet_diag, "
-        "is missing, and checks that need it are unsupported",
+        f"{suite} no longer has {absent[0]}: modules of this kernel, such as inet_diag, are "
+        "missing, and checks that need them are unsupported",
     )

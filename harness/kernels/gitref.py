@@ -241,7 +241,7 @@ def resolve(repository: Repository, source: GitSource) -> Commit:
     there = repository.git("ls-tree", "--name-only", id, "--", *_WANTED).splitlines()
     if len(there) < len(_WANTED):
         raise KernelUnavailable(
-            f"{source.ref} of {source.repository} is no kernel: it lacks "
+            f"{source.ref} of {source.repository} is not a kernel: it lacks "
             f"{', '.join(name for name in _WANTED if name not in there)}; give a clone of Linux"
         )
     time, tree, subject = repository.git("log", "-1", "--format=%ct %T %s", id).split(" ", 2)

@@ -49,7 +49,7 @@ OPTIONS = (
     Option("CONFIG_NET_NS", "each scenario has its own network namespace", _TEST),
     Option("CONFIG_PACKET", "segments are read and written on the wire", _TEST),
     # x86's defconfig turns it off. INET_TCP_DIAG and INET_MPTCP_DIAG follow it.
-    Option("CONFIG_INET_DIAG", "what inet_diag says of sockets", _TEST, "inet_diag"),
+    Option("CONFIG_INET_DIAG", "inet_diag shows the sockets", _TEST, "inet_diag"),
     Option("CONFIG_INET_DIAG_DESTROY", "sockets are destroyed through inet_diag", _TEST),
     Option("CONFIG_USERFAULTFD", "calls that wait in the middle of a copy", _TEST),
     Option("CONFIG_PCI", "the bus of the VM's devices", _BOOT),

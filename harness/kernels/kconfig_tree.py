@@ -200,7 +200,7 @@ def check(options: Sequence[Wanted], config: str, tree: Path) -> str:
     ]
     if refused:
         raise Unbuildable(
-            f"the configuration cannot be had: {'; '.join(refused[:5])}; correct the fragment"
+            f"the configuration is not possible: {'; '.join(refused[:5])}; correct the fragment"
         )
     trees = [option for option in lost if option.origin is Origin.TREE]
     return ", ".join(f"{option.line} of {option.where}" for option in trees)

@@ -225,4 +225,4 @@ def _how(run: ProgramRun) -> str:
         return f"ended at its deadline, after {run.seconds:.0f} s{last}"
     if run.end is ProgramEnd.NOT_RUN:
         return f"the guest could not run it{last}"
-    return "lost: the guest did not say how it ended"
+    return "lost: the guest did not report how it ended"

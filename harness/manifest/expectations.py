@@ -184,7 +184,7 @@ def _why_of_unknown(spec: CapabilitySpec, release: str) -> str:
         return "the checks want it of every kernel"
     return (
         f"mainline has it since {_dotted(spec.since)}; "
-        f"the release {shown} names no version and is taken for the newest"
+        f"the release {shown} has no version number and is treated as the newest"
     )
 
 

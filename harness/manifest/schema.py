@@ -272,7 +272,7 @@ def _configurations(value: object, info: ValidationInfo[Path]) -> tuple[str, ...
     found = []
     for text in texts:
         if not text.isprintable() or ".." in text.split("/")[1:]:
-            raise ValueError(f"{quoted(text)} is no name of a configuration; correct it")
+            raise ValueError(f"{quoted(text)} is not the name of a configuration; correct it")
         path = info.context / Path(text).expanduser()
         is_path = path.is_file() or text.startswith(("/", "~", "."))
         found.append(str(locate(text, info.context, PathKind.FILE)) if is_path else text)

@@ -96,7 +96,7 @@ def _commits(
     ids = [gitref.built_from(result.origin, source) for result in (before, after)]
     if not all(ids):
         raise NotBisected(
-            f"the results do not say from which commits of {source.ref} they are; the next ones do"
+            f"the stored results do not name the commits of {source.ref}; those of the next run do"
         )
     ends = [
         Candidate(replace(entry, source=replace(source, ref=id)), result.release, result.version)
@@ -121,7 +121,7 @@ def _ends(series: str, members: Sequence[Candidate], bad: Candidate, before: Ker
     like = Candidate(bad.entry, before.release, before.version)
     elders = [candidate for candidate in older if age(candidate) < age(like)]
     nearest = elders[-1] if elders else older[0]
-    note = f"{before.release}, which was good, is gone from {series}; using {nearest.release}"
+    note = f"{series} no longer has {before.release}, which was good; using {nearest.release}"
     return Ends(nearest.entry.name, bad.entry.name, series, note)
 
 

@@ -261,8 +261,8 @@ def _compare(result: RunResult, request: NightRequest, note: Say) -> tuple[Compa
         tonight = store.run(result.id)
         if tonight is None:
             raise HostError(
-                f"run {result.id} is gone from {store.path}: it was pruned in the meantime; run it "
-                f"again"
+                f"run {result.id} is no longer in {store.path}: it was pruned in the meantime; run "
+                "it again"
             )
         before = baselines(store, tonight, names, note, newest)
         gone = left_out(store, tonight, [*names, *(e.name for e in request.entries)], newest)

@@ -50,7 +50,7 @@ class Fields:
 
     def __init__(self, where: str, value: Any) -> None:
         if not isinstance(value, dict):
-            raise Malformed(f"{where} is no object")
+            raise Malformed(f"{where} is not an object")
         self._where = where
         self._left = dict(value)
 
@@ -156,7 +156,7 @@ def kernel_from_text(text: str, *, checks: bool = True) -> KernelResult:
     except Malformed:
         raise
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"kernel: no JSON: {error}") from error
+        raise Malformed(f"kernel: not JSON: {error}") from error
 
 
 def run_from_text(text: str) -> RunResult:
@@ -305,7 +305,7 @@ def _family(name: str, value: Mapping[str, Any], checks: bool) -> tuple[Family, 
 def _check(where: str, family: Family, value: Any) -> CheckResult:
     """A kernel has a thousand checks, most of them equal in all kernels, so Fields is too slow."""
     if not isinstance(value, dict):
-        raise Malformed(f"{where}: a check is no object")
+        raise Malformed(f"{where}: a check is not an object")
     try:
         return _shared_check(family, tuple(value), tuple(value.values()))
     except (TypeError, ValueError) as error:  # TypeError: a value that is not even hashable

@@ -103,7 +103,7 @@ class Results:
             flaky = f" ({result.confirmed})" if result.confirmed else ""
             return Answer(None, f"the last result was {last.verdict}{flaky}: testing again")
         if self._evidence and len(set(map(_shown, found))) > 1:
-            return Answer(None, "the last results were not alike: testing again")
+            return Answer(None, "the last results differ: testing again")
         if len(set(verdicts)) > 1:
             several = ", ".join(verdicts)
             return Answer(None, f"the last results were {several}: testing again")
@@ -266,7 +266,7 @@ def interrupted(place: Path, asked: str) -> Run:
     if not Path(last.directory).is_dir():
         raise UsageError(
             f"nothing to resume: run {last.id} was interrupted, but its directory "
-            f"{last.directory} is gone; omit --resume to start again"
+            f"{last.directory} no longer exists; omit --resume to start again"
         )
     return last
 

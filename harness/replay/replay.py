@@ -167,8 +167,8 @@ def _checker(bundle: Bundle, workspace: workspaces.Workspace, say: Say) -> dict[
     what = f"the checker of the bundle differs from the installed one in {', '.join(differing)}"
     if bundle.protocol != events.PROTOCOL:
         say(
-            f"{what}, and reports in version {bundle.protocol} of the protocol, of which this "
-            f"harness reads {events.PROTOCOL}: the installed one is used"
+            f"{what} and uses version {bundle.protocol} of the protocol, but this harness reads "
+            f"version {events.PROTOCOL}: the installed one is used"
         )
         return {}
     say(f"{what}: the bundle's is used")

@@ -177,7 +177,7 @@ class Attempts:
         try:
             excerpts = traces.decode_all([i.excerpt for i in attempt.incidents], vmlinux)
         except HostError as error:
-            note = f"{vmlinux} could tell the source lines of the traces: {error}"
+            note = f"the traces have no source lines, although {vmlinux} has them: {error}"
             stream = replace(attempt.stream, notes=(*attempt.stream.notes, note))
             return replace(attempt, stream=stream)
         decoded = zip(attempt.incidents, excerpts, strict=True)

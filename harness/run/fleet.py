@@ -158,13 +158,13 @@ class FleetExecutor:
     def _check_alive(self) -> None:
         if self._client.status not in ("running", "connecting"):
             raise HostError(
-                f"--fleet {self._fleet.address}: the scheduler is gone; what was tested is stored: "
-                "start it again, and continue with --resume"
+                f"--fleet {self._fleet.address}: the scheduler does not answer any more; the "
+                "results so far are stored; start it again, and continue with --resume"
             )
         if self._workers.alone_s() > ALONE_S:
             raise HostError(
                 f"--fleet {self._fleet.address}: no worker that may test for "
-                f"{ALONE_S / 60:.0f} minutes; what was tested is stored: start workers, and "
+                f"{ALONE_S / 60:.0f} minutes; the results so far are stored; start workers, and "
                 "continue with --resume"
             )
 
@@ -244,7 +244,7 @@ class FleetExecutor:
         hosts = ", ".join(dict.fromkeys(map(self._workers.host, began)))
         reason = (
             f"{len(began)} workers were lost while they tested it: {hosts}; test it alone on a "
-            "host that may crash, and see what becomes of its memory and disk"
+            "host that may crash, and watch its memory and disk"
         )
         return Tested(KernelResult.infrastructure(name, reason))
 

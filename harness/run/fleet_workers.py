@@ -160,7 +160,7 @@ class Workers:
             lost = {address: self._known.pop(address) for address in gone}
         for worker in lost.values():
             if worker.vms and worker.about is not None:
-                self._say(f"worker {worker.about.host} is gone")
+                self._say(f"worker {worker.about.host} was lost")
         for address in new:
             self._ask(address)
         if self.usable():

@@ -63,7 +63,7 @@ def read(path: Path) -> Part:
     run = stored_runs.read(path)
     for name in (kernel.name for kernel in run.kernels):
         if not _NAME.fullmatch(name):
-            raise UsageError(f"{path}: {name!r} is no name of a kernel; give another file")
+            raise UsageError(f"{path}: {name!r} is not the name of a kernel; give another file")
     return Part(str(path), run, path if path.is_dir() else None)
 
 
@@ -292,7 +292,7 @@ def _idle(asked: dict[str, Any], kernels: Sequence[KernelResult]) -> tuple[str, 
         or set(asked.get("families", ())) < set(Family)
     )
     said = tuple(
-        f"{path} is not here: known issues that no longer occur are not named"
+        f"{path} does not exist here, so known issues that no longer occur are not listed"
         for path in sorted(absent)
     )
     return (*said, *KnownIssues.read(present).idle(present, kernels, narrowed=narrowed))

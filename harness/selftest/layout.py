@@ -93,7 +93,7 @@ def of_modules(modules: Sequence[bytes], arch: Arch) -> Layout:
             *(arch, stubs, this.align, elf.flags(one)),
         )
     except (Malformed, KeyError, ValueError) as error:
-        raise NoModule(f"its modules do not say how one is laid out: {error}") from None
+        raise NoModule(f"the layout of a module cannot be read from its modules: {error}") from None
 
 
 def _bug_entry(references: Sequence[int]) -> elf.Structure:
@@ -137,7 +137,9 @@ def of_image(image: Path, release: str, code: Code) -> Layout:
         found = elf.btf_structures(described, _NEEDED.keys()) if described else {}
         exports = _exports(data)
     except (Malformed, struct.error) as error:
-        raise NoModule(f"{image} does not say how struct module is laid out: {error}") from None
+        raise NoModule(
+            f"the layout of struct module cannot be read from {image}: {error}"
+        ) from None
     if vermagic is None or any(
         name not in found or not needed <= found[name].offsets.keys()
         for name, needed in _NEEDED.items()

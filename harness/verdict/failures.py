@@ -221,7 +221,7 @@ class Follows(Enum):
     KERNEL = "the kernel"
     TIMING = "the timing"
     ENVIRONMENT = "the environment"
-    UNCLEAR = "it cannot be told"
+    UNCLEAR = "it is not known"
 
 
 @dataclass(frozen=True)

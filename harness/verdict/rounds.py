@@ -125,12 +125,12 @@ class Tally:
             if {verdict, self._first[index].verdict} == _CONTRARY:
                 raise Malformed(f"{self._keys[index]} is {verdict}, unlike in the first round")
             if verdict.is_bad:
-                detail = f"not told: the round had more than {events.MAX_FAILURES} failures"
+                detail = f"not reported: the round had more than {events.MAX_FAILURES} failures"
                 bad[index] = told.get(index) or CheckResult(self._keys[index], verdict, detail)
                 if bad[index].verdict is not verdict:
                     raise Malformed(f"{self._keys[index]} has two verdicts")
         if not self._tells(told, bad):
-            raise Malformed(f"{len(bad)} failures, others than the {len(told)} that were told")
+            raise Malformed(f"{len(bad)} failures, other than the {len(told)} that were reported")
         return bad
 
     def _tells(self, told: Mapping[int, CheckResult], bad: Mapping[int, CheckResult]) -> bool:

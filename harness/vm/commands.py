@@ -175,7 +175,7 @@ class Guest:
         self._port = self._vm.accept()
         kind, content = self._frame(until, "it does not start")
         if kind != _HELLO:
-            raise self._gone(f"it says {kind!r} instead of hello")
+            raise self._gone(f"its first event is {kind!r} instead of hello")
         self.release = content.decode("utf-8", "replace")
 
     def put(self, path: str, content: bytes) -> None:

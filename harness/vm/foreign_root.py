@@ -190,7 +190,7 @@ def place(root: Path, members: Iterator[tuple[str, bytes]], userland: Userland) 
             _write(root / path, data, 0o644)
     for wanted in ("bin/busybox", "usr/bin/python3", userland.loader):
         if not (root / wanted).is_file():
-            raise KernelUnavailable(f"the packages hold no {wanted}")
+            raise KernelUnavailable(f"the packages contain no {wanted}")
     for name, data in _needed(native, libraries).items():
         if data:
             _write(root / userland.libraries / name, data, 0o755)

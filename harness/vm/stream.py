@@ -265,7 +265,7 @@ class StreamReader:
         for family in self._families:
             mptcp = self._capabilities.get(("mptcp", family))
             if mptcp is None and not self._lacks_ipv6(family):
-                yield f"the guest did not say whether {family} has MPTCP"
+                yield f"the guest did not report whether {family} has MPTCP"
             elif mptcp is not None and mptcp.present and family not in planned:
                 yield f"{family} has MPTCP, and the guest planned no check for it"
 
@@ -295,7 +295,7 @@ class StreamReader:
         if event["nonce"] != self._nonce:
             raise _Violation("its nonce is not this boot's")
         if event["protocol"] != events.PROTOCOL:
-            raise _Violation(f"protocol {event['protocol']}, this harness speaks {events.PROTOCOL}")
+            raise _Violation(f"protocol {event['protocol']}, this harness uses {events.PROTOCOL}")
         if self._release not in (None, event["release"]):
             raise _Violation(f"it runs {event['release']!r}, {self._release!r} was booted")
         if self._seed not in (None, event["seed"]):
@@ -350,7 +350,7 @@ class StreamReader:
     def _on_start(self, event: Event) -> None:
         group = self._group_of(event["i"])
         if group.first in self._active:
-            raise _Violation(f"check {event['i']} starts, and runs already")
+            raise _Violation(f"check {event['i']} starts, but is already running")
         self._started = True
         self._active[group.first] = group
         mark = "scenarios" if group.scenario else self._plan[group.next].family.value
@@ -361,7 +361,7 @@ class StreamReader:
         # What was not run never started.
         runs = self._active.pop(group.first, None) is not None
         if runs == (event["verdict"] == events.LOST):
-            how = "runs, and is lost" if runs else "does not run"
+            how = "is running, but is lost" if runs else "does not run"
             raise _Violation(f"a result for check {event['i']}, which {how}")
         self._results[event["i"]] = _result(self._plan[event["i"]], event)
         group.next += 1
@@ -380,19 +380,19 @@ class StreamReader:
 
     def _on_alive(self, event: Event) -> None:
         if not self._active and not self._in_program:
-            raise _Violation("alive, and no check runs")
+            raise _Violation("alive, but no check is running")
 
     def _on_program(self, event: Event) -> None:
         number = len(self._ended)
         if len(self._results) < len(self._plan) or self._repeating or self._in_program:
-            raise _Violation(f"program {event['p']} begins, and something else runs")
+            raise _Violation(f"program {event['p']} begins, but something else is running")
         if event["p"] != number or number >= len(self._programs):
             raise _Violation(f"program {event['p']} begins, of {len(self._programs)}")
         self._in_program = True
 
     def _on_ended(self, event: Event) -> None:
         if not self._in_program or event["p"] != len(self._ended):
-            raise _Violation(f"program {event['p']} ends, and does not run")
+            raise _Violation(f"program {event['p']} ends, but is not running")
         try:
             end = ProgramEnd(event["how"])
         except ValueError:
@@ -409,7 +409,7 @@ class StreamReader:
     def _on_round(self, event: Event) -> None:
         tally = self._tally
         if tally is None or self._repeating or tally.is_over:
-            raise _Violation(f"round {event['r']} begins, and should not")
+            raise _Violation(f"round {event['r']} begins, but should not")
         if (event["r"], event["seed"]) != (tally.done, tally.seed):
             raise _Violation(
                 f"round {event['r']} with seed {event['seed']} begins, not round {tally.done} "
@@ -438,7 +438,7 @@ class StreamReader:
     def _on_finish(self, event: Event) -> None:
         group = self._in_round(event["g"])
         if self._active.pop(group.first, None) is None:
-            raise _Violation(f"group {event['g']} finishes, and does not run")
+            raise _Violation(f"group {event['g']} finishes, but is not running")
         group.over = True
 
     def _on_failure(self, event: Event) -> None:
@@ -473,7 +473,7 @@ class StreamReader:
         if not event["results"] == len(self._results) == len(self._plan):
             raise _Violation(
                 f"it closes after {len(self._results)} of {len(self._plan)} planned results "
-                f"and speaks of {event['results']}"
+                f"and reports {event['results']}"
             )
         if self._in_program or len(self._ended) < len(self._programs):
             raise _Violation(
@@ -481,7 +481,7 @@ class StreamReader:
             )
         rounds = 1 if self._tally is None else self._tally.done
         if self._repeating or event["rounds"] != rounds:
-            raise _Violation(f"it closes after {rounds} rounds and speaks of {event['rounds']}")
+            raise _Violation(f"it closes after {rounds} rounds and reports {event['rounds']}")
         if self._tally and not self._tally.may_end(event["t"] - self._times["hello"]):
             raise _Violation(f"it closes after {rounds} of {self._repeat.rounds} rounds")
         self._end = event

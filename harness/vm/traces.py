@@ -272,7 +272,7 @@ def decode(text: str, vmlinux: Path) -> str:
     """
     missing = [tool for tool in BINUTILS if shutil.which(tool) is None]
     if missing:
-        raise HostError(f"{' and '.join(missing)} would tell the source lines: install binutils")
+        raise HostError(f"this host lacks {' and '.join(missing)}; install binutils")
     lines = text.split("\n")
     found = {number: frame for number, line in enumerate(lines) if (frame := _frame(line))}
     if not found:

@@ -100,7 +100,7 @@ def test_two_names_of_one_kernel_are_refused(between: Between) -> None:
 def test_a_suite_that_cannot_be_read_is_left_out_in_words(between: Between, tmp_path: Path) -> None:
     gone = KernelEntry("gone", DebSource("nowhere", "linux-image-amd64"), "the tests")
     found = candidates.between((gone, *ENTRIES), "debian-6.1", "newest", Cache(tmp_path))
-    assert found.notes == ("gone is left out: the mirror has no suite nowhere",)
+    assert found.notes == ("gone is skipped: the mirror has no suite nowhere",)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_what_is_no_clone_of_linux_is_refused_before_anything_is_booted(
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
         git(other, "-c", "user.name=x", "-c", "user.email=x@example.org", *words)
     assert bisect(*ENDS, "--any", "--repo", str(other)) == 2
-    assert "is no kernel: it lacks Kbuild" in capsys.readouterr().err
+    assert "is not a kernel: it lacks Kbuild" in capsys.readouterr().err
     assert bisect("--boundaries", "--repo", str(other)) == 2
     assert asked == []
 

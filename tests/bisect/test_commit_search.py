@@ -154,7 +154,7 @@ def test_a_missing_tag_is_a_sentence_with_the_command_that_fetches_it(laboratory
     lab = laboratory(SEVEN)
     found = lab.search(bad=package("6.19.8-1"))
     assert (found.ending, found.exit_status) == (CommitEnding.UNTESTABLE, 3)
-    assert "has no tag v6.19.8, of which backports-6.19.8+deb13-amd64 is made" in found.text
+    assert "has no tag v6.19.8, from which backports-6.19.8+deb13-amd64 is built" in found.text
     assert f"git -C {lab.clone} fetch https://git.kernel.org/" in found.text
     assert found.text.endswith("stable/linux.git tag v6.19.8")
     assert lab.built == []
@@ -179,7 +179,7 @@ def test_two_revisions_of_one_version_have_nothing_between_them(laboratory: Made
     lab = laboratory(SEVEN)
     found = lab.search(bad=package("6.18.15-2"))
     assert (found.ending, found.exit_status) == (CommitEnding.SAME_SOURCE, 0)
-    assert "both kernels are made of v6.18.15: what differs is in Debian's patches" in found.text
+    assert "both kernels are built from v6.18.15: they differ in Debian's patches" in found.text
 
 
 def test_kernels_without_a_version_or_for_another_architecture_are_a_sentence(

@@ -73,5 +73,5 @@ def test_of_two_builds_of_ones_own_debian_is_not_spoken_of() -> None:
     mine = Candidate(entry, "6.12.117-dirty", "")
     found = commits.git_bisect(mine, mine, WANTED)
     assert found.notes == (
-        "both kernels are made of v6.12.117: what differs is in their patches or settings",
+        "both kernels are built from v6.12.117: they differ in their patches or settings",
     )

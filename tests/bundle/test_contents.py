@@ -64,7 +64,10 @@ BENT: dict[str, tuple[Bend, str]] = {
     "an unknown key": (put(1, "more"), "bundle has 'more', which is unknown"),
     "an unknown key of the image": (put(1, "image", "more"), "bundle.image has 'more'"),
     "another accelerator": (put("hax", "accel"), "'accel' cannot be 'hax'"),
-    "a hash that is none": (put("0" * 63, "image", "sha256"), "the image's sha256 is none"),
+    "a hash that is none": (
+        put("0" * 63, "image", "sha256"),
+        "the image's sha256 is not a SHA-256 sum",
+    ),
     "an image outside": (put("../x", "image", "file"), "its image '../x' is not in it"),
     "a module outside": (put(["/etc/x.ko"], "modules"), "its module '/etc/x.ko' is not in it"),
     "a seed that is too large": (put(1 << 63, "request", "seed"), "a number out of bounds"),
@@ -83,7 +86,7 @@ BENT: dict[str, tuple[Bend, str]] = {
     "a series": (put("s", "entry", "series"), "not that of one kernel"),
     "a file of known issues": (put("/etc/passwd", "entry", "known_issues"), "not that of one"),
     "a tag with options": (put("-x", "entry", "upstream"), "a mainline or stable tag"),
-    "a relative path": (put("x", "entry", "image"), "the path of its entry is none"),
+    "a relative path": (put("x", "entry", "image"), "the path of its entry is not valid"),
     "an unknown capability": (put("true", "entry", "expect", "telepathy"), "unknown capability"),
     "another size": (put(1, "files", "result.json", "size"), "result.json has other bytes"),
     "a file too few": (lambda m: m["files"].pop("result.json"), "bundle.files lacks 'result.json'"),
@@ -133,7 +136,7 @@ def test_a_checker_is_of_python_sources(
     tmp_path: Path, members: dict[str, bytes], name: str
 ) -> None:
     said = refusal(tmp_path / "b", with_file(members, name, b""))
-    assert f"{name} is no source of a checker" in said
+    assert f"{name} is not a source file of a checker" in said
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

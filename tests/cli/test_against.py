@@ -141,7 +141,7 @@ def test_a_run_of_several_kernels_is_asked_for_one(
 ) -> None:
     cli.main(["matrix", "-k", "reference,image", "--family", "ipv4"])
     assert check("--against", "last:reference") == 0
-    assert "against reference as kept of run" in capsys.readouterr().out
+    assert "against reference as stored by run" in capsys.readouterr().out
     cli.main(["matrix", "-k", "reference", "-k", "image", "--family", "ipv4"])
     assert check("--against", "last:nothing") == 2
     assert "name one as last:KERNEL, of reference, image" in capsys.readouterr().err
@@ -151,9 +151,9 @@ def test_a_run_of_several_kernels_is_asked_for_one(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("referense", "kernels of like name: reference"),
+        ("referense", "kernels with similar names: reference"),
         ("many", "this is a series of kernels; name one of them"),
-        ("./nowhere", "no kernel of kernels.yaml, no file, and"),
+        ("./nowhere", "not a kernel of kernels.yaml, not a file, and"),
     ],
 )
 @pytest.mark.usefixtures("boots")

@@ -117,7 +117,7 @@ def test_why_of_an_unreadable_release_says_that_it_was_taken_for_the_newest() ->
     assert expectations("next-20260101", False, {})["full_info"] == Expectation(
         True,
         "mainline has it since 6.5; "
-        "the release 'next-20260101' names no version and is taken for the newest",
+        "the release 'next-20260101' has no version number and is treated as the newest",
     )
 
 

@@ -331,7 +331,10 @@ def test_a_debug_kernel_has_more_memory_and_time_unless_its_entry_says_otherwise
         ("name: x, git: {repo: ., ref: -x}", "expected a branch, tag or commit"),
         ("name: x, git: {repo: ., ref: a, toolchain: tcc}", "expected gcc or clang"),
         ("name: x, git: {repo: ., ref: a, config: ./none}", "no file './none'"),
-        ("name: x, git: {repo: ., ref: a, config: a/../../b}", "is no name of a configuration"),
+        (
+            "name: x, git: {repo: ., ref: a, config: a/../../b}",
+            "is not the name of a configuration",
+        ),
         ("name: x, git: {repo: ., ref: a, patches: none}", "no patch 'none'"),
         ("name: x, git: {repo: ., ref: a, fetch: yes}", "expected true or false"),
     ],

@@ -269,7 +269,7 @@ def test_where_the_good_kernel_is_gone_its_nearest_elder_is_taken(
     monkeypatch.setattr(ends, "age", lambda candidate: order[candidate.release])
     found = nights.night(FAILS)
     assert nights.searched[0][0].good == "series-6.12.8"
-    assert "6.12.7, which was good, is gone from series; using 6.12.8" in text(found)
+    assert "series no longer has 6.12.7, which was good; using 6.12.8" in text(found)
 
 
 def test_a_user_who_wants_no_bisect_gets_none(
@@ -319,7 +319,7 @@ def test_of_a_ref_the_commits_of_both_nights_are_the_ends() -> None:
         replace(source, ref="ba9876543210"),
     ]
     renamed = replace(entry, source=replace(source, ref="origin/net"))
-    with pytest.raises(NotBisected, match="do not say from which commits of origin/net"):
+    with pytest.raises(NotBisected, match="do not name the commits of origin/net"):
         ends_between(renamed, *nights)
 
 

@@ -46,7 +46,7 @@ def failing(name: str) -> KernelResult:
 def test_failures_that_differ_are_no_evidence(past: Past) -> None:
     past.keep(failing("a.a"))
     past.keep(failing("b.b"))
-    assert why_not(past, evidence=True) == "the last results were not alike: testing again"
+    assert why_not(past, evidence=True) == "the last results differ: testing again"
 
 
 def test_failures_that_are_alike_are_evidence(past: Past) -> None:
@@ -61,7 +61,7 @@ def test_a_failure_beside_one_that_cannot_be_read_is_no_evidence(past: Past) -> 
     key = Results(past.store, SETTING).key(ENTRY, KERNEL, PASSED)
     past.store.add(run.id, "k", "fail", "{}", key)
     past.keep(failing("a.a"))
-    assert why_not(past, evidence=True) == "the last results were not alike: testing again"
+    assert why_not(past, evidence=True) == "the last results differ: testing again"
 
 
 @pytest.mark.parametrize(("kept", "says"), [("fail", "pass"), ("pass", "unsupported")])

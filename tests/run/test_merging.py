@@ -187,7 +187,7 @@ def test_a_name_that_leads_out_of_the_directory_is_refused(lab: Lab) -> None:
     record.write_text(
         replaced(record.read_text(), '"name": "kernel-0"', '"name": "../../kernel-0"')
     )
-    with pytest.raises(UsageError, match="is no name of a kernel"):
+    with pytest.raises(UsageError, match="is not the name of a kernel"):
         merging.read(record)
 
 

@@ -265,7 +265,7 @@ def test_a_run_may_be_gone_on_with_on_another_host(
 def test_a_run_whose_directory_is_gone_is_not_gone_on_with(desk: Desk) -> None:
     run = desk.interrupted()
     Path(run.directory).rename(desk.directory / "elsewhere")
-    with pytest.raises(UsageError, match="is gone"):
+    with pytest.raises(UsageError, match="no longer exists"):
         desk.resume()
 
 

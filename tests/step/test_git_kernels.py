@@ -218,7 +218,7 @@ def test_a_clone_that_is_no_kernel_is_a_sentence(
     other.write("x", Path("README"))
     other.git("init", "--quiet")
     other.commit("x")
-    with pytest.raises(KernelUnavailable, match="is no kernel: it lacks Kbuild, Makefile"):
+    with pytest.raises(KernelUnavailable, match="is not a kernel: it lacks Kbuild, Makefile"):
         prepare(repository=str(other.path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(KernelUnavailable, match="empty is not in a git repository of a kernel"):

@@ -40,7 +40,7 @@ BAD = ProgramRun(ProgramEnd.EXIT, 1, output="a line\nsockopt.c:7: assert\n\n")
             *(ProgramRun(ProgramEnd.NOT_RUN, output="Exec format error"), PASS, None),
             "the guest could not run it (Exec format error)",
         ),
-        (None, PASS, None, "lost: the guest did not say how it ended"),
+        (None, PASS, None, "lost: the guest did not report how it ended"),
     ],
 )
 def test_a_program_is_compared_with_the_checks_of_its_family(

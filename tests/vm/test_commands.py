@@ -151,7 +151,7 @@ def test_a_request_to_stop_ends_the_waiting(vm: Vm) -> None:
     ("sent", "message"),
     [
         (struct.pack(">cI", b"h", 1 << 20), "it sends 1048576 bytes at once"),
-        (struct.pack(">cI", b"x", 0), "it says b'x' instead of hello"),
+        (struct.pack(">cI", b"x", 0), "its first event is b'x' instead of hello"),
         (b"h", "its VM ended"),
     ],
 )

@@ -138,7 +138,9 @@ def test_a_package_without_an_interpreter_is_refused(
     members: dict[str, bytes], tmp_path: Path
 ) -> None:
     del members["./usr/bin/python3.13"]
-    with pytest.raises(HostError, match=r"32-bit user space .*the packages hold no usr/bin/python"):
+    with pytest.raises(
+        HostError, match=r"32-bit user space .*the packages contain no usr/bin/python"
+    ):
         prepared(tmp_path, I386)
 
 

@@ -253,7 +253,7 @@ def failure(index: int) -> tuple[str, dict[str, Any]]:
         ([("begin", {"g": 1})], "group 1 was never planned"),
         ([BEGIN, BEGIN], "group 0 begins twice"),
         ([BEGIN, FINISH, BEGIN], "group 0 begins twice"),
-        ([FINISH], "group 0 finishes, and does not run"),
+        ([FINISH], "group 0 finishes, but is not running"),
         ([failure(0)], "a failure of check 0, which does not run"),
         ([BEGIN, failure(-1)], "a failure of check -1"),
         ([BEGIN, failure(2)], "a failure of check 2"),
@@ -262,7 +262,7 @@ def failure(index: int) -> tuple[str, dict[str, Any]]:
         ([BEGIN, FINISH, failure(0)], "a failure of check 0"),
         ([("outcome", {"r": 1, "verdicts": "pp"})], "an outcome after 0 of 1 groups"),
         ([BEGIN, FINISH, ("outcome", {"r": 2, "verdicts": "pp"})], "an outcome of round 2"),
-        ([("round", {"r": 2, "seed": 9})], "round 2 begins, and should not"),
+        ([("round", {"r": 2, "seed": 9})], "round 2 begins, but should not"),
     ],
 )
 def test_a_further_round_goes_by_its_plan(
@@ -284,15 +284,15 @@ def test_every_check_of_a_group_may_fail_in_order() -> None:
     [
         (first().say("round", r=1, seed=9), 3, "round 1 with seed 9 begins, not round 1 with seed"),
         (first().say("round", r=2, seed=8), 3, "round 2 with seed 8 begins, not round 1 with seed"),
-        (first().further(1).say("round", r=2, seed=9), 2, "round 2 begins, and should not"),
-        (first().say("round", r=1, seed=8), 1, "round 1 begins, and should not"),
-        (planned().say("round", r=1, seed=8), 3, "round 1 begins, and should not"),
+        (first().further(1).say("round", r=2, seed=9), 2, "round 2 begins, but should not"),
+        (first().say("round", r=1, seed=8), 1, "round 1 begins, but should not"),
+        (planned().say("round", r=1, seed=8), 3, "round 1 begins, but should not"),
         (first().say("begin", g=0), 3, "group 0 of no round"),
         (first().say("failure", i=0, verdict="fail"), 3, "a failure of no round"),
         (first().say("outcome", r=1, verdicts="pp"), 3, "an outcome of round 1"),
         (first().further(1).end(rounds=2), 3, "it closes after 2 of 3 rounds"),
-        (first().further(1).end(rounds=3), 2, "it closes after 2 rounds and speaks of 3"),
-        (first().end(rounds=2), 1, "it closes after 1 rounds and speaks of 2"),
+        (first().further(1).end(rounds=3), 2, "it closes after 2 rounds and reports 3"),
+        (first().end(rounds=2), 1, "it closes after 1 rounds and reports 2"),
     ],
 )
 def test_rounds_come_in_order_and_all_of_them(guest: Guest, repeat: int, complaint: str) -> None:
@@ -309,7 +309,7 @@ def test_each_family_that_was_asked_for_is_spoken_of() -> None:
     guest = first().end()
     assert is_sound(guest)
     (error,) = read(guest, families=tuple(Family)).errors
-    assert error == "the guest did not say whether ipv6 has MPTCP"
+    assert error == "the guest did not report whether ipv6 has MPTCP"
 
 
 @pytest.mark.parametrize("family", Family)
@@ -353,7 +353,7 @@ def test_an_end_of_another_boot_is_not_believed(nonce: str) -> None:
 
 @pytest.mark.parametrize("results", [1, 3])
 def test_an_end_counts_the_results(results: int) -> None:
-    said = f"it closes after 2 of 2 planned results and speaks of {results}"
+    said = f"it closes after 2 of 2 planned results and reports {results}"
     assert said in read(first().end(results)).errors[0]
 
 

@@ -158,7 +158,7 @@ def test_lost_checks_never_pass_though_nothing_failed() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([("start", 2), ("lost", 2)], "runs, and is lost"),
+        ([("start", 2), ("lost", 2)], "is running, but is lost"),
         ([("lost", 3)], "out of order"),
         ([("pass", 2)], "does not run"),
         ([("start", 2), ("lost", 3)], "out of order"),
@@ -224,7 +224,7 @@ def test_alive_is_said_only_while_something_runs() -> None:
     sound = said([("start", 2)]).say("alive").say("result", i=2, verdict=events.PASS)
     assert read(sound.say("start", i=3).say("alive")).errors == ()
     after = said([("start", 2), ("pass", 2)]).say("alive")
-    assert "no check runs" in read(after).errors[0]
+    assert "no check is running" in read(after).errors[0]
 
 
 def test_a_note_or_a_plan_after_the_first_start_is_refused() -> None:

@@ -62,12 +62,15 @@ def test_a_program_that_runs_is_named() -> None:
         (checked().end(), "closes after 0 of 2 programs"),
         (checked().say("program", p=0).end(), "closes after 0 of 2 programs"),
         (checked().say("program", p=1), "program 1 begins, of 2"),
-        (checked().say("program", p=0).say("program", p=0), "something else runs"),
-        (Guest().hello().capability().plan().check(0).say("program", p=0), "something else runs"),
-        (checked().say("ended", **ended(0)), "program 0 ends, and does not run"),
+        (checked().say("program", p=0).say("program", p=0), "something else is running"),
+        (
+            Guest().hello().capability().plan().check(0).say("program", p=0),
+            "something else is running",
+        ),
+        (checked().say("ended", **ended(0)), "program 0 ends, but is not running"),
         (checked().say("program", p=0).say("ended", **ended(1)), "program 1 ends"),
         (checked().say("program", p=0).say("ended", **ended(0, "well")), "ends as 'well'"),
-        (checked().say("alive"), "alive, and no check runs"),
+        (checked().say("alive"), "alive, but no check is running"),
     ],
 )
 def test_anything_else_of_programs_breaks_the_stream(guest: Guest, complaint: str) -> None:

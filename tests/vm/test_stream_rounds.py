@@ -152,8 +152,8 @@ def under_way() -> Guest:
 NO_ROUNDS = [
     (first().end().said, "after 1 of 3 rounds"),
     (first().further(1).end(rounds=2).said, "after 2 of 3 rounds"),
-    (first().further(1).end(rounds=3).said, "after 2 rounds and speaks of 3"),
-    (first().further(1).further(2).further(3).said, "round 3 begins, and should not"),
+    (first().further(1).end(rounds=3).said, "after 2 rounds and reports 3"),
+    (first().further(1).further(2).further(3).said, "round 3 begins, but should not"),
     (first().further(2).said, "round 2 with seed 9 begins, not round 1"),
     (first().say("round", r=1, seed=7).said, "with seed 7 begins, not round 1 with seed 8"),
     (first().say("round", r=-1, seed=6).said, "round -1"),
@@ -165,11 +165,11 @@ NO_ROUNDS = [
     (under_way().say("finish", g=0).say("begin", g=0).said, "begins twice"),
     (begun().say("begin", g=1).said, "never planned"),
     (begun().say("begin", g=-1).said, "never planned"),
-    (begun().say("finish", g=0).say("alive").said, "does not run"),
-    (under_way().say("finish", g=0).say("finish", g=0).say("alive").said, "does not run"),
+    (begun().say("finish", g=0).say("alive").said, "is not running"),
+    (under_way().say("finish", g=0).say("finish", g=0).say("alive").said, "is not running"),
     (under_way().say("outcome", r=1, verdicts="pp").end(rounds=2).said, "0 of 1 groups"),
-    (begun().say("alive").said, "alive, and no check runs"),
-    (under_way().say("finish", g=0).say("alive").said, "alive, and no check runs"),
+    (begun().say("alive").said, "alive, but no check is running"),
+    (under_way().say("finish", g=0).say("alive").said, "alive, but no check is running"),
     (under_way().say("finish", g=0).say("failure", **BAD).say("alive").said, "does not run"),
     (under_way().say("start", i=0).said, "out of order"),
     (under_way().say("result", i=1, verdict="pass").say("alive").said, "out of order"),
@@ -177,9 +177,9 @@ NO_ROUNDS = [
     (first().further(1, "ppp").said, "3 verdicts on 2"),
     (first().further(1, "px").said, "unknown verdict"),
     (first().further(1, "pu").said, "unlike in the first round"),
-    (first().further(1, "pf").said, "1 failures, others than the 0"),
-    (first().further(1, "pp", BAD).said, "0 failures, others than the 1"),
-    (first().further(1, "fp", BAD).said, "others than the 1"),
+    (first().further(1, "pf").said, "1 failures, other than the 0"),
+    (first().further(1, "pp", BAD).said, "0 failures, other than the 1"),
+    (first().further(1, "fp", BAD).said, "other than the 1"),
     (first().further(1, "pe", BAD).said, "two verdicts"),
     (first().further(1, "pf", BAD, BAD).said, "does not run"),
     (first().further(1, "pf", {**BAD, "i": 2}).said, "does not run"),
@@ -238,7 +238,7 @@ def test_a_failure_left_out_between_two_of_its_group_is_noticed() -> None:
         guest.check(index)
     told = [{**BAD, "i": i} for i in (*range(events.MAX_FAILURES - 1), events.MAX_FAILURES)]
     stream = read(guest.further(1, "f" * many, *told).end(results=many, rounds=2).said, Repeat(2))
-    assert "others than the 16" in stream.errors[0]
+    assert "other than the 16" in stream.errors[0]
 
 
 def test_rounds_that_nobody_asked_for_are_refused() -> None:
