@@ -151,7 +151,7 @@ class Agent:
         return b"".join(lines)
 
     def _read(self, size: int) -> bytes:
-        """Exactly so many bytes; b"" if the host is gone."""
+        """Read exactly ``size`` bytes; b"" if the host closed the channel."""
         parts = []
         while size:
             data = os.read(self._port, min(size, 1 << 16))

@@ -161,7 +161,7 @@ class Child:
             yield text.split("\0")
 
     def _available(self) -> bytes:
-        """What can be read without waiting."""
+        """The data that can be read without waiting."""
         data = b""
         size = 1 << 16
         try:

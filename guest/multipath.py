@@ -187,8 +187,8 @@ class Bench:
         self.events.forget()
 
     def quiet(self) -> None:
-        """Wait until sockets that earlier checks closed are gone, so that they change no counter
-        later."""
+        """Wait until the kernel has freed the sockets that earlier checks closed, so that they do
+        not change a counter later."""
 
         def established() -> int:
             return mib.counters().get("MPCurrEstab", self._standing)

@@ -71,7 +71,7 @@ class Pages:
         return ctypes.string_at(self.unmapped - size - 64, 64)
 
     def bad_for(self, request: bytes) -> Iterator[tuple[str, int]]:
-        """Places for the answer to ``request``, in words, that are not all writable."""
+        """Buffers for the answer to ``request`` that are not fully writable, each with its name."""
         yield "unmapped", self.unmapped
         yield "NULL", 0
         yield "read-only", self.read_only_with(request)

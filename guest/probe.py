@@ -42,7 +42,7 @@ ABSENT = (EOPNOTSUPP, ENOPROTOOPT)
 
 
 class Finding:
-    """Whether a capability is present, and the kernel's answer in words."""
+    """Whether a capability is present, and a description of the kernel's answer."""
 
     __slots__ = ("detail", "present")
 

@@ -70,7 +70,7 @@ class _Run:
         os.set_blocking(self._said, False)
 
     def finish(self) -> tuple[str, int, bytes]:
-        """How it ended, its exit status or signal, and the end of its output."""
+        """How the program ended, its exit status or signal, and the end of its output."""
         status = self._watch()
         isolation.kill_session(self._pid)
         if status is None:

@@ -120,7 +120,7 @@ class StalledCall:
         return self._worker.result()
 
     def data(self, size: int) -> bytes:
-        """What recv(2) wrote."""
+        """The data that recv(2) wrote."""
         return ctypes.string_at(self._stall.address, size)
 
 

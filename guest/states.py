@@ -210,7 +210,7 @@ def _reconnected(lab: Lab, protocol: int) -> Placed:
 
 
 def _fallback(lab: Lab, protocol: int) -> Placed:
-    """The peer does not speak MPTCP."""
+    """The peer is a plain TCP socket."""
     pair = lab.pair(protocol, TCP)
     return Placed(pair.client, pair.listener, pair.server)
 
@@ -240,7 +240,7 @@ def _fallback_disconnected(lab: Lab, protocol: int) -> Placed:
 
 
 def _fallback_server(lab: Lab, protocol: int) -> Placed:
-    """Accepted from a client that does not speak MPTCP."""
+    """Accepted from a plain TCP client."""
     pair = lab.pair(TCP, protocol)
     return Placed(pair.server, pair.listener, pair.client)
 

@@ -57,7 +57,7 @@ class Step:
 
 
 class Outcome:
-    """What was seen after one step."""
+    """The observations after one step."""
 
     def __init__(self) -> None:
         self.error: Optional[Failed] = None

@@ -340,7 +340,7 @@ def trace_of(family: int, state: str, protocol: int = MPTCP) -> Trace:
 
 
 def forget() -> None:
-    """Make every trace anew."""
+    """Discard all traces; the next request records them again."""
     _traces.clear()
     while _targets:
         _targets.popitem()[1][0].close()

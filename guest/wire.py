@@ -132,7 +132,7 @@ def _options(data: bytes) -> list[bytes]:
 
 
 def parse(protocol: int, packet: bytes) -> Optional[Segment]:
-    """The TCP segment in a packet of the Ethernet type ``protocol``, None where it is none."""
+    """The TCP segment in a packet of the Ethernet type ``protocol``; None if it is not TCP."""
     if protocol == ETH_P_IP and len(packet) >= 40:
         length = struct.unpack_from("!H", packet, 2)[0]
         if packet[9] != TCP:

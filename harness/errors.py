@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Exceptions, by what the user can do about them. The text is a sentence with the remedy.
+"""Exceptions, grouped by the user's remedy. The text of each is a sentence with that remedy.
 
 The command line prints the sentence and exits with the status of the class. Any other exception is
 a bug of the harness.

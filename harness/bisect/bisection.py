@@ -111,7 +111,7 @@ class Bisect:
 
     @property
     def sought(self) -> Predicate:
-        """What is looked for; the ends must have been tested."""
+        """The predicate of the search; the ends must have been tested."""
         assert self._predicate is not None, "the ends gave one"
         return self._predicate
 

@@ -43,7 +43,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Onward:
-    """How a bisect goes on in git: in ``clone``, a path or an address; "" if there is none, so that
+    """How a bisect continues in git: in ``clone``, a path or an address; "" if none, so that
     only kernels from git can be traced, in their own.
 
     No commit is begun once ``is_late`` says so.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commits between a good kernel and a bad one: what Debian's change log says of them, and the
+"""The commits between a good kernel and a bad one: from Debian's change log; and the
 ``git bisect`` that continues in a kernel tree.
 
-``apt-get changelog`` asks a server of its own, for which no mirror or proxy stands in, and for a
+``apt-get changelog`` contacts its own server, which no mirror or proxy replaces, and for a
 signed image it knows only who signed it. The packages themselves hold the whole log: it is read
 from one, kept in the cache as it came, and taken apart."""
 

@@ -153,7 +153,7 @@ class Made:
 
 
 class Evidence:
-    """The outcomes for the kernels ``names``; each is on the disk as soon as it is added.
+    """The outcomes for the kernels ``names``; adding one also writes it to the disk.
 
     Several threads may add outcomes. Failures of the host in an earlier bisect are discarded and
     tried again. Raises Damaged.

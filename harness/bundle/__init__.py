@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a failing kernel leaves behind, to be booted again in the same way: docs/replay.md.
+"""Bundles of failing kernels, with which they are booted again in the same way: docs/replay.md.
 
 :mod:`harness.bundle.contents` is what a bundle says. :mod:`harness.bundle.archive` is its file,
 which is made when a kernel fails and read again without trust.

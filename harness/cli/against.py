@@ -41,7 +41,7 @@ DEFAULT_MANIFEST = Path("kernels.yaml")
 
 @dataclass(frozen=True)
 class Reference:
-    """What the image is compared with: a ``kernel`` tested beside it, or a stored ``result``."""
+    """The other side of a comparison: a ``kernel`` of the same run, or a stored ``result``."""
 
     what: str  # for people
     kernel: KernelEntry | None = None
@@ -103,7 +103,7 @@ def _show_difference(run: RunResult, difference: Difference) -> None:
 
 
 def resolve(word: str, entry: KernelEntry, file: Path | None, cache: Cache) -> Reference:
-    """What ``word`` names: a kernel of the manifest, else a path, else a stored run."""
+    """Resolve ``word``: as a kernel of the manifest, else as a path, else as a stored run."""
     if file is None and DEFAULT_MANIFEST.is_file():
         file = DEFAULT_MANIFEST
     entries = kernels_yaml.load(file).entries if file is not None else ()

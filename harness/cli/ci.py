@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""In GitHub Actions: the summary of the step, annotations, and output that is no command."""
+"""GitHub Actions: the summary of the step, annotations, and output without workflow commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MIN_SUMMARY = 4096
 
 @contextlib.contextmanager
 def no_commands() -> Iterator[None]:
-    """In GitHub Actions, what is printed meanwhile is no workflow command, whoever sent it."""
+    """Within this context, GitHub Actions ignores workflow commands in the output."""
     if not _in_actions():
         yield
         return

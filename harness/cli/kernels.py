@@ -83,7 +83,7 @@ def _list_kernels(given: argparse.Namespace) -> None:
 
 
 def _source(entry: KernelEntry) -> str:
-    """Where a kernel comes from, in the words of the manifest."""
+    """The source of a kernel, in the manifest's notation."""
     from harness.manifest.entries import (
         DebSource,
         FileSource,

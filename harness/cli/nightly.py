@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``nightly``: for a timer. Reports what is wrong that was not wrong before."""
+"""``nightly``: reports new failures. It is made for a timer."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def _search(
 def _continuing(
     found: CommitSearch | None, ends: Ends, sought: Predicate, given: argparse.Namespace
 ) -> Sequence[str]:
-    """The command that goes on where a search for a commit ran out of time."""
+    """The command that continues a search for a commit that ran out of time."""
     if found is None or found.ending is not CommitEnding.OUT_OF_TIME:
         return ()
     what = str(sought).split(" ", 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The HTML report of a run: what it is compared with, and where it is written.
+"""Writes the HTML report of a run, compared with an earlier run.
 
 Imported only where a page is made: the template engine takes longer than most commands may.
 """

@@ -25,7 +25,7 @@ class Arch(StrEnum):
 
 @dataclass(frozen=True)
 class Userland:
-    """Where Debian's packages of an architecture have their libraries.
+    """The directories of an architecture's libraries in Debian's packages.
 
     ``loader`` is the path that programs name (PT_INTERP).
     """
@@ -44,7 +44,7 @@ I386 = Userland("i386-linux-gnu", "lib/ld-linux.so.2")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a boot on this architecture needs.
+    """The requirements of a boot on this architecture.
 
     ``emulated`` are options of QEMU for an emulated boot, over those of virtme-ng. ``factor``
     multiplies the deadlines of such a boot. ``kvm_machine`` and ``kvm_console`` are QEMU's machine

@@ -34,7 +34,7 @@ def waited_for(
     say: Callable[[str], None] = lambda _: None,
     what: str = "another harness",
 ) -> Iterator[int]:
-    """Hold the lock in the file ``path``. While waiting, ``say`` is told who holds it.
+    """Hold the lock in the file ``path``. While waiting, ``say`` gets a message with its holder.
 
     Yields a file descriptor: a child that inherits it keeps the lock if this process dies first.
     Raises Interrupted once ``stop`` is set, and OSError.
@@ -74,7 +74,7 @@ def directory(path: Path, sentence: str = "") -> Iterator[int]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock on ``path``, a file or a directory; False if it is gone."""
+    """Whether the lock on ``path``, a file or a directory, is held; False if it does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -52,7 +52,7 @@ class Mailing:
 
 
 def mailing(to: Sequence[str], sender: str | None, smtp: str | None) -> Mailing | None:
-    """What --mail, --mail-from and --smtp ask for; None without --mail. Raises UsageError."""
+    """The settings of --mail, --mail-from and --smtp; None without --mail. Raises UsageError."""
     addresses = [part.strip() for words in to for part in words.split(",")]
     if not addresses:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is done now and then in the background, while something else is under way."""
+"""Periodic work in a background thread."""
 
 from __future__ import annotations
 

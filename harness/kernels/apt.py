@@ -80,7 +80,7 @@ _BAD_SIGNATURE = re.compile("NO_PUBKEY|is not signed|EXPKEYSIG|BADSIG|REVKEYSIG|
 
 
 class Gone(KernelUnavailable):
-    """A package of the index is gone from the mirror; a fresh index may name its successor."""
+    """The mirror no longer has a package of the index; a fresh index may name its successor."""
 
 
 def index(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The packages and archives that hold kernels: .deb, .rpm and tar; only what a boot needs is kept.
+"""Packages and archives with kernels: .deb, .rpm and tar. Extracts only the files for a boot.
 
 A package unpacks to up to 780 MB; it is streamed and never written to the disk. Archives are not
 trusted: only regular files with known names are taken, their number and size are
@@ -365,7 +365,7 @@ _ZSTD_WINDOW: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27} 
 
 
 def _decompressed(file: IO[bytes]) -> IO[bytes]:
-    """The content of ``file`` from here on, decompressed; its magic tells how."""
+    """The content of ``file`` from here on, decompressed by the format of its magic number."""
     start = file.read(6)
     file.seek(-len(start), os.SEEK_CUR)
     streams: tuple[tuple[bytes, Callable[[], _Decompressor]], ...] = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Decompresses kernels and modules; the magic tells the format."""
+"""Decompresses kernels and modules; the magic number identifies the format."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class _refusals:  # noqa: N801 - a context manager, used like a function
 
 
 def _inputs(source: GitSource, patches: Sequence[Path]) -> list[object]:
-    """What an image depends on, besides its tree."""
+    """The inputs of an image, besides its tree."""
     texts = [Path(item).read_text() if item.startswith("/") else item for item in source.config]
     named = [kconfig_tree.NAMED.get(item, "") for item in source.config]
     sums = [hashlib.sha256(patch.read_bytes()).hexdigest() for patch in patches]

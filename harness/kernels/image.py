@@ -116,7 +116,7 @@ def from_file(
 
 @dataclass(frozen=True)
 class _Known:
-    """What identifies the cache entry of an image."""
+    """The identity of an image's cache entry."""
 
     sha256: str
     release: str
@@ -132,7 +132,7 @@ def _memory(image: Path, cache: Cache) -> Path:
 
 
 def _recall(image: Path, cache: Cache) -> _Known | None:
-    """What a trusting cache remembers of ``image``, if the file was not touched."""
+    """The cached identity of ``image``, if the file did not change."""
     if not cache.trusts:
         return None
     known = files.recall(_memory(image, cache))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fragments of a kernel's configuration that a user wants, and whether a tree has taken them.
+"""The user's fragments of a kernel's configuration, and whether a tree accepted them.
 
 kconfig silently drops an option whose dependencies are not met. So after ``make olddefconfig`` each
 wanted option is looked up, and one that did not survive is an error that names what it depends on.
@@ -103,7 +103,7 @@ _LIMIT = 1 << 20
 
 
 class Origin(Enum):
-    """Where a fragment is from, and with it what follows if an option does not survive."""
+    """The origin of a fragment, which decides what happens if an option does not survive."""
 
     USER = "an error"
     OURS = "an error, unless the tree does not know the option"
@@ -224,7 +224,7 @@ def _why(option: Wanted, values: Mapping[str, str], depends: Sequence[str] | Non
 
 
 def _depends(tree: Path, names: set[str]) -> dict[str, list[str]]:
-    """What each of ``names`` depends on, as far as the Kconfig files of ``tree`` define it."""
+    """The dependencies of each of ``names`` that the Kconfig files of ``tree`` define."""
     found: dict[str, list[str]] = {}
     for path in sorted(tree.rglob("Kconfig*")):
         # Of other architectures, options have other dependencies.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel images: what a file is, what a bzImage holds, what of it QEMU boots fastest; and the
-prepared kernel that every source makes of one."""
+"""Kernel images: the type of a file, the contents of a bzImage, the form that boots fastest; and
+the prepared kernel that every source makes from an image."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def recognise(data: elf.Data, what: str, arch: Arch = Arch.AMD64) -> Image:
 
 
 def kernel_in_uki(data: elf.Data) -> bytes | None:
-    """The kernel in a unified kernel image, a PE file with the section .linux; None if it is none.
+    """The kernel in a unified kernel image, a PE file with the section .linux, else None.
 
     Raises Malformed if the section is not in the file (uapi-group.org, "Unified Kernel Image").
     """
@@ -238,7 +238,7 @@ def _has_magic(data: elf.Data, wanted: Architecture) -> bool:
 
 
 def _other_misfit(data: elf.Data, wanted: Architecture) -> str:
-    """Why ``data`` is no image for ``wanted``, where it is one for another architecture."""
+    """Why ``data`` is not an image for ``wanted``, if it is one for another architecture."""
     other = next((a.name for a in ARCHITECTURES.values() if _has_magic(data, a)), None)
     if is_bzimage(data):
         other = ARCHITECTURES[Arch.AMD64].name

@@ -65,7 +65,7 @@ class _Git(Protocol):
 
 @dataclass(frozen=True)
 class Commit:
-    """What is checked out in a tree. ``tree`` is the id of the content of all tracked files.
+    """The commit checked out in a tree. ``tree`` is the id of the content of all tracked files.
 
     ``is_modified`` is set if it differs from the commit. ``time`` is the commit's, in seconds since
     the epoch.
@@ -144,7 +144,7 @@ class Repository:
             self._git(repository, {"GIT_DIR": str(repository)}, "config", name, value)
 
     def git(self, *arguments: str, **environment: str) -> str:
-        """What git prints in the repository. Raises GitFailed and HostError."""
+        """The output of git in the repository. Raises GitFailed and HostError."""
         return self._git(self.top, environment, *arguments)
 
     def _git(self, directory: Path, environment: Mapping[str, str], *arguments: str) -> str:
@@ -158,7 +158,7 @@ class Repository:
         stop: threading.Event,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
-        """What git prints in ``directory``. Raises GitFailed, HostError and Interrupted."""
+        """The output of git in ``directory``. Raises GitFailed, HostError and Interrupted."""
         try:
             run = programs.run(
                 ["git", *_PLAIN, *arguments],
@@ -265,7 +265,7 @@ class Copy:
         return self._own(index, "write-tree")
 
     def _changes(self, patch: Path, place: Path) -> Iterator[tuple[str, Path]]:
-        """What ``patch`` changes: files for git apply, in order, and what to call each.
+        """The changes of ``patch``: files for git apply, in order, each with a name for messages.
 
         ``place`` is a directory for those of a mailbox. Raises HostError.
         """

@@ -155,7 +155,7 @@ PLACE, COMMANDS = "opt/program", "opt/commands"
 
 
 def files(programs: Sequence[Program], families: Sequence[Family]) -> Mapping[str, bytes]:
-    """What the guest's root needs to run ``programs``, by name. Raises UsageError and OSError."""
+    """The files that the guest needs for ``programs``, by name. Raises UsageError and OSError."""
     found: dict[str, bytes] = {}
     for number, program in enumerate(programs):
         content = program.path.read_bytes()

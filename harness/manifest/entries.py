@@ -53,7 +53,7 @@ class UserSpace:
 
 
 class PathKind(StrEnum):
-    """What a path in the manifest must lead to."""
+    """The kind of file that a path in the manifest must name."""
 
     IMAGE = "kernel image"  # any file: whether it is an image shows in the kernel's result
     FILE = "file"
@@ -218,7 +218,7 @@ class KernelEntry:
         return max(1.0, self.timeout_s / DEFAULT_TIMEOUT_S)
 
     def expected(self, release: str) -> Mapping[str, Expectation]:
-        """What the kernel with this ``release`` must support."""
+        """The capabilities that the kernel with this ``release`` must have."""
         is_debian = isinstance(self.source, DebSource) and self.source.mirror is None
         return expectations(release, is_debian, self.expect)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What each kernel is expected to support.
+"""The capabilities that each kernel is expected to have.
 
 The guest asks the kernel what it has. What a kernel is *expected* to have depends on its version,
 on who built it, and on the manifest, which takes precedence. A capability that is not in
@@ -121,7 +121,7 @@ CAPABILITIES: Mapping[str, CapabilitySpec] = MappingProxyType({s.name: s for s i
 def expectations(
     release: str, origin_is_debian: bool, declared: Mapping[str, bool]
 ) -> dict[str, Expectation]:
-    """What a kernel is expected to have, by capability, in the order of :data:`CAPABILITIES`.
+    """The expectation for each capability of a kernel, in the order of :data:`CAPABILITIES`.
 
     ``release`` is its ``uname -r``; a release without a version counts as the newest. ``declared``
     is the manifest's ``expect``, which is strict: if it declares absence, presence is a failure

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The table of fixed bugs. :mod:`harness.manifest.fixes` says what it means for a kernel."""
+"""The table of fixed bugs. :mod:`harness.manifest.fixes` applies it to a kernel."""
 
 from __future__ import annotations
 

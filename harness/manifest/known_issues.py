@@ -64,7 +64,7 @@ class KnownIssue:
 
     @property
     def subject(self) -> str:
-        """What it is about: ``ipv6 mptcp_info.*``."""
+        """The subject of the issue: ``ipv6 mptcp_info.*``."""
         return " ".join(text for text in (self.family, self.check or self.fingerprint) if text)
 
     def expired(self, today: datetime.date) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is tested: one object, from the command line to the guest."""
+"""The test plan: one object, from the command line to the guest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def families_of(checks: Collection[str]) -> frozenset[Family]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is tested on each kernel.
+    """The tests for each kernel.
 
     ``payload``, in bytes, replaces all sizes. With ``seed`` None, each run chooses a seed. A new
     setting is a field here: it is in every key (harness.manifest.fingerprint), and

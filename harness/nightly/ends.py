@@ -106,7 +106,7 @@ def _commits(
 
 
 def _ends(series: str, members: Sequence[Candidate], bad: Candidate, before: KernelResult) -> Ends:
-    """The ends: from the kernel that was good, or from the nearest one if it is gone.
+    """The ends: from the kernel that was good, or from the nearest one that still exists.
 
     The good one is newer if the manifest went back to an older kernel.
     """

@@ -209,7 +209,7 @@ class Active:
                 terminalreporter.write_line(line)
 
     def _summary(self) -> list[str]:
-        """A line for each kernel, and for each run what there is to know of it."""
+        """A line for each kernel, and lines for each run."""
         lines = []
         for told in self._boots.told:
             for name, result in told.results.items():

@@ -63,7 +63,7 @@ class Wanted:
 
 @dataclass
 class _Told:
-    """What a session has told so far."""
+    """What a session has printed so far."""
 
     outcomes: dict[str, Mapping[Key, Outcome]] = field(default_factory=dict)
     results: dict[str, KernelResult] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class _Told:
 
 
 class Screen(Protocol):
-    """Where progress is shown, always in the main thread."""
+    """The display of progress, always in the main thread."""
 
     def line(self, text: str) -> None:
         """Show ``text`` for good."""
@@ -85,7 +85,7 @@ class Screen(Protocol):
         """Show ``text`` until the next call."""
 
     def end(self) -> None:
-        """Show no more for now: pytest goes on."""
+        """Stop showing progress, because pytest prints next."""
 
 
 class Boots:

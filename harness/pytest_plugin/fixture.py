@@ -108,7 +108,7 @@ class Kernel:
 
     @property
     def release(self) -> str:
-        """What `uname -r` says in the guest."""
+        """The output of `uname -r` in the guest."""
         return self.boot().release
 
     @property
@@ -190,7 +190,7 @@ def _booted(
 
 
 def _needs(path: Path, content: bytes) -> dict[str, bytes]:
-    """What else the guest must have for the program or script ``path``."""
+    """The other files that the guest needs for the program or script ``path``."""
     if content[:4] == b"\x7fELF":
         try:
             libraries = cross_check.libraries_of(path, content)

@@ -126,7 +126,7 @@ class KernelItem(pytest.Item):
 
 
 def wanted_of(items: list[pytest.Item]) -> list[Wanted]:
-    """What is selected of each kernel among ``items``, kernels in the order of their first test."""
+    """The selected checks of each kernel in ``items``; kernels in the order of their first test."""
     found: dict[KernelNode, dict[Key, None]] = {}
     for item in items:
         if isinstance(item, KernelItem):

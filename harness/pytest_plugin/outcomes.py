@@ -175,7 +175,7 @@ def _evidence(check: CheckResult) -> Iterator[tuple[str, str]]:
 
 
 def _log(result: KernelResult, console: str) -> Iterator[tuple[str, str]]:
-    """The reports on the console, or its end where there is none."""
+    """The reports on the console, or its last lines if there is no report."""
     for incident in result.incidents:
         yield f"console: {incident.kind}", _of_incident(incident)
     if not result.incidents and console:

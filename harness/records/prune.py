@@ -89,7 +89,7 @@ class Usage:
 
 
 def doctor(cache: Path, runs: Path, store: Path) -> tuple[Finding, ...]:
-    """What is kept in ``cache``, below ``runs`` and in the file ``store``, as findings.
+    """The contents of ``cache``, of ``runs`` and of the file ``store``, as findings.
 
     A finding has a remedy if it has become large.
     """

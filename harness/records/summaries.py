@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ``history`` and ``runs`` need of each result, in tables that are read without its record.
+"""A summary of each result for ``history`` and ``runs``, in tables that need no record.
 
 A record has a thousand checks and takes milliseconds to read; a year of sixty kernels has twenty
 thousand of them. A summary has a letter for each check. Most kernels give the same letters every
 night, so each row of letters is stored once, and so is each list of checks.
 
-:data:`TABLES` belongs to :data:`harness.records.store.MIGRATIONS`. A result without a summary, of
+:data:`TABLES` belongs to :data:`harness.records.store.MIGRATIONS`. A result without a summary, from
 an older harness or from a damaged file, gets one when it is first asked for.
 """
 

@@ -59,7 +59,7 @@ def render_commits(found: CommitSearch) -> str:
 
 
 def _in_git(found: CommitSearch) -> Iterator[str]:
-    """The commit, or why there is none, and what was tested."""
+    """The commit, or the reason why none was found, and the tested commits."""
     if found.first is None:
         yield f"in git: no commit ({found.ending}): {found.text}"
     else:

@@ -82,7 +82,7 @@ def _repaired(fix: MissingFix, kernel: KernelResult, marks: dict[str, Mark]) -> 
 
 
 def from_on(kernels: Sequence[KernelResult], there: Sequence[bool | None]) -> str:
-    """``from debian-6.12 on``, or which kernels have it if that is no rule."""
+    """``from debian-6.12 on``, or the names of the kernels that have it."""
     asked = [
         (kernel.name[:64], has)
         for kernel, has in zip(kernels, there, strict=True)

@@ -57,7 +57,7 @@ class Structure:
 
     @property
     def missing(self) -> int:
-        """How many fields are beyond the bytes that came."""
+        """The number of fields beyond the received bytes."""
         return len(self.fields) - len(self.values)
 
 

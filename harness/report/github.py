@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is wrong in a run, as annotations of GitHub Actions.
+"""The failures of a run, as annotations of GitHub Actions.
 
 https://docs.github.com/actions/reference/workflow-commands-for-github-actions: a line ``::error
 title=TITLE::TEXT`` on standard output. GitHub shows ten of them for each step.
@@ -35,7 +35,7 @@ class Problem:
 
 
 def of_run(run: RunResult) -> list[Problem]:
-    """What is wrong in ``run``, the worst kernel first; what is known is left out."""
+    """The failures of ``run`` that count, the worst kernel first."""
     found = [problem for kernel in worst_first(run.kernels) for problem in _of_kernel(kernel)]
     if run.missing:
         names = ", ".join(run.missing)
@@ -44,7 +44,7 @@ def of_run(run: RunResult) -> list[Problem]:
 
 
 def of_night(night: Night) -> list[Problem]:
-    """What is newly wrong in ``night``."""
+    """The new failures of ``night``."""
     worse = [
         Problem(f"{found.kernel.name}: newly wrong", sentence(found.difference, UNICODE))
         for found in night.regressions

@@ -123,7 +123,7 @@ class Line:
 
     @functools.cached_property
     def rate(self) -> Rate:
-        """How often it is bad, among the runs that learned something."""
+        """How often it is bad, among the runs in which it was tested."""
         counted = {letter: self.letters.count(letter) for letter in set(self.letters)}
         bad = sum(counted.get(letter, 0) for letter in self.kind.bad)
         untested = self.kind.untested

@@ -40,7 +40,7 @@ MAX_PHRASES = 8
 
 @dataclass(frozen=True)
 class Context:
-    """What a report says beyond its run.
+    """The contents of a report besides its run.
 
     ``difference`` is what changed; ``since`` says since when, if that is not one run. ``runs`` are
     the last runs, oldest first, and ``meanings`` has a sentence for each check.
@@ -159,7 +159,7 @@ def _environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    """What an expression puts into the page; numbers, and the engine's own text, stay."""
+    """The value of an expression in the page; numbers, and the engine's own text, stay."""
     return cut(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -193,7 +193,7 @@ def _shown_failures(kernel: KernelResult) -> list[Failure]:
 
 
 def _shown_variants(kernel: KernelResult, failure: Failure) -> Iterator[tuple[str, Variant, Any]]:
-    """Where each variant was, the variant, and its bytes decoded."""
+    """The places of each variant, the variant, and its decoded bytes."""
     for variant in failure.variants[:MAX_VARIANTS]:
         where = phrases(variant.places)
         more = "; …" if len(where) > MAX_PHRASES else ""

@@ -236,7 +236,7 @@ def _incident(incident: Incident) -> Iterator[str]:
 
 
 def setting(run: RunResult) -> Iterator[str]:
-    """How the run was made, in one paragraph."""
+    """The settings of the run, in one paragraph."""
     for note in run.notes[:5]:
         yield f"Note: {code(note)}"
         yield ""

@@ -63,7 +63,7 @@ MAX_CAPABILITIES = 16
 
 
 class Mark(StrEnum):
-    """What a cell of the matrix shows; worst first. ``KNOWN`` failures do not count."""
+    """The mark in a cell of the matrix; worst first. ``KNOWN`` failures do not count."""
 
     FAIL = "fail"
     LOST = "lost"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the script of the HTML report shows on demand, as compact JSON.
+"""The data that the script of the HTML report shows on demand, as compact JSON.
 
 Every text stands once, in ``texts``, and is named by its number. A check that passed costs a letter
 for each kernel and family. The script only ever puts these texts into text nodes.
@@ -188,7 +188,7 @@ class _Page:
         return [self._structs[key][0], part.offset, list(part.values)]
 
     def _lost(self, kernel: KernelResult) -> list[Any]:
-        """How many results are missing, and where the first would have been."""
+        """The number of missing results, and the place of the first one."""
         missing = lost(kernel)
         if not missing:
             return []
@@ -196,7 +196,7 @@ class _Page:
         return [len(missing), self._text(f"{key.id} at {phrases([place(key)])[0]}")]
 
     def _details(self, kernel: KernelResult, failed: set[str]) -> list[list[Any]]:
-        """What the checks that did not fail say, such as a size or why one is unsupported."""
+        """The details of checks that did not fail, such as a size or the reason for unsupported."""
         said: dict[str, dict[int, None]] = {}
         for result in results(kernel):
             quiet = result.verdict in (CheckVerdict.PASS, CheckVerdict.UNSUPPORTED)
@@ -211,7 +211,7 @@ class _Page:
 
 
 def about(run: RunResult, kernel: KernelResult) -> list[tuple[str, str]]:
-    """What else is known of a kernel: labels and values, empty where unknown."""
+    """Further facts about a kernel: labels and values, empty if unknown."""
     timing = kernel.timing
     times = f"boot {timing.boot_s:.1f} s, checks {timing.checks_s:.1f} s, {kernel.accel.upper()}"
     console = next((a.console for a in reversed(kernel.attempts) if a.console), "")

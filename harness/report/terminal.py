@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Output for a terminal: escaped text, marks that it can show, and a stream that may be gone."""
+"""Output for a terminal: escaped text, marks that it can show, and a stream that may be closed."""
 
 from __future__ import annotations
 

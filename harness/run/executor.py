@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a kernel is tested: on this host, or on the workers of a fleet (harness.run.fleet)."""
+"""Executors: test a kernel on this host, or on the workers of a fleet (harness.run.fleet)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Executor(Protocol):
         """``entries`` in the order in which they are to be tested."""
 
     def prepare(self, entry: KernelEntry, say: Say) -> Ready:
-        """What is needed of ``entry`` on this host. Raises KernelUnavailable."""
+        """Prepare ``entry`` as far as this host needs it. Raises KernelUnavailable."""
 
     def test(self, entry: KernelEntry, ready: Ready) -> Tested | None:
         """The result of ``entry``; None if it was interrupted. Raises HostError, which ends the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a fleet's workers do: they say what they are, fetch a kernel, test it, and send the result.
+"""A worker of a fleet: describes its host, fetches a kernel, tests it, and sends the result.
 
 These functions travel to a worker by name, so both sides must have the same harness; the asking
 side compares the versions first (harness.run.fleet). Each worker has its own cache of kernels.
@@ -76,7 +76,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What comes of a task: a pickled, compressed ``Tested``, and files below kernels/NAME."""
+    """The result of a task: a pickled, compressed ``Tested``, and files below kernels/NAME."""
 
     tested: bytes
     files: Mapping[str, bytes]
@@ -94,7 +94,7 @@ def _shared(check: CheckResult) -> CheckResult:
 
 
 def _lean(result: KernelResult) -> KernelResult:
-    """``result`` as it is kept here: thousands of them are, until the run ends."""
+    """``result`` in less memory: the client keeps thousands of results until the run ends."""
     families = {
         family: replace(each, checks=tuple(map(_shared, each.checks)))
         for family, each in result.families.items()
@@ -120,7 +120,7 @@ class About:
 
 
 def about() -> About:
-    """What this worker is."""
+    """The properties of this worker."""
     this = About(
         host=_name(),
         versions={"harness": session.version()},
@@ -174,7 +174,7 @@ def _opened(directory: Path, user_space: UserSpace) -> Iterator[workspace.Worksp
 
 
 def test(task: Task) -> Answer:
-    """Test a kernel; stop if the asking side cancels it or is gone."""
+    """Test a kernel; stop if the client cancels the task or disconnects."""
     stop = threading.Event()
     listener = _reporting(task)
     with (
@@ -275,13 +275,13 @@ def _reporting(task: Task) -> Listener:
 
 
 def topic(run: str) -> str:
-    """Where workers report the progress of a run."""
+    """The topic on which workers report the progress of a run."""
     return f"mptcp-harness-{run}"
 
 
 @contextlib.contextmanager
 def _watched(stop: threading.Event) -> Iterator[None]:
-    """Set ``stop`` when this task is no longer wanted: cancelled, or its client is gone."""
+    """Set ``stop`` when this task is no longer wanted: cancelled, or its client disconnected."""
     worker = _worker()
     key = worker.get_current_task()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the user asks of a run, and the progress that a run reports to a listener."""
+"""The user's request for a run, and the progress that a run reports to a listener."""
 
 from __future__ import annotations
 

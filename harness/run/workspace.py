@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a run needs of the host: tools, the guest's root, a directory, KVM or TCG, memory for the
+"""A run's workspace on the host: tools, the guest's root, a directory, KVM or TCG, memory for the
 next VM; and where runs are kept."""
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def opened(
 
 @dataclass(frozen=True)
 class _Others:
-    """What was found for user spaces other than the host's: see Workspace."""
+    """The roots and tools for user spaces other than the host's: see Workspace."""
 
     roots: dict[UserSpace, Path] = field(default_factory=dict)
     qemus: dict[Arch, Path] = field(default_factory=dict)
@@ -158,7 +158,7 @@ def find_tools() -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class Machinery:
-    """What one VM needs that runs no checks: the kernel, the guest's root, QEMU and the machine."""
+    """The parts of a VM that runs no checks: the kernel, the guest's root, QEMU and the machine."""
 
     kernel: PreparedKernel
     base: Path

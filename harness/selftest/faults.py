@@ -41,7 +41,7 @@ class Fault:
         return describe(self.verdict, [self.incident] if self.incident else [])
 
     def objection(self, verdict: KernelVerdict, reason: str, incidents: Iterable[Incident]) -> str:
-        """What is wrong with the verdict on a boot; "" if it is as expected."""
+        """Why the verdict on a boot is wrong; "" if it is as expected."""
         kinds = [incident.kind for incident in incidents]
         if verdict is not self.verdict:
             return f"expected {self.verdict}; the reason given: {reason or 'none'}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a module has to match in its kernel: from the kernel's image, or from one of its modules.
+"""The kernel properties that a module must match, from the kernel's image or one of its modules.
 
 An image of x86-64 has the layouts in its BTF, and the checksums of its symbols. Images of other
 architectures are compressed or stripped, but each kernel of a distribution has modules, which
@@ -43,7 +43,7 @@ class NoModule(HarnessError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a module has to know of its kernel.
+    """The kernel's properties that a module must match.
 
     ``stubs`` are sections that the loader fills, ``alignment`` is that of ``struct module``, and
     ``flags`` are those of the ELF file.
@@ -60,7 +60,7 @@ class Layout:
 
 
 def of(kernel: PreparedKernel, code: Code) -> Layout:
-    """What ``code`` has to know of ``kernel``. Raises :class:`NoModule`."""
+    """The layout of ``kernel`` that ``code`` needs. Raises :class:`NoModule`."""
     if kernel.arch not in code.assemblies:
         raise NoModule(f"the selftest has no code for it on {ARCHITECTURES[kernel.arch].name}")
     if kernel.arch is Arch.AMD64:

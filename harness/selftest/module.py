@@ -130,7 +130,7 @@ def build(code: Code, layout: Layout) -> bytes:
 
 
 def _references(code: Code, arch: Arch) -> list[_Relocation]:
-    """What the code refers to, relative to the end of each reference."""
+    """The targets of the code's references, relative to the end of each reference."""
     assembly, kind = code.assemblies[arch], _MACHINES[arch].relative
     found = []
     for offset, target in assembly.references.items():

@@ -371,7 +371,7 @@ def _presence(result: CheckResult) -> bool | None:
 
 
 def _answer(result: CheckResult) -> str:
-    """The kernel's answer in words, without the expectation."""
+    """A description of the kernel's answer, without the expectation."""
     if result.verdict is CheckVerdict.FAIL:
         return result.got.partition(": ")[2]
     return result.detail

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Repeated checks in one boot: how long they continue, and what is kept of them.
+"""Repeated checks in one boot: when they end, and which results are kept.
 
 Only counts are kept of a million rounds, and the first and the worst round of each result.
 """
@@ -98,7 +98,7 @@ class Tally:
         return self._repeat.may_end(self.done, self.failed, milliseconds)
 
     def add(self, letters: str, told: Mapping[int, CheckResult]) -> None:
-        """Add a round: the ``letters`` of its verdicts, and the failures that were ``told``.
+        """Add a round: the ``letters`` of its verdicts, and the reported failures, ``told``.
 
         Raises :class:`Malformed`.
         """

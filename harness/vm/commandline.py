@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What virtme-ng is told: its command line and its environment; and the memory that a VM needs.
+"""The command line and the environment of virtme-ng, and the memory that a VM needs.
 
 virtme-ng 1.42 pastes most of its arguments unquoted into a shell command. So every argument is
 either checked to be harmless or a path that the harness made: the user's paths are reached through

@@ -78,7 +78,7 @@ class Ended:
 
 @dataclass
 class _Heard:
-    """What has come of a program so far."""
+    """The output and end of a program so far."""
 
     output: bytearray = field(default_factory=bytearray)
     log: bytearray = field(default_factory=bytearray)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Finds out what a hanging guest was doing before its VM is ended.
+"""Collects evidence from a hanging guest before its VM is ended.
 
 QEMU reports the registers of every processor. On x86-64, whose machine has a keyboard, a kernel
 that still handles it prints its blocked tasks, the backtraces of its processors, its memory and all
