@@ -160,7 +160,7 @@ def simulate(given: argparse.Namespace, place: Path) -> None:
         time.sleep(given.settle)
         run(given, place, Fleet(address, certs), images)
         for name, pids in (
-            ("asking side", [os.getpid()]),
+            ("client", [os.getpid()]),
             ("scheduler", [scheduler.pid]),
             (f"{each} workers", [process.pid for process in processes]),
         ):
@@ -187,7 +187,7 @@ def run(given: argparse.Namespace, place: Path, fleet: Fleet, images: Sequence[P
     count = given.kernels
     print(f"{count} kernels on {given.workers} workers: {took:.1f} s, {good} pass")
     print(f"boots alone take {ideal:.1f} s; {1000 * (took - ideal) / count:.1f} ms more a kernel")
-    print(f"the asking side uses {1000 * used / count:.1f} ms of a processor for each")
+    print(f"the client uses {1000 * used / count:.1f} ms of a processor for each")
     megabytes = (moved_bytes() - received) / 1e6
     print(f"moved: {megabytes:.1f} MB on lo, {IMAGES} images of {IMAGE_BYTES / 1e6:.1f} MB")
 

@@ -141,7 +141,7 @@ for _stamp in STAMPS:
     "so_timestamping.refusals_are_returned", scenario=SCENARIO, phases=("bound", "listening")
 )
 def refusals_are_returned(lab: Lab) -> None:
-    """SO_TIMESTAMPING flags that TCP refuses without a connection fail with EINVAL, too."""
+    """SO_TIMESTAMPING flags that TCP refuses without a connection fail with EINVAL too."""
     for protocol in (TCP, MPTCP):
         sock = lab.socket(protocol)
         sock.bind((lab.address, 0))
@@ -191,7 +191,7 @@ def cmsg_counts(lab: Lab) -> None:
 
 @scenario_check("tcp_inq.cmsg_where_set_before_connect", scenario="inherit", needs=("tcp_inq",))
 def cmsg_where_set_before(lab: Lab) -> None:
-    """TCP_INQ set before connect() and on a listener gives control messages on the connection."""
+    """TCP_INQ set before connect(2) or on a listener adds control messages on the connection."""
     pair = lab.pair(before_connect=_turn_on, before_bind=_turn_on)
     _counts(pair.client, pair.server)
     _counts(pair.server, pair.client)
@@ -199,7 +199,7 @@ def cmsg_where_set_before(lab: Lab) -> None:
 
 @scenario_check("tcp_inq.cmsg_only_while_on", scenario=SCENARIO, needs=("tcp_inq",))
 def cmsg_only_while_on(lab: Lab) -> None:
-    """There is no TCP_CM_INQ before TCP_INQ is set, nor after it is cleared."""
+    """recvmsg(2) returns TCP_CM_INQ only while TCP_INQ is set."""
     pair = lab.pair()
     arrive(pair.client, pair.server, b"abc")
     equal("TCP_CM_INQ before TCP_INQ", inq(pair.server, 1)[1], None)

@@ -91,7 +91,7 @@ def info_is_mptcp_info(lab: Lab) -> None:
 
 @scenario_check("diag.unknown_token", scenario=SCENARIO, needs=NEEDS)
 def unknown_token(lab: Lab) -> None:
-    """A token that no socket has is answered with ENOENT."""
+    """A query for a token that no socket has fails with ENOENT."""
     bench, ends = multipath.bench(lab), shared(lab)
     token = next(n for n in range(1, 4) if n not in (ends.token, ends.server_token))
     refused("token %d" % token, lambda: bench.diag.mptcp(token), ENOENT)
@@ -226,7 +226,7 @@ def before_accept(lab: Lab) -> None:
 
 @scenario_check("diag.subflow_before_accept", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
 def subflow_before_accept(lab: Lab) -> None:
-    """The subflow of a connection that waits for accept() has no inode, then the socket's."""
+    """The subflow has no inode until accept(2), and then that of the accepted socket."""
     bench = multipath.bench(lab)
     listener = lab.listener()
     client = lab.socket()
@@ -408,7 +408,7 @@ def fallback_flag(lab: Lab) -> None:
 
 @scenario_check("diag.accepted_tcp_is_no_mptcp", scenario=SCENARIO, needs=NEEDS)
 def accepted_tcp_is_no_mptcp(lab: Lab) -> None:
-    """A socket accepted from a TCP client by an MPTCP listener is no MPTCP socket in diag."""
+    """A socket accepted from a plain TCP client is not listed as an MPTCP socket."""
     bench = multipath.bench(lab)
     pair = lab.pair(client=TCP)
     found = with_port(bench, pair.listener.getsockname()[1])

@@ -36,7 +36,7 @@ def as_nobody(ask: Callable[[diag.Diag], T]) -> T:
 
 @scenario_check("diag.hidden_without_net_admin", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
 def hidden_without_net_admin(lab: Lab) -> None:
-    """Without CAP_NET_ADMIN the mark and the sequence numbers of a subflow are not shown."""
+    """Without CAP_NET_ADMIN inet_diag hides the mark and the sequence numbers of a subflow."""
     ends = shared(lab)
     found = as_nobody(lambda asking: asking.subflow(ends.client))
     equal("mark", found.mark, None)
@@ -45,7 +45,7 @@ def hidden_without_net_admin(lab: Lab) -> None:
 
 @scenario_check("diag.mptcp_mark_needs_net_admin", scenario=SCENARIO, needs=NEEDS)
 def mptcp_mark_needs_net_admin(lab: Lab) -> None:
-    """The mark of an MPTCP socket is shown with CAP_NET_ADMIN only: by token, in dumps."""
+    """inet_diag shows the mark of an MPTCP socket only with CAP_NET_ADMIN: by token, in dumps."""
     client = lab.pair().client
     client.setsockopt(_socket.SOL_SOCKET, SO_MARK, 17)
     token, port = multipath.info(client).mptcpi_token, client.getsockname()[1]
@@ -60,7 +60,7 @@ def mptcp_mark_needs_net_admin(lab: Lab) -> None:
 
 @scenario_check("diag.shown_without_net_admin", scenario=SCENARIO, needs=SUBFLOW_NEEDS)
 def shown_without_net_admin(lab: Lab) -> None:
-    """Without CAP_NET_ADMIN token, ids and flags of a subflow are shown."""
+    """Without CAP_NET_ADMIN inet_diag still shows token, ids and flags of a subflow."""
     ends = shared(lab)
     found = as_nobody(lambda asking: asking.subflow(ends.client))
     equal("token", found.ulp and found.ulp.token_loc, ends.token)

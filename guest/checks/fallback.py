@@ -213,7 +213,7 @@ def siocinq(lab: Lab) -> None:
 @scenario_check("fallback.tcp_inq_set_before_connect", scenario=SCENARIO, needs=("tcp_inq",))
 @each("client")
 def tcp_inq_before(lab: Lab) -> None:
-    """TCP_INQ that was set before the fallback gives exact control messages."""
+    """TCP_INQ set before the fallback adds exact control messages."""
     end, peer = ends(lab, putting("TCP_INQ", 1))
     arrive(peer, end, content(5000))
     for size, left in ((1000, 4000), (1, 3999), (3999, 0)):

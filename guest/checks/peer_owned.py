@@ -111,7 +111,7 @@ def acknowledged(lab: Lab) -> None:
 
 @in_one_family("owned.window_opens", SCENARIO, NEEDS)
 def window_opens(lab: Lab) -> None:
-    """Data held back by the peer's window leave when it opens during a call."""
+    """Data held back by the peer's window are sent when it opens during a call."""
     one, (flow,), sock = established(lab, joins=0)
     flow.window = 0
     flow.acknowledge()

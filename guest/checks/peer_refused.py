@@ -26,7 +26,7 @@ NEEDS = ("packet_socket", "userspace_pm", "inet_diag")
 
 @in_one_family("drops.addresses_while_one_is_handled", SCENARIO, (*NEEDS, "userfaultfd"))
 def addresses_while_one_is_handled(lab: Lab) -> None:
-    """During a call one ADD_ADDR and one RM_ADDR wait; further ones are dropped and counted."""
+    """During a call one ADD_ADDR and one RM_ADDR are queued; others are dropped and counted."""
     bench = clean(lab)
     one, (flow, *_), sock = established(lab, joins=2)
     since = mib.Since()
@@ -46,7 +46,7 @@ def addresses_while_one_is_handled(lab: Lab) -> None:
 
 @in_one_family("drops.echoes_while_one_is_due", SCENARIO, (*NEEDS, "userfaultfd"))
 def echoes_while_one_is_due(lab: Lab) -> None:
-    """While an echo waits for the end of a call, that of another address is dropped and counted."""
+    """While an echo waits for the end of a call, another address's echo is dropped and counted."""
     bench = clean(lab)
     bench.pm.set_limits(0, 4)
     one, (flow,), sock = established(lab, joins=0)
@@ -99,7 +99,7 @@ def port_withdrawn(lab: Lab) -> None:
 
 @in_one_family("join.of_another_size_is_none", SCENARIO, NEEDS, ("16", "24"))
 def of_another_size(lab: Lab) -> None:
-    """A SYN whose MP_JOIN has the size of the second or third segment's is answered as TCP's."""
+    """A SYN whose MP_JOIN has the size of a later segment's is treated as a plain TCP SYN."""
     one, _, sock = established(lab, joins=0)
     size = int(lab.side) - 4
     flow = one.start(lab.listener(), peer.option(wire.MP_JOIN, 0, b"\3", bytes(size)))

@@ -85,7 +85,7 @@ def unacked_data(lab: Lab) -> None:
 
 @in_one_family("retransmission.spares_a_backup", SCENARIO, WITH_PM)
 def spares_backup(lab: Lab) -> None:
-    """Data are retransmitted on a subflow that this side did not make a backup."""
+    """Data are retransmitted on a subflow that this side did not flag as backup."""
     chosen = False
     for delay_s in DELAYS_S:
         one, flow, sock, address = with_backup_endpoint(lab, delay_s)
@@ -184,7 +184,7 @@ def narrow(lab: Lab, delay_s: float) -> tuple[Flow, _socket.socket]:
 
 @in_one_family("window.update_lets_data_go", SCENARIO, NEEDS)
 def window_update(lab: Lab) -> None:
-    """Data held back by the peer's window leave at once when it opens, without a probe."""
+    """Data held back by the peer's window are sent at once when it opens, without a probe."""
     seen: object = None
     for delay_s in DELAYS_S:
         flow, sock = narrow(lab, delay_s)
@@ -204,7 +204,7 @@ def window_update(lab: Lab) -> None:
 
 @in_one_family("add_addr.echo_leaves_the_mapping_of_data", SCENARIO, WITH_PM)
 def echo_beside_data(lab: Lab) -> None:
-    """Data that leave while an echo of ADD_ADDR is due have their mapping."""
+    """Data sent while an echo of ADD_ADDR is due have their mapping."""
     bench = clean(lab)
     bench.pm.set_limits(0, 4)  # no address is accepted, so that the echo is due at once
     flow, sock = narrow(lab, 0.0)
@@ -304,7 +304,7 @@ def stale(lab: Lab) -> None:
 
 @in_one_family("stale.never_with_a_count_of_zero", SCENARIO, NEEDS)
 def never_stale(lab: Lab) -> None:
-    """With net.mptcp.stale_loss_cnt=0 no subflow becomes stale; the other carries the data, too."""
+    """With net.mptcp.stale_loss_cnt=0 no subflow becomes stale; the other carries the data too."""
     write_sysctl("net.mptcp.stale_loss_cnt", "0")
     lab.afterwards(lambda: write_sysctl("net.mptcp.stale_loss_cnt", "4"))
     _, flows, sock = established(lab, joins=1)

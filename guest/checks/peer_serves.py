@@ -43,7 +43,7 @@ def connected(lab: Lab, checksums: bool = False) -> tuple[Peer, Flow, _socket.so
 
 @scenario_check("mp_capable.checksums_of_the_server", scenario=SCENARIO, needs=WIRE)
 def checksums_of_server(lab: Lab) -> None:
-    """A client without checksums uses them if the server's SYN/ACK asks for them."""
+    """A client without checksums uses them if the server's SYN/ACK requires them."""
     one, flow, sock = connected(lab, checksums=True)
     equal("mptcpi_csum_enabled", multipath.info(sock).mptcpi_csum_enabled, 1)
     asked = flow.received()[0].mptcp(wire.MP_CAPABLE) or b""
@@ -57,7 +57,7 @@ def checksums_of_server(lab: Lab) -> None:
 
 @scenario_check("mp_capable.checksums_are_asked_for", scenario=SCENARIO, needs=WIRE)
 def checksums_asked(lab: Lab) -> None:
-    """A client with net.mptcp.checksum_enabled asks for checksums in its SYN."""
+    """A client with net.mptcp.checksum_enabled requires checksums in its SYN."""
     write_sysctl("net.mptcp.checksum_enabled", "1")
     lab.afterwards(lambda: write_sysctl("net.mptcp.checksum_enabled", "0"))
     _, flow, sock = connected(lab, checksums=True)
@@ -139,7 +139,7 @@ def joining(
 
 @scenario_check("disconnect.forgets_a_data_fin_beyond_a_gap", scenario=SCENARIO, needs=WIRE)
 def forgets_data_fin(lab: Lab) -> None:
-    """A DATA_FIN that waited for missing data does not hide that of the next connection."""
+    """After connect(AF_UNSPEC) an old DATA_FIN beyond a gap does not affect the next connection."""
     _, flow, sock = connected(lab)
     flow.send_fin(at=10)
     disconnect(sock)

@@ -281,7 +281,7 @@ def with_data_fin(lab: Lab) -> None:
 
 @scenario_check("checksums.wrong_at_first_falls_back", scenario=SCENARIO, needs=NEEDS)
 def wrong_at_first(lab: Lab) -> None:
-    """If the first checksum is wrong the peer has none: a fallback, without MP_FAIL or reset."""
+    """A wrong first checksum makes the connection fall back, without MP_FAIL or reset."""
     _with_checksums(lab)
     since = mib.Since()
     one = Peer(lab)
@@ -310,7 +310,7 @@ def missing(lab: Lab) -> None:
 
 @scenario_check("mp_fail.of_the_only_subflow", scenario=SCENARIO, needs=NEEDS)
 def only_subflow(lab: Lab) -> None:
-    """A wrong checksum on the only subflow is answered with MP_FAIL, the data are delivered."""
+    """After a wrong checksum on the only subflow MP_FAIL is sent, and the data are delivered."""
     one, (first,), sock = checked(lab)
     since = mib.Since()
     _send(first, NEXT, at=5, wrong=0x0100)

@@ -158,7 +158,7 @@ STEPS = (
     ),
     Step(
         "data_without_initial",
-        "Data passes both ways after the initial subflow was closed.",
+        "Data pass both ways after the initial subflow was closed.",
         _exchange,
     ),
     Step(
@@ -176,7 +176,7 @@ STEPS = (
     ),
     Step(
         "data_after_flush",
-        "Data passes both ways after the subflow has joined.",
+        "Data pass both ways after the subflow has joined.",
         _exchange,
     ),
 )

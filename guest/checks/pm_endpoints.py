@@ -128,7 +128,7 @@ def wrong_flags_refused(lab: Lab) -> None:
 
 @scenario_check("pm.unknown_flags_ignored", scenario=SCENARIO, needs=NEEDS)
 def unknown_flags_ignored(lab: Lab) -> None:
-    """Unknown flags are not kept."""
+    """The kernel ignores unknown flags of an endpoint."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(1), pm.SUBFLOW | 1 << 30, id=1)
     equal("flags", bench.pm.get(1).flags, pm.SUBFLOW)
@@ -168,7 +168,7 @@ def unknown_ids_refused(lab: Lab) -> None:
 
 @scenario_check("pm.delete_frees_address_and_id", scenario=SCENARIO, needs=NEEDS)
 def delete_frees_address_and_id(lab: Lab) -> None:
-    """A deleted endpoint is gone from get and dump, and its address and id can be used again."""
+    """Get and dump no longer show a deleted endpoint; its address and id can be used again."""
     bench = clean(lab)
     bench.pm.add(bench.client_address(1), pm.SUBFLOW, id=1)
     bench.pm.add(bench.client_address(2), pm.SIGNAL, id=2)
@@ -254,7 +254,7 @@ def limits_too_high(lab: Lab) -> None:
 
 @scenario_check("pm.namespaces_are_apart", scenario=SCENARIO, needs=NEEDS)
 def namespaces_are_apart(lab: Lab) -> None:
-    """Endpoints and limits of a namespace are neither seen nor flushed in another."""
+    """Another network namespace can neither see nor flush endpoints and limits."""
     bench = clean(lab)
     bench.pm.set_limits(1, 3)
     bench.pm.add(bench.client_address(1), pm.SUBFLOW, id=1)

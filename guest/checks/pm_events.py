@@ -303,7 +303,7 @@ def removes_id_zero(lab: Lab) -> None:
     "userspace_pm.addresses_by_token", scenario=SCENARIO, needs=(*NEEDS, "pm_get_token")
 )
 def addresses_by_token(lab: Lab) -> None:
-    """GET_ADDR with a token: an unknown id or token is refused, a dump has each address once."""
+    """GET_ADDR refuses an unknown id or token; a dump of a token has each address once."""
     bench = clean(lab)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
     equal("addresses at first", len(bench.pm.addresses(ends.token)), 0)
@@ -325,7 +325,7 @@ def addresses_by_token(lab: Lab) -> None:
 
 @scenario_check("userspace_pm.priority_of_the_named_subflow", scenario=SCENARIO, needs=NEEDS)
 def priority_of_the_named(lab: Lab) -> None:
-    """Of two subflows from one address SET_FLAGS makes that to the named address a backup."""
+    """If two subflows share an address, SET_FLAGS makes only the named one a backup."""
     bench = clean(lab)
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE)
     local = bench.client_address(2)

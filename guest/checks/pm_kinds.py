@@ -59,7 +59,7 @@ MESH = (
     ),
     Step(
         "second_endpoint",
-        "One more fullmesh endpoint joins to all addresses of the peer.",
+        "A second fullmesh endpoint joins to all addresses of the peer.",
         lambda script: script.bench.pm.add(
             script.bench.client_address(3), pm.SUBFLOW | pm.FULLMESH, id=5
         ),
@@ -87,7 +87,7 @@ MESH = (
     ),
     Step(
         "off_pairs",
-        "The other fullmesh endpoint keeps its subflows.",
+        "If an endpoint loses the fullmesh flag, the other fullmesh endpoint keeps its subflows.",
         lambda script: _paths(script, (1, 1), (2, 1), (3, 1), (3, 2)),
     ),
     Step(
@@ -122,7 +122,7 @@ LAMINAR = (
     ),
     Step(
         "from_its_address",
-        "That subflow comes from the laminar endpoint.",
+        "The subflow to an announced address comes from the laminar endpoint.",
         lambda script: _paths(script, (1, 1), (2, 2)),
     ),
     Step(
@@ -151,7 +151,7 @@ def _connect_both(script: Script) -> multipath.Ends:
 BOTH = (
     Step(
         "joins_and_announces",
-        "An endpoint that is subflow and signal joins and is announced.",
+        "An endpoint with the flags subflow and signal joins and is announced.",
         lambda script: None,
         client={
             "mptcpi_subflows": 1, "mptcpi_local_addr_used": 1, "mptcpi_add_addr_signal": 1,
@@ -235,7 +235,7 @@ def no_add_addr_accepted(lab: Lab) -> None:
 
 @scenario_check("deny_join.told_in_events", scenario=SCENARIO, needs=NEEDS)
 def deny_join_told_in_events(lab: Lab) -> None:
-    """allow_join_initial_addr_port=0 is announced to the peer, and events have the flag."""
+    """With allow_join_initial_addr_port=0 the peer gets the C flag, and events report it."""
     bench = multipath.bench(lab)
     bench.clean()
     bench.quiet()

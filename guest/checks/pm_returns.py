@@ -95,7 +95,7 @@ INITIAL = (
     ),
     Step(
         "goes_again",
-        "It can be removed again, and other addresses stay counted.",
+        "The initial address can be removed again, and other addresses stay counted.",
         delete(OTHER_ID),
         client=counts(1, 1, 1),
         counters=GONE,
@@ -104,7 +104,7 @@ INITIAL = (
     ),
     Step(
         "returns_twice",
-        "It can return more than once.",
+        "The initial address can be added again more than once.",
         add(1, INITIAL_ID),
         client=counts(2, 1, 2),
         counters=ONE_JOIN,
@@ -122,14 +122,14 @@ INITIAL = (
     ),
     Step(
         "id_zero_is_gone",
-        "Deleting id 0 once more closes nothing, and no subflow is counted as removed.",
+        "Deleting id 0 again closes nothing, and no subflow is counted as removed.",
         _delete_id_zero,
         client=counts(1, 1, 2),
         counters=ONE_REMOVE,
     ),
     Step(
         "joins_with_the_next",
-        "The kept endpoint joins again when the next one does.",
+        "The remaining endpoint of the initial address joins again when another one joins.",
         add(3, THIRD_ID),
         client=counts(3, 2, 3),
         server={"mptcpi_subflows": 3},
@@ -141,7 +141,11 @@ INITIAL = (
         client={"mptcpi_subflows": 4, "mptcpi_add_addr_accepted": 1},
         counters={**ONE_ADD, **ONE_JOIN},
     ),
-    Step("data", "Data passes both ways afterwards.", lambda s: multipath.exchange(s.ends, DATA)),
+    Step(
+        "data",
+        "Data pass both ways after the initial address was removed and added again.",
+        lambda s: multipath.exchange(s.ends, DATA),
+    ),
 )
 register("initial_address", SCENARIO, _connect_initial, INITIAL, NEEDS)
 
@@ -181,7 +185,7 @@ SIGNALS = (
     ),
     Step(
         "returns",
-        "Added again with its id, it is announced again.",
+        "A signal endpoint added again with its id is announced again.",
         _announce_again,
         server=signalled(0, 1, 1),
         counters=ONE_ADD,
@@ -197,7 +201,7 @@ SIGNALS = (
     ),
     Step(
         "returns_after_a_flush",
-        "After a flush its id can be announced again.",
+        "After a flush the id of a signal endpoint can be announced again.",
         _announce_again,
         server=signalled(0, 1, 1),
         counters=ONE_ADD,
@@ -236,14 +240,14 @@ CLOSED = (
     ),
     Step(
         "goes",
-        "Deleting an endpoint without a subflow sends nothing, and its address is used no more.",
+        "Deleting an endpoint without a subflow sends nothing; its address is no longer used.",
         delete(SECOND_ID),
         client=_used(0, 0),
         counters={},
     ),
     Step(
         "returns",
-        "Added again with its id, it joins again.",
+        "An endpoint added again with its id joins again.",
         add(2, SECOND_ID),
         client=_used(1, 1),
         server={"mptcpi_subflows": 1},
@@ -252,14 +256,14 @@ CLOSED = (
     ),
     Step(
         "peer_closes_again",
-        "The peer can close that one, too.",
+        "The peer can also close the subflow of the endpoint that was added again.",
         _peer_closes,
         client=_used(0, 1),
         server={"mptcpi_subflows": 0},
     ),
     Step(
         "is_flushed",
-        "After a flush no address is used.",
+        "After a flush mptcpi_local_addr_used is 0.",
         lambda script: script.bench.pm.flush(),
         client=_used(0, 0),
         counters={},
@@ -292,7 +296,7 @@ def _remove(id: int) -> Callable[[Script], None]:
 COMMANDED = (
     Step(
         "joins",
-        "A subflow is made by command.",
+        "SUBFLOW_CREATE makes a subflow.",
         _create(2, SECOND_ID),
         client={"mptcpi_subflows": 1},
         server={"mptcpi_subflows": 1},
@@ -300,7 +304,7 @@ COMMANDED = (
     ),
     Step(
         "goes",
-        "REMOVE of its id only sends RM_ADDR: the peer closes the subflow, and counts nothing.",
+        "REMOVE of the id sends only RM_ADDR: the peer closes the subflow, and counts nothing.",
         _remove(SECOND_ID),
         client={"mptcpi_subflows": 0},
         server={"mptcpi_subflows": 0, "mptcpi_add_addr_accepted": 0},
@@ -310,7 +314,7 @@ COMMANDED = (
     ),
     Step(
         "another_takes_the_id",
-        "Another address can have the id then.",
+        "After REMOVE another address can have the id.",
         _create(3, SECOND_ID),
         client={"mptcpi_subflows": 1},
         server={"mptcpi_subflows": 1},
@@ -319,7 +323,7 @@ COMMANDED = (
     ),
     Step(
         "id_zero_goes",
-        "REMOVE of id 0 sends RM_ADDR for it: the peer closes the initial subflow.",
+        "REMOVE of id 0 sends RM_ADDR for id 0: the peer closes the initial subflow.",
         _remove(0),
         client={"mptcpi_subflows": 1, "mptcpi_subflows_total": 1},
         counters=ONE_REMOVE,

@@ -179,7 +179,7 @@ def splice_into_a_pipe(lab: Lab) -> None:
 
 @scenario_check("splice.says_what_is_wrong", scenario=SCENARIO)
 def splice_says_what_is_wrong(lab: Lab) -> None:
-    """splice(2) from a socket: EAGAIN without data, 0 at the end of the stream."""
+    """splice(2) from a socket fails with EAGAIN without data, and returns 0 at the end."""
     pair = lab.pair()
     _, sink = lab.pipe()
     server = pair.server.fileno()

@@ -54,7 +54,7 @@ def _steady(first: bytes, second: bytes) -> Callable[[bytes], bytes]:
 
 @scenario_check("mptcp_info.sizes", scenario=SCENARIO, needs=("mptcp_info",))
 def info_sizes(lab: Lab) -> None:
-    """Of MPTCP_INFO min(optlen, available) bytes are written, and no more."""
+    """getsockopt(2) writes min(optlen, available) bytes of MPTCP_INFO, and no more."""
     bench = bench_of(lab.family)
     fd, get = bench.fd("client"), bench.caller.get
     _, whole_size, whole = get(fd, SOL_MPTCP, abi.MPTCP_INFO, MUCH - 64)

@@ -222,7 +222,7 @@ STEPS = (
     ),
     Step(
         "data_on_backup",
-        "Data passes when only a backup subflow is left.",
+        "Data pass when only a backup subflow is left.",
         lambda script: multipath.exchange(script.ends, DATA),
     ),
     Step(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The asking side of a fleet: Dask's scheduler places each kernel on a worker, which tests it.
+"""The client of a fleet: Dask's scheduler places each kernel on a worker, which tests it.
 
 Each kernel is one task that takes one ``vm`` of a worker. There are never more tasks than VMs, so
 that a late worker gets its share, and nothing waits in the cluster. Results are handed on as they
 arrive; whatever happens to the cluster, they are stored here.
 
-Only workers that are like the asking side get tasks. A kernel whose worker is lost is tested
+Only workers that are like the client get tasks. A kernel whose worker is lost is tested
 elsewhere, by Dask; one that takes two workers with it is given up.
 """
 

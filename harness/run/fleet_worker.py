@@ -254,7 +254,7 @@ def _files(directory: Path) -> dict[str, bytes]:
 
 
 def _reporting(task: Task) -> Listener:
-    """A listener that sends each stage to the asking side, not each check."""
+    """A listener that sends each stage to the client, not each check."""
     worker = _worker()
     last: list[object] = []
 
@@ -296,12 +296,12 @@ def _watched(stop: threading.Event) -> Iterator[None]:
 
 # Kernels that are moved.
 
-#: In the process of the asking side: the files that it offers, by SHA-256.
+#: In the process of the client: the files that it offers, by SHA-256.
 OFFERED: dict[str, Path] = {}
 
 
 def piece(digest: str, offset: int) -> bytes:
-    """A piece of an offered file. Runs in a worker of the asking side's process."""
+    """A piece of an offered file. Runs in a worker of the client's process."""
     with OFFERED[digest].open("rb") as file:
         file.seek(offset)
         return file.read(PIECE)

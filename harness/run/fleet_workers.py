@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The scheduler of a fleet, and its workers: which of them are like the asking side, and may test.
+"""The scheduler of a fleet, and its workers: which of them are like the client, and may test.
 
 Packages of the extra ``fleet`` are imported where they are needed: they may be absent.
 """
@@ -55,7 +55,7 @@ def security(fleet: Fleet) -> Any:
     from distributed.security import Security
 
     ca, cert, key = (str(directory / name) for name in names)
-    # The asking side is also a worker, which has the kernels' files.
+    # The client is also a worker, which has the kernels' files.
     return Security(
         require_encryption=True,
         tls_ca_file=ca,
@@ -103,7 +103,7 @@ def connected(fleet: Fleet) -> Iterator[Any]:
 
 @dataclass
 class _Worker:
-    """A worker as the asking side knows it; ``about`` is None until it has answered."""
+    """A worker as the client knows it; ``about`` is None until it has answered."""
 
     about: About | None = None
     refused: str = ""
