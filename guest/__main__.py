@@ -64,14 +64,12 @@ def in_a_vm() -> int:
         sys.meta_path.insert(-1, Compiled(__file__.rpartition("/")[0] + "/compiled"))  # type: ignore[arg-type]
     except (OSError, ValueError):
         pass  # a root without it, or a checker that replaces the root's
-    import os
-
     from guest import vm
 
     status = vm.main(sys.argv[2:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    posix._exit(status)
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ numbers have native byte order.
 
 from __future__ import annotations
 
-import os
+import posix  # quick runs start without os
 import struct
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Iterator, Optional, Sequence
 
 #: powerpc has some numbers of its own (asm/socket.h, asm/ioctls.h).
-POWERPC = os.uname().machine.startswith("ppc")
+POWERPC = posix.uname().machine.startswith("ppc")
 
 IPPROTO_MPTCP = 262
 SOL_MPTCP = 284

@@ -8,12 +8,11 @@ import os
 import struct
 from _socket import AF_INET, SOCK_DGRAM, socket
 
-from guest.sockopt import _libc
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Optional
 
+_libc = ctypes.CDLL(None, use_errno=True)
 SIGKILL = 9
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36

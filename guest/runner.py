@@ -236,10 +236,12 @@ class Runner:
 
     def _of_scenarios(self, found: Mapping[str, probe.Finding]) -> Mapping[str, probe.Finding]:
         """The capabilities that only scenarios need; probed once for both families."""
-        from guest import isolation
-
         usable = found["mptcp"].present if "mptcp" in found else False
-        if self._options.profile == checks.QUICK or not usable or isolation.unavailable():
+        if self._options.profile == checks.QUICK or not usable:
+            return {}
+        from guest import isolation  # and os and ctypes, without which quick runs start
+
+        if isolation.unavailable():
             return {}
         if self._paths is None:
             from guest import path_probe

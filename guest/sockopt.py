@@ -7,26 +7,63 @@ came back, which is most of what is checked here.
 
 from __future__ import annotations
 
-import ctypes
 import struct
+from _ctypes import (
+    FUNCFLAG_CDECL,
+    FUNCFLAG_USE_ERRNO,
+    CFuncPtr,
+    _SimpleCData,
+    addressof,
+    dlopen,
+    get_errno,
+    set_errno,
+)
 
 from guest.abi import SOCKADDR_STORAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional, Union
+    from typing import Any, Callable, Optional, Union
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_INT = ctypes.c_int
-_POINTER = ctypes.c_void_p
-_getsockopt = _libc.getsockopt
-_getsockopt.argtypes = (_INT, _INT, _INT, _POINTER, _POINTER)
-_setsockopt = _libc.setsockopt
-_setsockopt.argtypes = (_INT, _INT, _INT, _POINTER, ctypes.c_uint)
-_getsockname = _libc.getsockname
-_getsockname.argtypes = (_INT, _POINTER, _POINTER)
-_getpeername = _libc.getpeername
-_getpeername.argtypes = (_INT, _POINTER, _POINTER)
+
+# What ctypes makes of _ctypes, as far as quick runs need it: they start without ctypes and os,
+# which take a tenth of a second in a VM.
+class _Int(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "i"
+
+
+class _Unsigned(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "I"
+
+
+class _Pointer(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "P"
+
+
+class _Char(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "c"
+
+
+class _Libc:
+    _handle = dlopen(None, 0)  # type: ignore[arg-type]
+
+
+class _Function(CFuncPtr):
+    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+def _function(name: str, *types: type) -> Callable[..., int]:
+    """The function ``name`` of libc, which returns an int."""
+    found: Any = _Function((name, _Libc))  # type: ignore[arg-type]
+    found.argtypes = types
+    return found  # type: ignore[no-any-return]
+
+
+_getsockopt = _function("getsockopt", _Int, _Int, _Int, _Pointer, _Pointer)
+_setsockopt = _function("setsockopt", _Int, _Int, _Int, _Pointer, _Unsigned)
+_getsockname = _function("getsockname", _Int, _Pointer, _Pointer)
+_getpeername = _function("getpeername", _Int, _Pointer, _Pointer)
 _LENGTH = struct.Struct("=i")
 
 #: What stands in bytes that the kernel must leave alone: no value of its own, least of all 0.
@@ -71,8 +108,8 @@ class Buffer:
         self._memory = bytearray().join((_CANARY, content, _CANARY))
         # Keeps the memory where it is. An array of ctypes costs five times as much, and a run makes
         # six thousand of these.
-        self._anchor = ctypes.c_char.from_buffer(self._memory)
-        self.address = ctypes.addressof(self._anchor) + _ROOM
+        self._anchor = _Char.from_buffer(self._memory)
+        self.address = addressof(self._anchor) + _ROOM
 
     def fill(self, content: bytes) -> None:
         """Use it again: ``content`` is as long as what it was made of."""
@@ -105,9 +142,9 @@ class _Exchange:
         self.end = _VALUE + size
         self.memory = bytearray().join((_CANARY, bytes(_LENGTH.size), _BETWEEN, bytes(size)))
         self.memory += _CANARY
-        self._anchor = ctypes.c_char.from_buffer(self.memory)
-        self.optlen = ctypes.addressof(self._anchor) + _ROOM
-        self.optval = ctypes.addressof(self._anchor) + _VALUE
+        self._anchor = _Char.from_buffer(self.memory)
+        self.optlen = addressof(self._anchor) + _ROOM
+        self.optval = addressof(self._anchor) + _VALUE
 
     def verify(self) -> None:
         """Raise :class:`Overrun` when a canary has changed."""
@@ -166,7 +203,7 @@ def getsockopt(
     memory = exchange.memory
     _LENGTH.pack_into(memory, _ROOM, size if length is None else length)
     failed = _getsockopt(fd, level, option, address, exchange.optlen)
-    errno = ctypes.get_errno() if failed else 0
+    errno = get_errno() if failed else 0
     exchange.verify()
     used = _LENGTH.unpack_from(memory, _ROOM)[0]
     body = bytes(memory[_VALUE : exchange.end])
@@ -186,10 +223,10 @@ def _exchange(size: int) -> _Exchange:
 def setsockopt(fd: int, level: int, option: int, value: bytes) -> int:
     """One setsockopt(2); 0 or errno. Raises :class:`Overrun` if ``value``'s surroundings change."""
     buffer = Buffer(value)
-    ctypes.set_errno(0)
+    set_errno(0)
     failed = _setsockopt(fd, level, option, buffer.address, buffer.size)
     buffer.content()
-    return ctypes.get_errno() if failed else 0
+    return get_errno() if failed else 0
 
 
 def sockname(fd: int) -> tuple[bytes, int]:
@@ -205,9 +242,9 @@ def peername(fd: int) -> tuple[bytes, int]:
 def _name(call: Callable[..., int], fd: int) -> tuple[bytes, int]:
     buffer = Buffer(bytes(SOCKADDR_STORAGE_SIZE))
     length = Buffer(_LENGTH.pack(SOCKADDR_STORAGE_SIZE))
-    ctypes.set_errno(0)
+    set_errno(0)
     if call(fd, buffer.address, length.address):
-        raise OSError(ctypes.get_errno(), "getsockname or getpeername failed")
+        raise OSError(get_errno(), "getsockname or getpeername failed")
     return buffer.content(), _LENGTH.unpack(length.content())[0]
 
 
@@ -223,10 +260,10 @@ class Caller:
     def __init__(self) -> None:
         self._clean = unused(2 * _ROOM + self.ROOM)
         self._memory = bytearray(self._clean)
-        self._anchor = ctypes.c_char.from_buffer(self._memory)
-        self._address = ctypes.addressof(self._anchor) + _ROOM
-        self._length = ctypes.c_int()
-        self._length_address = ctypes.addressof(self._length)
+        self._anchor = _Char.from_buffer(self._memory)
+        self._address = addressof(self._anchor) + _ROOM
+        self._length = _Int()
+        self._length_address = addressof(self._length)
 
     def get(
         self, fd: int, level: int, option: int, size: int, length: Optional[int] = None
@@ -238,7 +275,7 @@ class Caller:
         memory = self._memory
         self._length.value = size if length is None else length
         failed = _getsockopt(fd, level, option, self._address, self._length_address)
-        errno = ctypes.get_errno() if failed else 0
+        errno = get_errno() if failed else 0
         used = self._length.value
         if errno:
             filled = _ROOM
@@ -267,7 +304,7 @@ class Caller:
         end = _ROOM + len(value)
         memory[_ROOM:end] = value
         failed = _setsockopt(fd, level, option, self._address, len(value))
-        errno = ctypes.get_errno() if failed else 0
+        errno = get_errno() if failed else 0
         kept = memory[_ROOM:end] == value
         if kept:
             memory[_ROOM:end] = self._clean[_ROOM:end]

@@ -11,9 +11,8 @@ means: ``quick``, or ``full`` when absent), ``payload`` (bytes);
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import os
+import posix  # quick runs start without os and ctypes
 import sys
 import time
 
@@ -34,15 +33,15 @@ FINIT_MODULE = {"x86_64": 313, "aarch64": 273, "riscv64": 273, "s390x": 344, "pp
 PORT_DEADLINE = 10.0
 
 
-def open_port(name: str, flags: int = os.O_WRONLY) -> int:
+def open_port(name: str, flags: int = posix.O_WRONLY) -> int:
     """A file descriptor for the virtio port ``name``, found through sysfs: there is no udev."""
     deadline = time.monotonic() + PORT_DEADLINE
     while True:
         try:
-            for device in os.listdir(PORTS):
+            for device in posix.listdir(PORTS):
                 with open("%s/%s/name" % (PORTS, device)) as file:
                     if file.read().strip() == name:
-                        return os.open("/dev/" + device, flags)
+                        return posix.open("/dev/" + device, flags)
         except FileNotFoundError:
             pass
         if time.monotonic() > deadline:
@@ -55,14 +54,16 @@ def load_modules(directory: str = ON_DEMAND) -> None:
 
     One that does not load is the kernel's affair: what it would have brought is absent.
     """
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     try:
-        names = sorted(os.listdir(directory))
+        names = sorted(posix.listdir(directory))
     except OSError:
         return
     for name in names:
         with open("%s/%s" % (directory, name), "rb", buffering=0) as file:
-            libc.syscall(FINIT_MODULE[os.uname().machine], file.fileno(), b"", 0)
+            libc.syscall(FINIT_MODULE[posix.uname().machine], file.fileno(), b"", 0)
 
 
 def fewer_timer_interrupts() -> None:
@@ -71,6 +72,8 @@ def fewer_timer_interrupts() -> None:
     Linux 7.3 sets a timer for the end of each slice when a thread of the kernel waits. That takes
     an emulated processor a twentieth of its time, because its APIC is emulated too.
     """
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"debugfs", DEBUGFS.encode(), b"debugfs", 0, None):
         return
@@ -107,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def write(data: bytes) -> None:
         while data:
-            data = data[os.write(port, data) :]
+            data = data[posix.write(port, data) :]
 
     names = given["checks"].split(",") if "checks" in given else None
     options = Options(
@@ -125,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
         fewer_timer_interrupts()
         load_modules()  # before the taint is read: a module without a signature is one
     emitter = events.Emitter(write, port=port)
-    system = os.uname()
+    system = posix.uname()
     emitter.emit(
         "hello",
         protocol=events.PROTOCOL,

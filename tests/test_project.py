@@ -64,6 +64,15 @@ for name in sys.argv[2:]:
     __import__(name)
 print(*sys.modules)
 """
+#: The same for a run of a check that no kernel lacks, or that plans nothing without MPTCP.
+QUICK_RUN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from guest import events, runner, vm
+wanted = runner.Options(profile="quick", selected="payload.arrives".__eq__)
+runner.Runner(wanted, events.Emitter(lambda line: None)).run()
+print(*sys.modules)
+"""
 
 
 def sources(*names: str) -> list[Path]:
@@ -162,6 +171,26 @@ def test_the_guest_loads_no_expensive_module_in_a_vm() -> None:
         check=True,
     )
     assert EXPENSIVE & set(run.stdout.split()) == set()
+
+
+def test_the_supervisor_of_a_boot_starts_without_os_and_signal() -> None:
+    """They take as long as Python's own start, in each boot."""
+    own = [sys.executable, "-I", "-S", "-c", LOADED, str(ROOT / "harness/host"), "supervisor"]
+    run = subprocess.run(own, capture_output=True, text=True, check=True)
+    assert "supervisor" in run.stdout.split()
+    assert {"os", "signal", "enum"} & set(run.stdout.split()) == set()
+
+
+def test_quick_runs_start_without_os_and_ctypes() -> None:
+    """They take a tenth of a second in a VM; the runner loads what is left to load."""
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", QUICK_RUN, str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "guest.probe" in run.stdout.split()
+    assert {"os", "ctypes", "guest.isolation"} & set(run.stdout.split()) == set()
 
 
 @pytest.mark.parametrize(

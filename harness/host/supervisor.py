@@ -10,12 +10,13 @@ group and removes the work directory DIRECTORY ("" for none).
 The command's exit status is written as one byte to the descriptor STATUS. This process stays until
 the harness kills the group, so that the group always has a supervisor and its id cannot be reused.
 
-Standard library only; not imported by any module.
+Standard library only; not imported by any module. There is one for each boot, so it starts without
+os and signal (and enum), whose import takes as long as Python's own start.
 """
 
-import os
+import _signal as signal  # type: ignore[import-not-found]
+import posix
 import select
-import signal
 import sys
 
 NOT_RUN = 127  # as in a shell
@@ -25,18 +26,18 @@ def main() -> int:
     # Some daemons leave SIGCHLD ignored; then no child has an exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     status, directory, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    os.set_inheritable(status, False)
-    lifeline = os.dup(0)
-    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    posix.set_inheritable(status, False)
+    lifeline = posix.dup(0)
+    posix.dup2(posix.open("/dev/null", posix.O_RDWR), 0)
     code = _run(command, lifeline)
     # A reader of the command's output waits for its end, so this process must not keep it open.
-    os.dup2(0, 1)
-    os.dup2(0, 2)
+    posix.dup2(0, 1)
+    posix.dup2(0, 2)
     if code is not None:
         _tell(status, code)
         _wait_for(lifeline)
     if not directory or not _is_successor():
-        os.killpg(0, signal.SIGKILL)
+        posix.killpg(0, signal.SIGKILL)
     _remove(directory)
     return 0
 
@@ -45,14 +46,14 @@ def _run(command: list[str], lifeline: int) -> int | None:
     """The exit status of ``command``; None if the harness dies first."""
     try:
         # Python ignores SIGPIPE, and a child would inherit that.
-        pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE])
+        pid = posix.posix_spawnp(command[0], command, posix.environ, setsigdef=[signal.SIGPIPE])
     except OSError as error:
-        os.write(2, f"{command[0]} cannot be run: {error.strerror}\n".encode())
+        posix.write(2, f"{command[0]} cannot be run: {error.strerror}\n".encode())
         return NOT_RUN
-    child = os.pidfd_open(pid)
+    child = posix.pidfd_open(pid)
     if child not in _wait_for(lifeline, child):
         return None
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code  # as in a shell
 
 
@@ -65,7 +66,7 @@ def _wait_for(*descriptors: int) -> list[int]:
 
 def _tell(status: int, code: int) -> None:
     try:
-        os.write(status, bytes([code]))
+        posix.write(status, bytes([code]))
     except BrokenPipeError:
         return  # the harness is gone; the lifeline will show it
 
@@ -73,10 +74,10 @@ def _tell(status: int, code: int) -> None:
 def _is_successor() -> bool:
     """Fork a process outside the group. Returns True in it once the group was killed, False
     here."""
-    supervisor = os.pidfd_open(os.getpid())
-    successor = os.fork()
+    supervisor = posix.pidfd_open(posix.getpid())
+    successor = posix.fork()
     if successor:
-        os.setpgid(successor, successor)
+        posix.setpgid(successor, successor)
         return False
     _wait_for(supervisor)
     return True
@@ -84,6 +85,7 @@ def _is_successor() -> bool:
 
 def _remove(directory: str) -> None:
     # Imported only after the death of the harness, because it takes 10 ms.
+    import os
     import shutil
     import time
 

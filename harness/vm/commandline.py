@@ -23,7 +23,7 @@ from harness.host.architectures import ARCHITECTURES, HOST, Arch
 from harness.kernels import elf, kernel_image
 from harness.kernels.kernel_image import PreparedKernel
 from harness.manifest.plan import PROGRAM_S, Plan
-from harness.vm.initramfs import CHECKER, REQUEST
+from harness.vm.initramfs import CHECK
 
 #: Name of the virtio port that carries the events.
 PORT = "mptcp.events"
@@ -191,10 +191,6 @@ def _said(version: str) -> str:
 def _script(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o700)
-
-
-#: What the guest runs: the checker.
-CHECK = ("python3", "-I", "-S", f"/{CHECKER}/__main__.py", "--vm", f"@/{REQUEST}")
 
 
 def command(work: Path, machine: Machine, script: Sequence[str] = CHECK) -> list[str]:
