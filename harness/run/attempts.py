@@ -141,7 +141,7 @@ class Attempts:
                 return result if rounds is not None and rounds.done else None
             if result.verdict is not KernelVerdict.INFRASTRUCTURE or pause is None:
                 return result
-            self._tell(Stage.RETRYING, f"{result.reason}; again in {pause:.0f} s")
+            self._tell(Stage.RETRYING, f"{result.reason}; trying again in {pause:.0f} s")
             self._stop.wait(pause)
         raise AssertionError("the last pause is None")
 

@@ -111,7 +111,7 @@ class Matrix:
             except KernelUnavailable as error:
                 if not error.transient or pause is None:
                     return KernelResult.infrastructure(entry.name, str(error))
-                self._tell(entry, Stage.RETRYING, f"{error}; again in {pause:.0f} s")
+                self._tell(entry, Stage.RETRYING, f"{error}; trying again in {pause:.0f} s")
                 self._stop.wait(pause)
             else:
                 self._tell(entry, Stage.WAITING, earlier.why)

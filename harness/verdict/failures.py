@@ -282,7 +282,7 @@ def conclude(tried: Sequence[Tried]) -> Conclusion:
     """What the failure depends on. A different failure counts as not reproduced.
 
     +----------------------------------------------+-------------+
-    | it came again in                             | it follows  |
+    | the failure was reproduced in                | depends on  |
     +==============================================+=============+
     | no boot                                      | unclear     |
     | every boot, on at least two machines         | kernel      |
