@@ -61,13 +61,18 @@ def descriptors() -> Counter[str]:
 
 
 class StandingClock:
-    """In place of a RunningClock: it stands until ``is_over``, then all patience is over."""
+    """In place of a RunningClock: it stands until ``is_over``, then all patience is over.
+
+    The first look always begins the wait, however soon the program does what ends it.
+    """
 
     def __init__(self, is_over: Callable[[], object]) -> None:
         self._is_over = is_over
+        self._has_begun = False
 
     def now(self) -> float:
-        return 1e6 if self._is_over() else 0.0
+        has_begun, self._has_begun = self._has_begun, True
+        return 1e6 if has_begun and self._is_over() else 0.0
 
 
 def unsupervised(

@@ -167,8 +167,8 @@ def test_outcomes_reach_the_host_as_they_are(world: World) -> None:
         assert "ZeroDivisionError" in broke.detail
 
 
-@pytest.mark.parametrize("function", [spins, sleeps, reads_forever, dies, exits, writes_nonsense])
-def test_a_process_that_stops_loses_its_own_checks_only(world: World, function: Function) -> None:
+def stops_among_others(world: World, function: Function) -> str:
+    """What is said of a check that ends its scenario, after all others were judged."""
     world.scenario("before", good)
     world.scenario("stops", good, function, good, good, deadline_s=SOON_S)
     world.scenario("waits", lambda lab: time.sleep(0.3), good, waits=True)
@@ -183,6 +183,12 @@ def test_a_process_that_stops_loses_its_own_checks_only(world: World, function: 
         for id, result in found.items()
         if id not in ("stops.1", "stops.2", "stops.3")
     )
+    return f"{found['stops.1'].detail}: {found['stops.1'].got}"
+
+
+@pytest.mark.parametrize("function", [sleeps, reads_forever, dies, exits, writes_nonsense])
+def test_a_process_that_stops_loses_its_own_checks_only(world: World, function: Function) -> None:
+    stops_among_others(world, function)
 
 
 def stopped(world: World, function: Function) -> str:
@@ -192,8 +198,8 @@ def stopped(world: World, function: Function) -> str:
     return f"{result.detail}: {result.got}"
 
 
-def test_a_busy_loop_is_placed_in_python(world: World) -> None:
-    said = stopped(world, spins)
+def test_a_busy_loop_loses_its_own_checks_only_and_is_placed_in_python(world: World) -> None:
+    said = stops_among_others(world, spins)
     assert said.startswith("it did not end within 1 s: ")
     assert "state R" in said
     assert "in spins" in said

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import lzma
 import tarfile
 import tempfile
 import threading
@@ -179,12 +178,12 @@ def test_a_bomb_is_refused_before_it_goes_off(
     assert time.process_time() - started < 5
 
 
-@pytest.mark.parametrize(("suffix", "compress"), [(".xz", lzma.compress), (".gz", gzip.compress)])
+@pytest.mark.parametrize(("suffix", "compress"), [(".xz", builders.xz), (".gz", gzip.compress)])
 def test_a_module_that_grows_without_end_is_refused(
     suffix: str, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modules, "MODULE_LIMIT", 1 << 20)
-    bomb = compress(builders.module("virtio_pci") + bytes(16 << 20))
+    bomb = compress(builders.module("virtio_pci") + bytes(4 << 20))
     with pytest.raises(KernelUnavailable, match="too large"):
         modules.load(f"kernel/virtio_pci.ko{suffix}", bomb)
 

@@ -17,7 +17,16 @@ PLUGINS = ("-p", "harness.pytest_plugin", "-p", "tests.pytest_plugin.stand_in")
 #: pytest's own that no test here needs: they cost as much as a test, in each run of pytest.
 UNUSED = ("cacheprovider", "warnings", "unraisableexception", "threadexception", "doctest")
 #: Further ones, and these on the command line: what the configuration leaves out is loaded first.
-LEFT_OUT = (*UNUSED, "pastebin", "setuponly", "setupplan", "legacypath", "faulthandler", "unittest")
+LEFT_OUT = (
+    *UNUSED,
+    "pastebin",
+    "logging",
+    "setuponly",
+    "setupplan",
+    "legacypath",
+    "faulthandler",
+    "unittest",
+)
 
 
 class Project:

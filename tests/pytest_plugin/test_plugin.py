@@ -85,7 +85,7 @@ def test_a_manifest_named_twice_is_tested_once(
 
 def test_a_kernel_is_booted_once_for_all_of_its_tests(project: Project) -> None:
     project.manifest("good", "failing")
-    result = project.pytest("kernels.yaml", QUICK)
+    result = project.pytest("kernels.yaml", *TWO)
     assert sorted(project.booted) == ["failing", "good"]  # whichever was prepared first
     assert result.ret == 1
     assert result.parseoutcomes()["failed"] == 1

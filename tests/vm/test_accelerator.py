@@ -66,15 +66,21 @@ NOT_OF_THE_HOST = [
 ]
 
 
-def trials_clock(directory: Path) -> StandingClock:
-    """All patience with a QEMU is over once it hangs."""
+def trials_clock(directory: Path, seen: list[int]) -> StandingClock:
+    """All patience with a QEMU is over once it hangs; ``seen`` is how often one did before.
+
+    It may hang already when the clock is made.
+    """
     hanging = directory / "hanging"
 
-    def times() -> int:
-        return hanging.stat().st_size if hanging.exists() else 0
+    def hangs() -> bool:
+        times = hanging.stat().st_size if hanging.exists() else 0
+        if times > before:
+            seen[:] = [times]
+        return times > before
 
-    before = times()
-    return StandingClock(lambda: times() > before)
+    (before,) = seen
+    return StandingClock(hangs)
 
 
 @pytest.fixture
@@ -82,7 +88,8 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "kvm"
     path.touch()
     monkeypatch.setattr(accelerator, "DEVICE", path)
-    monkeypatch.setattr(accelerator, "RunningClock", lambda: trials_clock(tmp_path))
+    seen = [0]
+    monkeypatch.setattr(accelerator, "RunningClock", lambda: trials_clock(tmp_path, seen))
     return path
 
 
