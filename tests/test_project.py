@@ -104,7 +104,7 @@ def imports(path: Path) -> tuple[str, ...]:
 def _imports(path: Path) -> Iterator[str]:
     """The modules that ``path`` imports, wherever it does so; names from a package count if they
     are modules of this project."""
-    for node in statements(tree(path)):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -114,6 +114,19 @@ def _imports(path: Path) -> Iterator[str]:
             yield from modules
             if len(modules) < len(inner):
                 yield node.module
+
+
+#: An import as ruff formats it: at the start of a line, and on several only in parentheses.
+IMPORT = re.compile(r"^[ \t]*((?:import|from)[ \t][^\n(]*(?:\([^)]*\)[^\n]*)?)", re.MULTILINE)
+
+
+def import_statements(path: Path) -> list[ast.AST]:
+    """Of the imports alone, which takes a tenth of the time; of all if one cannot be told so."""
+    found = "\n".join(IMPORT.findall(path.read_text()))
+    try:
+        return list(ast.parse(found).body)
+    except SyntaxError:  # prose, or an import in another shape
+        return list(statements(tree(path)))
 
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:

@@ -37,6 +37,8 @@ from tests.processes import unsupervised
 GOOD, BAD, BROKEN, PANIC = "good", "bad", "broken", "panic"
 #: The host fails, in a build or in a boot.
 FULL_DISK, NO_QEMU = "full", "unstarted"
+#: In a tree: its commits' codes by id, which git would need a process each to show.
+CODES = Path(".git/codes")
 #: Of a commit by its name: its code, and its parents; a name with a "v" is a tag.
 History = Mapping[str, tuple[str, tuple[str, ...]]]
 #: The commits of :func:`line` between its tags.
@@ -80,8 +82,11 @@ def make(path: Path, history: History) -> dict[str, str]:
     git(path, "init", "--quiet", "--template=", "--initial-branch=main")
     exported = path / ".git" / "marks"
     git(path, "fast-import", "--quiet", f"--export-marks={exported}", stdin="".join(stream))
-    ids = dict(each.split() for each in exported.read_text().splitlines())
-    return {name: ids[f":{number}"] for name, number in marks.items()}
+    marked = dict(each.split() for each in exported.read_text().splitlines())
+    ids = {name: marked[f":{number}"] for name, number in marks.items()}
+    codes = {id: history[name][0] for name, id in ids.items()}
+    (path / CODES).write_text(json.dumps(codes))
+    return ids
 
 
 def git(path: Path, *arguments: str, stdin: str = "") -> str:
@@ -111,7 +116,8 @@ class Laboratory(Outcomes):
         self.built: list[str] = []
         self.booted_commits: list[str] = []
         self._of: dict[str, str] = {}
-        self._codes: dict[str, str] = {}  # by id
+        kept = clone / CODES
+        self._codes = json.loads(kept.read_text()) if kept.exists() else {}
         self.packages: dict[str, str] = {}  # what becomes of each, by name
         self.on_step: Callable[[str], None] = lambda _: None
         self.becomes: dict[str, str] = {}  # instead of what the code says

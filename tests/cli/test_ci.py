@@ -54,7 +54,8 @@ def test_elsewhere_there_is_neither(
 
 def many(count: int) -> list[KernelResult]:
     checks = [factories.check(f"x.y{n}", CheckVerdict.FAIL, detail="d" * 500) for n in range(50)]
-    return [factories.failing(factories.kernel(f"kernel-{n}"), *checks) for n in range(count)]
+    one = factories.failing(factories.kernel(), *checks)
+    return [replace(one, name=f"kernel-{n}") for n in range(count)]
 
 
 @pytest.mark.parametrize(("before", "kernels"), [(0, 400), (900_000, 150)])
