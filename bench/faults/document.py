@@ -28,12 +28,12 @@ _INTRODUCTION = """\
 
 `nox -s faults` takes Debian's newest kernel source, puts {count} faults into net/mptcp, each behind
 a run-time switch (`mptcp.fault=NAME` on the kernel's command line), builds one small kernel, and
-runs the checks on it without a fault and with each. A fault is caught if a check fails with it and
-does not fail without it, or if the kernel crashes, warns or hangs and that is charged to a check.
+runs the checks on it without a fault and with each fault. A fault is caught if a check fails with
+the fault and does not fail without it, or if the kernel crashes, warns or hangs during a check.
 
 The faults are data: bench/faults/data. {real} of them are bugs that Linux had; their commit is that
-of the repair, as far as it is known. A fault that needs luck shows only with a race, a loss or an
-order of packets that no program can force.
+of the fix, if it is known. A fault that needs luck shows only with a race, a loss or an order of
+packets that no program can force.
 """
 #: Why a fault is missed, by the checks that were run with it.
 _WHY = {
