@@ -75,6 +75,39 @@ def test_parse_of_any_bytes_raises_nothing_else(line: bytes) -> None:
         events.parse(line)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"e":"start","n":0,"t":12,"i":999999999999999999}',
+        b'{"e":"result","n":7,"t":0,"i":3,"verdict":"pass"}\n',
+        # What looks like one of the usual lines, and is JSON in another form.
+        b'{"e":"start", "n":1,"t":2,"i":3}',
+        b'{"e":"start","n":1,"t":2,"i":9223372036854775807}',
+        b'{"e":"result","n":-1,"t":-0,"i":3,"verdict":"pass"}',
+        b'{"e":"result","n":1,"t":2,"i":3,"verdict":"fail"}',
+    ],
+)
+def test_the_usual_lines_are_parsed_to_what_json_reads(line: bytes) -> None:
+    assert list(events.parse(line).items()) == list(json.loads(line).items())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"e":"start","n":1,"t":2,"i":3,"verdict":"pass"}',
+        b'{"e":"result","n":1,"t":2,"i":3}',
+        b'{"e":"start","n":01,"t":2,"i":3}',
+        b'{"e":"start","n":1,"t":2,"i":9223372036854775808}',
+        b'{"e":"start","n":1,"n":1,"i":3}',
+        b'{"e":"start","n":1,"t":2,"i":3}\n{}',
+        '{"e":"start","n":1,"t":2,"i":\u0663}'.encode(),
+    ],
+)
+def test_what_resembles_a_usual_line_is_refused(line: bytes) -> None:
+    with pytest.raises(events.Malformed):
+        events.parse(line)
+
+
 def test_a_result_waits_for_the_event_behind_it() -> None:
     written: list[bytes] = []
     emitter = events.Emitter(written.append)
