@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from harness.host.tools import Standing
 from harness.kernels import Cache
 from harness.records import prune, recovery
 from harness.records.store import FILE, Run, Store
+from tests.processes import is_gone
 
 PAGE = 4096
 RUNS = [
@@ -175,16 +175,21 @@ def test_the_second_that_sees_the_damage_leaves_the_new_file_alone(place: Path) 
 
 
 #: Opens the store once it may, and begins a run in it.
-OPENS = """
-import sys
-from pathlib import Path
-from harness.records.store import Run, Store
-print("ready", flush=True)
-sys.stdin.readline()
-with Store(Path(sys.argv[1])) as store:
-    store.begin(Run(sys.argv[2], "2026-01-01T00:00:00+00:00", "all", 1, "/runs/1"))
-    store.add(sys.argv[2], "k", "pass", "{}")
-"""
+def opens(place: Path, name: str, begin: int, go: int) -> int:
+    """A process that begins a run ``name`` once ``go`` is closed, the other end of ``begin``."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        os.close(go)
+        os.read(begin, 1)
+        with Store(place) as store:
+            store.begin(Run(name, "2026-01-01T00:00:00+00:00", "all", 1, "/runs/1"))
+            store.add(name, "k", "pass", "{}")
+        status = 0
+    finally:
+        os._exit(status)
 
 
 @pytest.mark.parametrize("header", [True, False])
@@ -195,26 +200,13 @@ def test_of_processes_that_see_the_damage_at_once_one_sets_it_aside(
         place.write_bytes(b"no database" * 1000)
     else:
         spoil(place, 2, 6)
-    names = [f"run-{n}" for n in range(4)]
-    opening = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPENS, place, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in names
-    ]
-    for process in opening:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in opening:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [process.wait(60) for process in opening] == [0, 0, 0, 0]
-    for process in opening:
-        process.communicate()
+    names = [f"run-{n}" for n in range(12)]
+    begin, go = os.pipe()
+    opening = [opens(place, name, begin, go) for name in names]
+    os.close(go)
+    os.close(begin)
+    assert all(is_gone(process) for process in opening)
+    assert [os.waitpid(process, 0)[1] for process in opening] == [0] * len(names)
     with Store(place) as store:
         assert {*names} <= {run.id for run in store.runs()}
         assert all(store.results(name) for name in names)
