@@ -129,9 +129,21 @@ class Lab:
             raise errors[0]
 
 
+_slowness = 1.0
+
+
+def wait_longer(slowness: float) -> None:
+    """Make every later wait of this process and its children ``slowness`` times as long."""
+    global _slowness
+    _slowness = slowness
+
+
 def wait_until(condition: Callable[[], T], seconds: float = 5.0) -> T:
-    """``condition()`` once it is true, or its last value when ``seconds`` are over."""
-    deadline = time.monotonic() + seconds
+    """``condition()`` once it is true, or its last value when ``seconds`` are over.
+
+    On a slow kernel or a busy host the time is longer: see :func:`wait_longer`.
+    """
+    deadline = time.monotonic() + _slowness * seconds
     pause = 0.0005
     while True:
         value = condition()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import select
 import time
 
-from guest import events, isolation
+from guest import events, isolation, lab
 from guest.child import READY, SETUP_FAILED, Child
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ NAP_S = 0.2
 class Schedule:
     """One round of ``jobs``, reported to ``report``, which writes to ``sink``.
 
-    ``slowness`` multiplies the deadlines of their checks.
+    ``slowness`` multiplies the deadlines of their checks, and the time of each wait in them.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Schedule:
         isolation.adopt_orphans(True)
         isolation.keep_memory()
         isolation.long_slices(True)
+        lab.wait_longer(self._slowness)
         try:
             self._begin()
             while self._runs:

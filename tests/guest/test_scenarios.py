@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from guest import checks, child, events, isolation, postmortem, runner, scenarios, schedule
+from guest import checks, child, events, isolation, lab, postmortem, runner, scenarios, schedule
 from guest.checks import Check
 from guest.checks.concurrency import usual_slices
 from guest.lab import Lab, wait_until
@@ -636,6 +636,17 @@ def test_a_slow_kernel_has_longer_for_each_check() -> None:
     assert wanted._deadline_s(run) == 5 * scenarios.DEADLINE_S
     wanted._impatient = True
     assert wanted._deadline_s(run) == 5 * schedule.IMPATIENT_S
+
+
+def test_a_slow_kernel_has_longer_for_each_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(lab, "_slowness", 1.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    nobody: Any = None
+    schedule.Schedule([], nobody, nobody, slowness=3).run()
+    assert not lab.wait_until(lambda: False, 10.0)
+    assert 130.0 < now[0] < 130.1
 
 
 def test_a_user_without_root_is_told_why_scenarios_are_skipped() -> None:
