@@ -20,7 +20,6 @@ benchmark and to the demonstration.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,10 +73,10 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", *session.posargs, interrupt_timeout=PATIENCE)
         return
     slow = "boots or apt"
-    # Some wait for a process or for the kernel: three for two processors. More would cost more
-    # than they use, for each of them imports and collects everything. A file stays in one worker,
-    # and so does what its tests share.
-    workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
+    # Some wait for a process or for the kernel, so that there are more workers than processors.
+    # Each of them imports and collects everything: on two processors, five take 59 s, four 61 and
+    # three 70. A file stays in one worker, and so does what its tests share.
+    workers = len(os.sched_getaffinity(0)) + 3
     in_order = ("--dist", "loadfile", "--no-loadscope-reorder")  # as tests/*/conftest.py sort them
     # Each worker would build the 2,800 tests of tests/boots, only to leave them out.
     units = ("-m", f"not ({slow})", "-n", str(workers), "--ignore=tests/boots")
