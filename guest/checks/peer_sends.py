@@ -293,11 +293,10 @@ def stale(lab: Lab) -> None:
     lost.acknowledge()
     sock.sendall(b"last")
     carrier(flows, b"last")
-    # At once: the time of this acknowledgement decides how soon TCP sends again.
+    counted(since, "SubflowRecover", 1)
     one.consumed = 14
     lost.acknowledge()
     other.acknowledge(priority(backup=True))
-    counted(since, "SubflowRecover", 1)
     sock.sendall(b"lost again")
     lost.expect("data on the subflow that recovered", lambda s: s.payload == b"lost again")
     multipath.wait_for("SubflowStale", lambda: since.of("SubflowStale"), 2, 30.0)
