@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +35,9 @@ from harness.bundle.contents import (
 )
 from harness.errors import Damaged, KernelUnavailable, Malformed
 from harness.kernels import PreparedKernel, compression
+from harness.kernels.elf import mapped
 from harness.kernels.image import configuration_of
-from harness.kernels.kernel_image import recognise
+from harness.kernels.kernel_image import recognise, unpack
 from harness.manifest.entries import ImageSource, KernelEntry, TreeSource
 from harness.records import to_json
 from harness.verdict.results import Attempt, KernelResult
@@ -147,10 +149,11 @@ def _config(entry: KernelEntry, kernel: PreparedKernel) -> str:
         case _:
             place = kernel.image
     try:
-        booted = recognise(kernel.boot_image.read_bytes(), str(kernel.boot_image), kernel.arch)
+        booted = recognise(mapped(kernel.boot_image), str(kernel.boot_image), kernel.arch)
+        with tempfile.TemporaryDirectory() as directory:
+            found = configuration_of(place, unpack(booted, Path(directory) / "vmlinux"))
     except (KernelUnavailable, OSError):
         return ""
-    found = configuration_of(place, booted)
     if found is None or found.known is not None:
         return ""
     lines = [f"{name}={value}\n" for name, value in found.values.items()]

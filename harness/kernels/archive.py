@@ -8,22 +8,17 @@ limited, and nothing is ever written under a path of the archive's.
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import io
-import lzma
 import os
 import re
 import stat
 import struct
 import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Self
@@ -32,16 +27,11 @@ from harness.errors import Interrupted, KernelUnavailable
 from harness.host import tools
 from harness.host.architectures import Arch
 from harness.host.programs import Supervised
-from harness.kernels import modules
+from harness.kernels import compression, modules
 from harness.kernels.cache import Built
-from harness.kernels.kernel_image import RELEASE, Image, assemble, recognise
+from harness.kernels.kernel_image import RELEASE, Check, assemble, no_check, recognise
 from harness.kernels.modules import Module, ModuleSet
 from harness.text import plural
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 
 class Format(StrEnum):
@@ -102,13 +92,12 @@ def unpack(
     root: Path,
     what: str,
     stop: threading.Event,
-    check: Callable[[Image, ModuleSet], tuple[str, ...]] = lambda _image, _modules: (),
+    check: Check = no_check,
     arch: Arch = Arch.AMD64,
 ) -> Built:
     """Fill ``root`` from the ``archives`` of one kernel, called ``what`` in messages.
 
-    ``check`` returns notes for the kernel's result. Raises KernelUnavailable, also once ``stop`` is
-    set.
+    ``check`` is as for :func:`assemble`. Raises KernelUnavailable, also once ``stop`` is set.
     """
     images, found = _read(archives, stop, arch)
     if len(images) != 1:
@@ -118,8 +107,7 @@ def unpack(
         )
     image = recognise(images[0], f"the image in {what}", arch)
     modules.check_event_channel(found, what)
-    notes = check(image, found)
-    return replace(assemble(root, image, found), notes=notes)
+    return assemble(root, image, found, check)
 
 
 def module_set(archives: Iterable[Path], stop: threading.Event) -> ModuleSet:
@@ -194,10 +182,7 @@ class _Damaged(Exception):
 
 
 #: What readers of damaged archives raise.
-_DAMAGE = (
-    *(_Damaged, tarfile.TarError, EOFError),
-    *(zlib.error, lzma.LZMAError, zstd.ZstdError, struct.error),
-)
+_DAMAGE = (_Damaged, tarfile.TarError, struct.error, *compression.DAMAGE)
 
 
 class _Budget:
@@ -361,55 +346,21 @@ def _skip(source: IO[bytes], size: int) -> None:
 
 #: A tar archive's magic, in its first header.
 _TAR_MAGIC = slice(257, 262)
-_ZSTD_WINDOW: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}  # as zstd's own
+_ZSTD_WINDOW = 27  # log2 of its bytes, as zstd's own limit
 
 
 def _decompressed(file: IO[bytes]) -> IO[bytes]:
     """The content of ``file`` from here on, decompressed by the format of its magic number."""
     start = file.read(6)
     file.seek(-len(start), os.SEEK_CUR)
-    streams: tuple[tuple[bytes, Callable[[], _Decompressor]], ...] = (
-        (b"\x1f\x8b", lambda: _Gzip()),
-        (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WANTED_LIMIT)),
-        (b"\x5d\0\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_WANTED_LIMIT)),
-        (b"BZh", bz2.BZ2Decompressor),
-        (b"\x28\xb5\x2f\xfd", lambda: zstd.ZstdDecompressor(options=_ZSTD_WINDOW)),
-    )
-    for magic, make in streams:
-        if start.startswith(magic):
-            return io.BufferedReader(_Decompressed(file, make), _BUFFER)
-    return file
-
-
-class _Gzip:
-    """zlib's decompressor with the interface of the others."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
-
-    @property
-    def eof(self) -> bool:
-        return self._stream.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._stream.unused_data
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._stream.unconsumed_tail
-
-
-_Decompressor = _Gzip | lzma.LZMADecompressor | bz2.BZ2Decompressor | zstd.ZstdDecompressor
+    make = compression.decoder(start, _WANTED_LIMIT, _ZSTD_WINDOW)
+    return file if make is None else io.BufferedReader(_Decompressed(file, make), _BUFFER)
 
 
 class _Decompressed(io.RawIOBase):
     """The decompressed content of ``file``, which may consist of several streams."""
 
-    def __init__(self, file: IO[bytes], make: Callable[[], _Decompressor]) -> None:
+    def __init__(self, file: IO[bytes], make: Callable[[], compression.Decoder]) -> None:
         self._file = file
         self._make = make
         self._stream = make()

@@ -8,6 +8,7 @@ import lzma
 import struct
 import sys
 import zlib
+from collections.abc import Callable, Iterator
 
 import lz4.block
 
@@ -20,45 +21,112 @@ else:
 
 #: Bytes; every kernel is much smaller, and a decompression bomb is larger.
 LIMIT = 1 << 30
-#: A kernel's window may be larger than zstd's default limit.
-_ZSTD: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 31}
+#: log2 of the window in bytes: a kernel's may be larger than zstd's default limit, 27.
+_WIDEST = 31
+#: Bytes that are read and made at once.
+PIECE = 1 << 20
+_LZ4_BLOCK = 8 << 20
 
 
 class Unknown(Malformed):
     """The data do not start with the magic of a supported format."""
 
 
-def decompress(data: bytes, limit: int | None = None) -> bytes:
-    """The decompressed ``data``; bytes behind the end of the stream are ignored.
+class Gzip:
+    """zlib's decompressor with the interface of the others."""
 
-    Raises :class:`Malformed` if the result exceeds ``limit`` bytes (default :data:`LIMIT`).
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._stream.unconsumed_tail
+
+
+Decoder = Gzip | lzma.LZMADecompressor | bz2.BZ2Decompressor | zstd.ZstdDecompressor
+#: What decoders raise for damaged data; bz2 raises OSError, too.
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError)
+
+
+def decoder(
+    start: bytes, memory: int | None = None, widest: int = _WIDEST
+) -> Callable[[], Decoder] | None:
+    """What makes decoders for data that begin with ``start``; None for an unknown magic.
+
+    ``memory`` limits the bytes that xz and lzma use, ``widest`` the binary logarithm of zstd's
+    window.
     """
-    limit = LIMIT if limit is None else limit
+    window: dict[int, int] = {zstd.DecompressionParameter.window_log_max: widest}
+    decoders: tuple[tuple[bytes, Callable[[], Decoder]], ...] = (
+        (b"\x1f\x8b", Gzip),
+        (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memory)),
+        (b"\x5d\0\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memory)),
+        (b"BZh", bz2.BZ2Decompressor),
+        (b"\x28\xb5\x2f\xfd", lambda: zstd.ZstdDecompressor(options=window)),
+    )
+    return next((make for magic, make in decoders if start.startswith(magic)), None)
+
+
+def decompress(data: bytes | memoryview, limit: int | None = None) -> bytes:
+    """The decompressed ``data``; see :func:`pieces`."""
+    return b"".join(pieces(data, limit))
+
+
+def pieces(data: bytes | memoryview, limit: int | None = None) -> Iterator[bytes]:
+    """The decompressed ``data`` in pieces, so that a kernel is never in memory as a whole.
+
+    Bytes behind the end of the stream are ignored. Raises :class:`Malformed`, also if the result
+    exceeds ``limit`` bytes (default :data:`LIMIT`).
+    """
+    left = LIMIT if limit is None else limit
     try:
-        if data.startswith(b"\x1f\x8b"):
-            return _bounded(zlib.decompressobj(zlib.MAX_WBITS | 16), data, limit)
-        if data.startswith(b"\xfd7zXZ\0"):
-            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ), data, limit)
-        if data.startswith(b"\x5d\0\0"):
-            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data, limit)
-        if data.startswith(b"BZh"):
-            return _bounded(bz2.BZ2Decompressor(), data, limit)
-        if data.startswith(b"\x28\xb5\x2f\xfd"):
-            return _bounded(zstd.ZstdDecompressor(options=_ZSTD), data, limit)
-        if data.startswith(b"\x02\x21\x4c\x18"):
-            return _lz4(data, limit)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
+        for piece in _pieces(memoryview(data)):
+            left -= len(piece)
+            if left < 0:
+                raise Malformed("the decompressed data are too large")
+            yield piece
+    except (OSError, *DAMAGE) as error:
         raise Malformed(str(error)) from error
-    raise Unknown(f"unknown magic {data[:6].hex()}")
 
 
-def _lz4(data: bytes, limit: int) -> bytes:
+def _pieces(data: memoryview) -> Iterator[bytes]:
+    magic = bytes(data[:6])
+    if magic.startswith(b"\x02\x21\x4c\x18"):
+        yield from _lz4(data)
+        return
+    make = decoder(magic)
+    if make is None:
+        raise Unknown(f"unknown magic {magic.hex()}")
+    stream = make()
+    at = 0
+    while not stream.eof:
+        more = b""
+        if stream.needs_input:
+            more = bytes(data[at : at + PIECE])
+            at += PIECE
+        piece = stream.decompress(more, PIECE)
+        if not piece and stream.needs_input and not stream.eof and at >= len(data):
+            raise Malformed("the compressed data are truncated")
+        yield piece
+
+
+def _lz4(data: memoryview) -> Iterator[bytes]:
     """Decompress the legacy frame of kernels: blocks of 8 MiB, each preceded by its size.
 
     The kernel's build appends the total size, which is not a block (lib/decompress_unlz4.c).
     """
-    parts = []
-    size, at = 0, 4
+    at = 4
     while at + 4 <= len(data):
         (length,) = struct.unpack_from("<I", data, at)
         at += 4
@@ -67,22 +135,7 @@ def _lz4(data: bytes, limit: int) -> bytes:
                 break
             raise Malformed("the compressed data are truncated")
         try:
-            parts.append(lz4.block.decompress(data[at : at + length], uncompressed_size=8 << 20))
+            yield lz4.block.decompress(data[at : at + length], uncompressed_size=_LZ4_BLOCK)
         except lz4.block.LZ4BlockError as error:
             raise Malformed(str(error)) from error
         at += length
-        size += len(parts[-1])
-        if size > limit:
-            raise Malformed("the compressed data are too large")
-    return b"".join(parts)
-
-
-def _bounded(
-    stream: zlib._Decompress | lzma.LZMADecompressor | bz2.BZ2Decompressor | zstd.ZstdDecompressor,
-    data: bytes,
-    limit: int,
-) -> bytes:
-    plain = stream.decompress(data, limit)
-    if not stream.eof:
-        raise Malformed("the compressed data are truncated or too large")
-    return plain

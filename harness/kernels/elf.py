@@ -7,14 +7,19 @@ that a program needs, and the layout of a kernel's structures from its BTF
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.errors import Malformed
 
 #: The bytes of a file; a vmlinux with debug information is too large to be read at once.
 Data = bytes | mmap.mmap
+
+#: Bytes of a map that are searched at once.
+_STEP = 4 << 20
 
 MAGIC = b"\x7fELF"
 EM_X86_64 = 62
@@ -54,6 +59,27 @@ class _Segment:
     offset: int
     size: int
     memory: int  # bytes that it takes once it is loaded
+
+
+def mapped(path: Path) -> Data:
+    """The bytes of the file ``path``, which are read when they are used."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        # Not closed here: the traceback of an error such as a full disk still refers to it.
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def find(data: Data, what: bytes, start: int = 0) -> int:
+    """``data.find(what, start)``, after which the pages of a map are not in memory."""
+    if isinstance(data, bytes):
+        return data.find(what, start)
+    for at in range(start - start % _STEP, len(data), _STEP):
+        found = data.find(what, max(at, start), at + _STEP + len(what) - 1)
+        data.madvise(mmap.MADV_DONTNEED, at, min(_STEP, len(data) - at))
+        if found >= 0:
+            return found
+    return -1
 
 
 def machine(data: Data) -> str:

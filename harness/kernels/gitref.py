@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fnmatch
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError, Interrupted, KernelUnavailable, Unbuildable
@@ -174,8 +175,8 @@ class _Job:
         build = Build(self.place, copy, recipe, log, say, cache.stop, lock)
         path = build.run(self.commit, tree)
         found = recognise(path.read_bytes(), f"the image of {self.source.ref}")
-        notes = image.check_configuration(path, found, ModuleSet())
-        return replace(assemble(root, found, ModuleSet()), notes=notes)
+        check = functools.partial(image.check_configuration, path)
+        return assemble(root, found, ModuleSet(), check)
 
     def _log(self, key: str) -> Path:
         logs = self.place / "logs"

@@ -12,22 +12,20 @@ its part for IPv6. Without any of these, only the boot can show what is missing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import mmap
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.errors import KernelUnavailable, Malformed
 from harness.host import files
 from harness.host.architectures import ARCHITECTURES, Arch
 from harness.kernels import compression, elf, kconfig, kernel_image, modules
-from harness.kernels.cache import Built, Cache, digest
-from harness.kernels.elf import Data
+from harness.kernels.cache import Built, Cache, digest, file_sha256
 from harness.kernels.kernel_image import (
     Image,
-    ImageKind,
     PreparedKernel,
     assemble,
     prepared,
@@ -86,26 +84,27 @@ def from_file(
         if entry is not None:
             return prepared(name, entry, origin=origin)
     seen = files.stamp(image) if image.is_file() else None
-    with _snapshot(image, cache) as data:
-        actual = hashlib.sha256(data).hexdigest()
+    with _snapshot(image, cache) as copy:
+        actual = file_sha256(copy)
         if sha256 is not None and actual != sha256:
             raise KernelUnavailable(
                 f"{image} has the SHA-256 {actual}, but the manifest says {sha256}; correct the "
                 f"path or the sum"
             )
-        recognised = recognise(data, str(image), arch)
+        recognised = recognise(elf.mapped(copy), str(image), arch)
         found = find(recognised.release)
+        check = functools.partial(check_configuration, image)
         try:
             modules.check_event_channel(found, str(image))
         except KernelUnavailable:
-            check_configuration(image, recognised, found)  # names every missing option, if known
+            # Names every missing option, if known.
+            check(recognised, kernel_image.unpack(recognised, copy.with_name("vmlinux")), found)
             raise
         known = _Known(actual, recognised.release)
 
         def build(root: Path) -> Built:
             say(f"unpacking {image}")
-            notes = check_configuration(image, recognised, found)
-            return replace(assemble(root, recognised, found), notes=notes)
+            return assemble(root, recognised, found, check)
 
         entry = cache.entry(_key(known, found), build, say)
     if seen is not None and files.is_settled(seen) and not cache.is_read_only:
@@ -145,8 +144,8 @@ def _recall(image: Path, cache: Cache) -> _Known | None:
 
 
 @contextlib.contextmanager
-def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
-    """The current bytes of ``image``, from a copy, because a build may write to it."""
+def _snapshot(image: Path, cache: Cache) -> Iterator[Path]:
+    """A copy of ``image`` in a directory of its own, because a build may write to the image."""
     if image.is_dir():
         raise KernelUnavailable(
             f"{image} is a directory, not a kernel image; give the file in it, or a built kernel "
@@ -165,12 +164,7 @@ def _snapshot(image: Path, cache: Cache) -> Iterator[Data]:
             ) from error
         with source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-        if copy.stat().st_size == 0:
-            yield b""
-            return
-        with copy.open("rb") as file:
-            # Not closed here: the traceback of an error such as a full disk still refers to it.
-            yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        yield copy
 
 
 def _beside(given: Path, release: str) -> ModuleSet:
@@ -260,13 +254,15 @@ class Configuration:
     known: frozenset[str] | None = None
 
 
-def check_configuration(place: Path, image: Image, found: ModuleSet) -> tuple[str, ...]:
+def check_configuration(
+    place: Path, image: Image, kernel: elf.Data | None, found: ModuleSet
+) -> tuple[str, ...]:
     """Notes about what cannot be tested in the kernel of the file ``place``, for its result.
 
-    Raises KernelUnavailable, with every missing option, if it could not even boot.
+    ``kernel`` is its ELF file (:func:`kernel_image.unpack`). Raises KernelUnavailable, with every
+    missing option, if it could not even boot.
     """
-    kernel = _unpacked(image)
-    configuration = _known_configuration(place, kernel)
+    configuration = configuration_of(place, kernel)
     _check_drivers(place, image.release, kernel, found, configuration)
     if configuration is None:
         return ()
@@ -313,7 +309,7 @@ def _check_drivers(
     lacking = [
         module
         for module, driver in modules.DRIVERS.items()
-        if module not in there and kernel.find(b"\0" + driver + b"\0") < 0
+        if module not in there and elf.find(kernel, b"\0" + driver + b"\0") < 0
     ]
     if (
         configuration and configuration.known is None
@@ -329,12 +325,9 @@ def _check_drivers(
         )
 
 
-def configuration_of(place: Path, image: Image) -> Configuration | None:
-    """The configuration of the kernel in the file ``place``; None if unknown."""
-    return _known_configuration(place, _unpacked(image))
-
-
-def _known_configuration(place: Path, kernel: elf.Data | None) -> Configuration | None:
+def configuration_of(place: Path, kernel: elf.Data | None) -> Configuration | None:
+    """The configuration of the kernel in the file ``place``, whose ELF file is ``kernel``; None if
+    unknown."""
     return (_embedded(kernel) if kernel else None) or _config_beside(place) or _by_btf(kernel)
 
 
@@ -342,18 +335,6 @@ def _whole(source: str, text: str) -> Configuration | None:
     """The configuration in ``text``; None unless it is for x86-64."""
     values = kconfig.parse(text)
     return Configuration(source, values) if values.get("CONFIG_X86_64") == "y" else None
-
-
-def _unpacked(image: Image) -> elf.Data | None:
-    """The ELF file in ``image``; None if its compression is not supported."""
-    if image.kind is ImageKind.VMLINUX:
-        return image.data
-    if image.kind is ImageKind.RAW:
-        return None  # no ELF file
-    try:
-        return kernel_image.decompress_payload(image.data, image.payload)
-    except Malformed:
-        return None  # damage is reported when it is unpacked for the boot
 
 
 def _embedded(kernel: elf.Data) -> Configuration | None:
@@ -367,13 +348,13 @@ def _embedded(kernel: elf.Data) -> Configuration | None:
 
 
 def _marked(kernel: elf.Data) -> Iterator[bytes]:
-    start = kernel.find(_START)
+    start = elf.find(kernel, _START)
     while start >= 0:
-        end = kernel.find(_END, start)
+        end = elf.find(kernel, _END, start)
         if end < 0:
             return
         yield kernel[start + len(_START) : end]
-        start = kernel.find(_START, start + 1)
+        start = elf.find(kernel, _START, start + 1)
 
 
 def _config_beside(place: Path) -> Configuration | None:

@@ -6,10 +6,10 @@ Nobody signed such files. They are read without trust, see harness.kernels.archi
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from harness.host import fetcher, files, programs, tools
 from harness.host.architectures import Arch
 from harness.kernels import archive, image, modules
 from harness.kernels.cache import Built, Cache, digest, file_sha256, unavailable
-from harness.kernels.kernel_image import Image, PreparedKernel, assemble, prepared, recognise
+from harness.kernels.kernel_image import PreparedKernel, assemble, prepared, recognise
 from harness.kernels.modules import ModuleSet
 from harness.manifest.entries import FileSource, UrlSource
 
@@ -52,7 +52,7 @@ def _of_archives(
         say(f"unpacking {what}")
         return archive.unpack(
             *(paths, root, what, cache.stop),
-            check=lambda found, chosen: image.check_configuration(paths[0], found, chosen),
+            check=functools.partial(image.check_configuration, paths[0]),
             arch=arch,
         )
 
@@ -127,17 +127,13 @@ def _fill(root: Path, source: UrlSource, got: Sequence[Path], cache: Cache, arch
     """The kernel in the files ``got``: an image or an archive, and perhaps modules."""
     path, *more = got
     place = Path(_file_name(source.image))
-
-    def check(found: Image, chosen: ModuleSet) -> tuple[str, ...]:
-        return image.check_configuration(place, found, chosen)
-
+    check = functools.partial(image.check_configuration, place)
     if _format(path) is not None:
         return archive.unpack(got, root, source.image, cache.stop, check, arch)
     recognised = recognise(path.read_bytes(), source.image, arch)
     chosen = archive.module_set(more, cache.stop) if more else ModuleSet()
     modules.check_event_channel(chosen, source.image)
-    notes = check(recognised, chosen)
-    return replace(assemble(root, recognised, chosen), notes=notes)
+    return assemble(root, recognised, chosen, check)
 
 
 def _file_name(address: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, Malformed
 from harness.host.architectures import ARCHITECTURES, Arch
-from harness.kernels import elf, kernel_image
+from harness.kernels import compression, elf, kernel_image
 from harness.kernels.kernel_image import PreparedKernel
 from harness.selftest.code import Code
 
@@ -160,12 +160,10 @@ def _uncompressed(image: Path) -> bytes:
     if not kernel_image.is_bzimage(data):
         return data
     try:
-        kernel = kernel_image.decompress_payload(data, kernel_image.setup_header(data).payload)
+        payload = kernel_image.setup_header(data).payload
+        return compression.decompress(memoryview(data)[payload])
     except Malformed as error:
         raise NoModule(f"{image} cannot be decompressed: {error}") from None
-    if kernel is None:
-        raise NoModule(f"{image} is compressed in a way that cannot be read")
-    return kernel
 
 
 def _exports(image: bytes) -> dict[str, int | None]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 
 import pytest
 from hypothesis import given
@@ -45,3 +46,19 @@ def test_a_damaged_stream_never_raises_anything_else(name: str, place: int, chan
     data[place % len(data)] ^= change % 256
     with contextlib.suppress(Malformed, compression.Unknown):
         compression.decompress(bytes(data))
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_pieces_are_small_whatever_the_data(name: str) -> None:
+    content = bytes(3 << 20) + CONTENT
+    sizes = [len(piece) for piece in compression.pieces(COMPRESSIONS[name](content))]
+    assert sum(sizes) == len(content)
+    assert max(sizes) <= 8 << 20  # a block of LZ4's
+    assert name == "lz4" or max(sizes) <= compression.PIECE
+
+
+@pytest.mark.parametrize("length", [0, 1, compression.PIECE - 1, compression.PIECE + 1])
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_data_longer_than_a_piece_are_read_to_their_end(name: str, length: int) -> None:
+    content = random.Random(length).randbytes(length)
+    assert compression.decompress(COMPRESSIONS[name](content) + b"\x12\x34\0\0") == content

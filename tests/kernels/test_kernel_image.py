@@ -4,6 +4,9 @@ from __future__ import annotations
 import contextlib
 import lzma
 import struct
+import tempfile
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +15,8 @@ from hypothesis import strategies as st
 from harness.errors import KernelUnavailable
 from harness.host.architectures import ARCHITECTURES, Arch
 from harness.kernels import elf
-from harness.kernels.kernel_image import ImageKind, recognise, uncompressed
+from harness.kernels.kernel_image import Image, ImageKind, assemble, recognise
+from harness.kernels.modules import ModuleSet
 from tests.kernels import builders
 from tests.kernels.builders import COMPRESSIONS, PVH_NOTE, RELEASE, bzimage, vmlinux
 from tests.kernels.builders import elf as build_elf
@@ -22,6 +26,16 @@ def refusal(data: bytes) -> str:
     with pytest.raises(KernelUnavailable) as caught:
         recognise(data, "my/kernel")
     return str(caught.value)
+
+
+def boot_image(image: Image) -> bytes | None:
+    """The vmlinux that QEMU is to start; None where that is the image itself."""
+    with tempfile.TemporaryDirectory() as directory:
+        built = assemble(Path(directory), image, ModuleSet())
+        files = {path.name for path in (Path(directory) / "boot").iterdir()}
+        assert files == {Path(name).name for name in (built.image, built.boot_image)}
+        kernel = (Path(directory) / built.boot_image).read_bytes()
+        return kernel if built.boot_image != built.image else None
 
 
 def test_a_bzimage_names_its_release_and_build() -> None:
@@ -39,13 +53,29 @@ def test_a_vmlinux_names_its_release_and_build() -> None:
 @pytest.mark.parametrize("name", COMPRESSIONS)
 def test_the_kernel_within_a_bzimage_is_found(name: str) -> None:
     kernel = vmlinux()
-    found = uncompressed(recognise(bzimage(kernel, compress=COMPRESSIONS[name]), "x"))
+    found = boot_image(recognise(bzimage(kernel, compress=COMPRESSIONS[name]), "x"))
     assert found == kernel
+
+
+def test_a_kernel_is_never_in_memory_as_a_whole() -> None:
+    """A run with two new kernels at a time took 300 MiB for them."""
+    kernel = vmlinux() + bytes(32 << 20)
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory) / "vmlinuz"
+        place.write_bytes(bzimage(kernel))
+        tracemalloc.start()
+        try:
+            built = assemble(Path(directory), recognise(elf.mapped(place), "x"), ModuleSet())
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (Path(directory) / built.boot_image).stat().st_size == len(kernel)
+    assert peak < 8 << 20
 
 
 def test_relocations_behind_the_kernel_within_are_no_obstacle() -> None:
     kernel = vmlinux() + bytes(range(200))
-    assert uncompressed(recognise(bzimage(kernel), "x")) == kernel
+    assert boot_image(recognise(bzimage(kernel), "x")) == kernel
 
 
 @pytest.mark.parametrize(
@@ -58,14 +88,14 @@ def test_relocations_behind_the_kernel_within_are_no_obstacle() -> None:
     ],
 )
 def test_what_qemu_could_not_start_stays_a_bzimage(image: bytes) -> None:
-    assert uncompressed(recognise(image, "x")) is None
+    assert boot_image(recognise(image, "x")) is None
 
 
 def test_a_damaged_kernel_within_is_an_error() -> None:
     image = bytearray(bzimage())
     image[2400] ^= 1
     with pytest.raises(KernelUnavailable, match="my/kernel is damaged"):
-        uncompressed(recognise(bytes(image), "my/kernel"))
+        boot_image(recognise(bytes(image), "my/kernel"))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +151,7 @@ def test_no_mutation_of_a_kernel_raises_anything_but_a_refusal(
         mutated[place] ^= change
     kept = len(mutated) - (length % len(mutated) if length % 3 == 0 else 0)
     with contextlib.suppress(KernelUnavailable):
-        uncompressed(recognise(bytes(mutated[:kept]), "x"))
+        boot_image(recognise(bytes(mutated[:kept]), "x"))
 
 
 def test_a_vmlinux_with_very_many_sections_is_read() -> None:
@@ -178,7 +208,7 @@ def test_a_raw_image_of_another_architecture_names_its_release(arch: Arch) -> No
     image = recognise(raw(arch), "x", arch)
     assert (image.kind, image.release) == (ImageKind.RAW, "6.12.1-x")
     assert image.version == "(builder@host) #1 SMP Tue"
-    assert uncompressed(image) is None
+    assert boot_image(image) is None
 
 
 def test_a_vmlinux_of_powerpc_needs_no_pvh() -> None:
