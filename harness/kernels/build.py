@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Builds a kernel with virtme-ng in the copy of a tree, with the harness's configuration.
+"""Builds a kernel in the copy of a tree, with virtme-ng's and the harness's configuration.
 
 Only the image is built, because everything that a boot needs is built in (harness.kernels.kconfig).
 The configuration depends only on the commit and the fragment, not on commits built before.
@@ -105,8 +105,9 @@ class Build:
         image = self._copy.directory / IMAGE
         image.unlink(missing_ok=True)  # a new image proves success
         self._say(f"building; log: {self._log}")
-        jobs = ["-j", str(self._recipe.jobs)]
-        build = ["vng", "--build", "--skip-modules", "--verbose", *jobs, *arguments]
+        # What `vng --build --skip-modules` runs, whose own start takes half a second of each step.
+        build = ["make", "bzImage", "LOCALVERSION=-virtme", "-j", str(self._recipe.jobs)]
+        build += arguments
         self._run(environment, *(["nice"] if self._recipe.nice else []), *build)
         if not image.is_file():
             raise self._failure("the build left no image")

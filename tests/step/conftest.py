@@ -11,7 +11,7 @@ import pytest
 from harness import cli
 from tests.kernels.conftest import Said
 from tests.processes import unsupervised
-from tests.step.support import CHECK, GOOD, VNG, Boots, Tree
+from tests.step.support import CHECK, GOOD, MAKE, VNG, Boots, Tree
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +35,9 @@ def tree(first_commit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("harness.kernels.source.programs.run", unsupervised)
     programs = tmp_path / "programs"
     programs.mkdir()
-    (programs / "vng").write_text(VNG)
-    (programs / "vng").chmod(0o700)
+    for name, text in (("vng", VNG), ("make", MAKE)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o700)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DIARY", str(tree.diary))
     monkeypatch.setenv("USERS_TREE", str(tree.path))

@@ -32,13 +32,16 @@ CODE = Path("net/mptcp/code.c")
 #: What a commit's code is, by what becomes of it.
 GOOD, BAD, BROKEN, PANIC = "good", "bad", "syntax error", "panic"
 
-#: Stands in for virtme-ng: an "image" is the code.
+#: Stands in for virtme-ng.
 VNG = """\
 #!/bin/sh
-echo "$*" >> "$DIARY/vng"
-case $1 in
---kconfig) cat "$3" > .config; exit 0 ;;
-esac
+echo "$*" >> "$DIARY/calls"
+cat "$3" > .config
+"""
+#: Stands in for make: an "image" is the code.
+MAKE = """\
+#!/bin/sh
+echo "$*" >> "$DIARY/calls"
 git --no-optional-locks -C "$USERS_TREE" status --porcelain > "$DIARY/status"
 [ ! -e "$DIARY/full" ] || { echo "ld: final link: No space left on device" >&2; exit 1; }
 ! grep -q 'syntax error' net/mptcp/code.c || {
@@ -86,8 +89,13 @@ class Tree:
         return to
 
     @property
+    def make(self) -> Path:
+        """The program that builds here."""
+        return Path(os.environ["PATH"].split(os.pathsep)[0]) / "make"
+
+    @property
     def builds(self) -> int:
-        return self._calls("--build")
+        return self._calls("bzImage")
 
     @property
     def configurations(self) -> int:
@@ -98,7 +106,7 @@ class Tree:
         return (self.diary / "status").read_text()
 
     def _calls(self, what: str) -> int:
-        diary = self.diary / "vng"
+        diary = self.diary / "calls"
         lines = diary.read_text().splitlines() if diary.exists() else []
         return sum(line.startswith(what) for line in lines)
 

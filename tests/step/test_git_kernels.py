@@ -21,12 +21,16 @@ from tests.kernels import builders
 from tests.kernels.conftest import Said
 from tests.step.support import BROKEN, Tree
 
-# An image of the code: what it is configured with, and the code, are in its banner.
-_VNG = """\
+#: A build, and make olddefconfig of a tree in which CONFIG_LOST depends on something that is not
+#: set.
+_MAKE = """\
 #!/bin/sh
-echo "$*" >> "$DIARY/vng"
+echo "$*" >> "$DIARY/calls"
 case $1 in
---kconfig) cat "$3" > .config; exit 0 ;;
+olddefconfig)
+    grep -v LOST .config > .config.new
+    mv .config.new .config
+    exit 0 ;;
 esac
 ! grep -q 'syntax error' net/mptcp/code.c || {
     echo "net/mptcp/code.c:1:1: error: expected ';' before 'x'" >&2
@@ -34,12 +38,6 @@ esac
 }
 mkdir -p arch/x86/boot
 cp "$DIARY/image" arch/x86/boot/bzImage
-"""
-#: make olddefconfig of a tree in which CONFIG_LOST depends on something that is not set.
-_MAKE = """\
-#!/bin/sh
-grep -v LOST .config > .config.new
-mv .config.new .config
 """
 KCONFIG = """\
 config LOST
@@ -52,10 +50,7 @@ config KASAN
 
 @pytest.fixture
 def linux(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
-    programs = tmp_path / "programs"
-    for name, text in (("vng", _VNG), ("make", _MAKE)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o700)
+    tree.make.write_text(_MAKE)
     (tree.diary / "image").write_bytes(builders.bzimage())
     path = os.environ["PATH"]
     monkeypatch.setattr("harness.host.tools.virtme_ng_path", lambda: path)

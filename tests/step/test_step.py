@@ -113,8 +113,7 @@ def test_an_interruption_stops_the_bisect(
 ) -> None:
     # A terminal's Ctrl-C reaches the harness, not the build, which has a group of its own.
     interrupt = f"kill -INT {os.getpid()}\nexec tail -f /dev/null\n"
-    vng = Path(os.environ["PATH"].split(os.pathsep)[0]) / "vng"
-    vng.write_text(f"#!/bin/sh\n{interrupt}")
+    tree.make.write_text(f"#!/bin/sh\n{interrupt}")
     assert step() == 130
 
 
@@ -131,16 +130,15 @@ def test_a_step_that_was_killed_while_it_built_leaves_the_tree_and_is_done_again
     tree: Tree, step: Step, tmp_path: Path
 ) -> None:
     patch = tree.patch(f"{BAD} by a patch", tmp_path / "x.patch")
-    vng = Path(os.environ["PATH"].split(os.pathsep)[0]) / "vng"
-    sound = vng.read_text()
+    sound = tree.make.read_text()
     os.mkfifo(tree.diary / "begun")
-    hang = 'case $1 in --build) echo > "$DIARY/begun"; exec tail -f /dev/null ;; esac\n'
-    vng.write_text(replaced(sound, "#!/bin/sh\n", f"#!/bin/sh\n{hang}", 1))
+    hang = 'echo > "$DIARY/begun"; exec tail -f /dev/null\n'
+    tree.make.write_text(replaced(sound, "#!/bin/sh\n", f"#!/bin/sh\n{hang}", 1))
     command = [sys.executable, "-m", "tests.step.support", "step", "--any", "--patch", str(patch)]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
         (tree.diary / "begun").read_text()
         process.kill()
-    vng.write_text(sound)
+    tree.make.write_text(sound)
     assert tree.git("status", "--porcelain") == ""
     assert step("--patch", str(patch)) == 1
 
@@ -339,9 +337,8 @@ def test_of_the_environment_nothing_leads_git_or_make_astray(
 ) -> None:
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "KBUILD_OUTPUT", "ARCH"):
         monkeypatch.setenv(name, "/elsewhere")
-    vng = Path(os.environ["PATH"].split(os.pathsep)[0]) / "vng"
-    lines = replaced(vng.read_text(), "#!/bin/sh", f"#!/bin/sh\nenv > {tree.diary}/env", 1)
-    vng.write_text(lines)
+    lines = replaced(tree.make.read_text(), "#!/bin/sh", f"#!/bin/sh\nenv > {tree.diary}/env", 1)
+    tree.make.write_text(lines)
     assert step() == 0
     assert "/elsewhere" not in (tree.diary / "env").read_text()
 
@@ -466,11 +463,10 @@ def test_worktrees_share_the_copy_that_is_built(
 
 
 def test_a_build_that_is_killed_stops_the_bisect(tree: Tree, step: Step) -> None:
-    vng = Path(os.environ["PATH"].split(os.pathsep)[0]) / "vng"
-    sound = vng.read_text()
-    vng.write_text(replaced(sound, "mkdir -p", "exit 137; mkdir -p", 1))
+    sound = tree.make.read_text()
+    tree.make.write_text(replaced(sound, "mkdir -p", "exit 137; mkdir -p", 1))
     assert step() == 128
-    vng.write_text(sound)
+    tree.make.write_text(sound)
     assert step() == 0
 
 
@@ -517,11 +513,10 @@ def test_a_patch_that_is_none_stops_the_bisect(tree: Tree, step: Step, tmp_path:
 def test_a_long_build_says_how_far_it_is(
     tree: Tree, step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    vng = Path(os.environ["PATH"].split(os.pathsep)[0]) / "vng"
     go_on = tree.diary / "go-on"
     os.mkfifo(go_on)
-    wait = f"--build) echo '  CC      net/mptcp/code.o'; read line < {go_on}"
-    vng.write_text(replaced(vng.read_text(), "case $1 in", f"case $1 in {wait};;\n", 1))
+    wait = f"echo '  CC      net/mptcp/code.o'; read line < {go_on}"
+    tree.make.write_text(replaced(tree.make.read_text(), "#!/bin/sh", f"#!/bin/sh\n{wait}", 1))
     progress = Build._progress
 
     def told(build: Build, seconds: float) -> None:
