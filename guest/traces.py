@@ -182,6 +182,8 @@ class Tracer:
         call("getpeername after that", lambda: _shape(sock.getpeername()))
         listener = self.lab.listener(self.protocol)
         call("second connect", lambda: self._connect(listener))
+        if states.is_closed(sock):
+            return  # EINVAL on 6.1, where accept() would wait for 10 s
         try:
             peer = self.lab.accept(listener, self.protocol)
         except OSError as error:
