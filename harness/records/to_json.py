@@ -170,21 +170,26 @@ def _family(result: FamilyResult) -> dict[str, Any]:
 
 
 def _check(check: CheckResult) -> dict[str, Any]:
+    """A kernel has a thousand checks, of which most have none of the optional members."""
+    key = check.key
     fields = {
-        "id": check.key.id,
-        "phase": check.key.phase,
-        "side": check.key.side,
-        "verdict": check.verdict.value,
+        "id": key.id,
+        "phase": key.phase,
+        "side": key.side,
+        "verdict": check.verdict,
         "detail": check.detail,
     }
-    extra = {
-        "payload": check.key.payload,
-        "expected": check.expected,
-        "got": check.got,
-        "raw": check.raw,
-        "known": check.known,
-    }
-    return fields | {name: text for name, text in extra.items() if text}
+    if key.payload:
+        fields["payload"] = key.payload
+    if check.expected:
+        fields["expected"] = check.expected
+    if check.got:
+        fields["got"] = check.got
+    if check.raw:
+        fields["raw"] = check.raw
+    if check.known:
+        fields["known"] = check.known
+    return fields
 
 
 def _incident(incident: Incident) -> dict[str, Any]:

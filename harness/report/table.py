@@ -13,6 +13,7 @@ from io import StringIO
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -169,7 +170,8 @@ def _flags(
     table: Table, names: Sequence[str], glyphs: Glyphs, console: Console
 ) -> Iterator[RenderableType]:
     """The capabilities' names in full, each with a leader down to its narrow column."""
-    header = "".join(segment.text for segment in console.render_lines(table, pad=False)[0])
+    # Not render_lines(), which renders all rows.
+    header = "".join(s.text for s in next(iter(Segment.split_lines(console.render(table)))))
     indent = cell_len(header.partition(glyphs.leader)[0])
     for number, name in enumerate(names):
         leaders = f"{glyphs.leader} " * number
@@ -200,6 +202,7 @@ def _failed(kernel: KernelResult) -> set[str]:
     return {
         check.key.id
         for family in kernel.families.values()
+        if family.verdict.is_bad
         for check in family.checks
         if check.weight.is_bad
     }
