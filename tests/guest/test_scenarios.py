@@ -342,11 +342,11 @@ def test_scenarios_that_keep_the_processor_busy_run_one_after_another(world: Wor
 
 
 def rests(lab: Lab) -> None:
-    time.sleep(1.5)
+    time.sleep(0.8)
 
 
 def computes(lab: Lab) -> None:
-    end = time.process_time() + 0.5
+    end = time.process_time() + 0.3
     while time.process_time() < end:
         pass
 
