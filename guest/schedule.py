@@ -43,10 +43,10 @@ LINGER_S = 1.0
 #: Seconds between looks at the children, unless one ends or waits for its turn. Each look takes the
 #: processor from the running child.
 NAP_S = 0.2
-#: Another job begins beside one that is asleep in a check after so many seconds, and at as many
-#: looks: it waits for what a bug of this kernel keeps from it. On 6.1 such waits were 110 s.
-ASLEEP_S = 1.0
-LOOKS_ASLEEP = 5
+#: Another job begins beside one whose check has run for so many seconds, and is then asleep at each
+#: look for as many: it waits for what a bug of this kernel keeps from it. On 6.1 such waits took
+#: 110 s.
+ASLEEP_S = 0.5
 
 
 class Schedule:
@@ -163,7 +163,7 @@ class Schedule:
             elif time.monotonic() - run.child.since > self._deadline_s(run):
                 self._expire(run)
             else:
-                run.look()
+                run.look(self._slowness * ASLEEP_S)
         if self._runs and time.monotonic() - self._last_word >= events.ALIVE_S:
             self._sink.emit("alive")
             self._last_word = time.monotonic()
@@ -280,23 +280,27 @@ class _Run:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
         self.at = 0
-        self._asleep = 0  # looks in a row
+        self._awake = time.monotonic()  # when it was last seen so
+        self._asleep = False
 
     def begins(self) -> None:
         """A check has begun."""
-        self.child.since = time.monotonic()
-        self._asleep = 0
+        self.child.since = self._awake = time.monotonic()
+        self._asleep = False
 
-    def look(self) -> None:
-        """See whether the running check is asleep."""
-        if self.job.scenario.waits or time.monotonic() - self.child.since < ASLEEP_S:
+    def look(self, patience_s: float) -> None:
+        """See whether the running check is asleep; see ASLEEP_S."""
+        if self.job.scenario.waits:
             return
-        self._asleep = self._asleep + 1 if isolation.is_asleep(self.child.pid) else 0
+        now = time.monotonic()
+        if now - self.child.since < patience_s or not isolation.is_asleep(self.child.pid):
+            self._awake = now
+        self._asleep = now - self._awake >= patience_s
 
     @property
     def waits(self) -> bool:
         """Whether another job may run meanwhile."""
-        return self.job.scenario.waits or self._asleep >= LOOKS_ASLEEP
+        return self.job.scenario.waits or self._asleep
 
     @property
     def job(self) -> Job:

@@ -179,10 +179,11 @@ def test(task: Task) -> Answer:
     listener = _reporting(task)
     with (
         _watched(stop),
-        tempfile.TemporaryDirectory(prefix="mptcp-fleet-") as place,
-        _opened(Path(place) / "run", task.entry.user_space) as found,
+        # Of a worker that was killed, a later one removes it.
+        _cache().scratch() as place,
+        _opened(place / "run", task.entry.user_space) as found,
     ):
-        tested = _tested(task, found, Path(place), listener, stop)
+        tested = _tested(task, found, place, listener, stop)
         if tested is None:
             raise RuntimeError("cancelled")
         bad = not tested.result.verdict.as_expected

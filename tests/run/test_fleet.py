@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness.errors import HostError, UsageError
+from harness.kernels.cache import Cache
 from harness.manifest.kernels_yaml import DebSource, ImageSource
 from harness.run import fleet, fleet_worker, fleet_workers
 from harness.run.fleet_worker import About
@@ -106,6 +107,21 @@ def test_files_of_a_bad_kernel_come_back_and_of_good_ones_on_request(
     assert [console.exists() for console in consoles] == [False, True]
     run = lab.run(1, all_files=True)
     assert Path(run.directory, "kernels/kernel-0/attempt-1/console.log").read_text() == "said"
+
+
+def test_the_files_of_a_boot_are_where_a_later_run_removes_what_a_killed_one_left(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Path] = []
+
+    def boot(plan: Any, *_: object) -> Any:
+        attempt = Outcomes.boot(lab.outcomes, plan)
+        places.append(Path(attempt.console))
+        return attempt
+
+    monkeypatch.setattr("harness.vm.boot.boot", boot)
+    lab.run(1)
+    assert [place.is_relative_to(Cache().root / "tmp") for place in places] == [True]
 
 
 def test_an_image_is_moved_to_its_worker(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
