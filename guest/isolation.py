@@ -157,15 +157,6 @@ def reap(pid: int) -> Optional[int]:
     return status if ended else None
 
 
-def is_asleep(pid: int) -> bool:
-    """Whether the child ``pid`` waits in the kernel, by proc_pid_stat(5)."""
-    try:
-        with open("/proc/%d/stat" % pid, "rb", buffering=0) as file:
-            return file.read(512).rpartition(b") ")[2][:1] in (b"S", b"D")
-    except OSError:
-        return False
-
-
 def children() -> list[int]:
     """The children of this thread, if the kernel shows them (CONFIG_PROC_CHILDREN)."""
     try:

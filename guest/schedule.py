@@ -43,10 +43,6 @@ LINGER_S = 1.0
 #: Seconds between looks at the children, unless one ends or waits for its turn. Each look takes the
 #: processor from the running child.
 NAP_S = 0.2
-#: Another job begins beside one whose check has run for so many seconds, and is then asleep at each
-#: look for as many: it waits for what a bug of this kernel keeps from it. On 6.1 such waits took
-#: 110 s.
-ASLEEP_S = 0.5
 
 
 class Schedule:
@@ -106,11 +102,11 @@ class Schedule:
         # A job without a check that can run is over at once; then the next one begins.
         while self._waiting and self._count_waiting() < MAX_WAITING:
             self._start(self._waiting.pop(0))
-        while self._busy and self._count_waiting() == len(self._runs) <= MAX_WAITING:
+        while self._busy and self._count_waiting() == len(self._runs):
             self._start(self._busy.pop(0))
 
     def _count_waiting(self) -> int:
-        return sum(run.waits for run in self._runs)
+        return sum(run.job.scenario.waits for run in self._runs)
 
     def _start(self, jobs: Sequence[Job]) -> None:
         run = _Run(jobs)
@@ -162,8 +158,6 @@ class Schedule:
                 self._finish(run)
             elif time.monotonic() - run.child.since > self._deadline_s(run):
                 self._expire(run)
-            else:
-                run.look(self._slowness * ASLEEP_S)
         if self._runs and time.monotonic() - self._last_word >= events.ALIVE_S:
             self._sink.emit("alive")
             self._last_word = time.monotonic()
@@ -204,7 +198,7 @@ class Schedule:
         """Handle one record; returns whether it was the last of this job."""
         if record[0] == READY:
             run.child.ready = True
-            run.begins()
+            run.child.since = time.monotonic()
             return False
         if record[0] == SETUP_FAILED:
             self._give_up(run, record[1])
@@ -217,7 +211,7 @@ class Schedule:
         if not self._advance(run):
             return True
         self._report.start(run.item.index)
-        run.begins()
+        run.child.since = time.monotonic()
         return False
 
     def _say(self, item: Item, verdict: str, told: Mapping[str, str]) -> None:
@@ -280,27 +274,6 @@ class _Run:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
         self.at = 0
-        self._awake = time.monotonic()  # when it was last seen so
-        self._asleep = False
-
-    def begins(self) -> None:
-        """A check has begun."""
-        self.child.since = self._awake = time.monotonic()
-        self._asleep = False
-
-    def look(self, patience_s: float) -> None:
-        """See whether the running check is asleep; see ASLEEP_S."""
-        if self.job.scenario.waits:
-            return
-        now = time.monotonic()
-        if now - self.child.since < patience_s or not isolation.is_asleep(self.child.pid):
-            self._awake = now
-        self._asleep = now - self._awake >= patience_s
-
-    @property
-    def waits(self) -> bool:
-        """Whether another job may run meanwhile."""
-        return self.job.scenario.waits or self._asleep
 
     @property
     def job(self) -> Job:

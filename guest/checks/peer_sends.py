@@ -267,12 +267,12 @@ def window_probe(lab: Lab) -> None:
 
 
 def await_stale(since: mib.Since, count: int, other: Flow) -> None:
-    """Wait until ``count`` subflows were stale, while ``other`` acknowledges what it gets, to TCP.
+    """Wait until SubflowStale is ``count``, and acknowledge in TCP all that arrives on ``other``.
 
-    Otherwise the kernel counts losses of ``other``, too, and no subflow becomes stale if none is
-    better.
+    Otherwise the kernel counts losses of ``other`` too, and a subflow becomes stale only if a
+    better one exists.
     """
-    seen = [other.seen()]
+    seen = [0]
 
     def stale() -> int:
         if other.seen() > seen[0]:
@@ -286,7 +286,8 @@ def await_stale(since: mib.Since, count: int, other: Flow) -> None:
 @in_one_family("stale.subflow_is_left_and_recovers", SCENARIO, NEEDS)
 def stale(lab: Lab) -> None:
     """After net.mptcp.stale_loss_cnt losses a subflow carries no data until it acks again."""
-    # A subflow is better with one loss less, and may have one where this process was slow.
+    # The better subflow has less than 2 losses then (mptcp_pm_nl_subflow_chk_stale()): it may have
+    # one, if this process was slow to acknowledge.
     write_sysctl("net.mptcp.stale_loss_cnt", "3")
     lab.afterwards(lambda: write_sysctl("net.mptcp.stale_loss_cnt", "4"))
     one, flows, sock = established(lab, joins=1)

@@ -381,7 +381,10 @@ class _Decompressed(io.RawIOBase):
                 more = self._file.read(_BUFFER)
                 if not more:
                     raise EOFError("it is truncated")
-            data = self._stream.decompress(more, len(view))
+            try:
+                data = self._stream.decompress(more, len(view))
+            except OSError as error:  # bz2's, for damaged data
+                raise EOFError(str(error)) from error
             if data:
                 view[: len(data)] = data
                 return len(data)

@@ -105,7 +105,7 @@ class Build:
         image = self._copy.directory / IMAGE
         image.unlink(missing_ok=True)  # a new image proves success
         self._say(f"building; log: {self._log}")
-        # What `vng --build --skip-modules` runs, whose own start takes half a second of each step.
+        # As `vng --build --skip-modules` does; vng itself takes half a second to start.
         build = ["make", "bzImage", "LOCALVERSION=-virtme", "-j", str(self._recipe.jobs)]
         build += arguments
         self._run(environment, *(["nice"] if self._recipe.nice else []), *build)
@@ -202,7 +202,8 @@ class Build:
         if _KILLED < status <= _KILLED + signal.NSIG:
             raise HostError(f"the build was killed by signal {status - _KILLED}; log: {self._log}")
         if status != 0:
-            raise self._failure(f"{' '.join(command[:3])} ended with status {status}")
+            what = " ".join([word for word in command if word != "nice"][:2])
+            raise self._failure(f"{what} ended with status {status}")
 
     def _progress(self, seconds: float) -> None:
         """Report the progress of a build: the number of files, and the last one."""

@@ -23,7 +23,7 @@ else:
 LIMIT = 1 << 30
 #: log2 of the window in bytes: a kernel's may be larger than zstd's default limit, 27.
 _WIDEST = 31
-#: Bytes that are read and made at once.
+#: Bytes that a decoder gets and returns at a time; a block of LZ4 has 8 MiB.
 PIECE = 1 << 20
 _LZ4_BLOCK = 8 << 20
 
@@ -62,7 +62,7 @@ DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError)
 def decoder(
     start: bytes, memory: int | None = None, widest: int = _WIDEST
 ) -> Callable[[], Decoder] | None:
-    """What makes decoders for data that begin with ``start``; None for an unknown magic.
+    """A factory of decoders for data that begin with ``start``; None if the magic is unknown.
 
     ``memory`` limits the bytes that xz and lzma use, ``widest`` the binary logarithm of zstd's
     window.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class _Segment:
 
 
 def mapped(path: Path) -> Data:
-    """The bytes of the file ``path``, which are read when they are used."""
+    """The file ``path``, mapped into memory: a page is read when it is used."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             return b""
@@ -70,16 +71,19 @@ def mapped(path: Path) -> Data:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def find(data: Data, what: bytes, start: int = 0) -> int:
-    """``data.find(what, start)``, after which the pages of a map are not in memory."""
+def search(data: Data, pattern: re.Pattern[bytes], longest: int) -> re.Match[bytes] | None:
+    """The first match of ``pattern``, which has at most ``longest`` bytes.
+
+    The pages of a map that were searched are not kept in memory.
+    """
     if isinstance(data, bytes):
-        return data.find(what, start)
-    for at in range(start - start % _STEP, len(data), _STEP):
-        found = data.find(what, max(at, start), at + _STEP + len(what) - 1)
+        return pattern.search(data)
+    for at in range(0, len(data), _STEP):
+        found = pattern.search(data, at, min(len(data), at + _STEP + longest - 1))
         data.madvise(mmap.MADV_DONTNEED, at, min(_STEP, len(data) - at))
-        if found >= 0:
+        if found is not None and found.start() < at + _STEP:  # else the next step has it whole
             return found
-    return -1
+    return None
 
 
 def machine(data: Data) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -24,13 +25,7 @@ from harness.host import files
 from harness.host.architectures import ARCHITECTURES, Arch
 from harness.kernels import compression, elf, kconfig, kernel_image, modules
 from harness.kernels.cache import Built, Cache, digest, file_sha256
-from harness.kernels.kernel_image import (
-    Image,
-    PreparedKernel,
-    assemble,
-    prepared,
-    recognise,
-)
+from harness.kernels.kernel_image import Image, PreparedKernel, assemble, prepared, recognise
 from harness.kernels.modules import ModuleSet
 from harness.manifest.entries import ImageSource, TreeSource
 from harness.text import plural
@@ -235,7 +230,8 @@ def _newest_image(tree: Path, arch: Arch) -> Path:
 
 
 #: Markers around the compressed configuration in a kernel (kernel/configs.c, CONFIG_IKCONFIG).
-_START, _END = b"IKCFG_ST", b"IKCFG_ED"
+_IKCONFIG, _END = re.compile(rb"IKCFG_ST(?=\x1f\x8b)"), b"IKCFG_ED"
+_LONGEST_MARKER = 10
 #: Bytes; the configuration of Debian's largest kernel has 0.3 MB.
 _LIMIT = 8 << 20
 #: Structures of every kernel with a network, and with MPTCP (net/mptcp/protocol.h).
@@ -309,7 +305,7 @@ def _check_drivers(
     lacking = [
         module
         for module, driver in modules.DRIVERS.items()
-        if module not in there and elf.find(kernel, b"\0" + driver + b"\0") < 0
+        if module not in there and not _names(kernel, driver)
     ]
     if (
         configuration and configuration.known is None
@@ -325,6 +321,11 @@ def _check_drivers(
         )
 
 
+def _names(kernel: elf.Data, driver: bytes) -> bool:
+    string = re.compile(b"\0" + re.escape(driver) + b"\0")
+    return elf.search(kernel, string, len(driver) + 2) is not None
+
+
 def configuration_of(place: Path, kernel: elf.Data | None) -> Configuration | None:
     """The configuration of the kernel in the file ``place``, whose ELF file is ``kernel``; None if
     unknown."""
@@ -338,23 +339,17 @@ def _whole(source: str, text: str) -> Configuration | None:
 
 
 def _embedded(kernel: elf.Data) -> Configuration | None:
-    for packed in _marked(kernel):
-        try:
-            text = compression.decompress(packed, _LIMIT).decode("utf-8", "replace")
-        except (compression.Unknown, Malformed):
-            continue
-        return _whole("its own IKCONFIG", text)
-    return None
-
-
-def _marked(kernel: elf.Data) -> Iterator[bytes]:
-    start = elf.find(kernel, _START)
-    while start >= 0:
-        end = elf.find(kernel, _END, start)
-        if end < 0:
-            return
-        yield kernel[start + len(_START) : end]
-        start = elf.find(kernel, _START, start + 1)
+    found = elf.search(kernel, _IKCONFIG, _LONGEST_MARKER)
+    if found is None:
+        return None
+    packed, end, _ = kernel[found.end() : found.end() + _LIMIT].partition(_END)
+    if not end:
+        return None
+    try:
+        text = compression.decompress(packed, _LIMIT).decode("utf-8", "replace")
+    except Malformed:
+        return None
+    return _whole("its own IKCONFIG", text)
 
 
 def _config_beside(place: Path) -> Configuration | None:

@@ -15,7 +15,6 @@ from harness.errors import KernelUnavailable, Malformed
 from harness.host.architectures import ARCHITECTURES, Arch, Architecture
 from harness.kernels import compression, elf, modules
 from harness.kernels.cache import Built, CacheEntry
-from harness.kernels.elf import MAGIC as ELF_MAGIC
 from harness.kernels.elf import Data
 from harness.kernels.modules import ModuleSet
 
@@ -87,8 +86,8 @@ def _string(data: Data, start: int) -> str:
 #: A release that can be part of a path.
 RELEASE = r"[0-9A-Za-z][0-9A-Za-z.+~_-]{2,127}"
 
-_BANNER_START = b"Linux version "
-_BANNER = re.compile(_BANNER_START + rb"(\d[^\0\n]{2,500})")
+_BANNER = re.compile(rb"Linux version (\d[^\0\n]{2,500})")
+_LONGEST_BANNER = 600
 _ARM64_MAGIC = slice(56, 60)
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -187,7 +186,7 @@ def unpack(image: Image, target: Path) -> elf.Data | None:
             f"{image.what} is damaged: the kernel within cannot be decompressed ({error})"
         ) from error
     kernel = elf.mapped(target)
-    return kernel if kernel[: len(ELF_MAGIC)] == ELF_MAGIC else None
+    return kernel if kernel[:4] == elf.MAGIC else None
 
 
 def _is_bootable(kernel: elf.Data, image: Image) -> bool:
@@ -203,13 +202,8 @@ def _is_bootable(kernel: elf.Data, image: Image) -> bool:
 
 
 def _banner(data: elf.Data) -> re.Match[bytes] | None:
-    """What the kernel ``data`` says of itself, with its release and the rest as the group 1."""
-    at = elf.find(data, _BANNER_START)
-    while at >= 0:
-        if found := _BANNER.match(data, at):
-            return found
-        at = elf.find(data, _BANNER_START, at + 1)
-    return None
+    """The version banner in ``data``; group 1 is the release and what follows it."""
+    return elf.search(data, _BANNER, _LONGEST_BANNER)
 
 
 def _recognise_other(data: elf.Data, what: str, arch: Arch) -> Image:
@@ -352,7 +346,7 @@ Check = Callable[[Image, elf.Data | None, ModuleSet], tuple[str, ...]]
 
 
 def no_check(_image: Image, _kernel: elf.Data | None, _found: ModuleSet) -> tuple[str, ...]:
-    """For kernels that are known to be complete."""
+    """No notes: for kernels that are known to be complete."""
     return ()
 
 
@@ -370,10 +364,11 @@ def assemble(root: Path, image: Image, found: ModuleSet, check: Check = no_check
     (root / name).write_bytes(image.data)
     kernel = unpack(image, root / unpacked_name)
     notes = check(image, kernel, found)
-    if kernel is not None and _is_bootable(kernel, image):
-        boot_name = unpacked_name
-    elif name != unpacked_name:
-        (root / unpacked_name).unlink(missing_ok=True)
+    if image.kind is ImageKind.BZIMAGE:
+        if kernel is not None and _is_bootable(kernel, image):
+            boot_name = unpacked_name
+        else:
+            (root / unpacked_name).unlink()
     installed = modules.install(found.modules, root, image.release)
     return Built(image.release, image.version, name, boot_name, installed, notes)
 

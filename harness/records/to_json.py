@@ -170,7 +170,10 @@ def _family(result: FamilyResult) -> dict[str, Any]:
 
 
 def _check(check: CheckResult) -> dict[str, Any]:
-    """A kernel has a thousand checks, of which most have none of the optional members."""
+    """The JSON object of ``check``, without optional members that are empty.
+
+    Plain statements, because a kernel has a thousand checks.
+    """
     key = check.key
     fields = {
         "id": key.id,

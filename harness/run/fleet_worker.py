@@ -179,7 +179,7 @@ def test(task: Task) -> Answer:
     listener = _reporting(task)
     with (
         _watched(stop),
-        # Of a worker that was killed, a later one removes it.
+        # If this worker is killed, a later user of the cache removes the directory.
         _cache().scratch() as place,
         _opened(place / "run", task.entry.user_space) as found,
     ):

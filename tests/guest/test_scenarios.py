@@ -6,7 +6,6 @@ from __future__ import annotations
 import _socket
 import _thread
 import contextlib
-import itertools
 import multiprocessing
 import os
 import subprocess
@@ -95,11 +94,6 @@ class World:
         return next(
             n for n, (k, fields) in enumerate(self.said) if k == kind and fields["i"] == index
         )
-
-    def most_at_once(self) -> int:
-        """The most checks that ran side by side."""
-        steps = [{"start": 1, "result": -1}.get(kind, 0) for kind, _ in self.said]
-        return max(itertools.accumulate(steps))
 
 
 def killed_and_alive() -> list[int]:
@@ -341,40 +335,6 @@ def test_scenarios_that_keep_the_processor_busy_run_one_after_another(world: Wor
     assert words == [(k, i) for i in range(3) for k in ("start", "result")]
 
 
-def rests(lab: Lab) -> None:
-    time.sleep(0.8)
-
-
-def computes(lab: Lab) -> None:
-    end = time.process_time() + 0.3
-    while time.process_time() < end:
-        pass
-
-
-@pytest.mark.parametrize(("check", "is_beside"), [(rests, True), (computes, False)])
-def test_another_scenario_begins_beside_one_that_is_asleep(
-    world: World, monkeypatch: pytest.MonkeyPatch, check: Callable[[Lab], None], is_beside: bool
-) -> None:
-    """What a bug keeps from a check would be waited for by all that come after it."""
-    monkeypatch.setattr(schedule, "ASLEEP_S", 0.1)
-    monkeypatch.setattr(schedule, "NAP_S", 0.01)
-    world.scenario("first", check, good)
-    world.scenario("second", good)
-    assert set(world.verdicts().values()) == {"pass"}
-    assert (world.place("result", 2) < world.place("result", 0)) is is_beside
-
-
-def test_scenarios_that_are_asleep_are_no_more_than_may_wait(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in (("ASLEEP_S", 0.1), ("NAP_S", 0.01), ("MAX_WAITING", 2)):
-        monkeypatch.setattr(schedule, name, value)
-    for number in range(5):
-        world.scenario(f"asleep{number}", rests)
-    assert set(world.verdicts().values()) == {"pass"}
-    assert world.most_at_once() == 3, "two that are asleep, and one beside them"
-
-
 def test_no_more_scenarios_wait_at_once_than_may(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,7 +348,11 @@ def test_no_more_scenarios_wait_at_once_than_may(
     for number in range(5):
         world.scenario(f"waits{number}", waits_for_another, waits=True)
     assert set(world.verdicts().values()) == {"pass"}
-    assert world.most_at_once() == 2
+    running = most = 0
+    for kind, _ in world.said:
+        running += {"start": 1, "result": -1}.get(kind, 0)
+        most = max(most, running)
+    assert most == 2
 
 
 def test_a_long_wait_is_no_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,10 +60,11 @@ def test_a_call_that_says_something_else_is_seen(
 ) -> None:
     real = traces.Tracer.call
 
-    def call(self: traces.Tracer, called: str, function: Callable[[], object]) -> None:
-        real(self, called, function)
+    def call(self: traces.Tracer, called: str, function: Callable[[], object]) -> bool:
+        succeeded = real(self, called, function)
         if called == name and self.protocol == MPTCP:
             self.said[name] = "EIO"
+        return succeeded
 
     monkeypatch.setattr(traces.Tracer, "call", call)
     assert failures(family).keys() == {f"state.{check}"}

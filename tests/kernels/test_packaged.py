@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import stat
 import threading
 from collections.abc import Callable
@@ -71,6 +72,22 @@ def test_an_archive_by_make_targz_pkg_is_a_kernel(tmp_path: Path, cache: Cache, 
     members = [(f"boot/vmlinuz-{RELEASE}", IMAGE), (f"boot/vmlinux-{RELEASE}", b"x")]
     found = prepare(cache, "tar", builders.tar(tmp_path / "x.tar", members, mode))
     assert (found.release, found.modules) == (RELEASE, ())
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("at", [20, -30])
+def test_a_damaged_archive_is_refused_whatever_its_compression(
+    tmp_path: Path, cache: Cache, mode: str, at: int
+) -> None:
+    noise = random.Random(1).randbytes(1 << 20)  # more than one block of bzip2
+    path = builders.tar(
+        tmp_path / "x.tar", [("noise", noise), (f"boot/vmlinuz-{RELEASE}", IMAGE)], mode
+    )
+    data = bytearray(path.read_bytes())
+    data[at] ^= 255
+    path.write_bytes(data)
+    said = refusal(cache, "tar", path)
+    assert "x.tar cannot be unpacked: " in said or "is no archive of that kind" in said
 
 
 def test_an_uncompressed_image_counts_where_an_architecture_has_no_other(
