@@ -322,6 +322,9 @@ def _store(client: Any, fleet: Fleet) -> Iterator[str]:
             security=client.security,
             memory_limit=0,
             nanny=None,
+            # Its HTTP server needs no TLS. By default, it listens on all addresses, for which it
+            # needs a port that is free in both families.
+            dashboard_address="127.0.0.1:0",
         )
 
     worker = client.sync(start)

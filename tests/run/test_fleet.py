@@ -54,6 +54,7 @@ def cluster() -> Iterator[Any]:
         protocol="tcp",
         host="127.0.0.1",
         dashboard_address=None,
+        worker_dashboard_address="127.0.0.1:0",
         resources={fleet_worker.VM: 1},
     ) as made:
         yield made
@@ -168,6 +169,16 @@ def test_without_workers_the_wait_ends_with_a_sentence(
     monkeypatch.setattr(fleet_workers.Workers, "usable", lambda _: {})
     with pytest.raises(HostError, match=r"no worker that may test .* continue with --resume"):
         lab.run(1)
+
+
+def test_nobody_else_reaches_the_http_server_of_the_asking_side(cluster: Any) -> None:
+    with (
+        fleet_workers.connected(Fleet(cluster.scheduler_address)) as client,
+        fleet._store(client, Fleet(cluster.scheduler_address)) as address,
+    ):
+        (worker,) = [w for w in distributed.Worker._instances if w.address == address]
+        sockets = worker.http_server._sockets.values()
+        assert {sock.getsockname()[0] for sock in sockets} == {"127.0.0.1"}
 
 
 def test_workers_are_seen_whenever_one_looks(cluster: Any) -> None:
