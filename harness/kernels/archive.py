@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Self
 
-from harness.errors import Interrupted, KernelUnavailable
+from harness.errors import Interrupted, KernelUnavailable, Malformed
 from harness.host import tools
 from harness.host.architectures import Arch
 from harness.host.programs import Supervised
@@ -177,12 +177,8 @@ class _Excess(Exception):
     """An archive exceeds a limit; the text says which."""
 
 
-class _Damaged(Exception):
-    """An archive does not have its format; the text is the end of a sentence."""
-
-
 #: What readers of damaged archives raise.
-_DAMAGE = (_Damaged, tarfile.TarError, struct.error, *compression.DAMAGE)
+_DAMAGE = (Malformed, tarfile.TarError, struct.error, EOFError)
 
 
 class _Budget:
@@ -235,7 +231,7 @@ def _in_deb(deb: Path, is_wanted: Wanted, stop: threading.Event) -> Members:
         said = errors.read().decode("utf-8", "replace").strip()
     # dpkg-deb may die of SIGPIPE after its reader closed the pipe behind the last member.
     if 0 < status < 128 and said:
-        raise _Damaged(said)
+        raise Malformed(said)
 
 
 def _in_tar(path: Path, is_wanted: Wanted, stop: threading.Event) -> Members:
@@ -297,7 +293,7 @@ def _skip_rpm_header(file: IO[bytes]) -> int:
     """Go behind the header at the position of ``file``; returns the bytes of its data."""
     magic, entries, size = _RPM_HEADER.unpack(_exactly(file, _RPM_HEADER.size))
     if magic != _RPM_HEADER_MAGIC:
-        raise _Damaged("it is not an rpm, or it is damaged: a header lacks its magic number")
+        raise Malformed("it is not an rpm, or it is damaged: a header lacks its magic number")
     if entries * _RPM_ENTRY_SIZE + size > _RPM_HEADER_LIMIT:
         raise _Excess(f"a header of {entries} entries and {size} bytes")
     file.seek(entries * _RPM_ENTRY_SIZE + size, os.SEEK_CUR)
@@ -308,9 +304,9 @@ def _cpio(source: IO[bytes], is_wanted: Wanted, budget: _Budget) -> Members:
     while True:
         header = _exactly(source, _CPIO_HEADER)
         if header.startswith(_CPIO_STRIPPED):
-            raise _Damaged("its files are stored in the form of RPM 6, which is not supported")
+            raise Malformed("its files are stored in the form of RPM 6, which is not supported")
         if not header.startswith(_CPIO_MAGIC) or not re.fullmatch(rb"[0-9A-Fa-f]+", header):
-            raise _Damaged("its payload is not a cpio archive")
+            raise Malformed("its payload is not a cpio archive")
         fields = [int(header[at : at + 8], 16) for at in range(6, _CPIO_HEADER, 8)]
         mode, size, length = fields[1], fields[6], fields[11]
         if not 0 < length <= _CPIO_NAME_LIMIT:
@@ -334,7 +330,7 @@ def _exactly(source: IO[bytes], size: int) -> bytes:
     while len(data) < size:
         more = source.read(min(size - len(data), _BUFFER))
         if not more:
-            raise _Damaged("it is truncated")
+            raise Malformed("it is truncated")
         data += more
     return bytes(data)
 
@@ -381,10 +377,7 @@ class _Decompressed(io.RawIOBase):
                 more = self._file.read(_BUFFER)
                 if not more:
                     raise EOFError("it is truncated")
-            try:
-                data = self._stream.decompress(more, len(view))
-            except OSError as error:  # bz2's, for damaged data
-                raise EOFError(str(error)) from error
+            data = compression.decode(self._stream, more, len(view))
             if data:
                 view[: len(data)] = data
                 return len(data)

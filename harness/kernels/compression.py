@@ -55,8 +55,6 @@ class Gzip:
 
 
 Decoder = Gzip | lzma.LZMADecompressor | bz2.BZ2Decompressor | zstd.ZstdDecompressor
-#: What decoders raise for damaged data; bz2 raises OSError, too.
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError)
 
 
 def decoder(
@@ -78,6 +76,17 @@ def decoder(
     return next((make for magic, make in decoders if start.startswith(magic)), None)
 
 
+def decode(stream: Decoder, data: bytes, most: int) -> bytes:
+    """At most ``most`` more bytes of ``stream``, which gets ``data``.
+
+    Raises :class:`Malformed` for damaged data, for which bz2 raises OSError.
+    """
+    try:
+        return stream.decompress(data, most)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
+        raise Malformed(str(error)) from error
+
+
 def decompress(data: bytes | memoryview, limit: int | None = None) -> bytes:
     """The decompressed ``data``; see :func:`pieces`."""
     return b"".join(pieces(data, limit))
@@ -90,14 +99,11 @@ def pieces(data: bytes | memoryview, limit: int | None = None) -> Iterator[bytes
     exceeds ``limit`` bytes (default :data:`LIMIT`).
     """
     left = LIMIT if limit is None else limit
-    try:
-        for piece in _pieces(memoryview(data)):
-            left -= len(piece)
-            if left < 0:
-                raise Malformed("the decompressed data are too large")
-            yield piece
-    except (OSError, *DAMAGE) as error:
-        raise Malformed(str(error)) from error
+    for piece in _pieces(memoryview(data)):
+        left -= len(piece)
+        if left < 0:
+            raise Malformed("the decompressed data are too large")
+        yield piece
 
 
 def _pieces(data: memoryview) -> Iterator[bytes]:
@@ -115,7 +121,7 @@ def _pieces(data: memoryview) -> Iterator[bytes]:
         if stream.needs_input:
             more = bytes(data[at : at + PIECE])
             at += PIECE
-        piece = stream.decompress(more, PIECE)
+        piece = decode(stream, more, PIECE)
         if not piece and stream.needs_input and not stream.eof and at >= len(data):
             raise Malformed("the compressed data are truncated")
         yield piece
