@@ -13,7 +13,9 @@ from harness.kernels import elf
 
 STEP = mmap.PAGESIZE
 #: Around the ends of steps, and elsewhere.
-PLACES = st.sampled_from([0, 1, STEP - 2, STEP - 1, STEP, 2 * STEP - 1, 2 * STEP, 3 * STEP - 3])
+PLACES = st.sampled_from(
+    [0, STEP - 2, STEP - 1, STEP, STEP + 5, 2 * STEP - 1, 2 * STEP, 3 * STEP - 3]
+)
 
 
 @pytest.fixture(scope="module")
