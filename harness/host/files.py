@@ -19,6 +19,9 @@ Stamp = list[int]
 #: Seconds that must have passed since a change, because the next change may get the same times:
 #: file times advance every few milliseconds, on some file systems every 2 s.
 SETTLED = 2.0
+#: Seconds for which a file that looks untouched is taken to have the bytes that were read.
+RECENT = 24 * 3600.0
+_HOST_START = Path("/proc/sys/kernel/random/boot_id")
 
 
 def user_directory(find: Callable[[], Path], instead: str) -> Path:
@@ -58,6 +61,35 @@ def remember(place: Path, what: Mapping[str, Any]) -> None:
     later."""
     with contextlib.suppress(OSError):
         write_atomically(place, json.dumps(what))
+
+
+def host_start() -> str:
+    """Identifies the host's current boot. Raises OSError if it is unknown."""
+    return _HOST_START.read_text().strip()
+
+
+def note_verified(place: Path, seen: Mapping[str, Stamp]) -> None:
+    """Note in ``place`` that the files with the stamps ``seen``, taken before, had the right
+    bytes."""
+    if all(map(is_settled, seen.values())):
+        with contextlib.suppress(OSError):
+            remember(place, {"stamps": seen, "host_start": host_start(), "at": time.time()})
+
+
+def were_verified(place: Path, seen: Mapping[str, Stamp], *, recently: bool) -> bool:
+    """Whether the files with the stamps ``seen`` are noted in ``place``.
+
+    ``recently``: since the host started, and in the last day. A power failure can damage a file
+    that was never flushed to the disk, and a failing disk any file, without changing a stamp.
+    """
+    noted = recall(place)
+    try:
+        if not recently or noted["stamps"] != seen:
+            return bool(noted["stamps"] == seen)
+        age = time.time() - noted["at"]
+        return bool(noted["host_start"] == host_start() and 0 <= age < RECENT)
+    except (OSError, LookupError, TypeError):
+        return False
 
 
 def write_atomically(path: Path, text: str) -> None:

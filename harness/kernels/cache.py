@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The cache of prepared kernels: found by content, complete or absent, verified at each use.
+"""The cache of prepared kernels: found by content, complete or absent, verified.
 
 Layout below the root::
 
@@ -13,8 +13,9 @@ Layout below the root::
 
 An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the disk explicitly:
 ``entry.json`` has the SHA-256 of every other file, so damage by a power failure is found at the
-next use, like any other damage, and the entry is built again. An entry's last use is the time of
-its ``entry.json``; harness.records.prune removes unused ones.
+next use, like any other damage, and the entry is built again. Files are read for this unless they
+are untouched since they were last read, after the host started and within a day. An entry's last
+use is the time of its ``entry.json``; harness.records.prune removes unused ones.
 
 A symbolic link in an entry counts as damage, because nothing may lead out of the cache. A read-only
 cache can still be used; harness.records.prune does not see its users.
@@ -41,12 +42,11 @@ import platformdirs
 from harness.errors import Damaged, Interrupted, KernelUnavailable
 from harness.host import locks
 from harness.host.files import (
-    is_settled,
-    recall,
-    remember,
+    note_verified,
     stamp,
     touch,
     user_directory,
+    were_verified,
     write_atomically,
 )
 
@@ -117,9 +117,7 @@ class Cache:
 
     def trusting(self) -> Cache:
         """The same cache for decisions without a boot: files that look untouched are not read
-        again.
-
-        Damage to a file whose times did not change is only noticed before a boot.
+        again, however long ago they were read.
         """
         other = copy.copy(self)
         other._found = {}
@@ -382,7 +380,10 @@ def _load(place: Path, trusting: bool) -> CacheEntry:
 
 
 def _verify(place: Path, files: dict[str, dict[str, Any]], trusting: bool) -> None:
-    """Raise Damaged if the files differ from the record; if ``trusting``, skip untouched files."""
+    """Raise Damaged if the files differ from the record.
+
+    Untouched files are not read again if they were read recently, or ever if ``trusting``.
+    """
     present = _files(place)
     for name in present.keys() ^ files.keys():
         raise Damaged(f"{name} is {'unexpected' if name in present else 'missing'}")
@@ -391,11 +392,9 @@ def _verify(place: Path, files: dict[str, dict[str, Any]], trusting: bool) -> No
     for name, (size, *_) in seen.items():
         if size != files[name]["size"]:
             raise Damaged(f"{name} has {size} bytes instead of {files[name]['size']}")
-    known = recall(place / STAMPS) == seen
-    if trusting and known:
+    if were_verified(place / STAMPS, seen, recently=not trusting):
         return
     for name, path in present.items():
         if file_sha256(path) != files[name]["sha256"]:
             raise Damaged(f"{name} has other bytes than were written")
-    if not known and all(map(is_settled, seen.values())):
-        remember(place / STAMPS, seen)
+    note_verified(place / STAMPS, seen)

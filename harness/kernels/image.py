@@ -68,10 +68,11 @@ def from_file(
 ) -> PreparedKernel:
     """The kernel in the file ``image``, with the modules that ``find`` returns for its release.
 
-    With a trusting cache, an image that was not touched since it was last read is not read again.
+    An image with the bytes that were last read there is only hashed; with a trusting cache, one
+    that was not touched since is not even read.
     """
     origin = origin or str(image)
-    known = _recall(image, cache)
+    known = _recall(image, cache, arch)
     if known is not None and sha256 in (None, known.sha256):
         found = find(known.release)
         modules.check_event_channel(found, str(image))
@@ -104,7 +105,7 @@ def from_file(
         entry = cache.entry(_key(known, found), build, say)
     if seen is not None and files.is_settled(seen) and not cache.is_read_only:
         cache.directory("images")
-        files.remember(_memory(image, cache), {"stamp": seen, **asdict(known)})
+        files.remember(_memory(image, cache, arch), {"stamp": seen, **asdict(known)})
     return prepared(name, entry, origin=origin)
 
 
@@ -121,21 +122,22 @@ def _key(image: _Known, found: ModuleSet) -> str:
     return f"image-{image.release}-{digest([image.sha256, used])}"
 
 
-def _memory(image: Path, cache: Cache) -> Path:
-    return cache.root / "images" / f"{digest(str(image))}.json"
+def _memory(image: Path, cache: Cache, arch: Arch) -> Path:
+    return cache.root / "images" / f"{digest([str(image), arch.value])}.json"
 
 
-def _recall(image: Path, cache: Cache) -> _Known | None:
-    """The cached identity of ``image``, if the file did not change."""
-    if not cache.trusts:
-        return None
-    known = files.recall(_memory(image, cache))
+def _recall(image: Path, cache: Cache, arch: Arch) -> _Known | None:
+    """The cached identity of ``image``, a kernel for ``arch``, if the file did not change."""
+    noted = files.recall(_memory(image, cache, arch))
     try:
-        if known["stamp"] == files.stamp(image):
-            return _Known(str(known["sha256"]), str(known["release"]))
+        known = _Known(str(noted["sha256"]), str(noted["release"]))
+        if cache.trusts:
+            same = noted["stamp"] == files.stamp(image)
+        else:
+            same = image.is_file() and file_sha256(image) == known.sha256
     except (OSError, LookupError, TypeError):
-        pass
-    return None
+        return None
+    return known if same else None
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from harness.kernels import Cache
 from harness.kernels import cache as kernel_cache
 from harness.records import recovery
 from harness.records.store import Run, Store
+from harness.vm import initramfs
 
 #: Bytes from which on doctor shows a remedy.
 LARGE = 10 << 30
@@ -54,9 +55,10 @@ KEPT = (RUNS, *BESIDE, STEPS)
 STORED = "runs in the store"
 LOCKS = "lock files"
 INDEXES = "package indexes"
-#: The suffix of files of a kind; a guest's root has its checksum beside it.
+#: The suffix of files of a kind.
 ENDINGS = {"roots": ".cpio", "images": ".json", "changelogs": ".gz"}
-CHECKSUM = ".sha256"
+#: Those of the files beside a guest's root.
+BESIDE_ROOT = (initramfs.CHECKSUM, initramfs.VERIFIED)
 #: The remedy if something has become too large.
 REMEDY = "mptcp-harness prune --keep 30d"
 # The names of run directories; other directories there are not ours to remove.
@@ -238,14 +240,15 @@ def cached(cache: Path) -> Iterator[Item]:
     """The items in ``cache``, complete or not."""
     for kind, name in KINDS.items():
         for path in _entries(cache / name):
-            if path.suffix == CHECKSUM and path.with_suffix(ENDINGS["roots"]).exists():
+            if path.suffix in BESIDE_ROOT and path.with_suffix(ENDINGS["roots"]).exists():
                 continue  # removed together with the archive
-            beside = path.with_suffix(CHECKSUM)
-            with_it = path.suffix == ENDINGS["roots"] and beside.exists()
-            paths = (path, beside) if with_it else (path,)
+            is_root = path.suffix == ENDINGS["roots"]
+            beside = [path.with_suffix(each) for each in BESIDE_ROOT * is_root]
+            paths = (path, *(each for each in beside if each.exists()))
             record = path / kernel_cache.RECORD if name == "kernels" else path
             with contextlib.suppress(FileNotFoundError):  # removed in the meantime
-                used = (record if record.exists() else path).stat().st_mtime
+                last = [record if record.exists() else path, *paths[1:]]
+                used = max(each.stat().st_mtime for each in last)
                 size = sum(map(disk_usage, paths))
                 yield Item(kind, paths, used, size, _is_obsolete(name, path))
     for place in (cache / name for name in LEFT_IN):

@@ -205,13 +205,12 @@ def _answers(remembered: Path, key: str) -> dict[str, tuple[float, str]]:
 
 def _circumstances(qemu: Path) -> str:
     """Everything that the answer depends on: the host, QEMU, the device and its permissions."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     status, device = qemu.resolve().stat(), DEVICE.stat()
     return " ".join(
         map(
             str,
             (
-                *(boot_id, platform.release(), qemu, status.st_size, status.st_mtime_ns),
+                *(files.host_start(), platform.release(), qemu, status.st_size, status.st_mtime_ns),
                 *(device.st_dev, device.st_ino, device.st_rdev, device.st_mode),
                 *(device.st_uid, device.st_gid, os.geteuid(), sorted(os.getgroups())),
             ),

@@ -92,6 +92,10 @@ sysfs /sys sysfs defaults 0 0
 devtmpfs /dev devtmpfs defaults 0 0
 """
 
+#: The suffixes of the files beside an archive: its hash, whose time is the archive's last use, and
+#: when it was read.
+CHECKSUM, VERIFIED = ".sha256", ".verified"
+
 #: Of the versions 3.x of Python, the oldest that the guest gets.
 OLDEST_MINOR = 11
 
@@ -180,9 +184,9 @@ def built(cache: Path, identity: str, build: Callable[[Path], None]) -> Path:
     ``identity`` identifies its content besides the checker. Raises HostError.
     """
     place = cache / "roots" / f"{_key(identity)}.cpio"
-    checksum = place.with_suffix(".sha256")
+    checksum = place.with_suffix(CHECKSUM)
     if _is_whole(place, checksum):
-        files.touch(place)
+        files.touch(checksum)
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -272,10 +276,17 @@ def _sha256(path: Path) -> str:
 
 def _is_whole(place: Path, checksum: Path) -> bool:
     """Whether the archive is intact; a power failure or a full disk can damage it."""
+    notes = place.with_suffix(VERIFIED)
     try:
-        return checksum.read_text() == _sha256(place)
+        seen = {place.name: files.stamp(place)}
+        if files.were_verified(notes, seen, recently=True):
+            return True
+        if checksum.read_text() != _sha256(place):
+            return False
     except OSError:
         return False
+    files.note_verified(notes, seen)
+    return True
 
 
 def _sources(checker: Path) -> list[Path]:

@@ -147,11 +147,49 @@ def test_a_trusting_cache_does_not_read_what_is_untouched(
     assert reads.count == 0
 
 
-def test_a_cache_that_does_not_trust_reads_everything(
+def test_for_a_boot_what_was_just_read_is_not_read_again(
     cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(monkeypatch)
+    entry = cache.entry("k", Builder(), say)
+    reads = Reads(monkeypatch)
+    assert cache.existing("k") == entry
+    assert reads.count == 0
+
+
+def test_for_a_boot_everything_is_read_after_the_hosts_start(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch)
+    entry = cache.entry("k", Builder(), say)
+    monkeypatch.setattr(files, "host_start", lambda: "another")
+    reads = Reads(monkeypatch)
+    assert [cache.existing("k"), cache.existing("k")] == [entry, entry]
+    assert reads.count == 4
+
+
+@pytest.mark.parametrize("moved", [files.RECENT + 1, -60.0])
+def test_for_a_boot_everything_is_read_once_a_day(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch, moved: float
+) -> None:
+    """Also where the clock was set back, which is no day."""
+    settle(monkeypatch)
+    entry = cache.entry("k", Builder(), say)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + moved)
+    reads = Reads(monkeypatch)
+    assert cache.existing("k") == entry
+    assert reads.count == 4
+    assert cache.trusting().existing("k") == entry
+    assert reads.count == 4
+
+
+def test_for_a_boot_everything_is_read_where_the_hosts_start_is_unknown(
+    cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settle(monkeypatch)
     cache.entry("k", Builder(), say)
+    monkeypatch.setattr(files, "_HOST_START", tmp_path / "nothing")
     reads = Reads(monkeypatch)
     cache.existing("k")
     assert reads.count == 4
@@ -167,13 +205,13 @@ def test_what_has_just_changed_is_not_trusted_yet(
 
 
 @pytest.mark.parametrize("name", [BUILT.boot_image, BUILT.image, MODULES[0]])
-def test_a_flipped_byte_is_noticed_by_a_trusting_cache(
+def test_a_flipped_byte_is_noticed_at_once(
     cache: Cache, say: Said, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     settle(monkeypatch)
     entry = cache.entry("k", Builder(), say)
     flip(entry.root / name)
-    assert cache.trusting().existing("k") is None
+    assert [cache.existing("k"), cache.trusting().existing("k")] == [None, None]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"root/boot/vmlinuz-6.1": 1}'])

@@ -9,9 +9,11 @@ import pytest
 
 from harness.errors import KernelUnavailable
 from harness.host import files
+from harness.host.architectures import Arch
 from harness.kernels import image, modules
 from harness.kernels.cache import Cache, file_sha256
 from harness.kernels.kernel_image import PreparedKernel
+from harness.kernels.modules import ModuleSet
 from harness.manifest.kernels_yaml import ImageSource, TreeSource
 from tests.kernels import builders
 from tests.kernels.builders import RELEASE
@@ -123,12 +125,35 @@ def test_a_trusting_cache_does_not_read_an_untouched_image_again(
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_cache_that_does_not_trust_reads_an_image_each_time(
+def test_an_image_with_the_same_bytes_is_not_copied_again(
     cache: Cache, say: Said, bzimage: Path, unread: list[Path]
 ) -> None:
+    first = prepare(cache, say, bzimage)
+    bzimage.touch()
+    assert prepare(cache, say, bzimage) == first
+    assert unread == [bzimage]
+
+
+@pytest.mark.usefixtures("settled")
+def test_other_bytes_are_noticed_though_the_file_looks_untouched(
+    cache: Cache, say: Said, bzimage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system over the network, whose answers about a file may be old."""
+    stamp = files.stamp(bzimage)
+    monkeypatch.setattr(files, "stamp", lambda _: stamp)
     prepare(cache, say, bzimage)
+    bzimage.write_bytes(builders.bzimage(release="6.2.0"))
+    assert prepare(cache, say, bzimage).release == "6.2.0"
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_image_of_one_architecture_is_not_taken_for_another(
+    cache: Cache, say: Said, bzimage: Path
+) -> None:
     prepare(cache, say, bzimage)
-    assert unread == [bzimage, bzimage]
+    for seen in (cache, cache.trusting()):
+        with pytest.raises(KernelUnavailable, match="arm64"):
+            image.from_file("x", bzimage, lambda _: ModuleSet(), seen, say, arch=Arch.ARM64)
 
 
 @pytest.mark.usefixtures("settled")

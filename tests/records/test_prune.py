@@ -43,9 +43,9 @@ class Kept:
         self.cache.entry("k", build, lambda _: None)
         self.kernel = self.cache.root / "kernels/k"
         self.root = self.cache.directory("roots") / "0b.cpio"
-        self.checksum = self.root.with_suffix(".sha256")
+        self.checksum, self.verified = map(self.root.with_suffix, prune.BESIDE_ROOT)
         self.image = self.cache.directory("images") / "bb.json"
-        for path in (self.root, self.checksum, self.image):
+        for path in (self.root, self.checksum, self.verified, self.image):
             path.write_text("x" * 5000)
         self.run = self.runs / RUN
         (self.run / "kernels").mkdir(parents=True)
@@ -57,7 +57,7 @@ class Kept:
             os.utime(path, (then, then))
 
     def age_all(self) -> None:
-        self.age(self.kernel / "entry.json", self.root, self.checksum, self.image)
+        self.age(self.kernel / "entry.json", self.root, self.checksum, self.verified, self.image)
         self.age(self.run / "run.json")
 
     def prune(self, keep_s: float = MONTH, *, dry_run: bool = False) -> list[prune.Item]:
@@ -80,7 +80,7 @@ def test_what_was_used_lately_stays(kept: Kept) -> None:
 def test_what_was_not_used_for_long_goes(kept: Kept) -> None:
     kept.age_all()
     assert kept.removed() == {kept.kernel, kept.root, kept.image, kept.run}
-    gone = (kept.kernel, kept.root, kept.checksum, kept.image, kept.run)
+    gone = (kept.kernel, kept.root, kept.checksum, kept.verified, kept.image, kept.run)
     assert not any(path.exists() for path in gone)
 
 
@@ -96,15 +96,22 @@ def test_the_use_of_a_kernel_keeps_it(kept: Kept) -> None:
     assert kept.kernel not in kept.removed()
 
 
-def test_the_checksum_of_a_root_lives_as_long_as_the_root(kept: Kept) -> None:
-    kept.age(kept.checksum)
+def test_the_files_beside_a_root_live_as_long_as_the_root(kept: Kept) -> None:
+    kept.age(kept.checksum, kept.verified)
     assert kept.removed() == set()
     assert kept.checksum.exists()
+    assert kept.verified.exists()
 
 
-def test_a_checksum_without_its_root_is_obsolete(kept: Kept) -> None:
+def test_the_use_of_a_root_keeps_it(kept: Kept) -> None:
+    """Its checksum has the time of the last use, for its own must not change."""
+    kept.age(kept.root, kept.verified)
+    assert kept.removed() == set()
+
+
+def test_what_is_beside_no_root_is_obsolete(kept: Kept) -> None:
     kept.root.unlink()
-    assert kept.removed() == {kept.checksum}
+    assert kept.removed() == {kept.checksum, kept.verified}
 
 
 def test_a_dry_run_says_the_same_and_removes_nothing(kept: Kept) -> None:

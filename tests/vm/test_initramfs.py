@@ -12,17 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from harness.host import tools
+from harness.host import files, tools
 from harness.kernels.kernel_image import PreparedKernel
 from harness.vm import initramfs
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    busybox = tools.find_static_busybox()
-    if busybox is None:
-        busybox = Path(sys.executable).resolve()  # only its bytes matter here
-    return initramfs.prepare(tmp_path_factory.mktemp("cache"), busybox)
+    return initramfs.prepare(tmp_path_factory.mktemp("cache"), busybox())
+
+
+def busybox() -> Path:
+    """Only its bytes matter here."""
+    return tools.find_static_busybox() or Path(sys.executable).resolve()
 
 
 def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
@@ -195,8 +197,7 @@ def test_a_second_prepare_builds_nothing(base: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError("built again")
 
     monkeypatch.setattr(initramfs, "lay_out", fail)
-    busybox = tools.find_static_busybox() or Path(sys.executable).resolve()
-    assert initramfs.prepare(base.parents[1], busybox) == base
+    assert initramfs.prepare(base.parents[1], busybox()) == base
 
 
 def test_modules_follow_in_the_order_in_which_they_load(base: Path, tmp_path: Path) -> None:
@@ -218,17 +219,38 @@ def test_modules_follow_in_the_order_in_which_they_load(base: Path, tmp_path: Pa
     assert found[initramfs.REQUEST][1] == b"nonce=ab\nseed=1\n"
 
 
-def test_a_torn_root_is_built_again(base: Path) -> None:
+def test_a_root_that_was_just_read_is_not_read_again(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SETTLED", -1.0)
+    read: list[Path] = []
+    real = initramfs._sha256
+
+    def noted(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(initramfs, "_sha256", noted)
+    places = [initramfs.prepare(base.parents[1], busybox()) for _ in range(3)]
+    assert (places, read) == ([base] * 3, [base])
+    monkeypatch.setattr(files, "host_start", lambda: "another")
+    initramfs.prepare(base.parents[1], busybox())
+    assert read == [base, base]
+
+
+def test_a_torn_root_is_built_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that was read before."""
+    monkeypatch.setattr(files, "SETTLED", -1.0)
+    initramfs.prepare(base.parents[1], busybox())
     whole = base.read_bytes()
     base.write_bytes(whole[: len(whole) // 2])
-    busybox = tools.find_static_busybox() or Path(sys.executable).resolve()
-    assert initramfs.prepare(base.parents[1], busybox) == base
+    assert initramfs.prepare(base.parents[1], busybox()) == base
     assert len(base.read_bytes()) == len(whole)
 
 
 def test_a_script_finds_the_modules_that_it_imports() -> None:
-    files = initramfs.standard_modules(["json", "socket", "no_such_module", "guest"])
-    names = {name.partition("/python")[2].partition("/")[2] for name in files}
+    found = initramfs.standard_modules(["json", "socket", "no_such_module", "guest"])
+    names = {name.partition("/python")[2].partition("/")[2] for name in found}
     assert {"json/__init__.py", "json/decoder.py", "re/__init__.py", "socket.py"} <= names
 
 
@@ -238,8 +260,8 @@ def test_a_module_that_the_guests_python_lacks_is_left_out(
     """Its version may be another one than that of the harness."""
     newer = sys.stdlib_module_names | {"module_of_a_later_version"}
     monkeypatch.setattr(sys, "stdlib_module_names", newer)
-    files = initramfs.standard_modules(["json", "module_of_a_later_version"])
-    assert any(name.endswith("/json/decoder.py") for name in files)
+    found = initramfs.standard_modules(["json", "module_of_a_later_version"])
+    assert any(name.endswith("/json/decoder.py") for name in found)
 
 
 def test_a_script_that_imports_nothing_needs_nothing() -> None:
