@@ -25,7 +25,7 @@ COMMANDS = {
     "matrix": ("matrix", "add_matrix"),
     "check": ("matrix", "add_check"),
     "bisect": ("bisect", "add_bisect"),
-    "step": ("bisect", "add_step"),
+    "step": ("step", "add"),
     "nightly": ("nightly", "add"),
     "replay": ("kept_runs", "add_replay"),
     "report": ("kept_runs", "add_report"),
@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (docs: README, "Exit status")."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["step"]:
-        from harness.cli import bisect  # imported only when needed, as every command
+        from harness.cli import step  # imported only when needed, as every command
 
-        return bisect.for_git(lambda: _main(arguments))
+        return step.for_git(lambda: _main(arguments))
     return _main(arguments)
 
 

@@ -1,33 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``bisect``: the kernel that broke something, or every change along a series. ``step``: one commit
-of a kernel tree, for ``git bisect run``."""
+"""``bisect``: the kernel that broke something, or every change along a series."""
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import shlex
 import sys
-import time
-import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from harness.bisect import bisection, candidates, commits, compatibility, predicate
 from harness.bisect.candidates import Series, between, whole
 from harness.bisect.commit_search import Onward
-from harness.bisect.predicate import Outcome
 from harness.cli import arguments
 from harness.cli.common import (
-    all_names,
     check_fingerprint,
+    check_pattern,
     check_writable,
-    complain,
     families,
     fleet_of,
-    globs,
     listener,
     matching_checks,
     profile_of,
@@ -35,21 +27,16 @@ from harness.cli.common import (
     stopping,
     write,
 )
-from harness.errors import HostError, Interrupted, KernelUnavailable, UsageError
-from harness.host import tools
+from harness.errors import HostError, UsageError
 from harness.host.files import write_atomically
-from harness.kernels import Cache, gitref, kconfig
-from harness.kernels.build import Recipe
+from harness.kernels import Cache, gitref
 from harness.manifest import kernels_yaml
-from harness.manifest.plan import Plan, Profile
+from harness.manifest.plan import Plan
 from harness.report import bisect as report
 from harness.report import terminal
-from harness.report.plain import PlainProgress
 from harness.run import shards
 from harness.run.request import RunRequest
 from harness.run.workspace import store_place
-from harness.step.step import Step, StepAnswer, StepRequest
-from harness.text import printable
 from harness.verdict.verdicts import EXIT_INFRASTRUCTURE, EXIT_INTERRUPTED, EXIT_OK, Family
 
 
@@ -234,19 +221,6 @@ def _onward(repo: str | None, cache: Cache) -> Onward | None:
     return Onward(repo)
 
 
-def check_pattern(pattern: str | None, profile: Profile) -> None:
-    """Raise UsageError if a part of ``pattern`` matches no check or capability of the
-    ``profile``."""
-    known = all_names(profile)
-    of = "" if profile is Profile.FULL else f" of the profile {profile}"
-    for glob in globs(pattern) if pattern is not None else ():
-        if not fnmatch.filter(known, glob):
-            raise UsageError(
-                f"--check {glob!r} matches no check{of} and no capability.NAME; `mptcp-harness "
-                "list checks` and `mptcp-harness list capabilities` show them"
-            )
-
-
 def _boundaries(
     given: argparse.Namespace, request: RunRequest, cache: Cache
 ) -> tuple[str, str, int]:
@@ -298,123 +272,3 @@ def _series(given: argparse.Namespace, cache: Cache) -> Series:
     if given.good is None:
         return whole(entries, cache, say)
     return between(entries, given.good, given.bad, cache, say)
-
-
-#: git reads 0 as good, 125 as untestable and any other status below 128 as bad; it stops at the
-#: rest.
-EXIT = {Outcome.GOOD: 0, Outcome.BAD: 1, Outcome.UNTESTABLE: 125}
-EXIT_STOP = 128
-#: The first word of the last line.
-WORD = {Outcome.GOOD: "good", Outcome.BAD: "bad", Outcome.UNTESTABLE: "skip"}
-
-
-def add_step(commands: arguments.Commands) -> None:
-    command = arguments.command(commands, "step", run_step)
-    arguments.add_predicate(command)
-    command.add_argument(
-        "--patch",
-        dest="patches",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="apply FILE to the copy of the tree that is built; may be given several times",
-    )
-    command.add_argument(
-        "--config",
-        dest="fragments",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a .config, or lines of one; they override those of `mptcp-harness config`; may be "
-        "given several times",
-    )
-    command.add_argument(
-        "--confirm",
-        type=arguments.Number(0, 1000),
-        default=0,
-        metavar="N",
-        help="boot a good commit N more times, for an intermittent failure (default: 0)",
-    )
-    command.add_argument(
-        "--save", type=Path, metavar="FILE", help="copy the image to FILE, for `check`"
-    )
-    command.add_argument(
-        "--fresh", action="store_true", help="build and boot the commit even if its result is known"
-    )
-    command.add_argument(
-        "--family", type=Family, choices=list(Family), help="one address family (default: both)"
-    )
-    command.add_argument(
-        "--seed", type=arguments.Number(0, (1 << 63) - 1), metavar="N", help="seed of the payloads"
-    )
-    arguments.add_profile(command, "quick if --check names only its checks, otherwise full")
-    arguments.add_resources(command)
-
-
-def run_step(given: argparse.Namespace) -> int:
-    """Judge the commit that is checked out; the last line of output is the answer."""
-    cache = Cache(given.cache)
-    request = _request(given)
-    progress = PlainProgress(sys.stdout, time.monotonic)
-    with stopping(cache.stop) as stop, progress.ticking():
-        try:
-            answer = Step(Path.cwd(), request, cache, progress.line, progress, stop).run()
-        except (Interrupted, KernelUnavailable) as error:
-            if not stop.is_set():
-                raise
-            complain(f"interrupted: {error}")
-            return EXIT_INTERRUPTED
-    _show(answer)
-    return EXIT[answer.outcome]
-
-
-def for_git(run: Callable[[], int]) -> int:
-    """The exit status of ``run``, or one at which git stops: a fault of the harness is not
-    "bad"."""
-    try:
-        status = run()
-    except SystemExit as end:  # wrong arguments, or --help
-        return EXIT_STOP if end.code else 0
-    except Exception:
-        complain(traceback.format_exc())
-        return EXIT_STOP
-    return status if status in EXIT.values() or status >= EXIT_STOP else EXIT_STOP
-
-
-def _request(given: argparse.Namespace) -> StepRequest:
-    check_pattern(given.check, profile_of(given))
-    check_fingerprint(given.incident)
-    wanted = predicate.of(check=given.check, incident=given.incident, anything=given.any)
-    assert wanted is not None, "the parser requires one"
-    for path in given.patches:
-        if not path.is_file():
-            raise UsageError(f"--patch {path}: there is no such file")
-    return StepRequest(
-        predicate=wanted,
-        recipe=Recipe(
-            (kconfig.fragment(), *map(_read, given.fragments)), given.jobs or tools.processors()
-        ),
-        boots=RunRequest(
-            Plan(families(given), profile=profile_of(given), seed=given.seed),
-            jobs=1,
-            accel=given.accel,
-        ),
-        patches=tuple(path.absolute() for path in given.patches),
-        confirm=given.confirm,
-        fresh=given.fresh,
-        save=given.save,
-    )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: cannot be read ({error})") from error
-
-
-def _show(answer: StepAnswer) -> None:
-    for line in f"{WORD[answer.outcome]}: {answer.commit}: {answer.why}".splitlines():
-        print(printable(line), flush=True)

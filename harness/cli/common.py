@@ -87,6 +87,21 @@ def matching_checks(
     return tuple(name for name in known if name in found) if len(found) < len(known) else ()
 
 
+def check_pattern(pattern: str | None, profile: Profile) -> None:
+    """Raise UsageError if a part of ``pattern`` matches no check or capability of the
+    ``profile``."""
+    from harness.manifest.plan import Profile
+
+    known = all_names(profile)
+    of = "" if profile is Profile.FULL else f" of the profile {profile}"
+    for glob in globs(pattern) if pattern is not None else ():
+        if not fnmatch.filter(known, glob):
+            raise UsageError(
+                f"--check {glob!r} matches no check{of} and no capability.NAME; `mptcp-harness "
+                "list checks` and `mptcp-harness list capabilities` show them"
+            )
+
+
 def globs(pattern: str) -> list[str]:
     """The patterns in a list separated by commas."""
     return [part.strip() for part in pattern.split(",")]

@@ -36,9 +36,10 @@ SHOWN = 8
 #: compiler, the jobs of a parent make.
 _LEADING = ("KBUILD_", "KCONFIG_", "KCFLAGS", "MAKE", "MFLAGS", "GNUMAKEFLAGS", "LLVM", "CROSS_")
 _DROPPED = ("ARCH", "O", "M", "V", "W", "CC", "LD", "LOCALVERSION", "INSTALL_MOD_PATH")
-#: The files of a tree on which its configuration depends.
-_CONFIGURING = re.compile(
-    r"\t(?:Makefile|.*Kconfig[^/]*|arch/x86/configs/.*|kernel/configs/.*|scripts/.*|arch/x86/Makefile)$"
+#: The files of a tree on which its configuration depends (gitglossary(7), pathspec).
+_CONFIGURING = (
+    *("Makefile", ":(glob)**/*Kconfig*", "arch/x86/configs/", "kernel/configs/", "scripts/"),
+    "arch/x86/Makefile",
 )
 #: A line that make prints for a file: "  CC      net/mptcp/ctrl.o".
 _MADE = re.compile(r" +(?:\[[A-Z]\] )?[A-Z][A-Z0-9]+ +(?:\[M\] +)?\S+")
@@ -101,7 +102,7 @@ class Build:
         arguments, environment = self._environment(commit)
         llvm = ["LLVM=1"] if self._recipe.compiler is Compiler.CLANG else []
         arguments = [*arguments, *llvm]
-        self._configure(tree, environment, llvm)
+        self._configure(environment, llvm)
         image = self._copy.directory / IMAGE
         image.unlink(missing_ok=True)  # a new image proves success
         self._say(f"building; log: {self._log}")
@@ -113,10 +114,10 @@ class Build:
             raise self._failure("the build left no image")
         return image
 
-    def _configure(self, tree: str, environment: dict[str, str], llvm: Sequence[str]) -> None:
+    def _configure(self, environment: dict[str, str], llvm: Sequence[str]) -> None:
         """Make .config, unless nothing that it depends on has changed."""
         known = self._place / "configured.json"
-        names = [name for name in self._copy.names(tree) if _CONFIGURING.search(name)]
+        names = self._copy.names(_CONFIGURING)
         recipe = self._recipe
         more = [[each.line for each in recipe.wanted], recipe.compiler] if recipe.wanted else []
         version = toolchain.version(recipe.compiler)

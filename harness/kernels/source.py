@@ -302,7 +302,8 @@ class Copy:
         try:
             was_interrupted = under_way.exists()
             under_way.touch()
-            self._own({}, "read-tree", "--reset", "-u", tree)
+            if was_interrupted or not self._move(tree):
+                self._own({}, "read-tree", "--reset", "-u", tree)
             if was_interrupted:
                 self._own({}, "clean", "-q", "-d", "--force")
             under_way.unlink()
@@ -312,9 +313,25 @@ class Copy:
                 f"check the disk, or remove {self.place}, which the next step makes again"
             ) from error
 
-    def names(self, tree: str) -> list[str]:
-        """Each file of ``tree`` as ``MODE TYPE OBJECT<tab>PATH``."""
-        return self._own({}, "ls-tree", "-r", "-z", tree).split("\0")
+    def _move(self, tree: str) -> bool:
+        """Check out what differs between the intact copy and ``tree``; False if it is not intact.
+
+        This takes a third of the time of ``read-tree --reset``, which reads all directories of
+        ``tree`` and looks at one file after another; diff-files looks at several at a time.
+        """
+        try:
+            before = self._own({}, "write-tree")
+            self._own({}, "diff-files", "--quiet")
+            if before != tree:
+                self._own({}, "read-tree", "-m", "-u", before, tree)
+        except GitFailed:  # no index yet, a file that was changed, or an untracked one in the way
+            return False
+        return True
+
+    def names(self, patterns: Sequence[str]) -> list[str]:
+        """The files that are checked out and match ``patterns`` (gitglossary(7), pathspec), each as
+        ``MODE OBJECT STAGE<tab>PATH``."""
+        return self._own({}, "ls-files", "--stage", "-z", "--", *patterns).split("\0")
 
     def _own(self, environment: Mapping[str, str], *arguments: str) -> str:
         own = {

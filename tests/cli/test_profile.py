@@ -7,7 +7,7 @@ import pytest
 
 from guest import checks
 from harness import cli
-from harness.cli import bisect, common
+from harness.cli import common
 from harness.errors import UsageError
 from harness.manifest.plan import Plan, Profile
 from harness.verdict.verdicts import Family
@@ -64,9 +64,9 @@ def test_a_check_that_is_not_in_the_profile_is_refused() -> None:
 
 
 def test_a_bisect_for_a_check_that_is_not_in_the_profile_is_refused() -> None:
-    bisect.check_pattern(SCENARIO, Profile.FULL)
+    common.check_pattern(SCENARIO, Profile.FULL)
     with pytest.raises(UsageError, match="matches no check of the profile quick"):
-        bisect.check_pattern(SCENARIO, Profile.QUICK)
+        common.check_pattern(SCENARIO, Profile.QUICK)
 
 
 def test_the_quick_checks_are_all_of_their_profile() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import cli
-from harness.cli import bisect as command
+from harness.cli import step as command
 from harness.errors import HostError
 from harness.host import programs, toolchain
 from harness.kernels import kconfig
@@ -178,6 +178,42 @@ def test_an_interrupted_check_out_is_repaired(
     left.touch()
     tree.commit("good again")
     assert (step(), boots.seen[-1], left.exists()) == (0, "good again", False)
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "in the way"])
+def test_a_damaged_copy_is_repaired(
+    tree: Tree, step: Step, boots: Boots, tmp_path: Path, damage: str
+) -> None:
+    """Also where the commits do not differ in the file, and by a file where the next has one."""
+    other = Path("net/mptcp/other.c")
+    tree.commit("first")
+    step()
+    source = next((tmp_path / "cache").rglob("source"))
+    if damage == "changed":
+        (source / CODE).write_text(BAD)
+    elif damage == "removed":
+        (source / CODE).unlink()
+    else:
+        (source / other).write_text("of a build")
+    tree.write("more", other)
+    tree.git("add", str(other))
+    tree.git("commit", "-q", "-m", "with another file")
+    assert (step(), boots.seen) == (0, ["first", "first"])
+    assert (source / other).read_text() == "more\n"
+
+
+def test_what_two_commits_share_is_not_written_again(
+    tree: Tree, step: Step, tmp_path: Path
+) -> None:
+    step()
+    shared, changed = (
+        next((tmp_path / "cache").rglob("source")) / name for name in ("Kbuild", CODE)
+    )
+    before = [path.stat().st_mtime_ns for path in (shared, changed)]
+    tree.commit("another code")
+    step()
+    after = [path.stat().st_mtime_ns for path in (shared, changed)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False]
 
 
 def test_a_commit_that_was_judged_is_neither_built_nor_booted_again(
