@@ -128,6 +128,9 @@ class Repository:
 
     def _promise(self, repository: Path) -> None:
         """Let ``repository`` fetch the objects that a clone without contents of files lacks."""
+        config = self._common / "config"  # where git notes it; asking git takes longer
+        if not config.is_file() or "promisor" not in config.read_text(errors="replace"):
+            return
         try:
             promisor = self.git("config", "--get-regexp", r"^remote\..*\.promisor$", "true")
         except GitFailed:
@@ -297,34 +300,35 @@ class Copy:
 
         Raises HostError.
         """
-        # Files of an interrupted checkout are in no index, so they do not disturb.
-        under_way = self.place / "unsettled"
+        # Absent while a checkout is under way, and so after one that was interrupted.
+        checked_out = self.place / "checked-out"
         try:
-            was_interrupted = under_way.exists()
-            under_way.touch()
-            if was_interrupted or not self._move(tree):
+            before = checked_out.read_text() if checked_out.exists() else ""
+            checked_out.unlink(missing_ok=True)
+            if not before or not self._move(before, tree):
                 self._own({}, "read-tree", "--reset", "-u", tree)
-            if was_interrupted:
+            if not before:
+                # Files of an interrupted checkout are in no index, so nothing else removes them.
                 self._own({}, "clean", "-q", "-d", "--force")
-            under_way.unlink()
+            checked_out.write_text(tree)
         except GitFailed as error:
             raise HostError(
                 f"the copy of the tree in {self.place} cannot be brought to this commit ({error}); "
                 f"check the disk, or remove {self.place}, which the next step makes again"
             ) from error
 
-    def _move(self, tree: str) -> bool:
-        """Check out what differs between the intact copy and ``tree``; False if it is not intact.
+    def _move(self, before: str, tree: str) -> bool:
+        """Check out the differences between ``before``, which is checked out, and ``tree``.
 
-        This takes a third of the time of ``read-tree --reset``, which reads all directories of
-        ``tree`` and looks at one file after another; diff-files looks at several at a time.
+        Returns False if the copy is not intact. This takes a third of the time of ``read-tree
+        --reset``, which reads all directories of ``tree`` and looks at one file after another;
+        diff-files looks at several at a time.
         """
         try:
-            before = self._own({}, "write-tree")
             self._own({}, "diff-files", "--quiet")
             if before != tree:
                 self._own({}, "read-tree", "-m", "-u", before, tree)
-        except GitFailed:  # no index yet, a file that was changed, or an untracked one in the way
+        except GitFailed:  # a file was changed, or an untracked one is in the way
             return False
         return True
 

@@ -171,7 +171,7 @@ def test_an_interrupted_check_out_is_repaired(
 ) -> None:
     step()
     place = next((tmp_path / "cache").rglob("source")).parent
-    (place / "unsettled").touch()
+    (place / "checked-out").unlink()
     (place / "git/index.lock").touch()
     (place / "source" / CODE).write_text("half of")
     left = place / "source/net/mptcp/left.c"
