@@ -89,6 +89,33 @@ def test_a_whole_run_is_read(run: Run) -> None:
     assert attempt.stopped_s == 0
 
 
+def test_the_end_of_the_vm_is_seen_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the harness waits for more data."""
+    monkeypatch.setattr(boot, "NAP", 30.0)
+    started = time.monotonic()
+    attempt = run(SAY_ALL + POWER_OFF)
+    assert (attempt.end, attempt.stream.closed) == (BootEnd.POWERED_OFF, True)
+    assert time.monotonic() - started < 25
+
+
+def test_what_is_written_in_small_pieces_is_read_in_few(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look takes a tenth of a millisecond, from a processor that another VM could use."""
+    looks = []
+    real = boot._Boot._serve
+
+    def noted(self: boot._Boot, timeout: float) -> None:
+        looks.append(timeout)
+        real(self, timeout)
+
+    monkeypatch.setattr(boot._Boot, "_serve", noted)
+    pieces = "for i in range(200):\n    say(f'[    1.000000] line {i}')\n    time.sleep(0.002)\n"
+    started = time.monotonic()
+    assert run(pieces + SAY_ALL + POWER_OFF).end is BootEnd.POWERED_OFF
+    assert len(looks) < 20 + 25 * (time.monotonic() - started)
+
+
 class Doubted(Machines):
     """Starts what virtme-ng would have started, it seems."""
 
