@@ -214,6 +214,7 @@ def test_quick_runs_start_without_os_and_ctypes() -> None:
         (["history"], {"harness.verdict.results", "harness.verdict.comparison", "pydantic"}),
         (["compare"], {"harness.run", "yaml", "pydantic"}),
         (["list", "checks"], {"harness.run", "sqlite3", "pydantic", "yaml"}),
+        (["step", "--help"], {"pydantic", "yaml", "harness.bisect.commit_search"}),
         (
             ["check", "--help"],
             {
