@@ -300,35 +300,35 @@ class Copy:
 
         Raises HostError.
         """
-        # Absent while a checkout is under way, and so after one that was interrupted.
-        checked_out = self.place / "checked-out"
+        # Files of an interrupted checkout are in no index, so they do not disturb.
+        under_way = self.place / "unsettled"
         try:
-            before = checked_out.read_text() if checked_out.exists() else ""
-            checked_out.unlink(missing_ok=True)
-            if not before or not self._move(before, tree):
+            was_interrupted = under_way.exists()
+            under_way.touch()
+            if was_interrupted or not self._move(tree):
                 self._own({}, "read-tree", "--reset", "-u", tree)
-            if not before:
-                # Files of an interrupted checkout are in no index, so nothing else removes them.
+            if was_interrupted:
                 self._own({}, "clean", "-q", "-d", "--force")
-            checked_out.write_text(tree)
+            under_way.unlink()
         except GitFailed as error:
             raise HostError(
                 f"the copy of the tree in {self.place} cannot be brought to this commit ({error}); "
                 f"check the disk, or remove {self.place}, which the next step makes again"
             ) from error
 
-    def _move(self, before: str, tree: str) -> bool:
-        """Check out the differences between ``before``, which is checked out, and ``tree``.
+    def _move(self, tree: str) -> bool:
+        """Check out the differences between the copy and ``tree``; False if it is not intact.
 
-        Returns False if the copy is not intact. This takes a third of the time of ``read-tree
-        --reset``, which reads all directories of ``tree`` and looks at one file after another;
-        diff-files looks at several at a time.
+        This takes a third of the time of ``read-tree --reset``, which reads all directories of
+        ``tree`` and looks at one file after another; diff-files looks at several at a time.
         """
         try:
+            # Not a note of ours: only the index tells what is checked out, whoever did it.
+            before = self._own({}, "write-tree")
             self._own({}, "diff-files", "--quiet")
             if before != tree:
                 self._own({}, "read-tree", "-m", "-u", before, tree)
-        except GitFailed:  # a file was changed, or an untracked one is in the way
+        except GitFailed:  # no index, a file that was changed, or an untracked one in the way
             return False
         return True
 

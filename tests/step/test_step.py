@@ -171,7 +171,7 @@ def test_an_interrupted_check_out_is_repaired(
 ) -> None:
     step()
     place = next((tmp_path / "cache").rglob("source")).parent
-    (place / "checked-out").unlink()
+    (place / "unsettled").touch()
     (place / "git/index.lock").touch()
     (place / "source" / CODE).write_text("half of")
     left = place / "source/net/mptcp/left.c"
@@ -200,6 +200,19 @@ def test_a_damaged_copy_is_repaired(
     tree.git("commit", "-q", "-m", "with another file")
     assert (step(), boots.seen) == (0, ["first", "first"])
     assert (source / other).read_text() == "more\n"
+
+
+def test_what_another_harness_checked_out_is_not_taken_for_the_commit(
+    tree: Tree, step: Step, boots: Boots, tmp_path: Path
+) -> None:
+    """An older version in the same cache leaves no trace but the files and their index."""
+    step()
+    source = next((tmp_path / "cache").rglob("source"))
+    (source / CODE).write_text(f"{BAD}\n")
+    where = ["--git-dir", str(source.parent / "git"), "--work-tree", str(source)]
+    subprocess.run(["git", *where, "add", "--all"], cwd=source, check=True)
+    step("--fresh")
+    assert len(set(boots.seen)) == 1
 
 
 def test_what_two_commits_share_is_not_written_again(
