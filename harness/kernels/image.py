@@ -24,7 +24,7 @@ from harness.errors import KernelUnavailable, Malformed
 from harness.host import files
 from harness.host.architectures import ARCHITECTURES, Arch
 from harness.kernels import compression, elf, kconfig, kernel_image, modules
-from harness.kernels.cache import Built, Cache, digest, file_sha256
+from harness.kernels.cache import Built, Cache, CacheEntry, digest, file_sha256
 from harness.kernels.kernel_image import Image, PreparedKernel, assemble, prepared, recognise
 from harness.kernels.modules import ModuleSet
 from harness.manifest.entries import ImageSource, TreeSource
@@ -72,14 +72,14 @@ def from_file(
     that was not touched since is not even read.
     """
     origin = origin or str(image)
+    seen = files.stamp(image) if image.is_file() else None
     known = _recall(image, cache, arch)
     if known is not None and sha256 in (None, known.sha256):
-        found = find(known.release)
-        modules.check_event_channel(found, str(image))
-        entry = cache.existing(_key(known, found))
+        entry = _existing(known, find(known.release), image, cache)
         if entry is not None:
+            if not cache.trusts:
+                _note(known, seen, image, cache, arch)
             return prepared(name, entry, origin=origin)
-    seen = files.stamp(image) if image.is_file() else None
     with _snapshot(image, cache) as copy:
         actual = file_sha256(copy)
         if sha256 is not None and actual != sha256:
@@ -103,9 +103,7 @@ def from_file(
             return assemble(root, recognised, found, check)
 
         entry = cache.entry(_key(known, found), build, say)
-    if seen is not None and files.is_settled(seen) and not cache.is_read_only:
-        cache.directory("images")
-        files.remember(_memory(image, cache, arch), {"stamp": seen, **asdict(known)})
+    _note(known, seen, image, cache, arch)
     return prepared(name, entry, origin=origin)
 
 
@@ -138,6 +136,23 @@ def _recall(image: Path, cache: Cache, arch: Arch) -> _Known | None:
     except (OSError, LookupError, TypeError):
         return None
     return known if same else None
+
+
+def _note(known: _Known, seen: files.Stamp | None, image: Path, cache: Cache, arch: Arch) -> None:
+    """Note for :func:`_recall` what ``image`` is, which had the stamp ``seen`` before."""
+    if seen is not None and files.is_settled(seen) and not cache.is_read_only:
+        cache.directory("images")
+        files.remember(_memory(image, cache, arch), {"stamp": seen, **asdict(known)})
+
+
+def _existing(known: _Known, found: ModuleSet, image: Path, cache: Cache) -> CacheEntry | None:
+    """The cached kernel; None if there is none, or if it lacks a module, which only
+    :func:`check_configuration` explains."""
+    try:
+        modules.check_event_channel(found, str(image))
+    except KernelUnavailable:
+        return None
+    return cache.existing(_key(known, found))
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ _PLAIN = tuple(
     for setting in (
         *("core.fsmonitor=false", "core.untrackedCache=false", "core.splitIndex=false"),
         *("core.hooksPath=/dev/null", "gc.auto=0", "advice.addEmbeddedRepo=false"),
+        "core.ignoreStat=false",  # which would hide changes of the copy
     )
     for argument in ("-c", setting)
 )
@@ -128,8 +129,7 @@ class Repository:
 
     def _promise(self, repository: Path) -> None:
         """Let ``repository`` fetch the objects that a clone without contents of files lacks."""
-        config = self._common / "config"  # where git notes it; asking git takes longer
-        if not config.is_file() or "promisor" not in config.read_text(errors="replace"):
+        if not self._may_lack_objects():
             return
         try:
             promisor = self.git("config", "--get-regexp", r"^remote\..*\.promisor$", "true")
@@ -145,6 +145,14 @@ class Repository:
         }
         for name, value in settings.items():
             self._git(repository, {"GIT_DIR": str(repository)}, "config", name, value)
+
+    def _may_lack_objects(self) -> bool:
+        """Whether git must be asked for promisors, which takes longer than a look at its file."""
+        try:
+            config = (self._common / "config").read_text(errors="replace").lower()
+        except OSError:
+            return True
+        return "promisor" in config or "include" in config
 
     def git(self, *arguments: str, **environment: str) -> str:
         """The output of git in the repository. Raises GitFailed and HostError."""

@@ -29,9 +29,10 @@ MAX_CONSOLE = 32 << 20
 #: Seconds between checks of the stop request.
 TICK = 0.25
 #: Seconds to wait for more data: a guest writes in small pieces, and reading each at once keeps a
-#: processor half busy that another VM could use. Meanwhile the event socket holds some 270 events,
-#: which a guest writes in half a second under TCG, but in 20 ms under KVM.
-NAP, NAP_KVM = 0.05, 0.005
+#: processor half busy that another VM could use. While checks run, the wait is short, because an
+#: incident is charged to the check that ran when it was read, and because the socket holds only
+#: some 270 events. Before and after them, an event ends the wait, as the end of the VM always does.
+NAP, NAP_OF_CONSOLE = 0.005, 0.05
 #: Printed by a panicking kernel. With panic=-1 the VM then ends, unless the kernel had not yet read
 #: its command line: then it stops.
 PANIC = b"Kernel panic - not syncing"
@@ -170,6 +171,8 @@ class _Boot:
         self._asked: bytearray | None = None  # output of the kernel about its hang
         self._notes: tuple[str, ...] = ()
         self._open: set[Callable[[], bool]] = {self._read_console}
+        self._ending = select.poll()  # the VM's end
+        self._speaking = select.poll()  # that, or an event
 
     def run(self) -> Attempt:
         plan, work = self._plan, self._work
@@ -215,9 +218,8 @@ class _Boot:
 
     def _watch(self) -> BootEnd:
         """Read console and events until the VM ends or a limit is exceeded."""
-        ending = select.poll()
-        ending.register(self._vm.exited, select.POLLIN)
-        nap_ms = 1000 * (NAP_KVM if self._plan.machine.kvm else NAP)
+        for waiting in (self._ending, self._speaking):
+            waiting.register(self._vm.exited, select.POLLIN)
         while True:
             # Read first: after a pause of the harness, data may have waited for long.
             self._serve(0)
@@ -227,7 +229,10 @@ class _Boot:
             if exceeded is not None:
                 return exceeded
             self._selector.select(min(left, TICK))
-            ending.poll(nap_ms)
+            if self._stage() is _Stage.CHECKS:
+                self._ending.poll(1000 * NAP)
+            else:
+                self._speaking.poll(1000 * NAP_OF_CONSOLE)
 
     def _ask_what_hangs(self) -> None:
         """Write hang.txt. What the kernel prints from now on is not an incident."""
@@ -285,6 +290,7 @@ class _Boot:
         events = self._vm.accept()
         self._timeline.reach(Mark.QEMU)
         self._selector.register(events, selectors.EVENT_READ, self._read_events)
+        self._speaking.register(events, select.POLLIN)
         self._open.add(self._read_events)
         return False
 
@@ -318,6 +324,7 @@ class _Boot:
             self._say_progress()
         if data == b"":
             self._timeline.reach(Mark.VIRTME_NG_END)
+            self._speaking.unregister(self._vm.events)
         return data != b""
 
     def _keep(self, data: bytes) -> None:

@@ -135,6 +135,34 @@ def test_an_image_with_the_same_bytes_is_not_copied_again(
 
 
 @pytest.mark.usefixtures("settled")
+def test_every_missing_option_of_a_known_image_is_named(
+    cache: Cache, say: Said, bzimage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its modules were moved since it was last booted."""
+    prepare(cache, say, bzimage)
+
+    def refuse(*_: object) -> None:
+        raise KernelUnavailable("a module is missing")
+
+    def explain(*_: object) -> tuple[str, ...]:
+        raise KernelUnavailable("every option")
+
+    monkeypatch.setattr(modules, "check_event_channel", refuse)
+    monkeypatch.setattr(image, "check_configuration", explain)
+    with pytest.raises(KernelUnavailable, match="every option"):
+        prepare(cache, say, bzimage)
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_use_of_an_image_renews_its_note(cache: Cache, say: Said, bzimage: Path) -> None:
+    prepare(cache, say, bzimage)
+    (note,) = (cache.root / "images").iterdir()
+    os.utime(note, (0, 0))
+    prepare(cache, say, bzimage)
+    assert note.stat().st_mtime > 0
+
+
+@pytest.mark.usefixtures("settled")
 def test_other_bytes_are_noticed_though_the_file_looks_untouched(
     cache: Cache, say: Said, bzimage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

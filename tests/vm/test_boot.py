@@ -91,7 +91,8 @@ def test_a_whole_run_is_read(run: Run) -> None:
 
 def test_the_end_of_the_vm_is_seen_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the harness waits for more data."""
-    monkeypatch.setattr(boot, "NAP", 30.0)
+    for name in ("NAP", "NAP_OF_CONSOLE"):
+        monkeypatch.setattr(boot, name, 30.0)
     started = time.monotonic()
     attempt = run(SAY_ALL + POWER_OFF)
     assert (attempt.end, attempt.stream.closed) == (BootEnd.POWERED_OFF, True)
@@ -114,6 +115,21 @@ def test_what_is_written_in_small_pieces_is_read_in_few(
     started = time.monotonic()
     assert run(pieces + SAY_ALL + POWER_OFF).end is BootEnd.POWERED_OFF
     assert len(looks) < 20 + 25 * (time.monotonic() - started)
+
+
+WARN_IN_THE_FIRST_CHECK = """
+for line in stream.read_bytes().splitlines(keepends=True):
+    events.sendall(line)
+    if line.startswith(b'{"e":"start"') and b'"i":0' in line:
+        say("[    2.000000] WARNING: CPU: 0 PID: 9 at net/mptcp/protocol.c:25 f+0x1/0x2")
+    time.sleep(0.02)
+"""
+
+
+def test_an_incident_is_charged_to_the_check_that_ran_though_checks_are_short(run: Run) -> None:
+    attempt = run(WARN_IN_THE_FIRST_CHECK + POWER_OFF)
+    (incident,) = attempt.incidents
+    assert str(incident.check).startswith("ipv4 mptcp_info.readable")
 
 
 class Doubted(Machines):
