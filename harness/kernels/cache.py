@@ -13,9 +13,9 @@ Layout below the root::
 
 An entry is built in ``tmp`` and renamed into place. Nothing is flushed to the disk explicitly:
 ``entry.json`` has the SHA-256 of every other file, so damage by a power failure is found at the
-next use, like any other damage, and the entry is built again. Files are read for this unless they
-are untouched since they were last read, after the host started and within a day. An entry's last
-use is the time of its ``entry.json``; harness.records.prune removes unused ones.
+next use, like any other damage, and the entry is built again. A file is read again if it was
+touched, if the host was restarted, and after a day. An entry's last use is the time of its
+``entry.json``; harness.records.prune removes unused ones.
 
 A symbolic link in an entry counts as damage, because nothing may lead out of the cache. A read-only
 cache can still be used; harness.records.prune does not see its users.
@@ -382,7 +382,8 @@ def _load(place: Path, trusting: bool) -> CacheEntry:
 def _verify(place: Path, files: dict[str, dict[str, Any]], trusting: bool) -> None:
     """Raise Damaged if the files differ from the record.
 
-    Untouched files are not read again if they were read recently, or ever if ``trusting``.
+    Files that are untouched since they were read are read again after a day, and after the host was
+    restarted; if ``trusting``, never.
     """
     present = _files(place)
     for name in present.keys() ^ files.keys():

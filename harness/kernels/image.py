@@ -146,8 +146,8 @@ def _note(known: _Known, seen: files.Stamp | None, image: Path, cache: Cache, ar
 
 
 def _existing(known: _Known, found: ModuleSet, image: Path, cache: Cache) -> CacheEntry | None:
-    """The cached kernel; None if there is none, or if it lacks a module, which only
-    :func:`check_configuration` explains."""
+    """The cached kernel; None if there is none, or if ``found`` lacks a module that it needs:
+    :func:`from_file` then names every missing option."""
     try:
         modules.check_event_channel(found, str(image))
     except KernelUnavailable:

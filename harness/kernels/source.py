@@ -147,7 +147,7 @@ class Repository:
             self._git(repository, {"GIT_DIR": str(repository)}, "config", name, value)
 
     def _may_lack_objects(self) -> bool:
-        """Whether git must be asked for promisors, which takes longer than a look at its file."""
+        """Whether git's configuration may name a promisor; asking git takes longer than a look."""
         try:
             config = (self._common / "config").read_text(errors="replace").lower()
         except OSError:

@@ -242,8 +242,8 @@ def cached(cache: Path) -> Iterator[Item]:
         for path in _entries(cache / name):
             if path.suffix in BESIDE_ROOT and path.with_suffix(ENDINGS["roots"]).exists():
                 continue  # removed together with the archive
-            is_root = path.suffix == ENDINGS["roots"]
-            beside = [path.with_suffix(each) for each in BESIDE_ROOT * is_root]
+            endings = BESIDE_ROOT if path.suffix == ENDINGS["roots"] else ()
+            beside = [path.with_suffix(ending) for ending in endings]
             paths = (path, *(each for each in beside if each.exists()))
             record = path / kernel_cache.RECORD if name == "kernels" else path
             with contextlib.suppress(FileNotFoundError):  # removed in the meantime

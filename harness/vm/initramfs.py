@@ -32,6 +32,7 @@ from typing import BinaryIO
 import guest
 from harness.errors import HostError
 from harness.host import files
+from harness.kernels.cache import file_sha256
 from harness.kernels.kernel_image import PreparedKernel
 from harness.kernels.modules import ON_DEMAND
 
@@ -201,7 +202,7 @@ def built(cache: Path, identity: str, build: Callable[[Path], None]) -> Path:
                 writer.close()
             # Another harness may have been faster; its archive has the same content.
             summary = Path(scratch, "summary")
-            summary.write_text(_sha256(archive))
+            summary.write_text(file_sha256(archive))
             summary.replace(checksum)
             archive.replace(place)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -269,11 +270,6 @@ def _key(identity: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _is_whole(place: Path, checksum: Path) -> bool:
     """Whether the archive is intact; a power failure or a full disk can damage it."""
     notes = place.with_suffix(VERIFIED)
@@ -281,7 +277,7 @@ def _is_whole(place: Path, checksum: Path) -> bool:
         seen = {place.name: files.stamp(place)}
         if files.were_verified(notes, seen, recently=True):
             return True
-        if checksum.read_text() != _sha256(place):
+        if checksum.read_text() != file_sha256(place):
             return False
     except OSError:
         return False

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.host import files, tools
+from harness.kernels.cache import file_sha256
 from harness.kernels.kernel_image import PreparedKernel
 from harness.vm import initramfs
 
@@ -225,13 +226,13 @@ def test_a_root_that_was_just_read_is_not_read_again(
     monkeypatch.setattr(files, "SETTLED", -1.0)
     base.with_suffix(initramfs.VERIFIED).unlink(missing_ok=True)  # of an earlier test
     read: list[Path] = []
-    real = initramfs._sha256
+    real = file_sha256
 
     def noted(path: Path) -> str:
         read.append(path)
         return real(path)
 
-    monkeypatch.setattr(initramfs, "_sha256", noted)
+    monkeypatch.setattr(initramfs, "file_sha256", noted)
     places = [initramfs.prepare(base.parents[1], busybox()) for _ in range(3)]
     assert (places, read) == ([base] * 3, [base])
     monkeypatch.setattr(files, "host_start", lambda: "another")
