@@ -196,8 +196,12 @@ def _reset_by_peer(placed: Placed) -> Placed:
 
 
 def _disconnected(lab: Lab, protocol: int) -> Placed:
-    placed = _client(lab, protocol)
+    return _disconnected_here(_client(lab, protocol))
+
+
+def _disconnected_here(placed: Placed) -> Placed:
     disconnect(placed.sock)
+    _await_closed(_peer(placed))
     return placed
 
 
@@ -234,9 +238,7 @@ def _fallback_reset(lab: Lab, protocol: int) -> Placed:
 
 
 def _fallback_disconnected(lab: Lab, protocol: int) -> Placed:
-    placed = _fallback(lab, protocol)
-    disconnect(placed.sock)
-    return placed
+    return _disconnected_here(_fallback(lab, protocol))
 
 
 def _fallback_server(lab: Lab, protocol: int) -> Placed:

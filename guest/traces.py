@@ -158,6 +158,8 @@ class Tracer:
         call("poll after send", self._poll)
         target = _target(self.lab, self.protocol).getsockname()
         call("connect", lambda: sock.connect(target))
+        if self.said["connect"] == "EINPROGRESS":
+            wait_until(lambda: not states.is_closed(sock), states.SETTLE_S)
         call("connect again", lambda: sock.connect(target))
         call("listen", lambda: sock.listen(1))
 
