@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SETTLE_S = 4.0
 AF_UNSPEC = 0
 SHUT_WR = _socket.SHUT_WR
+TCP_CLOSE = 7
 POLLRDHUP = 0x2000
 POLLRDNORM, POLLRDBAND, POLLWRNORM, POLLWRBAND = 0x40, 0x80, 0x100, 0x200
 #: The kernel adds POLLERR and POLLHUP by itself.
@@ -73,6 +74,14 @@ def is_closed(sock: _socket.socket) -> bool:
 
 def _await_closed(sock: _socket.socket) -> None:
     wait_until(lambda: is_closed(sock), SETTLE_S)
+
+
+def _is_acknowledged(sock: _socket.socket) -> bool:
+    """Whether the connection is over in TCP, too: after a fallback, SIOCOUTQ counts the FIN."""
+    try:
+        return sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, 1) == bytes([TCP_CLOSE])
+    except OSError:
+        return True  # before 5.16 an MPTCP socket has no TCP_INFO
 
 
 def _fresh(lab: Lab, protocol: int) -> Placed:
@@ -230,6 +239,7 @@ def _fallback_closed(lab: Lab, protocol: int) -> Placed:
     placed = _fallback_peer_shut(lab, protocol)
     placed.sock.shutdown(SHUT_WR)
     _await_closed(placed.sock)
+    wait_until(lambda: _is_acknowledged(placed.sock), SETTLE_S)
     return placed
 
 

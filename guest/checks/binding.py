@@ -263,7 +263,7 @@ def backlog(lab: Lab) -> None:
     clients[2].settimeout(0)
     fails("a third connect()", errno.EINPROGRESS, clients[2].connect, listener.getsockname())
     equal("events of the third", poll(clients[2]), 0)
-    clients[2].close()  # else it sends another SYN after a second, on a slow machine before the next
+    clients[2].close()  # it would send its SYN again, on a slow machine before the next client's
     fails("listen() with a larger backlog", 0, listener.listen, 8)
     clients[3].connect(listener.getsockname())
     for client in (clients[0], clients[1], clients[3]):

@@ -55,6 +55,7 @@ def echoes_while_one_is_due(lab: Lab) -> None:
     with StalledCall(sock, 1):
         for id in (6, 7):
             flow.send(options=one.add_addr(id, bench.client_address(id)))
+        counted(since, "AddAddr", 2)
     counted(since, "EchoAddTxDrop", 1)
     counted(since, "EchoAddTx", 1)
     echo = flow.expect_option("an echo", wire.ADD_ADDR)

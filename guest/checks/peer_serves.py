@@ -278,6 +278,8 @@ def leaves_on_another(lab: Lab) -> None:
     two.expect_option("MP_JOIN in the third segment", wire.MP_JOIN, 1)
     two.acknowledge()
     multipath.subflows(sock, 1)
+    two.send_data(NEXT, at=5)
+    same("data", receive(sock, 5), NEXT)  # what acknowledged the third segment came before
     seen = two.seen()
     bench.pm.delete(0, lab.address)
     told = two.expect_option("RM_ADDR", wire.REMOVE_ADDR, seen)

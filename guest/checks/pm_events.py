@@ -7,6 +7,7 @@ import _socket
 
 from guest import diag, mib, multipath, netlink, pm, topology
 from guest.checks import equal, scenario_check
+from guest.checks.peer_data import counted
 from guest.checks.pm_special import clean
 from guest.checks.userspace_pm import must_refuse
 from guest.lab import TCP, wait_until, write_sysctl
@@ -139,10 +140,12 @@ def flush_of_many(lab: Lab) -> None:
     bench = clean(lab)
     for path in (2, 3, 4):
         bench.pm.add(bench.server_address(path), pm.SIGNAL, id=path)
+    since = mib.Since()
     ends = bench.connect(lab, client_pm=pm.IN_USER_SPACE, server_pm=pm.IN_KERNEL)
     signalled = multipath.field(ends.server, "mptcpi_add_addr_signal")
     multipath.wait_for("mptcpi_add_addr_signal", signalled, 3)
     multipath.wait_for("ANNOUNCED", lambda: len(bench.events.of(pm.ANNOUNCED, ends.token)), 3)
+    counted(since, "EchoAdd", 3)
     since = mib.Since()
     bench.pm.flush()
     multipath.wait_for("mptcpi_add_addr_signal", signalled, 0)
@@ -333,6 +336,8 @@ def priority_of_the_named(lab: Lab) -> None:
         remote = (bench.server_address(path), ends.port)
         bench.pm.create(ends.token, local, 2, remote, remote_id=path - 1)
         multipath.both_have(ends, path)
+    joined = lambda: len(bench.events.of(pm.SUB_ESTABLISHED, ends.token))  # noqa: E731
+    multipath.wait_for("SUB_ESTABLISHED", joined, 2)  # a subflow counts while it still connects
     bench.pm.set_priority(ends.token, (local, 0), (bench.server_address(2), ends.port), pm.BACKUP)
 
     def backups() -> list[str]:

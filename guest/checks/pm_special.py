@@ -7,7 +7,7 @@ import _socket
 import os
 
 from guest import diag, mib, multipath, pm, topology
-from guest.calls import errno_of
+from guest.calls import SIOCOUTQ, errno_of, ioctl
 from guest.checks import equal, require, scenario_check
 from guest.checks.peer_data import counted
 from guest.checks.userspace_pm import must_refuse
@@ -154,6 +154,7 @@ def join_before_accept(lab: Lab) -> None:
     client.connect((bench.server_address(1), listener.getsockname()[1]))
     # Data is what makes both ends fully established while nobody accepts.
     client.sendall(b"?")
+    multipath.wait_for("SIOCOUTQ", lambda: ioctl(client, SIOCOUTQ), 0)
     bench.pm.add(bench.client_address(2), pm.SUBFLOW, id=2)
     multipath.subflows(client, 1)
     server = lab.accept(listener)

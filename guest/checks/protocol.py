@@ -14,6 +14,7 @@ from guest.keys import dss_checksum, first_seq, token_of
 from guest.lab import TCP, wait_until, write_sysctl
 from guest.multipath import info
 from guest.setting import put
+from guest.states import is_closed
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -225,7 +226,7 @@ def goes_with_the_reset(lab: Lab) -> None:
     port = closer.getsockname()[1]
     linger(0)(closer)
     closer.close()
-    resets = [s for s in capture.sent_from(port) if s.has(wire.RST)]
+    resets = wait_until(lambda: [s for s in capture.sent_from(port) if s.has(wire.RST)])
     require("resets", len(resets) > 0, "one or more", len(resets))
     option = resets[0].mptcp(wire.MP_FASTCLOSE)
     expected = keys.client if at_server else keys.server
@@ -241,6 +242,7 @@ def resets_once(lab: Lab) -> None:
     arrive(pair.server, pair.client, b"unread")
     port = pair.client.getsockname()[1]
     pair.client.close()
+    wait_until(lambda: is_closed(pair.server))
     sent = capture.sent_from(port)
     last = next((sent[at:] for at, s in enumerate(sent) if s.has(wire.RST)), [])
     equal("segments from the reset on", [s.flags for s in last if not s.has(wire.RST)], [])
