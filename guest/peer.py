@@ -282,10 +282,15 @@ class Peer:
         flags = CAPABLE_FLAGS | (CHECKSUM_REQUIRED if self.checksums else 0)
         return option(wire.MP_CAPABLE, VERSION, bytes([flags]), *rest)
 
-    def start(self, listener: _socket.socket, options: Optional[bytes] = None) -> Flow:
-        """Send the SYN of a first subflow, with MP_CAPABLE unless ``options`` are given."""
+    def start(
+        self, listener: _socket.socket, options: Optional[bytes] = None, payload: bytes = b""
+    ) -> Flow:
+        """Send the SYN of a first subflow, with MP_CAPABLE unless ``options`` are given.
+
+        ``payload`` are data in the SYN (RFC 7413), without a cookie.
+        """
         flow = self._flow((self.address, int(listener.getsockname()[1])))
-        flow.send(wire.SYN, _MAXIMUM + (self._capable() if options is None else options))
+        flow.send(wire.SYN, _MAXIMUM + (self._capable() if options is None else options), payload)
         return flow
 
     def both_keys(self, size: int = 0) -> bytes:

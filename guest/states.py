@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SETTLE_S = 4.0
 AF_UNSPEC = 0
 SHUT_WR = _socket.SHUT_WR
-TCP_CLOSE = 7
+TCP_ESTABLISHED, TCP_CLOSE = 1, 7
 POLLRDHUP = 0x2000
 POLLRDNORM, POLLRDBAND, POLLWRNORM, POLLWRBAND = 0x40, 0x80, 0x100, 0x200
 #: The kernel adds POLLERR and POLLHUP by itself.
@@ -76,12 +76,12 @@ def _await_closed(sock: _socket.socket) -> None:
     wait_until(lambda: is_closed(sock), SETTLE_S)
 
 
-def _is_acknowledged(sock: _socket.socket) -> bool:
-    """Whether the connection is over in TCP, too: after a fallback, SIOCOUTQ counts the FIN."""
+def tcp_state(sock: _socket.socket) -> int:
+    """tcpi_state of the first subflow; 0 before 5.16, where MPTCP sockets have no TCP_INFO."""
     try:
-        return sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, 1) == bytes([TCP_CLOSE])
+        return sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, 1)[0]
     except OSError:
-        return True  # before 5.16 an MPTCP socket has no TCP_INFO
+        return 0
 
 
 def _fresh(lab: Lab, protocol: int) -> Placed:
@@ -239,7 +239,8 @@ def _fallback_closed(lab: Lab, protocol: int) -> Placed:
     placed = _fallback_peer_shut(lab, protocol)
     placed.sock.shutdown(SHUT_WR)
     _await_closed(placed.sock)
-    wait_until(lambda: _is_acknowledged(placed.sock), SETTLE_S)
+    # In TCP, too: SIOCOUTQ counts the FIN until it is acknowledged.
+    wait_until(lambda: tcp_state(placed.sock) in (TCP_CLOSE, 0), SETTLE_S)
     return placed
 
 

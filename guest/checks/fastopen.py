@@ -28,6 +28,7 @@ from guest.flow import MSG_PEEK, at_end, begins, content, exchange, read, same, 
 from guest.lab import MPTCP, TCP, wait_until, write_sysctl
 from guest.scenarios import Scenario, declare
 from guest.setting import IPPROTO_TCP, putting
+from guest.states import TCP_ESTABLISHED, tcp_state
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -361,7 +362,8 @@ def of_a_listener(lab: Lab) -> None:
     data = content(SYN_DATA)
     sock.sendto(data, MSG_FASTOPEN, listener.getsockname())
     server = lab.accept(listener)
-    has_events("of the client", sock, POLLOUT)  # accept() needs the SYN only
+    # accept() needs the SYN only, see tcp_fastopen.answers_during_the_handshake.
+    wait_until(lambda: tcp_state(server) == TCP_ESTABLISHED)
     syn, answer = syn_of(capture, sock), syn_of(capture, server)
     taken = len(data) if lab.side == "on" else 0
     equal("what the SYN/ACK acknowledges", (answer.ack - syn.seq) % 2**32, 1 + taken)

@@ -36,8 +36,8 @@ def addresses_while_one_is_handled(lab: Lab) -> None:
             flow.send(options=one.add_addr(id, bench.client_address(id)))
         for id in (3, 4):
             flow.acknowledge(peer.remove_addr(id))
-    counted(since, "AddAddrDrop", 1)
-    counted(since, "RmAddrDrop", 1)
+        counted(since, "AddAddrDrop", 1)
+        counted(since, "RmAddrDrop", 1)
     multipath.subflows(sock, 1)
     equal("AddAddr", since.of("AddAddr"), 2)
     flow.send_data(FIVE, at=6)

@@ -11,10 +11,10 @@ import errno
 
 from guest import mib, multipath, pm, wire
 from guest.calls import POLLIN, errno_of, has_events
-from guest.checks import equal, scenario_check
-from guest.checks.peer_data import FIVE, counted, receive
+from guest.checks import equal, fastopen, scenario_check
+from guest.checks.peer_data import FIVE, NEXT, counted, receive
 from guest.flow import same
-from guest.lab import Lab, write_sysctl
+from guest.lab import Lab, wait_until, write_sysctl
 from guest.peer import Peer
 from guest.states import disconnect
 
@@ -189,3 +189,26 @@ def reset_before_accept(lab: Lab) -> None:
     sock = lab.accept(listener)
     same("the data before the reset", receive(sock, 5), FIVE)
     equal("recv()", errno_of(sock.recv, 1), errno.ECONNRESET)
+
+
+@scenario_check(
+    "tcp_fastopen.answers_during_the_handshake",
+    scenario=SCENARIO,
+    needs=("packet_socket", "tcp_fastopen"),
+    bug="they stay in the send buffer: __mptcp_push_pending() finds no subflow that is ready, and "
+    "when the handshake ends, nothing pushes them",
+)
+def answers_during_the_handshake(lab: Lab) -> None:
+    """Data sent between a SYN with data (TCP Fast Open) and the end of the handshake arrive."""
+    write_sysctl("net.ipv4.tcp_fastopen", fastopen.WITHOUT_COOKIES)
+    one, listener = Peer(lab), lab.listener()
+    flow = one.start(listener, payload=FIVE)
+    answer = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)
+    one.remote_key = answer[4:12]
+    sock = lab.accept(listener)
+    same("the data of the SYN", receive(sock, 5), FIVE)
+    sock.sendall(NEXT)
+    flow.send(options=one.both_keys())
+    wait_until(lambda: any(s.payload for s in flow.received()), 2.0)
+    sent = b"".join(s.payload for s in flow.received())
+    same("the answer within 2 s of the handshake", sent, NEXT)
