@@ -351,6 +351,17 @@ def subflows(sock: _socket.socket, count: int) -> None:
     wait_for("mptcpi_subflows", field(sock, "mptcpi_subflows"), count)
 
 
+def fully_established(bench: Bench, sock: _socket.socket) -> None:
+    """Wait until the subflows of ``sock`` are fully established: they count before, and while they
+    are not, the path manager does not send on them."""
+
+    def all_are() -> bool:
+        records = [bench.diag.tcp(*pair).ulp for pair in addresses(sock)]
+        return all(ulp and ulp.flags & diag.FULLY_ESTABLISHED for ulp in records)
+
+    wait_until(all_are, SETTLE_S)
+
+
 def both_have(ends: Ends, count: int) -> None:
     subflows(ends.client, count)
     subflows(ends.server, count)

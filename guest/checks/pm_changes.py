@@ -34,6 +34,7 @@ def _backup_flags(script: Script, side: str, id: int, flag: int) -> bool:
 
 def _prioritise(script: Script, id: int, flags: int) -> None:
     """Set or clear backup, and wait for the flag at both ends."""
+    multipath.fully_established(script.bench, script.ends.client)
     script.bench.pm.set_flags(flags, id=id)
     for side, flag in ((CLIENT, diag.BKUP_LOC), (SERVER, diag.BKUP_REM)):
         multipath.wait_for(

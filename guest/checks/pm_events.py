@@ -334,8 +334,7 @@ def priority_of_the_named(lab: Lab) -> None:
         remote = (bench.server_address(path), ends.port)
         bench.pm.create(ends.token, local, 2, remote, remote_id=path - 1)
         multipath.both_have(ends, path)
-    joined = lambda: len(bench.events.of(pm.SUB_ESTABLISHED, ends.token))  # noqa: E731
-    multipath.wait_for("SUB_ESTABLISHED", joined, 2)  # a subflow counts while it still connects
+        multipath.fully_established(bench, ends.client)
     bench.pm.set_priority(ends.token, (local, 0), (bench.server_address(2), ends.port), pm.BACKUP)
 
     def backups() -> list[str]:

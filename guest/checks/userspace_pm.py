@@ -73,6 +73,7 @@ def destroy(path: int) -> Callable[[Script], None]:
 def _set_priority(flags: int) -> Callable[[Script], None]:
     def act(script: Script) -> None:
         pair = pair_of(script, 3)
+        multipath.fully_established(script.bench, script.ends.client)
         script.bench.pm.set_priority(script.ends.token, *pair, flags)
         for side, flag in ((CLIENT, diag.BKUP_LOC), (SERVER, diag.BKUP_REM)):
             if not wait_until(lambda: _backup(script, side, flag) == bool(flags)):  # noqa: B023
