@@ -101,6 +101,15 @@ def _arrived(sink: _socket.socket) -> int:
     return max(shown, counted if counted < _READ else 0)
 
 
+def arrived_at_rest(sink: _socket.socket) -> int:
+    """The number of readable bytes, once it has not grown for 50 ms."""
+    before, now = -1, _arrived(sink)
+    while now > before:
+        time.sleep(0.05)
+        before, now = now, _arrived(sink)
+    return now
+
+
 def read(sock: _socket.socket, size: int) -> bytes:
     """Exactly ``size`` bytes, or all bytes before the end of the stream."""
     chunks = []

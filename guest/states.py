@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import select
 
+from guest.calls import SIOCOUTQ, ioctl
 from guest.lab import MPTCP, TCP, Lab, wait_until
 
 TYPE_CHECKING = False
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 SETTLE_S = 4.0
 AF_UNSPEC = 0
 SHUT_WR = _socket.SHUT_WR
-TCP_ESTABLISHED, TCP_CLOSE = 1, 7
 POLLRDHUP = 0x2000
 POLLRDNORM, POLLRDBAND, POLLWRNORM, POLLWRBAND = 0x40, 0x80, 0x100, 0x200
 #: The kernel adds POLLERR and POLLHUP by itself.
@@ -76,12 +76,16 @@ def _await_closed(sock: _socket.socket) -> None:
     wait_until(lambda: is_closed(sock), SETTLE_S)
 
 
-def tcp_state(sock: _socket.socket) -> int:
-    """tcpi_state of the first subflow; 0 before 5.16, where MPTCP sockets have no TCP_INFO."""
+def _is_acknowledged(sock: _socket.socket) -> bool:
+    """Whether SIOCOUTQ, which also counts a FIN, is 0; true where there is none (before 5.17)."""
     try:
-        return sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, 1)[0]
+        return ioctl(sock, SIOCOUTQ) == 0
     except OSError:
-        return 0
+        return True
+
+
+def _await_acknowledged(sock: _socket.socket) -> None:
+    wait_until(lambda: _is_acknowledged(sock), SETTLE_S)
 
 
 def _fresh(lab: Lab, protocol: int) -> Placed:
@@ -164,6 +168,7 @@ def _shut(lab: Lab, protocol: int) -> Placed:
     placed = _client(lab, protocol)
     placed.sock.shutdown(SHUT_WR)
     _await(_peer(placed), POLLRDHUP)
+    _await_acknowledged(placed.sock)
     return placed
 
 
@@ -239,8 +244,7 @@ def _fallback_closed(lab: Lab, protocol: int) -> Placed:
     placed = _fallback_peer_shut(lab, protocol)
     placed.sock.shutdown(SHUT_WR)
     _await_closed(placed.sock)
-    # In TCP, too: SIOCOUTQ counts the FIN until it is acknowledged.
-    wait_until(lambda: tcp_state(placed.sock) in (TCP_CLOSE, 0), SETTLE_S)
+    _await_acknowledged(placed.sock)
     return placed
 
 

@@ -28,7 +28,6 @@ from guest.flow import MSG_PEEK, at_end, begins, content, exchange, read, same, 
 from guest.lab import MPTCP, TCP, wait_until, write_sysctl
 from guest.scenarios import Scenario, declare
 from guest.setting import IPPROTO_TCP, putting
-from guest.states import TCP_ESTABLISHED, tcp_state
 from guest.variants import each
 
 TYPE_CHECKING = False
@@ -42,6 +41,7 @@ MSG_FASTOPEN = 0x20000000
 WITHOUT_COOKIES = "1543"  # 0x607
 #: The same, but for listeners that set TCP_FASTOPEN only.
 FOR_SOME_LISTENERS = "519"  # 0x207
+ESTABLISHED = 1
 SYN_DATA = 700  # fits a SYN of any MTU
 
 
@@ -363,12 +363,17 @@ def of_a_listener(lab: Lab) -> None:
     sock.sendto(data, MSG_FASTOPEN, listener.getsockname())
     server = lab.accept(listener)
     # accept() needs the SYN only, see tcp_fastopen.answers_during_the_handshake.
-    wait_until(lambda: tcp_state(server) == TCP_ESTABLISHED)
+    wait_until(lambda: _tcp_state(server) == ESTABLISHED)
     syn, answer = syn_of(capture, sock), syn_of(capture, server)
     taken = len(data) if lab.side == "on" else 0
     equal("what the SYN/ACK acknowledges", (answer.ack - syn.seq) % 2**32, 1 + taken)
     same("what the server reads", read(server, len(data)), data)
     exchange(sock, server, content(3000, 1), content(3000, 2))
+
+
+def _tcp_state(sock: _socket.socket) -> int:
+    """tcpi_state of the first subflow."""
+    return sock.getsockopt(IPPROTO_TCP, _socket.TCP_INFO, 1)[0]
 
 
 @scenario_check("tcp_fastopen.listener_is_readable_with_the_syn", scenario=SCENARIO, needs=NEEDS)

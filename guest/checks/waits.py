@@ -16,7 +16,7 @@ from guest.calls import Blocking, Worker, errno_of
 from guest.checks import equal, errno_name, require, scenario_check
 from guest.checks.closing import linger
 from guest.checks.reconnect import connecting
-from guest.flow import MSG_PEEK, arrive, content, fill, same, small_buffers
+from guest.flow import MSG_PEEK, arrive, arrived_at_rest, content, fill, same, small_buffers
 from guest.lab import TCP, wait_until
 from guest.scenarios import Scenario, declare
 from guest.setting import IPPROTO_TCP, get, put
@@ -89,6 +89,8 @@ def ends_send(lab: Lab) -> None:
     set_timeout(pair.client, "SO_SNDTIMEO", SUFFIX[lab.side])
     with Blocking(pair.client, LATE_S, "send"):
         errno_of(pair.client.send, content(1 << 20))  # takes what there is room for
+        arrived_at_rest(pair.server)  # acknowledgements make more room
+        errno_of(pair.client.send, content(1 << 20))
     timed_out("send", pair.client, errno.EAGAIN, pair.client.send, content(1000))
 
 
