@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Address = Union[tuple[str, int], tuple[str, int, int, int]]
 
-#: Seconds for a segment to get to the other end; a trace waits up to eight times in vain.
+#: Seconds for a segment to get to the other end; a trace waits up to a dozen times in vain.
 SETTLE_S = 4.0
 AF_UNSPEC = 0
 SHUT_WR = _socket.SHUT_WR

@@ -16,7 +16,7 @@ from guest.option import IPPROTO_TCP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Mapping
+    from typing import Callable, Mapping, Union
 
     from guest.states import Placed
 
@@ -314,7 +314,8 @@ def _shape(address: tuple[object, ...]) -> str:
 
 
 _targets: dict[tuple[int, int], tuple[Lab, _socket.socket]] = {}
-_traces: dict[tuple[int, str, int], Trace] = {}
+#: A state that could not be reached is not tried again by each check: that may have taken seconds.
+_traces: dict[tuple[int, str, int], Union[Trace, Failed]] = {}
 
 
 def _target(lab: Lab, protocol: int) -> _socket.socket:
@@ -338,10 +339,13 @@ def trace_of(family: int, state: str, protocol: int = MPTCP) -> Trace:
                     trace.update(run(Tracer(lab, states.place(lab, state, protocol), protocol)))
             _traces[key] = trace
         except OSError as error:
-            raise Failed("a socket in the state %r" % state, "success", str(error)) from None
+            _traces[key] = Failed("a socket in the state %r" % state, "success", str(error))
         finally:
             lab.close()
-    return _traces[key]
+    found = _traces[key]
+    if isinstance(found, Failed):
+        raise found
+    return found
 
 
 def forget() -> None:

@@ -325,8 +325,8 @@ def siocoutq_counts(lab: Lab) -> None:
     """SIOCOUTQ counts the bytes that TCP sent and the peer, which does not read, did not ack."""
     end, peer = ends(lab, small_buffers, small_buffers)
     sent = fill(end)
-    arrived = ioctl(peer, SIOCINQ)
     got = ioctl(end, SIOCOUTQ)
+    arrived = ioctl(peer, SIOCINQ)  # read last: it only grows
     least = len(sent) - arrived
     require("SIOCOUTQ when full", got >= least, "%d at least" % least, got)
 

@@ -279,7 +279,7 @@ def leaves_on_another(lab: Lab) -> None:
     two.acknowledge()
     multipath.subflows(sock, 1)
     two.send_data(NEXT, at=5)
-    same("data", receive(sock, 5), NEXT)  # what acknowledged the third segment came before
+    same("data", receive(sock, 5), NEXT)  # so the acknowledgement before them was handled, too
     seen = two.seen()
     bench.pm.delete(0, lab.address)
     told = two.expect_option("RM_ADDR", wire.REMOVE_ADDR, seen)

@@ -427,9 +427,13 @@ def join_with_syn_cookies(lab: Lab) -> None:
     multipath.both_have(ends, 2)
     multipath.exchange(ends, DATA)
     expected = [(3, 7, diag.BKUP_REM), (4, 0, diag.BKUP_LOC)]
-    equal("client's ids and backup flags", backups(bench, ends.client), expected)
+    multipath.wait_for(
+        "client's ids and backup flags", lambda: backups(bench, ends.client), expected
+    )
     expected = [(7, 3, diag.BKUP_LOC), (0, 4, diag.BKUP_REM)]
-    equal("server's ids and backup flags", backups(bench, ends.server), expected)
+    multipath.wait_for(
+        "server's ids and backup flags", lambda: backups(bench, ends.server), expected
+    )
 
 
 def backups(bench: multipath.Bench, sock: _socket.socket) -> list[tuple[int, int, int]]:

@@ -32,7 +32,7 @@ MSG_MORE, MSG_ZEROCOPY, MSG_ERRQUEUE = 0x8000, 0x4000000, 0x2000
 SO_ZEROCOPY = 60
 SPLICE_F_NONBLOCK = 2
 #: The most calls of send(2) that a full buffer may still accept.
-TRIES = 100
+TRIES = 5000
 
 
 @scenario_check("send.flags_keep_the_content", scenario=SCENARIO)

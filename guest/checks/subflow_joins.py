@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from guest import abi, diag, mib, multipath, pm, sockopt
 from guest.checks import equal, require, scenario_check, succeeded
+from guest.lab import wait_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -312,6 +313,7 @@ def address_ids_in_diag(lab: Lab) -> None:
 @scenario_check("subflows.flags_in_diag", scenario="subflows", needs=WITH_DIAG)
 def flags_in_diag(lab: Lab) -> None:
     """ULP info shows who joined, which subflows are backup, and each as fully established."""
+    multipath.fully_established(multipath.bench(lab), joined(lab).ends.client)
     client, server = records(lab)
     done = diag.FULLY_ESTABLISHED | diag.CONNECTED
     mask = ~diag.MAPVALID
@@ -390,6 +392,13 @@ def sequence_numbers(lab: Lab) -> None:
 def sndbuf_is_the_sum(lab: Lab) -> None:
     """SO_SNDBUF of the client is at least the sum of its subflows' send buffers."""
     ends = joined(lab).ends
-    total = sum(one.skmem.sndbuf for one in records(lab)[0])
-    got = ends.client.getsockopt(1, 7)
+    seen: list[tuple[int, int]] = []
+
+    def holds() -> bool:
+        total = sum(one.skmem.sndbuf for one in records(lab)[0])
+        seen[:] = [(ends.client.getsockopt(1, 7), total)]
+        return seen[0][0] >= total
+
+    wait_until(holds)
+    got, total = seen[0]
     require("SO_SNDBUF", got >= total, "at least %d, the sum of the subflows'" % total, got)
