@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 import select
@@ -90,10 +91,10 @@ class Tracer:
         said["an unknown option"] = _told(answer, lambda: "success")
         answer = sockopt.getsockopt(fd, UNKNOWN_LEVEL, 1, bytes(_INT.size))
         said["an unknown level"] = _told(answer, lambda: "success")
-        errno = sockopt.setsockopt(fd, UNKNOWN_LEVEL, 1, bytes(_INT.size))
-        said["setting at an unknown level"] = errno_name(errno) if errno else "success"
-        errno = sockopt.setsockopt(fd, abi.SOL_MPTCP, abi.MPTCP_INFO, bytes(_INT.size))
-        said["setting MPTCP_INFO"] = errno_name(errno) if errno else "success"
+        number = sockopt.setsockopt(fd, UNKNOWN_LEVEL, 1, bytes(_INT.size))
+        said["setting at an unknown level"] = errno_name(number) if number else "success"
+        number = sockopt.setsockopt(fd, abi.SOL_MPTCP, abi.MPTCP_INFO, bytes(_INT.size))
+        said["setting MPTCP_INFO"] = errno_name(number) if number else "success"
 
     def run_in_error(self) -> Trace:
         """The calls that report a pending error first, and what the next calls then report."""
@@ -157,10 +158,8 @@ class Tracer:
         call("the peer's recv", self._peer_receives)
         call("poll after send", self._poll)
         target = _target(self.lab, self.protocol).getsockname()
-        for name in ("connect", "connect again"):  # the first one may report an old error
-            call(name, lambda: sock.connect(target))
-            if self.said[name] == "EINPROGRESS":
-                wait_until(lambda: not states.is_closed(sock), states.SETTLE_S)
+        call("connect", lambda: self._begin_connect(target))
+        call("connect again", lambda: self._begin_connect(target))
         call("listen", lambda: sock.listen(1))
 
     def _shut_down(self) -> None:
@@ -200,6 +199,15 @@ class Tracer:
         if self.protocol == MPTCP:
             for name, end in (("its MPTCP_INFO", sock), ("its peer's MPTCP_INFO", peer)):
                 self.said[name] = _info(end.fileno(), counters=True)
+
+    def _begin_connect(self, target: object) -> None:
+        """connect(), and what it began is over before the next call."""
+        try:
+            self.sock.connect(target)  # type: ignore[arg-type]
+        except OSError as error:
+            if error.errno == errno.EINPROGRESS:
+                wait_until(lambda: not states.is_closed(self.sock), states.SETTLE_S)
+            raise
 
     def _connect(self, listener: _socket.socket) -> None:
         self.sock.settimeout(5.0)

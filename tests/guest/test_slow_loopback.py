@@ -43,8 +43,6 @@ pytestmark = [
         "rm_addr.leaves_on_another_subflow",
         "send.dontwait_returns_eagain_when_full",
         "sendfile.",
-        "so_rcvbuf.bounds_what_arrives",
-        "so_sndtimeo.ends_send",
         "splice.from_a_pipe",
         "state.",
         "tcp_fastopen.",
