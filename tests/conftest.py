@@ -38,6 +38,7 @@ LONG = (
     *("pytest_plugin/test_plugin.py", "step/test_step.py", "bisect/test_commit_search.py"),
     *("guest/test_peer.py", "guest/test_paths.py", "guest/test_scenarios.py", "vm/test_boot.py"),
     *("vm/test_incidents.py", "test_project.py", "guest/test_checks.py", "run/test_session.py"),
+    "guest/test_slow_loopback.py",
 )
 
 #: A tmpfs, on most hosts; in containers it is often small, and without the right to execute.
