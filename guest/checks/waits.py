@@ -88,9 +88,9 @@ def ends_send(lab: Lab) -> None:
     fill(pair.client)
     set_timeout(pair.client, "SO_SNDTIMEO", SUFFIX[lab.side])
     with Blocking(pair.client, LATE_S, "send"):
-        errno_of(pair.client.send, content(1 << 20))  # takes what there is room for
-        arrived_at_rest(pair.server)  # acknowledgements make more room
-        errno_of(pair.client.send, content(1 << 20))
+        # Each takes what there is room for; acknowledgements that are on their way make more.
+        while not errno_of(pair.client.send, content(1 << 20)):
+            arrived_at_rest(pair.server)
     timed_out("send", pair.client, errno.EAGAIN, pair.client.send, content(1000))
 
 
