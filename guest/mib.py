@@ -51,6 +51,11 @@ def counters(group: str = "MPTcpExt") -> dict[str, int]:
     return dict(zip(names, map(int, values)))
 
 
+def dropped_syns() -> int:
+    """The SYNs of all listeners that were dropped because their accept queue was full."""
+    return counters("TcpExt").get("ListenOverflows", 0)
+
+
 class Since:
     """How far the counters have moved since this was made.
 

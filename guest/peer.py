@@ -293,6 +293,11 @@ class Peer:
         flow.send(wire.SYN, _MAXIMUM + (self._capable() if options is None else options), payload)
         return flow
 
+    def take_key(self, flow: Flow) -> None:
+        """Wait for the SYN/ACK of a first subflow, and keep the kernel's key."""
+        answer = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)
+        self.remote_key = answer[4:12]
+
     def both_keys(self, size: int = 0) -> bytes:
         """MP_CAPABLE of the third segment, which maps ``size`` bytes of data in it."""
         rest = (struct.pack("!H", size),) if size else ()
@@ -302,8 +307,7 @@ class Peer:
         """Connect the first subflow to ``listener``; it is fully established after data or a
         DSS."""
         flow = self.start(listener)
-        answer = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)
-        self.remote_key = answer[4:12]
+        self.take_key(flow)
         time.sleep(self.delay_s)
         flow.send(options=self.both_keys())
         return flow

@@ -35,10 +35,6 @@ def is_mptcp(sock: _socket.socket) -> bool:
     return get_int(sock, "TCP_IS_MPTCP") != 0
 
 
-def _dropped() -> int:
-    return mib.counters("TcpExt").get("ListenOverflows", 0)
-
-
 def _after_a_dropped_syn(lab: Lab) -> tuple[Pair, mib.Since]:
     """A connection whose first SYN was dropped, and the counters from before.
 
@@ -46,9 +42,9 @@ def _after_a_dropped_syn(lab: Lab) -> tuple[Pair, mib.Since]:
     does not take it for a blackhole: another connection is made.
     """
     for _ in range(TRIES):
-        before, since = _dropped(), mib.Since()
+        before, since = mib.dropped_syns(), mib.Since()
         pair = _connect(lab)
-        if _dropped() == before + 1:
+        if mib.dropped_syns() == before + 1:
             break
     return pair, since
 
@@ -57,9 +53,11 @@ def _connect(lab: Lab) -> Pair:
     listener = lab.full_listener()
     client = lab.socket()
     client.settimeout(0)
-    dropped = _dropped()
+    dropped = mib.dropped_syns()
     client.connect_ex(listener.getsockname())
-    require("the first SYN is dropped", wait_until(lambda: _dropped() > dropped), "yes", "no")
+    require(
+        "the first SYN is dropped", wait_until(lambda: mib.dropped_syns() > dropped), "yes", "no"
+    )
     lab.accept(listener)  # there is room for the next SYN
     require("a second SYN is answered", bool(poll(client, PATIENCE_S, POLLOUT)), "POLLOUT", "none")
     client.settimeout(IO_DEADLINE)

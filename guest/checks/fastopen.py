@@ -7,7 +7,7 @@ import _socket
 import errno
 import time
 
-from guest import wire
+from guest import diag, multipath, wire
 from guest.calls import (
     POLLHUP,
     POLLIN,
@@ -41,7 +41,6 @@ MSG_FASTOPEN = 0x20000000
 WITHOUT_COOKIES = "1543"  # 0x607
 #: The same, but for listeners that set TCP_FASTOPEN only.
 FOR_SOME_LISTENERS = "519"  # 0x207
-ESTABLISHED = 1
 SYN_DATA = 700  # fits a SYN of any MTU
 
 
@@ -362,18 +361,13 @@ def of_a_listener(lab: Lab) -> None:
     data = content(SYN_DATA)
     sock.sendto(data, MSG_FASTOPEN, listener.getsockname())
     server = lab.accept(listener)
-    # accept() needs the SYN only, see tcp_fastopen.answers_during_the_handshake.
-    wait_until(lambda: _tcp_state(server) == ESTABLISHED)
+    # accept() returns with the SYN; see tcp_fastopen.answers_during_the_handshake.
+    wait_until(lambda: multipath.tcp_infos(server)[0].tcpi_state == diag.ESTABLISHED)
     syn, answer = syn_of(capture, sock), syn_of(capture, server)
     taken = len(data) if lab.side == "on" else 0
     equal("what the SYN/ACK acknowledges", (answer.ack - syn.seq) % 2**32, 1 + taken)
     same("what the server reads", read(server, len(data)), data)
     exchange(sock, server, content(3000, 1), content(3000, 2))
-
-
-def _tcp_state(sock: _socket.socket) -> int:
-    """tcpi_state of the first subflow."""
-    return sock.getsockopt(IPPROTO_TCP, _socket.TCP_INFO, 1)[0]
 
 
 @scenario_check("tcp_fastopen.listener_is_readable_with_the_syn", scenario=SCENARIO, needs=NEEDS)

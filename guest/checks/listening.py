@@ -77,8 +77,8 @@ def accepted_sndbuf(lab: Lab) -> None:
     asking = multipath.bench(lab).diag
     for name, sock in (("server", pair.server), ("client", pair.client)):
         if name == "client":
-            # If no call owns the socket when the SYN/ACK comes, as on a slow machine, it has the
-            # subflow's buffer of before the handshake, until acknowledgements of data come.
+            # If no call owns the socket when the SYN/ACK arrives, as on a slow machine, SO_SNDBUF
+            # is that of the subflow before the handshake, until data are acknowledged.
             exchange(pair.client, pair.server, bytes(100_000))
         read = get_int(sock, "SO_SNDBUF")
         least = asking.subflow(sock).skmem.sndbuf // 2  # that may still grow

@@ -263,7 +263,7 @@ def data_in_third(lab: Lab) -> None:
     """Data in the third segment, which also has MP_CAPABLE, are the first of the stream."""
     one, listener = Peer(lab), lab.listener()
     flow = one.start(listener)
-    one.remote_key = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)[4:12]
+    one.take_key(flow)
     flow.send(wire.ACK | wire.PSH, one.both_keys(len(FIVE)), FIVE)
     sock = lab.accept(listener)
     same("data of the third segment", receive(sock, 5), FIVE)

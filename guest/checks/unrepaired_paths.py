@@ -195,16 +195,15 @@ def reset_before_accept(lab: Lab) -> None:
     "tcp_fastopen.answers_during_the_handshake",
     scenario=SCENARIO,
     needs=("packet_socket", "tcp_fastopen"),
-    bug="they stay in the send buffer: __mptcp_push_pending() finds no subflow that is ready, and "
-    "when the handshake ends, nothing pushes them",
+    bug="the data stay in the send buffer: __mptcp_push_pending() finds no subflow that is ready, "
+    "and when the handshake ends, nothing pushes them",
 )
 def answers_during_the_handshake(lab: Lab) -> None:
     """Data sent between a SYN with data (TCP Fast Open) and the end of the handshake arrive."""
     write_sysctl("net.ipv4.tcp_fastopen", fastopen.WITHOUT_COOKIES)
     one, listener = Peer(lab), lab.listener()
     flow = one.start(listener, payload=FIVE)
-    answer = flow.expect_option("MP_CAPABLE in the SYN/ACK", wire.MP_CAPABLE)
-    one.remote_key = answer[4:12]
+    one.take_key(flow)
     sock = lab.accept(listener)
     same("the data of the SYN", receive(sock, 5), FIVE)
     sock.sendall(NEXT)
